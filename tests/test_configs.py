@@ -1,0 +1,72 @@
+"""Every recipe that ships is valid, says what it costs and what to expect, and can be named without a path."""
+
+import json
+
+import pytest
+
+from mae_ext.cards import HEAD, read_head, shipped
+from mae_ext.config import find_config, json_schema, load_config
+from mae_ext.errors import ConfigError
+
+RECIPES = {path.stem: path for path in shipped("configs")}
+MAE_TABLE_8 = {"vitb": (768, 12, 12, 16), "vitl": (1024, 24, 16, 16), "vith": (1280, 32, 16, 14)}
+
+
+def test_the_recipes_that_the_documentation_names_ship():
+    expected = {"image_demo", "image_folder", "image_cifar10_vitt", *(f"image_in1k_{size}" for size in MAE_TABLE_8)}
+    assert expected <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_loads_by_its_name_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name).samefile(RECIPES[name])
+    assert load_config(name) == load_config(RECIPES[name])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_opens_with_command_hardware_time_and_the_number_to_expect(name):
+    head = read_head(RECIPES[name])
+    assert tuple(head) == HEAD
+    assert name in head["command"] or head["command"].startswith("scripts/")
+    assert any(word in head["time"] for word in ("published", "measured"))
+    assert any(word in head["expect"] for word in ("published", "measured"))
+    for line in (head["time"], head["expect"]):
+        # "published" is a claim about a source, so the source stands in the same head.
+        assert "not published" in line or "published:" not in line or any(s in str(head) for s in ("paper", "facebook"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_no_data_of_its_own(name):
+    """A path in a recipe is a path of somebody else's machine."""
+    assert all(modality.data.path is None for modality in load_config(name).modalities.values())
+
+
+@pytest.mark.parametrize("size", MAE_TABLE_8)
+def test_the_imagenet_recipes_are_those_of_the_paper(size):
+    config = load_config(f"image_in1k_{size}")
+    image, train = config.modalities["image"], config.train
+    *encoder, patch = MAE_TABLE_8[size]
+    assert [config.model.width, config.model.depth, config.model.heads] == encoder
+    assert (image.size, image.patch, image.batch) == ((224, 224), (patch, patch), 4096)
+    assert (image.mask.name, image.mask.arguments) == ("random", {"ratio": 0.75})
+    assert (image.target.name, image.target.arguments) == ("pixel", {"normalize": "mae"})
+    assert (image.data.augment.scale, image.data.augment.flip) == ((0.2, 1.0), (-1,))
+    assert (config.model.decoder.width, config.model.decoder.depth, config.model.decoder.heads) == (512, 8, 16)
+    assert (train.epochs, train.warmup_epochs, train.lr, train.lr_per) == (800, 40, 1.5e-4, 256)
+    assert (train.betas, train.weight_decay, train.min_lr, train.clip) == ((0.9, 0.95), 0.05, 0, None)
+    assert config.model.drop_path == 0
+
+
+def test_a_recipe_without_its_head_is_refused(tmp_path):
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("# what: a recipe that does not say what it costs\nseed: 0\n")
+    with pytest.raises(ConfigError, match=r"bare\.yaml.*what; expected what, command"):
+        read_head(bare)
+
+
+def test_the_schema_for_editors_knows_every_section_and_refuses_unknown_keys():
+    schema = json.loads(json_schema())
+    assert schema["additionalProperties"] is False
+    assert {"seed", "modalities", "model", "train"} <= set(schema["properties"])
+    assert schema["$defs"]["TrainConfig"]["additionalProperties"] is False
