@@ -1,0 +1,268 @@
+"""The commands. Thin: each reads its arguments, calls one function of the library, and prints what it returns.
+
+Exit codes: 0 done, 1 failed, 2 the input is wrong (one line), 75 stopped by a signal after saving.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mae_ext.config import Config, builtin_dir, json_schema, load_config, parse_config
+from mae_ext.errors import BadSample, RunError, UserError
+
+app = typer.Typer(
+    name="mae-ext",
+    help="Pretrain masked autoencoders on images, video and CT/MRI volumes, and use their encoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped recipe.")]
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint in it.")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated.")
+]
+NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
+Pool = Literal["mean", "class"]
+
+
+def configured(config: str, data: str | None, sets: Sequence[str] | None, steps: int | None = None) -> Config:
+    """The config with the command line applied, validated as a whole."""
+    overrides = list(sets or [])
+    loaded = load_config(config, overrides)
+    values = loaded.model_dump(mode="json")
+    if steps is not None:
+        values["train"] |= {"steps": steps, "epochs": None}
+        if values["train"]["warmup_epochs"] is not None or (values["train"]["warmup_steps"] or 0) >= steps:
+            values["train"] |= {"warmup_epochs": None, "warmup_steps": steps // 10}
+    if data is not None:
+        for name, path in _paths(data, list(values["modalities"])).items():
+            values["modalities"][name]["data"]["path"] = path
+    return parse_config(values, config)
+
+
+def _paths(data: str, names: list[str]) -> dict[str, str]:
+    if len(names) == 1:
+        return {names[0]: data}
+    pairs = dict(part.partition("=")[::2] for part in data.split(","))
+    if not pairs.keys() <= set(names) or "" in pairs.values():
+        raise UserError(f"--data {data}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
+    return pairs
+
+
+@app.command()
+def pretrain(
+    config: ConfigArg,
+    data: DataOption = None,
+    out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/latest",
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")] = None,
+    set_: SetOption = None,
+    allow_change: Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")] = False,
+) -> None:
+    """Train; resumes by itself when --out holds a checkpoint of the same config.
+
+    Example: mae-ext pretrain image_folder --data photos/ --out runs/photos
+    """
+    from mae_ext.engine.train import train
+
+    train(configured(config, data, set_, steps), Path(out), allow_change)
+
+
+@app.command()
+def plan(
+    config: ConfigArg,
+    data: DataOption = None,
+    set_: SetOption = None,
+    world: Annotated[int, typer.Option("--world", min=1, help="Ranks to plan for.")] = 1,
+) -> None:
+    """Print tokens, parameters, FLOPs, memory, batch, learning rate and steps, without training.
+
+    Example: mae-ext plan image_in1k_vitb --data imagenet/train --world 8
+    """
+    from mae_ext.data.loader import build_reader
+    from mae_ext.data.source import list_items
+    from mae_ext.engine.estimate import describe
+
+    loaded = configured(config, data, set_)
+    files = {
+        name: len(list_items(m.data.path, build_reader(m, name).suffixes))
+        for name, m in loaded.modalities.items()
+        if m.data.path
+    }
+    print(describe(loaded, files, world))
+
+
+@app.command()
+def doctor(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, lists, shards or .npz.")],
+    reader: Annotated[str, typer.Option("--reader", help="A name from `mae-ext plugins`.")] = "image",
+    deadline: Annotated[float, typer.Option("--deadline", min=0.1, help="Seconds one file may take.")] = 20.0,
+) -> None:
+    """Open every file in a killable child and report which are bad and why; exit 1 if any.
+
+    Example: mae-ext doctor photos/ --reader image
+    """
+    from mae_ext.data.doctor import inspect, summary
+
+    verdicts = []
+    for verdict in inspect(paths, reader, deadline_s=deadline):
+        verdicts.append(verdict)
+        if not verdict.ok:
+            print(f"{verdict.path}: {verdict.kind}" + (f" ({verdict.detail})" if verdict.detail else ""))
+    print(summary(verdicts))
+    if not all(v.ok for v in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reconstruct(
+    run: RunArg,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for the pictures.")] = "pictures",
+    own_statistics: Annotated[
+        bool, typer.Option(help="Use the hidden patches' own mean and contrast (a leak; the picture says so).")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many inputs.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Of the masks.")] = 0,
+) -> None:
+    """Write pictures: input, masked input, reconstruction.
+
+    Example: mae-ext reconstruct runs/photos photos/ --out pictures
+    """
+    from mae_ext.report.pictures import reconstruct as draw
+
+    for path in draw(run, inputs, Path(out), own_statistics=own_statistics, seed=seed, limit=limit):
+        print(path)
+
+
+@app.command()
+def embed(
+    run: RunArg,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, list, shards or .npz.")],
+    out: Annotated[str, typer.Option("--out", help="The .safetensors file to write.")],
+    pool: Annotated[Pool, typer.Option("--pool")] = "mean",
+) -> None:
+    """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it.
+
+    Example: mae-ext embed runs/photos photos/ --out photos.safetensors
+    """
+    from mae_ext.downstream.embed import embed as write
+
+    print(write(run, source, Path(out), pool=pool))
+
+
+@app.command()
+def probe(
+    run: RunArg,
+    train: Annotated[str, typer.Option("--train", help="Labelled source to learn from.")],
+    test: Annotated[str, typer.Option("--test", help="Labelled source to judge on.")],
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of the kNN probe.")] = 20,
+    pool: Annotated[Pool, typer.Option("--pool")] = "mean",
+    random_weights: Annotated[bool, typer.Option(help="The same probe on untrained weights, to compare with.")] = False,
+) -> None:
+    """kNN and linear probe on frozen features; prints one JSON object.
+
+    Example: mae-ext probe runs/photos --train labelled/train --test labelled/test
+    """
+    from mae_ext.downstream.probe import probe as judge
+
+    print(json.dumps(judge(run, train, test, k=k, pool=pool, baseline="random" if random_weights else None)))
+
+
+@app.command()
+def report(run: RunArg) -> None:
+    """Write report.html: curves, reconstructions, probes, loader health, bad samples.
+
+    Example: mae-ext report runs/photos
+    """
+    from mae_ext.report.page import write_report
+
+    print(write_report(Path(run)))
+
+
+@app.command()
+def replay(failure: Annotated[str, typer.Argument(metavar="FAILURE", help="A failure-XXXXXXXX folder of a run.")]) -> None:
+    """Repeat the step that stopped a run with a non-finite loss; prints one JSON object.
+
+    Example: mae-ext replay runs/photos/failure-00000123
+    """
+    from mae_ext.engine.train import replay as repeat
+
+    print(json.dumps(repeat(failure)))
+
+
+@app.command()
+def configs(
+    schema: Annotated[bool, typer.Option(help="Print the JSON schema instead, for editors.")] = False,
+) -> None:
+    """List the recipes that ship with the package.
+
+    Example: mae-ext configs
+    """
+    if schema:
+        print(json_schema())
+        return
+    for file in sorted(builtin_dir("configs").glob("*.yaml")):
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{file.stem:28} {first.lstrip('# ').removeprefix('what:').strip()}")
+
+
+@app.command()
+def plugins() -> None:
+    """List embedders, positions, maskers, readers and targets, and where each comes from.
+
+    Example: mae-ext plugins
+    """
+    from mae_ext.plugins import ALL
+
+    for group, registry in ALL.items():
+        print(group)
+        for name, source in registry.sources().items():
+            print(f"  {name:20} {source}")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
+    from mae_ext.engine.resume import Stopped
+
+    rank = int(os.environ.get("RANK", 0))
+
+    def complain(what: Any, code: int) -> int:
+        print(f"mae-ext{f' (rank {rank})' * (rank > 0)}: {what}", file=sys.stderr, flush=True)
+        return code
+
+    try:
+        outcome = typer.main.get_command(app).main(
+            list(arguments) if arguments is not None else None, prog_name="mae-ext", standalone_mode=False
+        )
+        return outcome if isinstance(outcome, int) else 0
+    except (UserError, BadSample) as error:
+        return complain(error, 2)
+    except RunError as error:
+        return complain(error, 1)
+    except Stopped as stopped:
+        return complain(stopped, 75)
+    except (typer.Abort, KeyboardInterrupt):
+        return complain("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Usage errors: typer carries its own copy of click in some versions, so their class has no stable name.
+        if not hasattr(error, "format_message"):
+            raise
+        return complain(error.format_message(), 2)
+
+
+def main() -> None:
+    sys.exit(run())

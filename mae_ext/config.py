@@ -1,0 +1,371 @@
+"""The one schema. YAML or Python in, a frozen `Config` out; whatever cannot mean anything is refused by name."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mae_ext import plugins
+from mae_ext.errors import ConfigError
+from mae_ext.model.grid import grid_of
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_DEPTH = 32
+
+SIZES: dict[str, dict[str, int]] = {
+    # width, depth, heads: DeiT (2012.12877) for tiny and small, ViT (2010.11929) for the rest.
+    "tiny": {"width": 192, "depth": 12, "heads": 3},
+    "small": {"width": 384, "depth": 12, "heads": 6},
+    "base": {"width": 768, "depth": 12, "heads": 12},
+    "large": {"width": 1024, "depth": 24, "heads": 16},
+    "huge": {"width": 1280, "depth": 32, "heads": 16},
+}
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Lengths = tuple[Positive, ...]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PlugIn(BaseModel):
+    """{name: tube, ratio: 0.9}, or just a name. Everything but the name is an argument of the plug-in."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[PlugIn, BeforeValidator(_named)]
+
+
+class DecoderConfig(Section):
+    width: Positive = 512
+    depth: Positive = 8
+    heads: Positive = 16
+
+
+class ModelConfig(Section):
+    """`size` names width, depth and heads; each can be given by itself instead."""
+
+    size: Literal["tiny", "small", "base", "large", "huge"] | None = None
+    width: Positive | None = None
+    depth: Positive | None = None
+    heads: Positive | None = None
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    class_token: bool = True
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    decoder: DecoderConfig = DecoderConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("size") in SIZES:
+            given = {k: v for k, v in values.items() if v is not None}
+            values = SIZES[values["size"]] | given
+        return values
+
+    @model_validator(mode="after")
+    def _heads(self) -> "ModelConfig":
+        if None in (self.width, self.depth, self.heads):
+            raise ValueError("give `size`, or all of `width`, `depth` and `heads`")
+        for name, width, heads in (("", self.width, self.heads), ("decoder.", self.decoder.width, self.decoder.heads)):
+            if width % heads:  # type: ignore[operator]
+                raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
+        return self
+
+
+class Statistics(Section):
+    """Per-channel mean and standard deviation in the reader's units (uint8 counts as 0..1)."""
+
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "Statistics":
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random resized crop and flip. scale: share of the source's area; null takes the whole source, for evaluation."""
+
+    scale: tuple[Share, Share] | None = (0.2, 1.0)
+    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    flip: tuple[int, ...] = (-1,)
+    """Axes flipped with probability 1/2, counted as in Python: -1 is the last (left-right in an image)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentConfig":
+        for name, pair in (("scale", self.scale), ("aspect", self.aspect)):
+            if pair is not None and not 0 < pair[0] <= pair[1]:
+                raise ValueError(f"{name}={list(pair)} must be [low, high] with 0 < low <= high")
+        return self
+
+
+class DataConfig(Section):
+    path: str | None = None
+    reader: Named = PlugIn(name="image")
+    augment: AugmentConfig = AugmentConfig()
+    statistics: Literal["measured", "imagenet", "none"] | Statistics = "measured"
+    repeats: Positive = 1
+    """Samples drawn from one opening of a file (MAE-ST's repeated sampling). They count in the batch and in the epoch."""
+    max_bad_fraction: Share = 0.01
+
+
+class ModalityConfig(Section):
+    size: Lengths
+    patch: Lengths
+    channels: Positive = 3
+    batch: Positive
+    """Samples per optimiser step, over all ranks and accumulation steps."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    embed: Named = PlugIn(name="patch")
+    position: Named = PlugIn(name="sincos")
+    mask: Named = PlugIn(name="random", ratio=0.75)  # type: ignore[call-arg]
+    decode: Named | None = None
+    """A second masker over the hidden tokens: those it hides are not decoded. null decodes them all."""
+    target: Named = PlugIn(name="pixel")
+    data: DataConfig = DataConfig()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return grid_of(self.size, self.patch)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ModalityConfig":
+        _ = self.grid
+        return self
+
+
+class TrainConfig(Section):
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    lr: Annotated[float, Field(gt=0)] = 1.5e-4
+    """Base learning rate: the rate used is lr * (samples per step) / lr_per (MAE, appendix A: per 256)."""
+    lr_per: Positive | None = 256
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip: Annotated[float, Field(gt=0)] | None = None
+    accumulate: Positive = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    compile: bool = False
+    checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Positive = 2
+    worker_timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds without a batch after which a worker counts as hung and is replaced."""
+    save_every: Positive = 500
+    keep: Annotated[int, Field(ge=2)] = 2
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _length(self) -> "TrainConfig":
+        for what in ("epochs", "warmup_epochs"):
+            other = what.replace("epochs", "steps")
+            if getattr(self, what) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give {what} or {other}, not both")
+        if self.epochs is None and self.steps is None:
+            raise ValueError("give epochs or steps")
+        return self
+
+
+class Config(Section):
+    seed: int = 0
+    modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
+    model: ModelConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _batches(self) -> "Config":
+        for name, m in self.modalities.items():
+            if not name.isidentifier():
+                raise ValueError(f"modality '{name}': a name is letters, digits and '_'")
+            for what, per in (("train.accumulate", self.train.accumulate), ("data.repeats", m.data.repeats)):
+                if m.batch % per:
+                    raise ValueError(f"modalities.{name}.batch={m.batch} is not a multiple of {what}={per}")
+        return self
+
+    @property
+    def samples_per_step(self) -> int:
+        return sum(m.batch for m in self.modalities.values())
+
+    def check_plugins(self) -> "Config":
+        """Names and arguments of every plug-in, before any work starts; masks must keep and hide something."""
+        for name, m in self.modalities.items():
+            where = f"modalities.{name}"
+            model = {"size": m.size, "patch": m.patch, "channels": m.channels}
+            plugins.embedders.check(m.embed.name, m.embed.arguments, (*model, "width"), f"{where}.embed")
+            plugins.positions.check(m.position.name, m.position.arguments, ("grid", "width"), f"{where}.position")
+            plugins.targets.check(m.target.name, m.target.arguments, ("patch", "channels"), f"{where}.target")
+            plugins.readers.check(m.data.reader.name, m.data.reader.arguments, ("size", "channels"), f"{where}.data.reader")
+            for key, spec in (("mask", m.mask), ("decode", m.decode)):
+                if spec is not None:
+                    masker = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
+                    try:
+                        masker.num_keep(m.grid)
+                    except ValueError as error:
+                        raise ConfigError(f"{where}.{key}: {error}") from None
+        return self
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe loading, and: no duplicate keys, no aliases (an alias bomb is short to write and long to read)."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise ConfigError(f"line {event.start_mark.line + 1}: YAML aliases are not read; write the value out")
+        self.depth += 1
+        if self.depth > MAX_CONFIG_DEPTH:
+            raise ConfigError(f"nested more than {MAX_CONFIG_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is not text")
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: '{key}' is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-4 as text, because it has no dot.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """A mapping from strict YAML. Raises ConfigError with the line for anything else."""
+    if len(text.encode()) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{where}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
+    try:
+        values = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def builtin_dir(kind: Literal["configs", "datasets"]) -> Path:
+    """Where the recipes or the cards are: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "_shipped" / kind
+    return inside if inside.is_dir() else Path(__file__).parent.parent / kind
+
+
+def find_config(name: str) -> Path:
+    """A path, or the name of a recipe that ships with the package."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = builtin_dir("configs") / f"{path.name.removesuffix('.yaml')}.yaml"
+    if shipped.is_file() and path.parent.name in ("", "configs"):
+        return shipped
+    known = sorted(p.stem for p in builtin_dir("configs").glob("*.yaml"))
+    raise ConfigError(f"config '{name}': no such file, nor a recipe{plugins.nearest(path.stem, known)} (recipes: {', '.join(known)})")
+
+
+def set_value(values: dict[str, Any], assignment: str) -> None:
+    """Apply "a.b=c" in place; the value is read as YAML. A plug-in given as a bare name becomes {name: ...} on the way."""
+    dotted, equals, raw = assignment.partition("=")
+    if not equals or not dotted.strip():
+        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for instance train.steps=100")
+    *parents, last = dotted.strip().split(".")
+    node = values
+    for key in parents:
+        if isinstance(node.get(key), str):
+            node[key] = {"name": node[key]}
+        elif node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {assignment}: '{key}' is a value, not a section")
+    node[last] = read_yaml(f"value: {raw}", f"--set {assignment}")["value"]
+
+
+def _message(error: ValidationError, where: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            text = f"unknown key{_nearest_key(item['loc'])}"
+            lines.append(f"{key}: {text}")
+        else:
+            given = item["input"]
+            shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool, list, type(None))) and item["type"] != "missing" else ""
+            lines.append(f"{key}: {text}{shown}" if key else text)
+    return f"{where}: " + "; ".join(lines)
+
+
+def _nearest_key(location: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        fields = getattr(section, "model_fields", {})
+        if part not in fields:
+            continue
+        section = {"modalities": ModalityConfig}.get(str(part), fields[part].annotation)
+    known = list(getattr(section, "model_fields", {}))
+    return plugins.nearest(str(location[-1]), known) + (f" (known: {', '.join(known)})" if known else "")
+
+
+def parse_config(values: dict[str, Any], where: str = "config") -> Config:
+    """Validate everything, plug-ins included. Raises ConfigError: one line, every key at fault."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_message(error, where)) from None
+    try:
+        return config.check_plugins()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def load_config(path: str | Path, sets: Sequence[str] = ()) -> Config:
+    """Read a YAML file (or a shipped recipe by name), apply "a.b=c" overrides, validate."""
+    file = find_config(str(path))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as text: {error}") from None
+    values = read_yaml(text, str(file))
+    for assignment in sets:
+        set_value(values, assignment)
+    return parse_config(values, str(file))
+
+
+def json_schema() -> str:
+    """For editors: completion and checking of config files."""
+    return json.dumps(Config.model_json_schema(), indent=2)

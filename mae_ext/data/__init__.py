@@ -1,0 +1,1 @@
+"""From files to batches: sources list, readers decode, the plan orders, the loader distrusts."""

@@ -1,0 +1,74 @@
+"""What readers return and what the model is fed: Sample, Batch, Crop, and the Reader contract."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mae_ext.model.mask import Mask
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box and flips in the source's own voxels, one entry per spatial axis, slowest first. Data, not an action."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    flip: tuple[bool, ...]
+
+
+CropSampler = Callable[[tuple[int, ...]], Crop]
+"""Source extent (one int per axis) -> Crop. Carries its own randomness, already bound to a key."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded view of a file.
+
+    x: (C, *S), uint8 (0..255, meaning 0..1) or float32 in the reader's units. valid: (1, *S) bool, where the loss counts;
+    None is everywhere. spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
+    """
+
+    x: Tensor
+    source: str
+    valid: Tensor | None = None
+    spacing: tuple[float, ...] | None = None
+
+
+class Reader(Protocol):
+    """The only code that knows a file format. Picklable; opens nothing before `read`."""
+
+    suffixes: tuple[str, ...]
+
+    def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
+        """One Sample per crop from a single opening of the file. Raises BadSample, and nothing else, for a bad file."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x: (B, C, *S). valid: (B, 1, *S) bool or None. spacing: (B, n) float32 or None. mask: rows match x."""
+
+    x: Tensor
+    mask: Mask
+    valid: Tensor | None = None
+    spacing: Tensor | None = None
+    sources: list[str] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: move(v) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        return replace(self, **moved | {"mask": self.mask.each(move)})
+
+    def to(self, device: torch.device) -> "Batch":
+        return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        return self._each(Tensor.pin_memory)
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """The samples start..stop, for gradient accumulation."""
+        return replace(self._each(lambda t: t[start:stop]), sources=self.sources[start:stop], bad=[])

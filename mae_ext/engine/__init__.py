@@ -1,0 +1,1 @@
+"""One engine for every modality and every task: steps, checkpoints, ranks, logs."""

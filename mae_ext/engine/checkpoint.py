@@ -1,0 +1,209 @@
+"""Checkpoints: a directory that is either whole and verified, or not there.
+
+`step-00001000/` holds model.safetensors, optimizer.safetensors, state.json, config.yaml, and manifest.json with the sizes
+and SHA-256 of the others. It is built beside its place under a `.tmp-` name, each file fsynced, the manifest last, then
+renamed and the parent fsynced. Nothing is ever overwritten, and nothing older goes before the new one is verified.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mae_ext import __version__
+from mae_ext.config import Config, parse_config, read_yaml
+from mae_ext.errors import CheckpointError
+from mae_ext.model.mae import MAE
+
+FORMAT = 1
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small file in one step: the old or the new content is there at every moment."""
+    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    fsync(beside)
+    os.replace(beside, path)
+    fsync(path.parent)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(
+    directory: Path, step: int, config: Config, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write `directory/step-XXXXXXXX` and return it. tensors: {"model": ..., "optimizer": ...}. Raises OSError."""
+    final = directory / f"step-{step:08d}"
+    if final.exists():
+        verify(final)
+        return final
+    directory.mkdir(parents=True, exist_ok=True)
+    building = directory / f"{final.name}.tmp-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir()
+        for name, group in tensors.items():
+            on_cpu = {k: v.detach().to("cpu").contiguous() for k, v in group.items()}
+            save_file(on_cpu, building / f"{name}.safetensors")
+        (building / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+        (building / "config.yaml").write_text(config.to_yaml())
+        files = sorted(building.iterdir())
+        for file in files:
+            fsync(file)
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "files": {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files},
+            "versions": {"mae_ext": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        }
+        (building / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        fsync(building / "manifest.json")
+        fsync(building)
+        os.rename(building, final)
+        fsync(directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+    return final
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest, after every file was found as it says. Raises CheckpointError naming the file at fault."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+        version, files = manifest["format"], dict(manifest["files"])
+        if version != FORMAT:
+            raise CheckpointError(f"{path}: format {version}; this version reads format {FORMAT}")
+        for name, wanted in files.items():
+            file = path / name
+            if Path(name).name != name or file.stat().st_size != wanted["bytes"] or sha256(file) != wanted["sha256"]:
+                raise CheckpointError(f"{file} is damaged: its size or SHA-256 is not what manifest.json says")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error!r}") from None
+    return manifest
+
+
+def steps_of(directory: Path) -> list[Path]:
+    """Finished checkpoints, oldest first, verified or not."""
+    found = [p for p in directory.glob("step-*") if p.name.removeprefix("step-").isdigit() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def latest(run: Path, warn: Any = None) -> Path | None:
+    """The newest checkpoint of a run that verifies, or None if there has never been one.
+
+    A damaged one is passed over, and said. Raises CheckpointError when there are some and none is whole.
+    """
+    problems = []
+    for path in reversed(steps_of(run / "checkpoints")):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            if warn:
+                warn(f"{error}; falling back to the one before")
+            continue
+        return path
+    if problems:
+        raise CheckpointError(f"{run}: no whole checkpoint is left: {'; '.join(problems)}")
+    return None
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Delete all but the newest `keep`, after the newest was verified; and what killed savers left behind."""
+    paths = steps_of(directory)
+    if len(paths) > keep:
+        verify(paths[-1])
+        for path in paths[:-keep]:
+            # Out of sight first: a half-deleted directory must not look like a checkpoint.
+            doomed = path.with_name(f"{path.name}.tmp-old")
+            os.rename(path, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+    for leftover in directory.glob("step-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+def load_weights(model: MAE, weights: Mapping[str, Tensor], where: str) -> None:
+    """Load all of a model's weights. Raises CheckpointError naming what is missing, unknown, or of another shape."""
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [
+        f"{k} is {list(weights[k].shape)} there and {list(own[k].shape)} here"
+        for k in own.keys() & weights.keys()
+        if own[k].shape != weights[k].shape
+    ]
+    problems = [
+        f"{what} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("lacks", missing), ("has unknown", unknown), ("differs in", sorted(shapes)))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{where} is of another architecture: it {'; it '.join(problems)}")
+    model.load_state_dict(dict(weights))
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """model: in eval mode, on the CPU. config: as trained, statistics measured."""
+
+    model: MAE
+    config: Config
+    step: int
+    path: Path
+
+
+def find(run_or_checkpoint: str | Path) -> Path:
+    """A verified checkpoint from a run directory or a checkpoint directory. Raises CheckpointError."""
+    path = Path(run_or_checkpoint)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such directory; expected a run (with checkpoints/) or one checkpoint in it")
+    if (path / "manifest.json").exists():
+        verify(path)
+        return path
+    checkpoint = latest(path)
+    if checkpoint is None:
+        raise CheckpointError(f"{path} holds no checkpoint; expected {path}/checkpoints/step-XXXXXXXX/manifest.json")
+    return checkpoint
+
+
+def read_config(checkpoint: Path) -> Config:
+    file = checkpoint / "config.yaml"
+    return parse_config(read_yaml(file.read_text(), str(file)), str(file))
+
+
+def load_run(run_or_checkpoint: str | Path) -> LoadedRun:
+    """The newest whole checkpoint of a run, or the one named."""
+    path = find(run_or_checkpoint)
+    config = read_config(path)
+    model = MAE.from_config(config)
+    load_weights(model, read_tensors(path / "model.safetensors"), str(path))
+    step = int(json.loads((path / "state.json").read_text())["step"])
+    return LoadedRun(model.eval(), config, step, path)

@@ -1,0 +1,67 @@
+"""Ranks: torchrun's environment in, a group out. One process is a group of one, and pays nothing for it."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mae_ext.errors import UserError
+
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+"""For a rank that is alive and silent; the slowest thing the others wait for is rank 0 saving. A dead rank shows at once."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """(n) -> (n), summed over ranks."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def from_main(self, value: T | None) -> T:
+        """Rank 0's value, on every rank."""
+        box: list[Any] = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[no-any-return]
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """DistributedDataParallel where there is more than one rank."""
+        if self.world == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def join(device: str = "auto") -> Ranks:
+    """Read torchrun's environment and join its group: NCCL on GPUs, gloo on CPUs."""
+    rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device=cuda, but PyTorch sees no GPU here; use cpu, or auto")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    return Ranks(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"))
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,94 @@
+"""What a config costs, by arithmetic, before anything is trained."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from mae_ext.config import Config
+from mae_ext.engine.optim import peak_lr, schedule
+from mae_ext.model.mae import MAE
+
+BYTES_PER_PARAMETER = 16
+"""fp32 weight, gradient, and AdamW's two moments."""
+
+FLOATS_PER_TOKEN = 16
+"""Activations a block keeps for its backward pass, in widths per token: two residuals, two norms, qkv (3), the attended
+values, and the MLP's two hidden tensors of 4 widths each. Attention keeps no N x N matrix (SDPA)."""
+
+
+@dataclass(frozen=True)
+class ModalityEstimate:
+    name: str
+    tokens: int
+    kept: int
+    decoded: int
+    flops: float
+    """Multiply-adds counted as two, forward and backward (3x forward), for one sample."""
+
+
+def block_flops(tokens: int, width: int, hidden: int) -> float:
+    """Forward pass of one pre-norm block: four D x D maps, the MLP, and the two attention products."""
+    return 2 * tokens * (4 * width * width + 2 * width * hidden) + 4 * tokens * tokens * width
+
+
+def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
+    shape, rows = config.model, []
+    assert shape.width and shape.depth
+    wide = shape.decoder
+    for name, m in config.modalities.items():
+        modality = model.modality(name)
+        mask = modality.draw_mask([torch.Generator()])
+        kept, decoded, pix = mask.keep.shape[1], mask.pred.shape[1], prod(m.patch) * m.channels
+        extra = int(shape.class_token)
+        forward = shape.depth * block_flops(kept + extra, shape.width, int(shape.width * shape.mlp_ratio))
+        forward += wide.depth * block_flops(kept + extra + decoded, wide.width, int(wide.width * shape.mlp_ratio))
+        forward += 2 * (kept * pix * shape.width + (kept + extra) * shape.width * wide.width + decoded * wide.width * pix)
+        rows.append(ModalityEstimate(name, prod(m.grid), kept, decoded, 3 * forward))
+    return rows
+
+
+def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -> float:
+    """Of one micro-batch on one rank. bf16 and fp16 halve most of it."""
+    shape, train = config.model, config.train
+    assert shape.width and shape.depth
+    total = 0.0
+    for row, m in zip(rows, config.modalities.values(), strict=True):
+        samples = m.batch / world / train.accumulate
+        enc, dec = row.kept * shape.width, (row.kept + row.decoded) * shape.decoder.width
+        per_sample = enc * shape.depth + dec * shape.decoder.depth
+        total += samples * per_sample * (1 if train.checkpointing else FLOATS_PER_TOKEN)
+    return total * (4 if train.precision == "fp32" else 2.5)
+
+
+def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
+    """The text of `mae-ext plan`. files: how many each modality has; those not known are left out of the schedule."""
+    model = MAE.from_config(config)
+    count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
+    rows = modality_estimates(config, model)
+    lines = [f"parameters        {sum(count.values()):,} ({', '.join(f'{k} {v:,}' for k, v in count.items())})"]
+    for row in rows:
+        m = config.modalities[row.name]
+        lines += [
+            f"{row.name}",
+            f"  sample          {m.channels} x {' x '.join(map(str, m.size))}, patch {' x '.join(map(str, m.patch))}",
+            f"  tokens          {row.tokens} (grid {' x '.join(map(str, m.grid))}), {row.kept} kept, {row.decoded} decoded",
+            f"  FLOPs/sample    {row.flops / 1e9:.2f} G, forward and backward",
+        ]
+    states = sum(count.values()) * BYTES_PER_PARAMETER / 2**30
+    activations = activation_bytes(config, rows, world) / 2**30
+    per_step = sum(r.flops * m.batch for r, m in zip(rows, config.modalities.values(), strict=True))
+    lines += [
+        f"memory            about {states:.2f} GiB for weights, gradients and moments, and {activations:.2f} GiB of activations, per rank",
+        f"effective batch   {config.samples_per_step} samples a step ({per_step / 1e12:.3f} TFLOP), over {world} rank(s) x {config.train.accumulate} accumulated",
+        f"learning rate     {peak_lr(config):.3g} at its peak ({config.train.lr:g} x {config.samples_per_step} / {config.train.lr_per or config.samples_per_step})",
+    ]
+    first, m = next(iter(config.modalities.items()))
+    if first in files:
+        steps, warmup = schedule(config, files[first] * m.data.repeats)
+        lines.append(f"steps             {steps} ({warmup} of warm-up) for {files[first]} files of {first}")
+    elif config.train.steps:
+        lines.append(f"steps             {config.train.steps}")
+    else:
+        lines.append(f"steps             {config.train.epochs:g} epochs; give --data to count the files")
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""What a run says of itself: metrics.jsonl, bad_samples.jsonl, TensorBoard, and a line on the terminal."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from mae_ext.engine.checkpoint import write_durably
+
+console = Console(stderr=True)
+
+
+def say(message: str) -> None:
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    say(f"warning: {message}")
+
+
+def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The whole rows of a JSONL file up to and including `step`; a line cut off by a kill is dropped."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and row.get("step", step + 1) <= step:
+                rows.append(row)
+    return rows
+
+
+class Journal:
+    """A JSONL file that continues exactly after `step`: rows beyond it will be written again, to the same bits."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.rows = rows_until(path, step)
+        if path.exists():
+            write_durably(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Ledger:
+    """bad_samples.jsonl: one line for each bad file, when it is first met. `files` is how many there are in all."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.journal = Journal(path, step)
+        self.seen = {(row["modality"], row["path"]) for row in self.journal.rows}
+
+    def add(self, step: int, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            key = (row["modality"], row["path"])
+            if key not in self.seen:
+                self.seen.add(key)
+                self.journal.write({"step": step, **row})
+                warn(f"bad file {row['path']}: {row['kind']}" + (f" ({row['detail']})" if row["detail"] else ""))
+
+    def bad(self, modality: str) -> list[str]:
+        return sorted(path for name, path in self.seen if name == modality)
+
+
+class Terminal:
+    """A live line on a terminal; without one, a plain line now and then."""
+
+    def __init__(self, total: int, start: int) -> None:
+        self.total, self.every = total, max(1, total // 20)
+        self.live = sys.stderr.isatty()
+        self.progress = Progress(
+            TextColumn("[bold]{task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.progress.start()
+        self.task: TaskID = self.progress.add_task("", total=total, completed=start, text="")
+
+    def show(self, row: dict[str, Any]) -> None:
+        text = (
+            f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  "
+            f"waiting for data {100 * row['data_wait'] / max(row['seconds'], 1e-9):.0f} %"
+        )
+        self.progress.update(self.task, completed=row["step"], text=text)
+        if not self.live and (row["step"] % self.every == 0 or row["step"] == self.total):
+            say(f"step {row['step']}/{self.total}  {text}")
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+class Log:
+    """Everything rank 0 writes about a step. Other ranks have none."""
+
+    def __init__(self, out: Path, start: int, total: int, tensorboard: bool) -> None:
+        self.metrics = Journal(out / "metrics.jsonl", start)
+        self.terminal = Terminal(total, start)
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.metrics.write(row)
+        self.terminal.show(row)
+        if self.board:
+            for key, value in row.items():
+                if key != "step":
+                    self.board.add_scalar(key, value, row["step"])  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.terminal.close()
+        if self.board:
+            self.board.close()  # type: ignore[no-untyped-call]

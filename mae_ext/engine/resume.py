@@ -1,0 +1,124 @@
+"""Going on exactly where a run stopped: what is saved beside the weights, and what may not have changed."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae_ext.config import Config
+from mae_ext.data.loader import ModalityData
+from mae_ext.engine.checkpoint import load_weights, read_config, read_tensors
+from mae_ext.errors import CheckpointError
+from mae_ext.model.mae import MAE
+
+FREE_TO_CHANGE = {
+    "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.tensorboard",
+    "train.device", "train.checkpointing", "train.compile",
+}  # fmt: skip
+"""Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
+
+
+class Stopped(Exception):
+    """Stopped by a signal after saving. Exit code 75."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    step: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    quarantined: dict[str, dict[str, str]] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Progress":
+        try:
+            values = json.loads((checkpoint / "state.json").read_text())
+            return cls(int(values["step"]), values["files"], values["quarantined"], values["scaler"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{checkpoint}/state.json cannot be read: {error!r}") from None
+
+
+def fingerprint(data: ModalityData) -> str:
+    """Of the file list: names and order, without the folder they are in, which may move."""
+    addresses = data.items.addresses
+    root = len(str(Path(data.config.data.path or ".")))
+    digest = hashlib.sha256()
+    for i in range(len(addresses)):
+        digest.update(addresses[i][root:].encode("utf-8", "surrogateescape") + b"\0")
+    return f"{len(addresses)} files, {digest.hexdigest()[:16]}"
+
+
+def snapshot(
+    model: MAE, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, data: dict[str, ModalityData]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state."""
+    moments: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            moments[f"{key}/{name}"] = value
+    state = {
+        "files": {name: fingerprint(d) for name, d in data.items()},
+        "quarantined": {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()},
+        "scaler": scaler.state_dict(),
+    }
+    return {"model": dict(model.state_dict()), "optimizer": moments}, state
+
+
+def restore(
+    checkpoint: Path, model: MAE, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, at: Progress
+) -> None:
+    """Load weights, moments and the loss scale in place."""
+    load_weights(model, read_tensors(checkpoint / "model.safetensors"), str(checkpoint))
+    moments = read_tensors(checkpoint / "optimizer.safetensors")
+    parameters = dict(model.named_parameters())
+    for full, value in moments.items():
+        key, _, name = full.partition("/")
+        if name not in parameters:
+            raise CheckpointError(f"{checkpoint}/optimizer.safetensors: no parameter '{name}' in this model")
+        parameter = parameters[name]
+        # Fused AdamW keeps its step counters beside the parameters.
+        optimizer.state[parameter][key] = value.to(parameter.device)
+    if at.scaler:
+        scaler.load_state_dict(at.scaler)
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(values, dict):
+        return {k: v for key, value in values.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix.removesuffix("."): values}
+
+
+def check_same(
+    config: Config, checkpoint: Path, at: Progress, data: dict[str, ModalityData], allow_change: bool
+) -> Config:
+    """The config to go on with: the new one, with the statistics of the old. Raises CheckpointError if it is another run."""
+    old = read_config(checkpoint)
+    kept = {
+        name: m.model_copy(update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})})
+        for name, m in config.modalities.items()
+        if name in old.modalities
+    }
+    config = config.model_copy(update={"modalities": {**config.modalities, **kept}})
+    before, now = (flat(c.model_dump(mode="json")) for c in (old, config))
+    changed = [
+        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.endswith("data.path")
+    ]
+    changed += [
+        f"files of {name}: {at.files.get(name, 'none')} -> {fingerprint(d)}"
+        for name, d in data.items()
+        if at.files.get(name) != fingerprint(d)
+    ]
+    if changed and not allow_change:
+        raise CheckpointError(
+            f"{checkpoint} belongs to a run with other settings ({'; '.join(changed)}). "
+            f"Choose another --out, or go on with the new ones with --allow-change"
+        )
+    for name, d in data.items():
+        d.quarantined.update({int(i): kind for i, kind in at.quarantined.get(name, {}).items()})
+    return config

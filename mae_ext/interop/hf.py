@@ -1,0 +1,103 @@
+"""Weights of transformers' `ViTMAEForPreTraining`, which are also the published weights of MAE in another naming.
+
+Two quirks of theirs are kept by the mapping, not by our model: query, key and value are three matrices, and the patch
+projection is a convolution with channels first.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mae_ext.config import Config, parse_config
+
+TRUNKS = {"encoder": "vit.layers", "decoder": "decoder.decoder_layers"}
+NORMS = {"encoder": "vit.layernorm", "decoder": "decoder.decoder_norm"}
+PARTS = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attention.out": "attention.o_proj",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+}
+VERSION_4 = {
+    "vit.encoder.layer.": "vit.layers.",
+    "attention.attention.query.": "attention.q_proj.",
+    "attention.attention.key.": "attention.k_proj.",
+    "attention.attention.value.": "attention.v_proj.",
+    "attention.output.dense.": "attention.o_proj.",
+    "intermediate.dense.": "mlp.fc1.",
+    "output.dense.": "mlp.fc2.",
+}
+"""Names of transformers 4, which files on its hub still carry, to those of transformers 5. Tried in this order."""
+
+
+def _renamed(name: str) -> str:
+    for old, new in VERSION_4.items():
+        name = name.replace(old, new)
+    return name
+
+
+def vitmae_config(theirs: Mapping[str, object], batch: int, steps: int = 1) -> Config:
+    """Our config for a transformers `ViTMAEConfig.to_dict()`: same shapes, same epsilon, same target."""
+    size, patch = theirs["image_size"], theirs["patch_size"]
+    return parse_config(
+        {
+            "modalities": {
+                "image": {
+                    "size": [size, size],
+                    "patch": [patch, patch],
+                    "channels": theirs["num_channels"],
+                    "batch": batch,
+                    "mask": {"name": "random", "ratio": theirs["mask_ratio"]},
+                    "target": {"name": "pixel", "normalize": "mae" if theirs["norm_pix_loss"] else "none"},
+                    "data": {"statistics": "none"},
+                }
+            },
+            "model": {
+                "width": theirs["hidden_size"],
+                "depth": theirs["num_hidden_layers"],
+                "heads": theirs["num_attention_heads"],
+                "mlp_ratio": float(theirs["intermediate_size"]) / float(theirs["hidden_size"]),  # type: ignore[arg-type]
+                "norm_eps": theirs["layer_norm_eps"],
+                "decoder": {
+                    "width": theirs["decoder_hidden_size"],
+                    "depth": theirs["decoder_num_hidden_layers"],
+                    "heads": theirs["decoder_num_attention_heads"],
+                },
+            },
+            "train": {"steps": steps, "precision": "fp32"},
+        },
+        "transformers ViTMAE config",
+    )
+
+
+def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "image") -> dict[str, Tensor]:
+    """Their state dict -> ours, complete. Position tables are not mapped: ours are the same fixed sines and cosines."""
+    weights = {_renamed(name): tensor for name, tensor in weights.items()}
+    ours: dict[str, Tensor] = {}
+
+    def put(here: str, there: str) -> None:
+        for kind in ("weight", "bias"):
+            ours[f"{here}.{kind}"] = weights[f"{there}.{kind}"]
+
+    depths = {"encoder": config.model.depth, "decoder": config.model.decoder.depth}
+    for part, depth in depths.items():
+        for i in range(depth or 0):
+            here, there = f"{part}.trunk.blocks.{i}", f"{TRUNKS[part]}.{i}"
+            for kind in ("weight", "bias"):
+                three = [weights[f"{there}.attention.{role}_proj.{kind}"] for role in "qkv"]
+                ours[f"{here}.attention.qkv.{kind}"] = torch.cat(three)
+            for mine, yours in PARTS.items():
+                put(f"{here}.{mine}", f"{there}.{yours}")
+        put(f"{part}.trunk.norm", NORMS[part])
+    put("decoder.project", "decoder.decoder_embed")
+    put(f"modalities.{name}.predict", "decoder.decoder_pred")
+    projection = "vit.embeddings.patch_embeddings.projection"
+    ours[f"modalities.{name}.embed.project.weight"] = rearrange(weights[f"{projection}.weight"], "d c h w -> d (h w c)")
+    ours[f"modalities.{name}.embed.project.bias"] = weights[f"{projection}.bias"]
+    ours["encoder.class_token"] = weights["vit.embeddings.cls_token"].flatten()
+    ours["decoder.mask_token"] = weights["decoder.mask_token"].flatten()
+    channels = config.modalities[name].channels
+    return ours | {f"modalities.{name}.mean": torch.zeros(channels), f"modalities.{name}.std": torch.ones(channels)}

@@ -1,0 +1,34 @@
+"""Patch embedders: pixels of the kept patches in, tokens out. The only part of a model that knows what a patch holds."""
+
+from math import prod
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from mae_ext.model.grid import take_patches
+from mae_ext.model.linear import Linear
+
+
+class Embedder(Protocol):
+    """A factory `(size, patch, channels, width, **arguments) -> nn.Module` with this forward."""
+
+    def __call__(self, x: Tensor, keep: Tensor) -> Tensor:
+        """(B, C, *S) normalised float, (B, K) -> (B, K, width). A token may see its own patch only."""
+        ...
+
+
+class PatchEmbed(nn.Module):
+    """One linear map per patch, for any number of axes: image patches, video tubelets, volume cubes.
+
+    Equal to the strided convolution of ViT, with its weights flattened in the order `(p1 .. pn c)`.
+    """
+
+    def __init__(self, size: tuple[int, ...], patch: tuple[int, ...], channels: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.project = Linear(prod(patch) * channels, width)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        """(B, C, *S), (B, K) -> (B, K, D): only the kept patches are ever copied or embedded."""
+        tokens: Tensor = self.project(take_patches(x, self.patch, keep))
+        return tokens

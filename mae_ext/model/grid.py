@@ -1,0 +1,61 @@
+"""The token contract: a grid is a tuple, slowest axis first; tokens are row-major over it; pixels are `(p1 .. pn c)`."""
+
+from math import prod
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
+    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide."""
+    if len(size) != len(patch):
+        raise ValueError(f"size {list(size)} has {len(size)} axes and patch {list(patch)} has {len(patch)}")
+    for axis, (s, p) in enumerate(zip(size, patch, strict=True)):
+        if p < 1 or s < 1 or s % p:
+            raise ValueError(f"size {list(size)} is not a multiple of patch {list(patch)} on axis {axis} ({s} / {p})")
+    return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
+def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """(B, C, *S) -> (B, *grid, *patch, C), a view: nothing is copied until tokens are taken from it."""
+    n = len(patch)
+    split = x.reshape(*x.shape[:2], *(e for s, p in zip(grid_of(tuple(x.shape[2:]), patch), patch, strict=True) for e in (s, p)))
+    grid_axes = [2 + 2 * i for i in range(n)]
+    return split.permute(0, *grid_axes, *(a + 1 for a in grid_axes), 1)
+
+
+def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """(B, C, *S) -> (B, N, pix) with pix = prod(patch) * C."""
+    return patches(x, patch).reshape(x.shape[0], -1, prod(patch) * x.shape[1])
+
+
+def take_patches(x: Tensor, patch: tuple[int, ...], index: Tensor) -> Tensor:
+    """(B, C, *S), (B, K) -> (B, K, pix): the patches at row-major `index`, and no others are touched."""
+    view = patches(x, patch)
+    grid = view.shape[1 : 1 + len(patch)]
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    taken = view[(rows, *unravel(index, tuple(grid)))]
+    return taken.reshape(*index.shape, -1)
+
+
+def unpatchify(tokens: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
+    """(B, N, pix) -> (B, C, *S), the inverse of patchify."""
+    g = [f"g{i}" for i in range(len(grid))]
+    p = [f"p{i}" for i in range(len(patch))]
+    pattern = f"b ({' '.join(g)}) ({' '.join(p)} c) -> b c {' '.join(f'({a} {b})' for a, b in zip(g, p, strict=True))}"
+    return rearrange(tokens, pattern, **dict(zip(g, grid, strict=True)), **dict(zip(p, patch, strict=True)))
+
+
+def unravel(index: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """(...) row-major token numbers -> one (...) coordinate tensor per axis."""
+    coordinates: list[Tensor] = []
+    for extent in reversed(grid):
+        coordinates.append(index % extent)
+        index = index // extent
+    return tuple(reversed(coordinates))
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """(B, N, D), (B, K) -> (B, K, D)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -1,0 +1,260 @@
+"""The masked autoencoder (MAE, 2111.06377) over any number of modalities that share one trunk."""
+
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext import plugins
+from mae_ext.config import Config, DecoderConfig, ModalityConfig, ModelConfig, Statistics
+from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
+from mae_ext.model.linear import Linear
+from mae_ext.model.mask import Mask, from_scores
+from mae_ext.model.transformer import Transformer
+from mae_ext.rng import seed_of
+
+
+class Modality(nn.Module):
+    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target, statistics."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, config: ModalityConfig, width: int, decoder_width: int) -> None:
+        super().__init__()
+        self.size, self.patch, self.grid, self.channels = config.size, config.patch, config.grid, config.channels
+        where, position = f"modalities.{name}", config.position
+        shape = {"patch": self.patch, "channels": self.channels}
+        self.embed = plugins.embedders.build(
+            config.embed.name, config.embed.arguments, f"{where}.embed", size=self.size, **shape, width=width
+        )
+        self.position, self.decoder_position = (
+            plugins.positions.build(position.name, position.arguments, f"{where}.position", grid=self.grid, width=w)
+            for w in (width, decoder_width)
+        )
+        self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
+        self.predict = Linear(decoder_width, self.target.pix)
+        self.masker = plugins.maskers.build(config.mask.name, config.mask.arguments, f"{where}.mask")
+        self.decode = config.decode and plugins.maskers.build(
+            config.decode.name, config.decode.arguments, f"{where}.decode"
+        )
+        self.register_buffer("mean", torch.zeros(self.channels))
+        self.register_buffer("std", torch.ones(self.channels))
+        if isinstance(config.data.statistics, Statistics):
+            self.set_statistics(config.data.statistics)
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Raises ValueError unless there is one mean and one std for each channel (or one for all)."""
+        if len(statistics.mean) not in (1, self.channels):
+            raise ValueError(f"statistics for {len(statistics.mean)} channels, but the model has {self.channels}")
+        self.mean.copy_(torch.tensor(statistics.mean).expand(self.channels))
+        self.std.copy_(torch.tensor(statistics.std).expand(self.channels))
+
+    def _per_channel(self, statistic: Tensor) -> Tensor:
+        return statistic.view(-1, *[1] * len(self.size))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """(B, C, *S) in reader units (uint8 counts as 0..1) -> (B, C, *S) float32 with the data's mean 0 and std 1."""
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return (x - self._per_channel(self.mean)) / self._per_channel(self.std)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """The inverse of normalize, for floats."""
+        return x * self._per_channel(self.std) + self._per_channel(self.mean)
+
+    def step(self, spacing: Tensor | None) -> Tensor | None:
+        """(B, n) distance between voxels -> (B, n) distance between tokens."""
+        return None if spacing is None else spacing * torch.tensor(self.patch, device=spacing.device)
+
+    def tokens(self, x: Tensor, keep: Tensor, spacing: Tensor | None) -> Tensor:
+        """(B, C, *S) normalised, (B, K) -> (B, K, D) embedded and placed."""
+        placed: Tensor = self.embed(x, keep) + self.position(keep, self.step(spacing))
+        return placed
+
+    def make_mask(self, scores: Tensor, decode_scores: Tensor | None = None) -> Mask:
+        """(B, *grid) scores of the masker, and of the decode masker where there is one -> Mask."""
+        return from_scores(
+            scores, self.masker.num_keep(self.grid), decode_scores, self.decode.ratio if self.decode else 0.0
+        )
+
+    def draw_mask(self, generators: list[torch.Generator]) -> Mask:
+        """One mask row per generator, for pictures and evaluation; training draws its masks in the loader."""
+        scores = torch.stack([self.masker.scores(self.grid, g) for g in generators])
+        decode = torch.stack([self.decode.scores(self.grid, g) for g in generators]) if self.decode else None
+        return self.make_mask(scores, decode)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.width and config.depth and config.heads
+        self.trunk = Transformer(config.width, config.depth, config.heads, config.mlp_ratio, config.norm_eps)
+        # One vector, not (1, 1, D): vectors get no weight decay.
+        self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
+
+    def forward(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+        """(B, K, D) -> (B, [1 +] K, D), the class token first if there is one."""
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
+        out: Tensor = self.trunk(tokens, gates)
+        return out
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: DecoderConfig, encoder_width: int, mlp_ratio: float, eps: float) -> None:
+        super().__init__()
+        self.project = Linear(encoder_width, config.width)
+        self.mask_token = nn.Parameter(torch.zeros(config.width))
+        self.trunk = Transformer(config.width, config.depth, config.heads, mlp_ratio, eps)
+
+    def forward(self, encoded: Tensor, visible: Tensor, asked: Tensor) -> Tensor:
+        """(B, [1 +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E) for the asked tokens only.
+
+        The order of tokens means nothing to attention, so visible and asked are joined, not scattered into the grid.
+        """
+        known = self.project(encoded)
+        extra = known.shape[1] - visible.shape[1]  # the class token has no place in the grid
+        known = torch.cat([known[:, :extra], known[:, extra:] + visible.to(known.dtype)], dim=1)
+        tokens = torch.cat([known.to(asked.dtype), self.mask_token + asked], dim=1)
+        out: Tensor = self.trunk(tokens)[:, known.shape[1] :]
+        return out
+
+
+class MAE(nn.Module):
+    """Encoder, decoder, and a dict of modalities. `name` may be left out where there is only one."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        model = config.model
+        assert model.width
+        # Plug-ins initialise themselves with torch's global generator; a fork makes that a function of the seed as well.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(config.seed, "init"))
+            self.encoder = Encoder(model)
+            self.decoder = Decoder(model.decoder, model.width, model.mlp_ratio, model.norm_eps)
+            self.modalities = nn.ModuleDict(
+                {n: Modality(n, m, model.width, model.decoder.width) for n, m in config.modalities.items()}
+            )
+            self.apply(initialize)
+            for token in (self.encoder.class_token, self.decoder.mask_token):
+                if token is not None:
+                    nn.init.normal_(token, std=0.02)
+        self.encoder.trunk.checkpointing = self.decoder.trunk.checkpointing = config.train.checkpointing
+
+    @classmethod
+    def from_config(cls, config: Config) -> "MAE":
+        return cls(config)
+
+    def modality(self, name: str | None = None) -> Modality:
+        if name is None and len(self.modalities) > 1:
+            raise ValueError(f"this model has several modalities, name one of: {', '.join(self.modalities)}")
+        modality = next(iter(self.modalities.values())) if name is None else self.modalities[name]
+        assert isinstance(modality, Modality)
+        return modality
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        name: str | None = None,
+        valid: Tensor | None = None,
+        spacing: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, *S) in reader units -> scalar loss: the mean over samples of the mean error over valid predicted pixels.
+
+        valid: (B, 1, *S) bool; a sample none of whose predicted pixels is valid counts as 0. Sample by sample, so that the loss
+        of a batch is the mean of its parts however it is cut over ranks and accumulation steps.
+        """
+        modality = self.modality(name)
+        x = modality.normalize(x)
+        predicted = self.predict(x, mask, modality, spacing, gates).float()
+        wanted = modality.target(take_patches(x, modality.patch, mask.pred))
+        error = modality.target.error(predicted, wanted)
+        if valid is None:
+            return error.mean()  # type: ignore[no-any-return]
+        weight = take_patches(valid.to(error.dtype).expand(-1, modality.channels, *x.shape[2:]), modality.patch, mask.pred)
+        return ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()  # type: ignore[no-any-return]
+
+    def predict(
+        self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None, gates: Tensor | None = None
+    ) -> Tensor:
+        """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
+        encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
+        step = modality.step(spacing)
+        asked = self.decoder(
+            encoded, modality.decoder_position(mask.keep, step), modality.decoder_position(mask.pred, step)
+        )
+        out: Tensor = modality.predict(asked)
+        return out
+
+    def encode_all(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, [1 +] N, D): every token, the class token first. Never masks."""
+        modality = self.modality(name)
+        everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
+        out: Tensor = self.encoder(modality.tokens(modality.normalize(x), everything, spacing))
+        return out
+
+    def encode(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over the grid. Never masks."""
+        return self.encode_all(x, name, spacing)[:, self.encoder.class_token is not None :]
+
+    def features(
+        self,
+        x: Tensor,
+        name: str | None = None,
+        spacing: Tensor | None = None,
+        pool: Literal["mean", "class"] = "mean",
+    ) -> Tensor:
+        """(B, C, *S) in reader units -> (B, D): the mean of the patch tokens, or the class token."""
+        if pool == "mean":
+            return self.encode(x, name, spacing).mean(1)
+        if self.encoder.class_token is None:
+            raise ValueError("pool='class', but this model was built without a class token; use pool='mean'")
+        return self.encode_all(x, name, spacing)[:, 0]
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        x: Tensor,
+        mask: Mask,
+        name: str | None = None,
+        spacing: Tensor | None = None,
+        own_statistics: bool = False,
+    ) -> Tensor:
+        """(B, C, *S) in reader units -> (B, C, *S) float32 in the same units: visible patches as given, all hidden ones predicted.
+
+        A patch-normalised target says nothing of a patch's mean and contrast. They are interpolated from the visible
+        patches (weights falling as distance^-4), unless own_statistics: then they are the hidden patches' own, which leaks the
+        answer into the picture, and whoever shows it has to say so.
+        """
+        modality = self.modality(name)
+        full = Mask(mask.keep, mask.hidden(), mask.grid)
+        x = modality.normalize(x)
+        predicted = self.predict(x, full, modality, spacing).float()
+        tokens = patchify(x, modality.patch)
+        mean, divisor = modality.target.statistics(tokens)
+        if own_statistics:
+            mean, divisor = take(mean, full.pred), take(divisor, full.pred)
+        else:
+            weight = nearness(full.pred, full.keep, mask.grid)
+            mean, divisor = weight @ take(mean, full.keep), weight @ take(divisor, full.keep)
+        pixels = predicted * modality.target.spread(divisor) + modality.target.spread(mean)
+        filled = tokens.scatter(1, full.pred[..., None].expand(-1, -1, tokens.shape[-1]), pixels)
+        return modality.denormalize(unpatchify(filled, mask.grid, modality.patch))
+
+
+def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(B, P), (B, K) token numbers -> (B, P, K): weights of the visible tokens, falling as distance^-4, rows summing to 1."""
+    a, b = (torch.stack(unravel(index, grid), -1).float() for index in (hidden, visible))
+    weight = torch.cdist(a, b).clamp(min=1e-3) ** -4
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def initialize(module: nn.Module) -> None:
+    """MAE's initialisation: Xavier-uniform linear maps, zero biases (facebookresearch/mae, models_mae.py)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,157 @@
+"""Masks: two sorted index tensors with exact counts, made from scores by one function.
+
+A masker turns a key into scores over the grid; the lowest scores are kept. It knows nothing of batches, ranks or devices,
+which is why any number of workers and ranks sees the same masks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import floor, prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def num_keep(num_tokens: int, ratio: float) -> int:
+    """floor(N * (1 - ratio) + 1e-6), for everything: MAE, MAE-ST and VideoMAE each round differently by float error."""
+    if not 0 <= ratio < 1:
+        raise ValueError(f"mask ratio {ratio} is not in [0, 1)")
+    keep = floor(num_tokens * (1 - ratio) + 1e-6)
+    if keep < 1:
+        raise ValueError(f"mask ratio {ratio} keeps none of {num_tokens} tokens; the largest that keeps one is {1 - 1 / num_tokens:.4g}")
+    return keep
+
+
+@dataclass(frozen=True)
+class Mask:
+    """keep: (B, K) visible tokens. pred: (B, P) hidden tokens the decoder answers. Both int64, ascending, disjoint.
+
+    P may be less than N - K: that is decoder masking (VideoMAE V2's dual masking).
+    """
+
+    keep: Tensor
+    pred: Tensor
+    grid: tuple[int, ...]
+
+    def each(self, move: Callable[[Tensor], Tensor]) -> "Mask":
+        return Mask(move(self.keep), move(self.pred), self.grid)
+
+    def hidden(self) -> Tensor:
+        """(B, N - K): every token that is not kept, ascending, whether it is predicted or not."""
+        visible = torch.zeros(len(self.keep), prod(self.grid), dtype=torch.bool, device=self.keep.device)
+        visible.scatter_(1, self.keep, True)
+        return (~visible).nonzero()[:, 1].view(len(self.keep), -1)
+
+
+def from_scores(scores: Tensor, keep: int, decode_scores: Tensor | None = None, decode_ratio: float = 0.0) -> Mask:
+    """(B, *grid) -> Mask. The `keep` lowest scores stay visible; ties go to the lower token number.
+
+    With decode_scores (B, *grid), of the hidden tokens only the num_keep(hidden, decode_ratio) lowest are predicted.
+    """
+    grid = tuple(scores.shape[1:])
+    order = scores.flatten(1).argsort(dim=1, stable=True)
+    visible, hidden = order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
+    if decode_scores is not None:
+        count = num_keep(hidden.shape[1], decode_ratio)
+        ranked = decode_scores.flatten(1).gather(1, hidden).argsort(dim=1, stable=True)[:, :count]
+        hidden = hidden.gather(1, ranked.sort(dim=1).values)
+    return Mask(visible, hidden, grid)
+
+
+class Masker(Protocol):
+    """ratio: share of tokens hidden, in [0, 1)."""
+
+    ratio: float
+
+    def num_keep(self, grid: tuple[int, ...]) -> int:
+        """How many tokens stay visible: the same for every sample, so that batches stack."""
+        ...
+
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+        """-> (*grid) float32, lowest kept. valid: (*grid), the share of each patch where the loss counts, in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomMasker:
+    """Every token alike: MAE (2111.06377), MAE-ST's "agnostic" masking (2205.09113)."""
+
+    ratio: float = 0.75
+
+    def num_keep(self, grid: tuple[int, ...]) -> int:
+        return num_keep(prod(grid), self.ratio)
+
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+        return torch.rand(grid, generator=generator)
+
+
+@dataclass(frozen=True)
+class BlockMasker:
+    """Hides boxes (BEiT's block-wise masking, 2106.08254, for any number of axes) until the ratio is reached.
+
+    Boxes cover `min_share`..`max_share` of the grid, with aspect ratios log-uniform in 1/aspect..aspect between axes. The
+    box that would overshoot is cut to the exact count, at random, so counts never vary.
+    """
+
+    ratio: float = 0.5
+    min_share: float = 0.05
+    max_share: float = 0.3
+    aspect: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_share <= self.max_share <= 1:
+            raise ValueError(f"block shares need 0 < min_share <= max_share <= 1, not {self.min_share} and {self.max_share}")
+        if not self.aspect >= 1:
+            raise ValueError(f"block aspect must be at least 1, not {self.aspect}")
+
+    def num_keep(self, grid: tuple[int, ...]) -> int:
+        return num_keep(prod(grid), self.ratio)
+
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+        scores = torch.rand(grid, generator=generator)
+        wanted = prod(grid) - self.num_keep(grid)
+        covered = torch.zeros(grid, dtype=torch.bool)
+        while (left := wanted - int(covered.sum())) > 0:
+            box = covered[self._box(grid, generator)]
+            fresh = (~box).nonzero()
+            if len(fresh) > left:
+                fresh = fresh[torch.randperm(len(fresh), generator=generator)[:left]]
+            box[fresh.unbind(1)] = True
+        return scores + covered
+
+    def _box(self, grid: tuple[int, ...], generator: torch.Generator) -> tuple[slice, ...]:
+        n = len(grid)
+        draw = torch.rand(1 + 2 * n, generator=generator).tolist()
+        share = self.min_share + draw[0] * (self.max_share - self.min_share)
+        stretch = [self.aspect ** (2 * d - 1) for d in draw[1 : 1 + n]]
+        mean = prod(stretch) ** (1 / n)
+        edges = [min(g, max(1, round(g * share ** (1 / n) * s / mean))) for g, s in zip(grid, stretch, strict=True)]
+        starts = [int(d * (g - e + 1)) for d, g, e in zip(draw[1 + n :], grid, edges, strict=True)]
+        return tuple(slice(a, a + e) for a, e in zip(starts, edges, strict=True))
+
+
+@dataclass(frozen=True)
+class GridMasker:
+    """Keeps a regular lattice with a random phase (MAE, figure 6: one of every 2x2 cell at ratio .75).
+
+    The lattice's step is round((N / K) ** (1 / axes)) on every axis; what it keeps too many or too few of, chance settles.
+    """
+
+    ratio: float = 0.75
+
+    def num_keep(self, grid: tuple[int, ...]) -> int:
+        return num_keep(prod(grid), self.ratio)
+
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+        period = prod(grid) / self.num_keep(grid)
+        n = len(grid)
+        # The same step on every axis, so that keeping 1 of 4 on a plane keeps one corner of every 2x2 cell.
+        step = max(1, round(period ** (1 / n)))
+        phase = [int(v) for v in torch.randint(0, step, (n,), generator=generator)]
+        on_lattice = torch.ones(grid, dtype=torch.bool)
+        for axis, extent in enumerate(grid):
+            shape = [1] * n
+            shape[axis] = extent
+            on_lattice &= ((torch.arange(extent) + phase[axis]) % step == 0).view(shape)
+        return torch.rand(grid, generator=generator) + (~on_lattice).float()

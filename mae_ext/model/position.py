@@ -1,0 +1,85 @@
+"""Position embeddings of grid tokens, for any number of axes.
+
+A factory `(grid, width, **arguments) -> nn.Module` with `forward(index (B, K), step (B, n) | None) -> (B, K, width)`, where
+`step` is the physical distance between neighbouring tokens along each axis (mm, seconds), if the samples have one.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext.model.grid import unravel
+
+
+def sincos(coordinates: Tensor, width: int, base: float = 10000.0) -> Tensor:
+    """(..., n) coordinates in tokens -> (..., width) float32.
+
+    Each axis gets the largest equal even share of the width and what is left over stays zero, so that any width serves
+    any number of axes (1024 is not divisible by 6). Axes are laid out last first, each as sines then cosines: this is
+    the order of MAE's published encoders (facebookresearch/mae, util/pos_embed.py; base 10000 from 1706.03762).
+    """
+    n = coordinates.shape[-1]
+    half = width // n // 2
+    if half < 1:
+        raise ValueError(f"a width of {width} is too small for the positions of {n} axes; it takes at least {2 * n}")
+    # float64 until the end: in float32 the phase of a far token is off in the fourth digit.
+    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=coordinates.device) / half)
+    phase = coordinates.double().flip(-1)[..., None] * frequency
+    table = torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
+    return torch.nn.functional.pad(table, (0, width - table.shape[-1])).float()
+
+
+def coordinates_of(grid: tuple[int, ...]) -> Tensor:
+    """-> (N, n) float32, row-major."""
+    index = torch.arange(int(torch.tensor(grid).prod()))
+    return torch.stack(unravel(index, grid), dim=-1).float()
+
+
+class SinCos(nn.Module):
+    """Fixed. With `unit` (mm or seconds) the coordinates are physical: token distance / unit instead of token number."""
+
+    table: Tensor
+
+    def __init__(self, grid: tuple[int, ...], width: int, unit: float | None = None) -> None:
+        super().__init__()
+        if unit is not None and not unit > 0:
+            raise ValueError(f"unit={unit} must be positive (mm or seconds for each step of the position table)")
+        self.grid, self.width, self.unit = grid, width, unit
+        self.register_buffer("table", sincos(coordinates_of(grid), width), persistent=False)
+
+    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+        """(B, K), (B, n) | None -> (B, K, D). Raises ValueError for physical positions without a spacing."""
+        if self.unit is None:
+            return self.table[index]
+        if step is None:
+            raise ValueError("position 'sincos' with a unit needs samples with a spacing; this reader gives none")
+        place = torch.stack(unravel(index, self.grid), dim=-1) * (step / self.unit)[:, None]
+        return sincos(place, self.width)
+
+
+class Learned(nn.Module):
+    """One free vector for each token (ViT, 2010.11929; std .02)."""
+
+    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(len(coordinates_of(grid)), width))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+        """(B, K) -> (B, K, D)."""
+        return self.table[index]
+
+
+class Separable(nn.Module):
+    """The sum of one free vector for each coordinate of each axis (MAE-ST, 2205.09113; std .02)."""
+
+    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.tables = nn.ParameterList(nn.Parameter(torch.empty(extent, width)) for extent in grid)
+        for table in self.tables:
+            nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+        """(B, K) -> (B, K, D)."""
+        parts = [table[i] for table, i in zip(self.tables, unravel(index, self.grid), strict=True)]
+        return torch.stack(parts).sum(0)

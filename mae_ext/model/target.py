@@ -1,0 +1,71 @@
+"""What the decoder has to answer for a hidden patch, and what its error is.
+
+A factory `(patch, channels, **arguments) -> nn.Module` with the three methods of PixelTarget.
+"""
+
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Normalize = Literal["none", "mae", "channel", "layernorm"]
+
+
+class PixelTarget(nn.Module):
+    """Pixels, as they are or normalised patch by patch. "norm-pix" means three different things in published code:
+
+    - "mae": (t - mean) / sqrt(var + 1e-6) over all pixels and channels of the patch, unbiased variance
+      (facebookresearch/mae, models_mae.py).
+    - "channel": (t - mean) / (sqrt(var) + 1e-6) per channel, unbiased (VideoMAE, engine_for_pretraining.py).
+    - "layernorm": (t - mean) / sqrt(var + 1e-6) over all, biased (SelfMedMAE).
+
+    floor: smallest standard deviation a patch is divided by, in the units of the normalised input, so that the noise of
+    an empty patch is not blown up into a target. loss: "mse" or "l1".
+    """
+
+    def __init__(
+        self,
+        patch: tuple[int, ...],
+        channels: int,
+        normalize: Normalize = "mae",
+        floor: float = 0.0,
+        loss: Literal["mse", "l1"] = "mse",
+    ) -> None:
+        super().__init__()
+        if normalize not in ("none", "mae", "channel", "layernorm"):
+            raise ValueError(f"normalize={normalize!r} must be none, mae, channel or layernorm")
+        if loss not in ("mse", "l1"):
+            raise ValueError(f"loss={loss!r} must be mse or l1")
+        if not floor >= 0:
+            raise ValueError(f"floor={floor} must be at least 0")
+        self.pix, self.channels = prod(patch) * channels, channels
+        self.normalize, self.floor, self.loss = normalize, floor, loss
+
+    def statistics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P, pix) float32 -> mean and divisor, each (B, P, C) for "channel", else (B, P, 1)."""
+        per = self.channels if self.normalize == "channel" else 1
+        values = tokens.unflatten(-1, (-1, per)) if per > 1 else tokens[..., None]
+        if self.normalize == "none":
+            zero = torch.zeros_like(values[..., 0, :])
+            return zero, zero + 1
+        var, mean = torch.var_mean(values, dim=-2, correction=0 if self.normalize == "layernorm" else 1)
+        if self.floor:
+            var = var.clamp(min=self.floor**2)
+        return mean, var.sqrt() + 1e-6 if self.normalize == "channel" else (var + 1e-6).sqrt()
+
+    def spread(self, statistic: Tensor) -> Tensor:
+        """(B, P, 1 or C) -> broadcastable over (B, P, pix): channels are the fastest axis of a patch."""
+        return statistic.repeat(1, 1, self.pix // self.channels) if statistic.shape[-1] > 1 else statistic
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, P, pix) normalised pixels -> (B, P, pix) what is to be predicted."""
+        if self.normalize == "none":
+            return tokens
+        mean, divisor = self.statistics(tokens)
+        return (tokens - self.spread(mean)) / self.spread(divisor)
+
+    def error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """(B, P, pix), (B, P, pix) -> (B, P, pix), not yet averaged."""
+        difference = predicted - wanted
+        return difference.abs() if self.loss == "l1" else difference.square()

@@ -1,0 +1,117 @@
+"""Registries: a literal dict of built-ins, plus what third parties publish as Python entry points.
+
+A name is the only thing that YAML can say. Arguments are checked against the signature before any work starts.
+"""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from mae_ext.errors import ConfigError
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """", did you mean 'x'?" for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+class Registry:
+    """Names to callables of one kind.
+
+    Built-ins are "module:attribute" strings, imported on first use so that a missing optional library hurts nobody who
+    does not ask for it. Plug-ins come from the entry-point group; one that fails to import, or takes a built-in's name,
+    is an error only for the run that names it.
+    """
+
+    def __init__(self, kind: str, builtins: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.group = f"mae_ext.{kind}s"
+        self.builtins = dict(builtins)
+
+    def entry_points(self) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.group):
+            found.setdefault(point.name, []).append(point)
+        return found
+
+    def sources(self) -> dict[str, str]:
+        """Every name and where it comes from, sorted by name."""
+        rows = dict.fromkeys(self.builtins, "mae_ext")
+        for name, points in self.entry_points().items():
+            owners = [f"{p.dist.name} {p.dist.version}" if p.dist else p.value for p in points]
+            rows[name] = " and ".join([rows[name]] * (name in rows) + owners)
+        return dict(sorted(rows.items()))
+
+    def get(self, name: str, where: str = "") -> Any:
+        """The callable behind a name. Raises ConfigError: unknown, published twice, or failing at import."""
+        points = self.entry_points().get(name, [])
+        prefix = f"{where}: " if where else ""
+        if len(points) + (name in self.builtins) > 1:
+            owners = self.sources()[name]
+            raise ConfigError(f"{prefix}{self.kind} '{name}' is published more than once ({owners}); uninstall one")
+        if points:
+            try:
+                return points[0].load()
+            except Exception as error:
+                raise ConfigError(
+                    f"{prefix}{self.kind} '{name}' from {self.sources()[name]} fails at import: {error!r}"
+                ) from error
+        if name not in self.builtins:
+            known = list(self.sources())
+            raise ConfigError(
+                f"{prefix}unknown {self.kind} '{name}'{nearest(name, known)} (there are: {', '.join(known)})"
+            )
+        module, attribute = self.builtins[name].split(":")
+        return getattr(import_module(module), attribute)
+
+    def check(self, name: str, arguments: Mapping[str, Any], given: tuple[str, ...] = (), where: str = "") -> Any:
+        """The callable, after its signature was found to take `arguments` plus the `given` keywords of the framework."""
+        factory = self.get(name, where)
+        signature = inspect.signature(factory)
+        known = [p for p in signature.parameters if p not in given]
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        for key in arguments:
+            if key not in known and not takes_any:
+                raise ConfigError(
+                    f"{where}: {self.kind} '{name}' takes no '{key}'{nearest(key, known)} (it takes: {', '.join(known) or 'nothing'})"
+                )
+        try:
+            signature.bind(**dict.fromkeys(given), **arguments)
+        except TypeError as error:
+            raise ConfigError(f"{where}: {self.kind} '{name}': {error}") from None
+        return factory
+
+    def build(self, name: str, arguments: Mapping[str, Any], where: str = "", **given: Any) -> Any:
+        """Call the factory with the user's arguments and the framework's own keywords."""
+        factory = self.check(name, arguments, tuple(given), where)
+        try:
+            return factory(**given, **arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: {self.kind} '{name}': {error}") from error
+
+
+embedders = Registry("embedder", {"patch": "mae_ext.model.embed:PatchEmbed"})
+positions = Registry(
+    "position",
+    {
+        "sincos": "mae_ext.model.position:SinCos",
+        "learned": "mae_ext.model.position:Learned",
+        "separable": "mae_ext.model.position:Separable",
+    },
+)
+maskers = Registry(
+    "masker",
+    {
+        "random": "mae_ext.model.mask:RandomMasker",
+        "block": "mae_ext.model.mask:BlockMasker",
+        "grid": "mae_ext.model.mask:GridMasker",
+    },
+)
+readers = Registry("reader", {"image": "mae_ext.data.image:ImageReader"})
+targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
+
+ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets)}

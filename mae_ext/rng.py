@@ -1,0 +1,21 @@
+"""The one random function: randomness is a function of (seed, key), never of process state."""
+
+import hashlib
+
+import torch
+
+
+def seed_of(seed: int, *key: str | int) -> int:
+    """A 63-bit integer that depends on every part of (seed, key) and on nothing else."""
+    # repr keeps 1 and "1" apart; SHA-256 so that neighbouring keys share nothing.
+    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def rng(seed: int, *key: str | int) -> torch.Generator:
+    """A fresh CPU generator for (seed, key), for instance ``rng(0, "mask", step, slot)``.
+
+    Keys in use: ("permutation", name, epoch), ("augment", name, epoch, index, repeat), ("mask", name, step, slot),
+    ("decode", name, step, slot), ("drop", name, step), ("init",), ("statistics", name).
+    """
+    return torch.Generator().manual_seed(seed_of(seed, *key))
