@@ -11,7 +11,7 @@ from mae_ext.model.mask import num_keep
 
 @dataclass(frozen=True)
 class Checkerboard:
-    """Keeps the fields of one colour first, for any number of axes. Which colour, and which of its fields, is chance."""
+    """Keeps the fields of one colour first, for any number of axes. Which colour, and which fields, is chance."""
 
     ratio: float = 0.5
 
