@@ -1,0 +1,206 @@
+"""A frozen encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from os import cpu_count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae_ext import plugins
+from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.augment import center_sampler
+from mae_ext.data.loader import build_reader
+from mae_ext.data.sample import Reader, Sample
+from mae_ext.data.source import Items, list_items
+from mae_ext.engine.checkpoint import load_run
+from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.model.mae import MAE
+
+Pool = Literal["mean", "class"]
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total) after every batch."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """One row for each sample that could be read, in the order of the source.
+
+    features: (n, D) float32. labels: (n,) int64 into `classes`, -1 where unlabelled; None when nothing is labelled.
+    bad: the samples that could not be read: {"path", "kind", "detail"}.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    sources: list[str]
+    bad: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """model: in eval mode, on `device`. step: optimiser steps behind the weights; 0 for random ones."""
+
+    model: MAE
+    config: Config
+    name: str
+    step: int
+    path: Path
+    device: torch.device
+
+    @property
+    def modality(self) -> ModalityConfig:
+        return self.config.modalities[self.name]
+
+    def reader(self) -> Reader:
+        return build_reader(self.modality, f"modalities.{self.name}.data.reader")
+
+    def items(self, source: str) -> Items:
+        return list_items(source, tuple(self.reader().suffixes))
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, N, D). Statistics are applied; nothing is ever masked."""
+        return self.model.encode(x.to(self.device), self.name, spacing)
+
+    @torch.inference_mode()
+    def pooled(self, samples: Sequence[Sample], pool: Pool = "mean") -> Tensor:
+        """B samples -> (B, D) float32 on the CPU."""
+        x, spacing = stack(samples)
+        spacing = spacing if spacing is None else spacing.to(self.device)
+        return self.model.features(x.to(self.device), self.name, spacing, pool).float().cpu()
+
+    def randomised(self, seed: int = 0) -> "FrozenEncoder":
+        """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
+        config = self.config.model_copy(update={"seed": seed})
+        return replace(self, model=MAE.from_config(config).eval().to(self.device), config=config, step=0)
+
+    def features(
+        self,
+        source: str,
+        pool: Pool = "mean",
+        batch_size: int = 64,
+        threads: int | None = None,
+        max_bad_fraction: float | None = None,
+        progress: Progress | None = None,
+    ) -> Features:
+        """Features of every sample of a source: whole images (short side, centre crop), no randomness.
+
+        A sample that cannot be read is skipped and listed. Raises RunError, naming files, when more than
+        max_bad_fraction (default: the run's own data.max_bad_fraction) of the source is bad, and UserError for an
+        unusable source or pool.
+        """
+        self._check_pool(pool)
+        items = self.items(source)
+        allowed = self.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
+        rows: list[Tensor] = []
+        waiting: list[Sample] = []
+        good: list[int] = []
+        bad: list[dict[str, Any]] = []
+        for index, outcome in enumerate(self.decode(items, threads)):
+            if isinstance(outcome, BadSample):
+                bad.append({"path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
+                _stop_if_too_many(bad, len(items), allowed, source)
+                continue
+            good.append(index)
+            waiting.append(outcome)
+            if len(waiting) == batch_size:
+                rows.append(self.pooled(waiting, pool))
+                waiting.clear()
+                if progress is not None:
+                    progress(index + 1, len(items))
+        if waiting:
+            rows.append(self.pooled(waiting, pool))
+        if progress is not None:
+            progress(len(items), len(items))
+        if not rows:
+            raise UserError(f"{source}: none of its {len(items)} samples can be read; {_named(bad)}")
+        return Features(
+            torch.cat(rows).numpy(),
+            None if items.labels is None else items.labels[good].astype(np.int64),
+            tuple(items.classes),
+            [items.addresses[i] for i in good],
+            bad,
+        )
+
+    def decode(self, items: Items, threads: int | None = None) -> Iterator[Sample | BadSample]:
+        """Every sample in order, decoded ahead by threads: Pillow lets go of the interpreter lock, as torch does.
+
+        threads: default one per core, at most 8. At most four samples per thread are decoded ahead of their use.
+        """
+        reader, crop = self.reader(), center_sampler(self.modality.size)
+
+        def read(index: int) -> Sample | BadSample:
+            try:
+                return reader.read(items.addresses[index], [crop])[0]
+            except BadSample as error:
+                return error
+            except Exception as error:
+                name = self.modality.data.reader.name
+                raise RunError(f"reader '{name}' broke on {items.addresses[index]}: {error!r}") from error
+
+        threads = threads or min(8, cpu_count() or 1)
+        indices = iter(range(len(items)))
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+            ahead: deque[Future[Sample | BadSample]] = deque(pool.submit(read, i) for i in islice(indices, 4 * threads))
+            try:
+                while ahead:
+                    outcome = ahead.popleft().result()
+                    ahead.extend(pool.submit(read, i) for i in islice(indices, 1))
+                    yield outcome
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _check_pool(self, pool: str) -> None:
+        if pool not in ("mean", "class"):
+            raise UserError(f"pool '{pool}': expected 'mean' (over patch tokens) or 'class' (the class token)")
+        if pool == "class" and not self.config.model.class_token:
+            raise UserError("pool 'class': this model has no class token (model.class_token is false); use 'mean'")
+
+
+def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
+    """B samples -> (B, C, *S) and, where they have one, the spacing (B, n) float32."""
+    spacing = [s.spacing for s in samples if s.spacing is not None]
+    return torch.stack([s.x for s in samples]), torch.tensor(spacing) if len(spacing) == len(samples) else None
+
+
+def _named(bad: list[dict[str, Any]], count: int = 5) -> str:
+    shown = "; ".join(f"{b['path']}: {b['kind']}" for b in bad[:count])
+    return shown + (f"; and {len(bad) - count} more" if len(bad) > count else "")
+
+
+def _stop_if_too_many(bad: list[dict[str, Any]], total: int, allowed: float, source: str) -> None:
+    if len(bad) > allowed * total:
+        raise RunError(
+            f"{source}: {len(bad)} of {total} samples cannot be read, more than max_bad_fraction={allowed:g}: "
+            f"{_named(bad)}"
+        )
+
+
+def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:
+    """The encoder of a run directory (its newest good checkpoint) or of one checkpoint.
+
+    name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". Raises CheckpointError,
+    UserError.
+    """
+    run = load_run(run_or_file)
+    names = list(run.config.modalities)
+    if name is None:
+        if len(names) > 1:
+            raise UserError(f"{run_or_file}: the model has the modalities {', '.join(names)}; say which one")
+        name = names[0]
+    if name not in names:
+        raise UserError(
+            f"{run_or_file}: no modality '{name}'{plugins.nearest(name, names)} (there are: {', '.join(names)})"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    return FrozenEncoder(run.model.eval().to(place), run.config, name, run.step, Path(run.path), place)

@@ -1,0 +1,248 @@
+"""How good are frozen features? Nearest neighbours and a linear classifier, as one JSON object."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize, one_hot
+
+from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, load_encoder
+from mae_ext.engine.log import warn
+from mae_ext.errors import UserError
+from mae_ext.rng import rng
+
+TEMPERATURE = 0.07
+"""Of the weighted vote, exp(cosine / T): Wu et al., 1805.01978, with k=200; DINO, 2104.14294, with k=20."""
+
+L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Strengths tried: the loss is mean cross-entropy + l2 / 2 * |W|^2, over standardised features."""
+
+HELD_OUT = 0.1
+PROBES = "probes.jsonl"
+Baseline = Literal["random"]
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total), what being "train" or "test"."""
+
+
+def probe(
+    run: str | Path,
+    train: str,
+    test: str,
+    k: int = 20,
+    pool: Pool = "mean",
+    epochs: int = 200,
+    seed: int = 0,
+    baseline: Baseline | None = None,
+    name: str | None = None,
+    batch_size: int = 64,
+    max_bad_fraction: float | None = None,
+    record: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Accuracy of kNN and of a linear classifier on frozen features of two labelled sources: one JSON-able dict.
+
+    k: neighbours. epochs: at most so many L-BFGS iterations, each over the whole training set. seed: of the held-out
+    split and of the random weights. baseline="random": the same architecture and statistics with untrained weights.
+    record: add the result to probes.jsonl where `run` is a run directory, for its report. Labels are matched by class
+    name. Raises UserError: no labels, a class seen only in test, fewer than two classes, k or epochs below 1.
+    """
+    for key, value in (("k", k), ("epochs", epochs)):
+        if value < 1:
+            raise UserError(f"{key}={value}: expected at least 1")
+    if baseline not in (None, "random"):
+        raise UserError(f"baseline '{baseline}': expected 'random', or none")
+    started = perf_counter()
+    encoder = load_encoder(run, name)
+    if baseline == "random":
+        encoder = encoder.randomised(seed)
+    both = [
+        _features(encoder, what, source, pool, batch_size, max_bad_fraction, progress)
+        for what, source in (("train", train), ("test", test))
+    ]
+    (x, y, classes), (x_test, y_test, _) = _labelled(both[0], train), _labelled(both[1], test)
+    y_test = _in_terms_of(classes, both[1].classes, y_test, y, train, test)
+    result: dict[str, Any] = {
+        "checkpoint": str(encoder.path),
+        "step": encoder.step,
+        "weights": baseline or "pretrained",
+        "pool": pool,
+        "train": str(train),
+        "test": str(test),
+        "n_train": len(y),
+        "n_test": len(y_test),
+        "n_classes": len(y.unique()),
+        "bad": {"train": len(both[0].bad), "test": len(both[1].bad)},
+        "unlabelled": {"train": len(both[0].sources) - len(y), "test": len(both[1].sources) - len(y_test)},
+        "chance": float(y_test.bincount().max() / len(y_test)),
+        "knn": knn(x, y, x_test, y_test, k),
+        "linear": linear(x, y, x_test, y_test, epochs, seed),
+        "seed": seed,
+    }
+    result["seconds"] = round(perf_counter() - started, 2)
+    if record and Path(run).is_dir() and (Path(run) / "config.yaml").is_file():
+        _record(Path(run) / PROBES, result)
+    return result
+
+
+def knn(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, k: int = 20) -> dict[str, Any]:
+    """(n, D) float, (n,) int64, and the same for test -> scores. Cosine similarity on the features as they are.
+
+    "accuracy" is that of votes weighted by exp(cosine / 0.07); "majority_accuracy" counts the k votes alike, a draw
+    going to the class with the larger summed similarity.
+    """
+    k = min(k, len(x))
+    classes = int(y.max()) + 1
+    x, x_test = normalize(x, dim=1), normalize(x_test, dim=1)
+    weighted, majority = [], []
+    for rows in x_test.split(1024):
+        similarity, nearest = (rows @ x.T).topk(k, dim=1)
+        votes = one_hot(y[nearest], classes).to(similarity.dtype)
+        weighted.append((votes * ((similarity - 1) / TEMPERATURE).exp()[..., None]).sum(1).argmax(1))
+        # Similarities are at most 1, so this share of one vote decides between equal counts and nothing else.
+        tie = (votes * (similarity + 1)[..., None]).sum(1) / (4 * k)
+        majority.append((votes.sum(1) + tie).argmax(1))
+    by_weight, by_count = torch.cat(weighted), torch.cat(majority)
+    return {
+        **scores(by_weight, y_test),
+        "majority_accuracy": accuracy(by_count, y_test),
+        "k": k,
+        "temperature": TEMPERATURE,
+        "metric": "cosine",
+    }
+
+
+def linear(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 200, seed: int = 0) -> dict[str, Any]:
+    """(n, D) float, (n,) int64, and the same for test -> scores of softmax regression on standardised features.
+
+    Standardising by train statistics is the parameter-free batch norm of MAE's linear probe (2111.06377, appendix A).
+    The L2 strength is the best of `L2` on a tenth of train, held out class by class; then all of train is fitted.
+    """
+    mean, std = x.mean(0), x.std(0, correction=0)
+    scale = 1 / std.clamp(min=1e-4 * float(std.max().clamp(min=1e-12)))
+    x, x_test = (x - mean) * scale, (x_test - mean) * scale
+    fit, held = split(y, seed)
+    tried: dict[str, float] = {}
+    best = L2[len(L2) // 2]
+    if len(held):
+        weight = None
+        for l2 in sorted(L2, reverse=True):
+            weight = softmax_regression(x[fit], y[fit], l2, epochs, weight)
+            tried[f"{l2:g}"] = accuracy(predict(weight, x[held]), y[held])
+        # A draw goes to the stronger regularisation, which was tried first.
+        best = float(max(tried, key=lambda key: tried[key]))
+    weight = softmax_regression(x, y, best, epochs)
+    return {
+        **scores(predict(weight, x_test), y_test),
+        "train_accuracy": accuracy(predict(weight, x), y),
+        "l2": best,
+        "held_out_accuracy": tried,
+        "epochs": epochs,
+    }
+
+
+def split(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """(n,) int64 -> indices to fit on and indices held out: a tenth of each class, at least one where it has two."""
+    held = []
+    for label in y.unique().tolist():
+        members = (y == label).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=rng(seed, "probe", "held out", int(label)))
+        count = max(round(HELD_OUT * len(members)), int(len(members) > 1))
+        held.append(members[order[:count]])
+    out = torch.zeros(len(y), dtype=torch.bool)
+    out[torch.cat(held)] = True
+    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
+
+
+def softmax_regression(x: Tensor, y: Tensor, l2: float, iterations: int, start: Tensor | None = None) -> Tensor:
+    """(n, D), (n,) -> (D + 1, classes): weights, and biases in the last row (not regularised). Convex: one minimum."""
+    classes = int(y.max()) + 1 if start is None else start.shape[1]
+    weight = (x.new_zeros(x.shape[1] + 1, classes) if start is None else start.clone()).requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight], max_iter=iterations, max_eval=2 * iterations, tolerance_grad=1e-5, tolerance_change=1e-8,
+        history_size=10, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = cross_entropy(torch.addmm(weight[-1], x, weight[:-1]), y) + l2 / 2 * weight[:-1].square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)
+    return weight.detach()
+
+
+def predict(weight: Tensor, x: Tensor) -> Tensor:
+    """(D + 1, classes), (n, D) -> (n,) int64."""
+    return torch.addmm(weight[-1], x, weight[:-1]).argmax(1)
+
+
+def accuracy(predicted: Tensor, wanted: Tensor) -> float:
+    return float((predicted == wanted).double().mean())
+
+
+def scores(predicted: Tensor, wanted: Tensor) -> dict[str, float]:
+    """accuracy, and balanced_accuracy: the mean recall of the classes that occur in `wanted`."""
+    recalls = [accuracy(predicted[wanted == label], wanted[wanted == label]) for label in wanted.unique()]
+    return {"accuracy": accuracy(predicted, wanted), "balanced_accuracy": float(np.mean(recalls))}
+
+
+def _features(
+    encoder: FrozenEncoder,
+    what: str,
+    source: str,
+    pool: Pool,
+    batch_size: int,
+    max_bad_fraction: float | None,
+    progress: Progress | None,
+) -> Features:
+    report = None if progress is None else lambda done, total: progress(what, done, total)
+    features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=report)
+    if features.bad:
+        files = "; ".join(f"{b['path']}: {b['kind']}" for b in features.bad)
+        warn(f"{source}: {len(features.bad)} samples could not be read and are left out: {files}")
+    return features
+
+
+def _labelled(features: Features, source: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The labelled rows alone."""
+    labels = None if features.labels is None else torch.from_numpy(features.labels)
+    if labels is None or not bool((labels >= 0).any()):
+        raise UserError(f"{source}: no labels; expected one folder for each class, or a labelled .npz or shard")
+    x = torch.from_numpy(features.features)[labels >= 0]
+    if not bool(x.isfinite().all()):
+        raise UserError(f"{source}: the encoder gives features that are not finite; the checkpoint is of no use")
+    return x, labels[labels >= 0], features.classes
+
+
+def _in_terms_of(
+    classes: Sequence[str], test_classes: Sequence[str], y_test: Tensor, y: Tensor, train: str, test: str
+) -> Tensor:
+    """Test labels as numbers into train's classes. Raises UserError where they don't match."""
+    present = set(y.unique().tolist())
+    if len(present) < 2:
+        raise UserError(f"{train}: its labels have {len(present)} class; a probe needs at least two")
+    where = {name: i for i, name in enumerate(classes)}
+    renumber = {i: where.get(test_classes[i], -1) for i in y_test.unique().tolist()}
+    unknown = [test_classes[i] for i, j in renumber.items() if j not in present]
+    if unknown:
+        known = ", ".join(classes[i] for i in sorted(present)[:10])
+        raise UserError(
+            f"{test}: class {', '.join(map(repr, unknown[:10]))} is not in the training data {train} (there: {known}); "
+            "train and test need the same class names"
+        )
+    return torch.tensor([renumber[i] for i in y_test.tolist()])
+
+
+def _record(path: Path, result: dict[str, Any]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+    except OSError as error:
+        warn(f"{path}: the result could not be added: {error}")

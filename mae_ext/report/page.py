@@ -1,0 +1,335 @@
+"""report.html: everything a run directory tells, in one file that needs nothing else."""
+
+import base64
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from html import escape
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae_ext import __version__
+from mae_ext.config import Config
+from mae_ext.errors import UserError
+from mae_ext.plugins import maskers
+from mae_ext.report.curves import WIDE, Series, curve, short
+from mae_ext.report.history import History, parameters, read_history
+
+MAX_PICTURES = 12
+MAX_PICTURE_BYTES = 24 << 20
+MAX_BAD_ROWS = 200
+MEDIA = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
+
+
+def write_report(run: str | Path) -> Path:
+    """Write `report.html` into a run directory, running or finished, and return its path.
+
+    The page holds its pictures, curves, style and script; it asks nothing of the network. All text from the run is
+    escaped. Raises UserError when `run` is not a run directory or cannot be written to.
+    """
+    run = Path(run)
+    html = page(read_history(run))
+    path = run / "report.html"
+    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        partial.write_text(html, encoding="utf-8", errors="replace")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def page(history: History) -> str:
+    """The whole document."""
+    here = Path(__file__)
+    title = history.run.resolve().name
+    steps = history.column("step")
+    state = f"{len(steps)} steps logged" if len(steps) else "no steps logged yet"
+    sections = [
+        _facts(history),
+        *(f'<p class="warn">{escape(problem)}</p>' for problem in history.problems),
+        _section("Training", _charts(history)),
+        _section("Reconstructions", _pictures(history.run / "pictures")),
+        _section("Probes of the frozen encoder", _probes(history.probes)),
+        _section("Loader health", _loader(history)),
+        _section("Setup", _setup(history)),
+    ]
+    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{here.with_suffix('.css').read_text('utf-8')}</style></head><body><main>"
+        f'<h1>{escape(title)}</h1><p class="sub">{escape(str(history.run.resolve()))} · {state}</p>{"".join(sections)}'
+        f"<footer>mae_ext {escape(__version__)} · written {escape(written)}</footer></main>"
+        f"<script>{here.with_suffix('.js').read_text('utf-8')}</script></body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> str:
+    """Cells are escaped; columns in `numbers` are set to the right."""
+    kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
+    top = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(str(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {int(seconds % 60):02d} s"
+
+
+def _facts(history: History) -> str:
+    facts: list[tuple[str, str, str]] = []
+    steps, epochs = history.finite("step"), history.finite("epoch")
+    if len(steps):
+        goal = _goal(history)
+        facts.append(("steps", f"{int(steps[-1]):,}", f"of {goal:,}" if goal else ""))
+    if len(epochs):
+        facts.append(("epochs", f"{epochs[-1]:.4g}", ""))
+    if len(loss := history.finite("loss")):
+        recent = loss[-min(50, len(loss)) :]
+        facts.append(("loss", f"{recent.mean():.4f}", f"last {len(recent)} steps; first {loss[0]:.4f}"))
+    if len(rate := history.finite("samples_per_s")):
+        facts.append(("throughput", f"{short(float(np.median(rate)))}/s", "samples, median"))
+    if len(waiting := history.finite("data_wait")) and len(seconds := history.finite("seconds")):
+        facts.append(("waiting for data", f"{waiting.sum() / max(seconds.sum(), 1e-9):.1%}", "of the time in steps"))
+    if len(seconds := history.finite("seconds")):
+        facts.append(("time in steps", _duration(float(seconds.sum())), ""))
+    if history.checkpoints:
+        counts = parameters(history.run / "checkpoints" / history.checkpoints[-1].name)
+        if counts:
+            rest = f"encoder {short(counts['encoder'])}" if "encoder" in counts else ""
+            facts.append(("parameters", short(sum(counts.values())), rest))
+    facts.append(("bad samples", str(len({str(b.get("path")) for b in history.bad})), "different files"))
+    boxes = (
+        f'<div class="fact"><span>{escape(name)}</span><b>{escape(value)}</b><small>{escape(note)}</small></div>'
+        for name, value, note in facts
+    )
+    return f'<div class="facts">{"".join(boxes)}</div>'
+
+
+def _goal(history: History) -> int | None:
+    """How many steps the run is to take; from epochs by the pace so far."""
+    if history.config is None:
+        return None
+    train, steps, epochs = history.config.train, history.column("step"), history.column("epoch")
+    if train.steps is not None:
+        return train.steps
+    if train.epochs is None or not len(epochs) or not epochs[-1] > 0:
+        return None
+    return max(round(train.epochs * float(steps[-1]) / float(epochs[-1])), int(steps[-1]))
+
+
+def _charts(history: History) -> str:
+    steps = history.column("step")
+    if not len(steps):
+        return "<p>No step has been logged yet.</p>"
+
+    def series(name: str, column: str) -> list[Series]:
+        return [Series(name, steps, history.metrics[column])] if column in history.metrics else []
+
+    per_modality = [s for c in history.metrics if c.startswith("loss/") for s in series(c.removeprefix("loss/"), c)]
+    charts = [
+        curve("loss", series("loss", "loss"), width=WIDE),
+        curve("loss by modality", per_modality, width=WIDE),
+        curve("learning rate", series("lr", "lr"), zero=True),
+        curve("gradient norm", series("grad_norm", "grad_norm"), zero=True),
+        curve("samples per second", series("samples/s", "samples_per_s"), zero=True),
+        curve("waiting for data, % of the step", _share(steps, history), " %", zero=True),
+    ]
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _share(steps: np.ndarray, history: History) -> list[Series]:
+    """Time waited for data in each step, in percent of that step."""
+    share = history.waited()
+    return [Series("data wait", steps, 100 * share)] if len(share) else []
+
+
+def _pictures(folder: Path) -> str:
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in MEDIA) if folder.is_dir() else []
+    whole = [figure for f in files if f.stem == "overview" and (figure := _figure(f, MAX_PICTURE_BYTES))]
+    single = [f for f in files if f.stem != "overview"]
+    shown, left = [], MAX_PICTURE_BYTES
+    for file in single[:MAX_PICTURES]:
+        if figure := _figure(file, left):
+            shown.append(figure)
+            left -= len(figure)
+    more = len(single) - len(shown)
+    each = f'<div class="pictures">{"".join(shown)}</div>' if shown else ""
+    each += f'<p class="sub">{more} more in {escape(folder.name)}/</p>' if more else ""
+    if whole and each:
+        each = f"<details><summary>One by one, with file names</summary>{each}</details>"
+    return f'<div class="pictures sheet">{"".join(whole)}</div>{each}' if whole else each
+
+
+def _figure(file: Path, most: int) -> str:
+    """An <img> that holds its file, or "" when that cannot be read or is larger than `most` bytes."""
+    try:
+        if file.stat().st_size > most:
+            return ""
+        code = base64.b64encode(file.read_bytes()).decode("ascii")
+    except OSError:
+        return ""
+    alternative = escape(file.stem, quote=True)
+    return f'<figure><img src="data:{MEDIA[file.suffix.lower()]};base64,{code}" alt="{alternative}"></figure>'
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, int | float) else "–"
+
+
+def _part(probe: dict[str, Any], name: str) -> dict[str, Any]:
+    part = probe.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _probes(probes: list[dict[str, Any]]) -> str:
+    rows = [(p, _part(p, "linear"), _part(p, "knn")) for p in probes]
+    best = {
+        part: max((v for p in probes if isinstance(v := _part(p, part).get("accuracy"), int | float)), default=None)
+        for part in ("linear", "knn")
+    }
+    body = []
+    for p, linear, knn in rows:
+        plain = ' class="plain"' if p.get("weights") == "random" else ""
+        cells = [
+            ("", p.get("step", "–")), ("", p.get("weights", "–")), ("", p.get("pool", "–")),
+            ("n best" if linear.get("accuracy") == best["linear"] else "n", _percent(linear.get("accuracy"))),
+            ("n", _percent(linear.get("balanced_accuracy"))),
+            ("n best" if knn.get("accuracy") == best["knn"] else "n", _percent(knn.get("accuracy"))),
+            ("n", _percent(p.get("chance"))),
+            ("n", f"{p.get('n_train', '–')} / {p.get('n_test', '–')}"), ("n", p.get("n_classes", "–")),
+            ("", Path(str(p.get("test", "–"))).name),
+        ]  # fmt: skip
+        row = "".join(f'<td class="{kind}">{escape(str(cell))}</td>' for kind, cell in cells)
+        body.append(f"<tr{plain}>{row}</tr>")
+    if not body:
+        return ""
+    head = "<th>step</th><th>weights</th><th>pool</th>" + "".join(
+        f'<th class="n">{name}</th>'
+        for name in ("linear %", "balanced %", "kNN %", "largest class %", "train / test", "classes")
+    )
+    ks = sorted({k for _, _, knn in rows if isinstance(k := knn.get("k"), int)})
+    note = "linear: softmax regression on standardised features; balanced: its mean recall by class"
+    note += f"; kNN: cosine, weighted vote, k = {', '.join(map(str, ks))}" if ks else ""
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}<th>test data</th></tr></thead><tbody>{"".join(body)}</tbody>'
+        f'</table></div><p class="sub">{escape(note)}</p>'
+    )
+
+
+def _loader(history: History) -> str:
+    rate, share = history.finite("samples_per_s"), history.waited()
+    wait = share[np.isfinite(share)]
+    rows: list[tuple[str, str]] = []
+    if len(rate):
+        low, middle, high = np.quantile(rate, (0.05, 0.5, 0.95))
+        rows.append(("samples/s: 5 %, median, 95 %", " · ".join(short(float(v)) for v in (low, middle, high))))
+    if len(wait):
+        rows.append(("data wait: median, worst step", f"{np.median(wait):.1%} · {wait.max():.1%}"))
+        rows.append(("steps that waited over 20 %", f"{(wait > 0.2).sum()} of {len(wait)}"))
+    if history.config is not None and len(steps := history.finite("step")):
+        rows.append(("samples seen", f"{history.config.samples_per_step * int(steps[-1]):,}"))
+        allowed = min(m.data.max_bad_fraction for m in history.config.modalities.values())
+        rows.append(("bad files before the run stops", f"{allowed:.2%} of all"))
+    body = _pairs(rows)
+    if not history.bad:
+        return f'<div class="columns"><div>{body}</div><div><p>No bad sample was met.</p></div></div>'
+    kinds = Counter(str(b.get("kind", "–")) for b in history.bad).most_common(20)
+    by_file = {str(line.get("path", "–")): line for line in reversed(history.bad)}
+    files = [
+        (path, line.get("kind", "–"), line.get("detail", ""), line.get("step", "–"))
+        for path, line in list(reversed(by_file.items()))[:MAX_BAD_ROWS]
+    ]
+    more = len(by_file) - len(files)
+    return (
+        f'<div class="columns"><div>{body}</div><div>{table(("kind of damage", "files"), kinds, (1,))}</div></div>'
+        f"<h3>Bad samples</h3>{table(('file', 'kind', 'detail', 'first met at step'), files, (3,))}"
+        + (f'<p class="sub">and {more} more files in bad_samples.jsonl</p>' if more else "")
+    )
+
+
+def _setup(history: History) -> str:
+    parts = []
+    if history.config is not None:
+        left, right = _settings(history.config)
+        parts.append(f'<div class="columns"><div>{left}</div><div>{right}</div></div>')
+    if history.checkpoints:
+        newest = history.checkpoints[-1]
+        rows = [(c.name, f"{c.step:,}", f"{c.megabytes:,.1f}") for c in history.checkpoints]
+        versions = newest.manifest.get("versions")
+        pairs = sorted(versions.items()) if isinstance(versions, dict) else []
+        saved = table(("checkpoint", "step", "MB"), rows, (1, 2))
+        used = table(("written with", "version"), pairs) if pairs else ""
+        saved, used = f"<h3>Checkpoints</h3>{saved}", f"<h3>Versions</h3>{used}" if used else ""
+        parts.append(f'<div class="columns"><div>{saved}</div><div>{used}</div></div>')
+    else:
+        parts.append("<h3>Checkpoints</h3><p>None has been written yet.</p>")
+    if history.config_text:
+        parts.append(f"<details><summary>config.yaml</summary><pre>{escape(history.config_text)}</pre></details>")
+    return "".join(parts)
+
+
+def _settings(config: Config) -> tuple[str, str]:
+    """Two tables: what is learned from, and how."""
+    data: list[tuple[str, str]] = []
+    for name, m in config.modalities.items():
+        tokens = prod(m.grid)
+        masker = maskers.build(m.mask.name, m.mask.arguments, "mask")
+        s = m.data.statistics
+        statistics = s if isinstance(s, str) else f"mean {_numbers(s.mean)}, std {_numbers(s.std)}"
+        data += [
+            (name, f"{_by(m.size)} × {m.channels} channels, patch {_by(m.patch)}"),
+            ("tokens", f"{_by(m.grid)} = {tokens}, {masker.num_keep(m.grid)} visible"),
+            ("mask", _plugin(m.mask.name, m.mask.arguments)),
+            *([("decode", _plugin(m.decode.name, m.decode.arguments))] if m.decode else []),
+            ("target", _plugin(m.target.name, m.target.arguments)),
+            ("data", str(m.data.path)),
+            ("statistics", statistics),
+        ]
+    model, train, decoder = config.model, config.train, config.model.decoder
+    rate = train.lr * config.samples_per_step / train.lr_per if train.lr_per else train.lr
+    length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
+    warm = f"{train.warmup_steps} steps" if train.warmup_steps is not None else f"{train.warmup_epochs or 0:g} epochs"
+    how = [
+        ("encoder", f"{model.size or ''} {model.width} wide, {model.depth} deep, {model.heads} heads".strip()),
+        ("decoder", f"{decoder.width} wide, {decoder.depth} deep, {decoder.heads} heads"),
+        ("length", f"{length}, warm-up {warm}"),
+        ("batch", f"{config.samples_per_step}" + (f" in {train.accumulate} parts" if train.accumulate > 1 else "")),
+        ("peak learning rate", f"{short(rate)} (base {short(train.lr)})"),
+        ("AdamW", f"weight decay {train.weight_decay:g}, betas {train.betas[0]:g} and {train.betas[1]:g}"),
+        ("precision", train.precision + (", compiled" if train.compile else "")),
+        ("seed", str(config.seed)),
+    ]
+    return _pairs(data), _pairs(how)
+
+
+def _pairs(rows: list[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows)
+    return f"<table><tbody>{body}</tbody></table>"
+
+
+def _by(lengths: tuple[int, ...]) -> str:
+    return "×".join(map(str, lengths))
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:.4g}" for v in values)
+
+
+def _plugin(name: str, arguments: dict[str, Any]) -> str:
+    return name + (f" ({', '.join(f'{k} {v}' for k, v in arguments.items())})" if arguments else "")

@@ -1,0 +1,244 @@
+"""Pictures of reconstructions: input, masked, reconstruction, and under them what was and was not given away."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from math import prod
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mae_ext.data.loader import valid_share
+from mae_ext.data.sample import Sample
+from mae_ext.downstream.encoder import FrozenEncoder, load_encoder, stack
+from mae_ext.engine.log import warn
+from mae_ext.errors import BadSample, UserError
+from mae_ext.model.grid import unpatchify
+from mae_ext.model.mask import Mask
+from mae_ext.rng import rng
+
+BATCH = 8
+SHEET_ROWS = 24
+HIDDEN = 0.5
+"""Grey level of a hidden patch."""
+
+INK, FAINT, PAPER = (28, 32, 38), (105, 113, 124), (255, 255, 255)
+MARGIN, GAP = 10, 8
+SMALLEST_EDGE = 160
+"""Pixels: smaller images are enlarged by a whole factor, without smoothing, so that patches stay sharp."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of a picture. columns: (title, (C, *S) in 0..1), all of one shape. caption: lines of text under them."""
+
+    columns: tuple[tuple[str, Tensor], ...]
+    caption: tuple[str, ...]
+
+
+def reconstruct(
+    run: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    own_statistics: bool = False,
+    seed: int = 0,
+    limit: int = 64,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """One picture for each input, and `overview.png` with the first of them in one sheet (last in the list returned).
+
+    inputs: files, folders or any other source; the first `limit` samples are drawn. Masks depend on (seed, position in
+    the inputs) alone. own_statistics: undo patch normalisation with the hidden patches' own mean and variance, which
+    shows more than the model knows; the caption says so. Inputs that cannot be read are left out with a warning. Writes
+    only inside `out`. Raises UserError: an input that is missing, none readable, `out` not writable.
+    """
+    if limit < 1:
+        raise UserError(f"limit={limit}: expected at least 1")
+    encoder, out = load_encoder(run, name), Path(out)
+    total = min(limit, sum(len(encoder.items(str(source))) for source in inputs))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written: list[Path] = []
+        panels: list[Panel] = []
+        for index, panel in enumerate(panels_of(encoder, inputs, own_statistics, seed, limit)):
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(panel.caption[0]).stem)[:60]
+            written.append(save(panel, out / f"{index:04d}_{stem}"))
+            if len(panels) < SHEET_ROWS:
+                panels.append(panel)
+            if progress is not None:
+                progress(index + 1, total)
+        written.append(save_sheet(panels, out / "overview"))
+    except OSError as error:
+        raise UserError(f"{out}: pictures cannot be written: {error.strerror or error}") from None
+    return written
+
+
+def panels_of(
+    encoder: FrozenEncoder, inputs: Sequence[str | Path], own_statistics: bool = False, seed: int = 0, limit: int = 64
+) -> Iterator[Panel]:
+    """What `reconstruct` draws, before it is drawn. The caption's first line is the source."""
+    samples = _readable(encoder, inputs)
+    first = 0
+    while batch := list(islice(samples, min(BATCH, limit - first))):
+        yield from _panels(encoder, batch, own_statistics, seed, first)
+        first += len(batch)
+    if not first:
+        raise UserError(f"{', '.join(map(str, inputs)) or 'no input'}: none of the inputs can be read")
+
+
+def _readable(encoder: FrozenEncoder, inputs: Sequence[str | Path]) -> Iterator[Sample]:
+    for source in inputs:
+        for outcome in encoder.decode(encoder.items(str(source))):
+            if isinstance(outcome, BadSample):
+                warn(f"left out: {outcome}")
+            else:
+                yield outcome
+
+
+def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, first: int) -> Iterator[Panel]:
+    modality = encoder.model.modality(encoder.name)
+    x, spacing = stack(batch)
+    scores = [
+        modality.masker.scores(
+            modality.grid, rng(seed, "picture", encoder.name, i), valid_share(sample, modality.patch)
+        )
+        for i, sample in enumerate(batch, first)
+    ]
+    mask = modality.make_mask(torch.stack(scores)).each(lambda index: index.to(encoder.device))
+    x, spacing = x.to(encoder.device), spacing if spacing is None else spacing.to(encoder.device)
+    with torch.inference_mode():
+        filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own)
+    given = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    visible = visible_pixels(mask, modality.patch)
+    masked = torch.where(visible, given, torch.full_like(given, HIDDEN))
+    normalised = getattr(modality.target, "normalize", "none") != "none"
+    how = statistics_caption(normalised, own)
+    share = 1 - mask.keep.shape[1] / prod(mask.grid)
+    rows = zip(batch, given.cpu(), masked.cpu(), filled.cpu(), strict=True)
+    for sample, *columns in rows:
+        caption = (sample.source, f"mask ratio {share:.3g} · step {encoder.step}", how)
+        yield Panel(tuple(zip(("input", "masked", "reconstruction"), columns, strict=True)), caption)
+
+
+def statistics_caption(normalised: bool, own: bool) -> str:
+    """Whether a picture shows more than the model was given."""
+    if not normalised:
+        return "patch statistics: predicted (the target is plain pixels)"
+    return "patch statistics: " + ("the target's own (leaks)" if own else "interpolated from visible patches")
+
+
+def visible_pixels(mask: Mask, patch: tuple[int, ...]) -> Tensor:
+    """-> (B, 1, *S) bool: the pixels that the encoder sees."""
+    tokens = torch.zeros(len(mask.keep), prod(mask.grid), prod(patch), dtype=torch.bool, device=mask.keep.device)
+    tokens.scatter_(1, mask.keep[..., None].expand(-1, -1, prod(patch)), True)
+    return unpatchify(tokens, mask.grid, patch)
+
+
+def save(panel: Panel, stem: Path) -> Path:
+    """Write a panel in the way its number of spatial axes asks for; the suffix is added. The only such choice."""
+    axes = panel.columns[0][1].ndim - 1
+    if axes == 2:
+        return _write_png(draw(panel), stem.with_name(stem.name + ".png"))
+    raise UserError(f"pictures of samples with {axes} spatial axes are not drawn yet; 2 axes are")
+
+
+def save_sheet(panels: Sequence[Panel], stem: Path) -> Path:
+    """All panels in one PNG, without their names, the common caption once."""
+    rows = [draw(panel, with_caption=False, heading=False) for panel in panels]
+    across = 1 if len(rows) < 4 else 2
+    width, height = max(r.width for r in rows), max(r.height for r in rows)
+    down = -(-len(rows) // across)
+    head, foot = _line_height(FONT_SIZE) + 4, _line_height(FONT_SIZE) + MARGIN
+    sheet = Image.new("RGB", (across * width, head + down * height + foot), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        sheet.paste(row, (i // down * width, head + i % down * height))
+    for column in range(across):
+        _titles(pen, panels[0], column * width, MARGIN, _shown_width(panels[0]))
+    caption = _fitting(" · ".join(panels[0].caption[1:]), FONT_SIZE, sheet.width - 2 * MARGIN)
+    pen.text((MARGIN, sheet.height - foot + 2), caption, FAINT, _font(FONT_SIZE))
+    return _write_png(sheet, stem.with_name(stem.name + ".png"))
+
+
+FONT_SIZE = 13
+
+
+def draw(panel: Panel, with_caption: bool = True, heading: bool = True) -> Image.Image:
+    """Columns of planes (C, H, W) side by side: title, picture, caption."""
+    planes = [_enlarge(to_image(x)) for _, x in panel.columns]
+    width, height = planes[0].size
+    head = _line_height(FONT_SIZE) + 4 if heading else 0
+    notes = list(panel.caption)
+    if panel.columns[0][1].shape[0] not in (1, 3):
+        notes.append(f"shown: the first of {panel.columns[0][1].shape[0]} channels")
+    foot = len(notes) * _line_height(FONT_SIZE - 1) + 4 if with_caption else 0
+    total = len(planes) * width + (len(planes) - 1) * GAP + 2 * MARGIN
+    # A caption must be readable under a narrow picture too.
+    total = max(total, 340) if with_caption else total
+    image = Image.new("RGB", (total, MARGIN + head + height + foot + MARGIN // 2), PAPER)
+    pen = ImageDraw.Draw(image)
+    if heading:
+        _titles(pen, panel, 0, MARGIN // 2, width)
+    for i, plane in enumerate(planes):
+        image.paste(plane, (MARGIN + i * (width + GAP), MARGIN // 2 + head))
+    for i, note in enumerate(notes if with_caption else ()):
+        y = MARGIN // 2 + head + height + 4 + i * _line_height(FONT_SIZE - 1)
+        text = _fitting(note, FONT_SIZE - 1, total - 2 * MARGIN)
+        pen.text((MARGIN, y), text, INK if i == 0 else FAINT, _font(FONT_SIZE - 1))
+    return image
+
+
+def to_image(x: Tensor) -> Image.Image:
+    """(C, H, W) in 0..1 -> RGB. One channel is grey, three are RGB, of any other number the first is shown."""
+    x = x if x.shape[0] in (1, 3) else x[:1]
+    levels = (x.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
+    return Image.fromarray(np.ascontiguousarray(rearrange(levels, "c h w -> h w c").numpy()))
+
+
+def _enlarge(image: Image.Image) -> Image.Image:
+    factor = max(1, -(-SMALLEST_EDGE // min(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _shown_width(panel: Panel) -> int:
+    return _enlarge(to_image(panel.columns[0][1])).width
+
+
+def _titles(pen: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, width: int) -> None:
+    for i, (title, _) in enumerate(panel.columns):
+        pen.text((left + MARGIN + i * (width + GAP), top), title, INK, _font(FONT_SIZE))
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _line_height(size: int) -> int:
+    return size + 5
+
+
+def _fitting(text: str, size: int, width: int) -> str:
+    """The text, or its end after "…": of a long path the end says more."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    if _font(size).getlength(text) <= width:
+        return text
+    while text and _font(size).getlength("…" + text) > width:
+        text = text[max(1, len(text) // 50) :]
+    return "…" + text
+
+
+def _write_png(image: Image.Image, path: Path) -> Path:
+    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    image.save(partial, format="PNG", optimize=True)
+    partial.replace(path)
+    return path
