@@ -43,7 +43,7 @@ class Registry:
         rows = dict.fromkeys(self.builtins, "mae_ext")
         for name, points in self.entry_points().items():
             owners = [f"{p.dist.name} {p.dist.version}" if p.dist else p.value for p in points]
-            rows[name] = " and ".join([rows[name]] * (name in rows) + owners)
+            rows[name] = " and ".join(([rows[name]] if name in rows else []) + owners)
         return dict(sorted(rows.items()))
 
     def get(self, name: str, where: str = "") -> Any:
