@@ -167,8 +167,11 @@ class FrozenEncoder:
 
 def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
     """B samples -> (B, C, *S) and, where they have one, the spacing (B, n) float32."""
-    spacing = [s.spacing for s in samples if s.spacing is not None]
-    return torch.stack([s.x for s in samples]), torch.tensor(spacing) if len(spacing) == len(samples) else None
+    views, spacing = [s.x for s in samples], [s.spacing for s in samples if s.spacing is not None]
+    if len({x.dtype for x in views}) > 1:
+        # torch.stack would promote 8-bit levels to 0..255 beside floats that mean 0..1.
+        views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
+    return torch.stack(views), torch.tensor(spacing) if len(spacing) == len(samples) else None
 
 
 def _named(bad: list[dict[str, Any]], count: int = 5) -> str:

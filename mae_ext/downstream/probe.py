@@ -23,6 +23,9 @@ L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths tried: the loss is mean cross-entropy + l2 / 2 * |W|^2, over standardised features."""
 
 HELD_OUT = 0.1
+MANY = 5000
+"""Training samples of which one held-out tenth is enough to choose by."""
+
 PROBES = "probes.jsonl"
 Baseline = Literal["random"]
 Progress = Callable[[str, int, int], None]
@@ -120,37 +123,39 @@ def linear(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 2
     """(n, D) float, (n,) int64, and the same for test -> scores of softmax regression on standardised features.
 
     Standardising by train statistics is the parameter-free batch norm of MAE's linear probe (2111.06377, appendix A).
-    The L2 strength is the best of `L2` on a tenth of train, held out class by class; then all of train is fitted.
+    The L2 strength is the best of `L2` on a tenth of train, held out class by class (the mean of five draws where that
+    is less than `MANY` / 10 samples); then all of train is fitted.
     """
-    mean, std = x.mean(0), x.std(0, correction=0)
-    scale = 1 / std.clamp(min=1e-4 * float(std.max().clamp(min=1e-12)))
-    x, x_test = (x - mean) * scale, (x_test - mean) * scale
-    fit, held = split(y, seed)
-    tried: dict[str, float] = {}
-    best = L2[len(L2) // 2]
-    if len(held):
+    std, mean = torch.std_mean(x.double(), 0, correction=0)
+    constant = std <= 1e-6 * x.double().abs().amax(0)
+    scale = torch.where(constant, 0.0, 1 / std.where(~constant, 1.0))
+    x, x_test = (((a.double() - mean) * scale).to(x.dtype) for a in (x, x_test))
+    draws = 1 if len(y) >= MANY else 5
+    tried = dict.fromkeys(sorted(L2, reverse=True), 0.0)
+    for draw in range(draws):
+        fit, held = split(y, seed, draw)
         weight = None
-        for l2 in sorted(L2, reverse=True):
+        for l2 in tried if len(held) else ():
             weight = softmax_regression(x[fit], y[fit], l2, epochs, weight)
-            tried[f"{l2:g}"] = accuracy(predict(weight, x[held]), y[held])
-        # A draw goes to the stronger regularisation, which was tried first.
-        best = float(max(tried, key=lambda key: tried[key]))
+            tried[l2] += accuracy(predict(weight, x[held]), y[held]) / draws
+    # A draw between strengths goes to the strongest, which comes first.
+    best = max(tried, key=lambda l2: round(tried[l2], 9))
     weight = softmax_regression(x, y, best, epochs)
     return {
         **scores(predict(weight, x_test), y_test),
         "train_accuracy": accuracy(predict(weight, x), y),
         "l2": best,
-        "held_out_accuracy": tried,
+        "held_out_accuracy": {f"{l2:g}": value for l2, value in tried.items()},
         "epochs": epochs,
     }
 
 
-def split(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def split(y: Tensor, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
     """(n,) int64 -> indices to fit on and indices held out: a tenth of each class, at least one where it has two."""
     held = []
     for label in y.unique().tolist():
         members = (y == label).nonzero()[:, 0]
-        order = torch.randperm(len(members), generator=rng(seed, "probe", "held out", int(label)))
+        order = torch.randperm(len(members), generator=rng(seed, "probe", draw, int(label)))
         count = max(round(HELD_OUT * len(members)), int(len(members) > 1))
         held.append(members[order[:count]])
     out = torch.zeros(len(y), dtype=torch.bool)

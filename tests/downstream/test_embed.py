@@ -1,0 +1,80 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from mae_ext.downstream.embed import embed
+from mae_ext.downstream.encoder import load_encoder
+from mae_ext.errors import UserError
+
+MakeRun = Callable[..., Path]
+
+
+def test_row_i_of_the_tensor_is_line_i_of_the_sources(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    run = make_run()
+    out = embed(run, str(striped / "test"), tmp_path / "features.safetensors")
+    features = load_file(out)["features"]
+    lines = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert features.dtype == np.float32 and features.shape == (len(lines), 24)
+    alone = load_encoder(run).features(lines[6]["path"]).features[0]
+    np.testing.assert_allclose(features[6], alone, atol=1e-5)
+    assert [line["class"] for line in lines] == [Path(line["path"]).parent.name for line in lines]
+
+
+def test_the_file_says_where_its_features_are_from(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    out = embed(make_run(), str(striped / "test"), tmp_path / "features.safetensors", pool="class")
+    with safe_open(out, "numpy") as file:
+        metadata = file.metadata()
+    assert (metadata["step"], metadata["pool"], metadata["bad"]) == ("7", "class", "0")
+    assert json.loads(metadata["classes"]) == ["across", "down", "slanted"]
+
+
+def test_unlabelled_sources_have_null_labels(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    out = embed(make_run(), str(striped / "test" / "down"), tmp_path / "features.safetensors")
+    lines = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert {(line["label"], line["class"]) for line in lines} == {(None, None)}
+
+
+def test_bad_files_are_listed_beside_the_features(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((striped / "test" / "down" / "100.png").read_bytes())
+    (folder / "b.png").write_bytes(b"")
+    out = embed(make_run(), str(folder), tmp_path / "features.safetensors", max_bad_fraction=0.5)
+    assert len(load_file(out)["features"]) == 1
+    (bad,) = [json.loads(line) for line in out.with_suffix(".bad.jsonl").read_text().splitlines()]
+    assert bad["path"].endswith("b.png") and bad["kind"] == "empty"
+
+
+def test_an_embedding_that_fails_leaves_the_older_file_as_it_was(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    out = embed(run, str(striped / "test"), tmp_path / "features.safetensors")
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="nowhere"):
+        embed(run, str(tmp_path / "nowhere"), out)
+    assert out.read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_a_link_at_the_place_of_the_output_is_replaced_not_written_through(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    out = tmp_path / "features.safetensors"
+    out.symlink_to(precious)
+    embed(make_run(), str(striped / "test"), out)
+    assert precious.read_text() == "keep me" and not out.is_symlink()
+
+
+def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        embed(make_run(), str(striped / "test"), tmp_path / "missing" / "features.safetensors")
+    with pytest.raises(UserError, match="safetensors"):
+        embed(make_run(), str(striped / "test"), tmp_path / "features.npz")
