@@ -1,0 +1,63 @@
+"""What the documentation tells people to type exists, and so do the files that it points at."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from mae_ext.cards import read_head, shipped
+from mae_ext.cli import app
+from mae_ext.config import load_config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "plugin_example" / "README.md"]
+COMMANDS = typer.main.get_command(app).commands
+USE = re.compile(r"(?:mae-ext|-m mae_ext) ([a-z][\w-]*)([^`#\n|&]*)")
+
+
+def uses():
+    """(where, command, its arguments) for every call of mae-ext in a page or in the head of a recipe."""
+    texts = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
+    texts |= {path.name: read_head(path)["command"] for path in shipped("configs")}
+    for where, text in texts.items():
+        for command, rest in USE.findall(text.replace("\\\n", " ")):
+            yield where, command, rest
+
+
+def test_the_pages_call_every_command_of_daily_use():
+    assert {"pretrain", "plan", "doctor", "reconstruct", "embed", "probe", "report", "configs", "plugins"} <= {
+        command for _, command, _ in uses()
+    }
+
+
+def test_every_command_and_option_in_the_documentation_exists():
+    wrong = []
+    for where, command, rest in uses():
+        if command not in COMMANDS:
+            wrong.append(f"{where}: {command}")
+            continue
+        known = {
+            name for parameter in COMMANDS[command].params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        wrong += [f"{where}: {command} {o}" for o in re.findall(r"--[a-z][\w-]*", rest) if o not in known | {"--help"}]
+    assert not wrong
+
+
+def test_the_readme_table_lists_every_command():
+    listed = set(re.findall(r"^\| `(\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert listed == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_another_page_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+\.md)\)|\]\((LICENSE)\)", page.read_text())
+    assert not [link for pair in links for link in pair if link and not (page.parent / link).is_file()]
+
+
+def test_every_override_in_the_tutorial_is_one_the_config_takes():
+    page = (ROOT / "docs" / "tutorial_images.md").read_text()
+    overrides = [quoted or bare for quoted, bare in re.findall(r"--set (?:'([^']+)'|([\w.]+=[^\s`]+))", page)]
+    assert len(overrides) > 5
+    for override in overrides:
+        load_config("image_folder", [override])
