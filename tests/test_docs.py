@@ -55,6 +55,13 @@ def test_every_link_to_another_page_leads_somewhere(page):
     assert not [link for pair in links for link in pair if link and not (page.parent / link).is_file()]
 
 
+def test_the_tests_that_the_architecture_page_names_exist():
+    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / "docs" / "architecture.md").read_text())
+    named = [path for path in named if path != "tests/x/test_y.py"]
+    assert named
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_every_override_in_the_tutorial_is_one_the_config_takes():
     page = (ROOT / "docs" / "tutorial_images.md").read_text()
     overrides = [quoted or bare for quoted, bare in re.findall(r"--set (?:'([^']+)'|([\w.]+=[^\s`]+))", page)]
