@@ -1,0 +1,176 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mae_ext.downstream.encoder import load_encoder
+from mae_ext.errors import UserError
+from mae_ext.model.mask import Mask
+from mae_ext.report.pictures import Panel, draw, panels_of, reconstruct, save, to_image, visible_pixels
+
+MakeRun = Callable[..., Path]
+
+
+def test_there_is_one_picture_for_each_input_and_a_sheet_of_all(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    single = striped / "train" / "across" / "000.png"
+    written = reconstruct(make_run(), [str(striped / "test"), single], tmp_path / "pictures")
+    assert len(written) == 14 and written[-1].name == "overview.png"
+    assert sorted((tmp_path / "pictures").iterdir()) == sorted(written)
+    for file in written:
+        with Image.open(file) as picture:
+            assert picture.format == "PNG" and picture.convert("RGB").getextrema() != ((255, 255),) * 3
+
+
+def test_visible_patches_stay_hidden_ones_are_predicted(make_run: MakeRun, striped: Path) -> None:
+    encoder = load_encoder(make_run())
+    for panel in panels_of(encoder, [str(striped / "test" / "down")]):
+        (_, given), (_, masked), (_, filled) = panel.columns
+        hidden = (masked == 0.5).all(0)
+        assert int(hidden.sum()) == 24 * 16 * 3 // 4
+        torch.testing.assert_close(masked[:, ~hidden], given[:, ~hidden])
+        torch.testing.assert_close(filled[:, ~hidden], given[:, ~hidden], atol=1e-5, rtol=0)
+        assert (filled - given)[:, hidden].abs().max() > 0.01
+
+
+def test_a_picture_does_not_know_what_is_under_the_mask(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    """Changing hidden pixels changes nothing, unless the target's own statistics are asked for."""
+    encoder, file = load_encoder(make_run()), tmp_path / "a.png"
+    pixels = np.asarray(Image.open(striped / "test" / "down" / "100.png").resize((16, 24))).copy()
+    Image.fromarray(pixels).save(file)
+    (first,) = panels_of(encoder, [file])
+    hidden = (first.columns[1][1] == 0.5).all(0).numpy()
+    pixels[hidden] = pixels[hidden] // 3 + 100
+    Image.fromarray(pixels).save(file)
+    (second,), (leaking,) = panels_of(encoder, [file]), panels_of(encoder, [file], own_statistics=True)
+    torch.testing.assert_close(first.columns[2][1], second.columns[2][1], atol=1e-4, rtol=0)
+    assert (leaking.columns[2][1] - first.columns[2][1])[:, hidden].abs().max() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("normalize", "own", "said"),
+    [
+        ("mae", False, "interpolated from visible patches"),
+        ("mae", True, "the target's own (leaks)"),
+        ("none", False, "predicted (the target is plain pixels)"),
+    ],
+)
+def test_the_caption_says_whose_statistics_a_picture_uses(
+    make_run: MakeRun, striped: Path, normalize: str, own: bool, said: str
+) -> None:
+    encoder = load_encoder(make_run(target={"name": "pixel", "normalize": normalize}))
+    panel = next(iter(panels_of(encoder, [str(striped / "test" / "down")], own)))
+    assert panel.caption[2] == f"patch statistics: {said}"
+    assert panel.caption[1] == "mask ratio 0.75 · step 7"
+
+
+def test_masks_depend_on_the_seed_and_the_position_alone(make_run: MakeRun, striped: Path) -> None:
+    encoder = load_encoder(make_run())
+    sources = [str(striped / "train")]  # 36 inputs: several batches
+
+    def masks(seed: int, limit: int) -> list[torch.Tensor]:
+        return [p.columns[1][1] == 0.5 for p in panels_of(encoder, sources, seed=seed, limit=limit)]
+
+    nine, twelve, other = masks(0, 9), masks(0, 12), masks(1, 9)
+    assert all(torch.equal(a, b) for a, b in zip(nine, twelve, strict=False))
+    assert not all(torch.equal(a, b) for a, b in zip(nine, other, strict=True))
+    assert len({tuple(m.flatten().tolist()) for m in nine}) > 1
+
+
+@pytest.mark.parametrize(("grid", "patch"), [((3, 5), (4, 2)), ((2, 3, 5), (2, 4, 1)), ((7,), (3,))])
+def test_visible_pixels_are_those_of_the_kept_patches_for_any_number_of_axes(
+    grid: tuple[int, ...], patch: tuple[int, ...]
+) -> None:
+    tokens = int(np.prod(grid))
+    keep = torch.tensor([[0, 3, tokens - 1]])
+    shown = visible_pixels(Mask(keep, keep[:, :0], grid), patch)[0, 0].numpy()
+    for token in range(tokens):
+        corner = np.unravel_index(token, grid)
+        box = tuple(slice(int(c) * p, (int(c) + 1) * p) for c, p in zip(corner, patch, strict=True))
+        assert (shown[box] == (token in (0, 3, tokens - 1))).all()
+
+
+def test_decoder_masking_leaves_no_hole_in_a_picture(make_run: MakeRun, striped: Path) -> None:
+    encoder = load_encoder(make_run(decode={"name": "random", "ratio": 0.5}))
+    panel = next(iter(panels_of(encoder, [str(striped / "test" / "down")])))
+    (_, given), (_, masked), (_, filled) = panel.columns
+    untouched = (filled - given).abs().amax(0) < 1e-6
+    assert not (untouched & (masked == 0.5).all(0)).reshape(3, 8, 4, 4).all(dim=(1, 3)).any()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_any_number_of_channels_can_be_drawn(channels: int) -> None:
+    x = torch.rand(channels, 6, 9)
+    picture = np.asarray(to_image(x)).astype(int)
+    assert picture.shape == (6, 9, 3)
+    expected = x if channels == 3 else x[:1].expand(3, -1, -1)
+    assert np.abs(picture - 255 * expected.permute(1, 2, 0).numpy()).max() <= 0.51
+    caption_height = draw(Panel((("input", x),), ("a.png",))).height
+    assert caption_height == draw(Panel((("input", x[:1]),), ("a.png", "x")[: 1 + (channels not in (1, 3))])).height
+
+
+def test_values_outside_the_range_and_nan_are_clipped_for_display() -> None:
+    x = torch.tensor([[[-1.0, 2.0, float("nan"), 0.5]]])
+    assert np.asarray(to_image(x))[0, :, 0].tolist() == [0, 255, 0, 128]
+
+
+def test_small_images_are_enlarged_by_whole_pixels() -> None:
+    x = torch.rand(3, 8, 8)
+    picture = np.asarray(draw(Panel((("input", x),), ("a",)), with_caption=False, heading=False))
+    shown = picture[5 : 5 + 160, 10 : 10 + 160]
+    assert (shown.reshape(8, 20, 8, 20, 3) == shown.reshape(8, 20, 8, 20, 3)[:, :1, :, :1]).all()
+
+
+def test_a_number_of_axes_that_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 spatial axes"):
+        save(Panel((("input", torch.rand(1, 2, 3, 4)),), ("a",)), tmp_path / "a")
+
+
+def test_bad_inputs_are_left_out_with_a_warning(
+    make_run: MakeRun, striped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    good = striped / "test" / "down" / "100.png"
+    assert len(reconstruct(make_run(), [bad, good], tmp_path / "out")) == 2
+    assert "bad.png" in capsys.readouterr().err
+    with pytest.raises(UserError, match="none of the inputs"):
+        reconstruct(load_encoder(make_run("b")).path, [bad], tmp_path / "out")
+
+
+def test_names_of_inputs_cannot_leave_the_output_folder_or_break_the_drawing(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = (striped / "test" / "down" / "100.png").read_bytes()
+    for name in ("a..%2f..png", "a\nb.png", "漢字 🙂.png", "x" * 200 + ".png"):
+        (folder / name).write_bytes(content)
+    written = reconstruct(make_run(), [folder], tmp_path / "out")
+    assert len(written) == 5
+    assert all(file.parent == tmp_path / "out" and file.is_file() for file in written)
+
+
+def test_inputs_stay_as_they_are_and_a_link_in_the_way_is_not_written_through(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "photo.png"
+    source.write_bytes((striped / "test" / "down" / "100.png").read_bytes())
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "overview.png").symlink_to(source)
+    before = source.read_bytes()
+    reconstruct(make_run(), [source], out)
+    assert source.read_bytes() == before and not (out / "overview.png").is_symlink()
+
+
+def test_an_output_that_cannot_be_a_folder_is_the_users_error(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        reconstruct(make_run(), [striped / "test" / "down"], tmp_path / "file")
+    with pytest.raises(UserError, match="limit=0"):
+        reconstruct(make_run("b"), [striped / "test" / "down"], tmp_path / "out", limit=0)
