@@ -1,0 +1,170 @@
+"""Samples inside one big file, reached by seeking: tar shards (WebDataset layout) and .npz arrays (MedMNIST layout).
+
+Nothing is unpacked and nothing is cached on disk, so member names can say what they like: none ever becomes a path.
+"""
+
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from math import prod
+from pathlib import PurePosixPath
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.errors import BadSample, UserError
+
+MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
+ROW = re.compile(r"(?s)(?P<file>.*\.npz)::(?P<key>\w+)::(?P<row>\d+)")
+
+MAX_INFLATED_BYTES = 16 << 30
+"""A compressed array has to be inflated whole; one stored uncompressed is mapped, and may be of any size."""
+
+MAX_LABEL_BYTES = 32
+
+# What zipfile, zlib and numpy raise over a damaged .npz.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, OverflowError),
+)
+
+
+def list_tar(
+    shard: str, suffixes: tuple[str, ...], ignored: Counter[str], others: Counter[str]
+) -> Iterator[tuple[str, str | None]]:
+    """(address, label or None) for each sample, in the order of the shard.
+
+    A sample is the members that share a name up to its first dot; the first of them whose rest is one of `suffixes` is
+    the data, and `.cls` is an integer label. Raises UserError for a shard that is damaged anywhere: its index would be
+    wrong.
+    """
+    data: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                stem, dot, rest = path.name.partition(".")
+                key, suffix = f"{path.parent}/{stem}", f"{dot}{rest}".lower()
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    ignored["not regular files"] += 1
+                elif not stem:
+                    ignored["hidden"] += 1
+                elif suffix in suffixes and key not in data:
+                    data[key] = f"{shard}::{member.offset_data}+{member.size}::{member.name}"
+                elif suffix == ".cls":
+                    labels[key] = _class_of(tar, member, shard)
+                else:
+                    others[suffix or "without suffix"] += 1
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, struct.error) as error:
+        why = f"damaged after {len(data)} samples: {error}; copy or pack it again"
+        raise UserError(f"tar shard '{shard}': {why}") from error
+    for key, address in data.items():
+        yield address, labels.get(key)
+
+
+def _class_of(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str) -> str:
+    stream = tar.extractfile(member) if member.size <= MAX_LABEL_BYTES else None
+    text = stream.read().decode("ascii", "replace").strip() if stream else ""
+    if not re.fullmatch(r"-?\d{1,9}", text):
+        raise UserError(f"tar shard '{shard}': member '{member.name}' is {text!r}, expected an integer label")
+    return str(int(text))
+
+
+def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]:
+    """(addresses, labels) of {split}_images and {split}_labels. Only headers, and labels, are held in memory.
+
+    Labels are used when they are one integer a row; a multi-label table is not a class.
+    """
+    where = f"data path '{file}'"
+    try:
+        with zipfile.ZipFile(file) as zipped:
+            names = {n.removesuffix(".npy") for n in zipped.namelist() if n.endswith(".npy")}
+            key = f"{split}_images"
+            if key not in names:
+                splits = sorted(n.removesuffix("_images") for n in names if n.endswith("_images"))
+                known = f"splits: {', '.join(splits)}" if splits else f"arrays: {', '.join(sorted(names)) or 'none'}"
+                raise UserError(f"{where}: has no array '{key}' ({known}); name one as '{file}::SPLIT'")
+            info = zipped.getinfo(f"{key}.npy")
+            shape, _, _ = _header(zipped, info)
+            if len(shape) < 2 or 0 in shape:
+                raise UserError(f"{where}: '{key}' has shape {list(shape)}, expected rows of at least one value")
+            if info.compress_type == zipfile.ZIP_STORED:
+                # What is mapped is not checked on the way, so the checksum is read through once, here.
+                with zipped.open(info) as stream:
+                    while stream.read(1 << 20):
+                        pass
+        labels = _load(file, f"{split}_labels") if f"{split}_labels" in names else None
+    except _DAMAGE as error:
+        raise UserError(f"{where}: damaged, or not an .npz archive: {error!r}") from error
+    rows = [f"{file}::{key}::{i}" for i in range(shape[0])]
+    if labels is None or labels.size != len(rows) or labels.dtype.kind not in "iub":
+        return rows, None
+    return rows, [str(int(label)) for label in labels.reshape(-1)]
+
+
+def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDArray[np.generic]:
+    """One row of an array, read-only. Raises BadSample."""
+    try:
+        array = _load(file, key)
+    except FileNotFoundError as error:
+        raise BadSample(address, "no such file", str(error)) from error
+    except (*_DAMAGE, MemoryError) as error:
+        raise BadSample(address, "damaged", repr(error)) from error
+    if row >= len(array):
+        raise BadSample(address, "truncated", f"'{key}' has {len(array)} rows")
+    if array[row].nbytes > max_bytes:
+        raise BadSample(address, "too large", f"{array[row].nbytes} bytes, the limit is {max_bytes}")
+    taken: NDArray[np.generic] = array[row]
+    return taken
+
+
+def _header(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """(shape, column-major, dtype) of a .npy member. ValueError when it holds objects or promises more than it has."""
+    with zipped.open(info) as stream:
+        shape, column_major, dtype = _npy_header(stream)
+        begin = stream.tell()
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{info.filename} holds {dtype}, expected numbers (objects are never unpickled)")
+    if prod(shape) * dtype.itemsize + begin != info.file_size:
+        raise ValueError(f"{info.filename} says it is {list(shape)} {dtype} and has {info.file_size} bytes")
+    if info.compress_type != zipfile.ZIP_STORED and info.file_size > MAX_INFLATED_BYTES:
+        raise ValueError(f"{info.filename} inflates to {info.file_size} bytes; save it with np.savez, uncompressed")
+    return shape, column_major, dtype
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f".npy version {version} is not known")
+    shape, column_major, dtype = read(stream)
+    return shape, column_major, dtype
+
+
+@lru_cache(maxsize=8)
+def _load(file: str, key: str) -> NDArray[np.generic]:
+    """Once per process. A stored member is mapped, and shared by all workers; a compressed one is inflated."""
+    with zipfile.ZipFile(file) as zipped:
+        info = zipped.getinfo(f"{key}.npy")
+        shape, column_major, dtype = _header(zipped, info)
+        with zipped.open(info) as stream:
+            if info.compress_type != zipfile.ZIP_STORED:
+                array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
+                array.flags.writeable = False
+                return array
+            _npy_header(stream)
+            inside = stream.tell()
+    with open(file, "rb") as raw:  # noqa: PTH123
+        raw.seek(info.header_offset + 26)
+        name_length, extra_length = struct.unpack("<HH", raw.read(4))
+    offset = info.header_offset + 30 + name_length + extra_length + inside
+    return np.memmap(file, dtype, "r", offset, shape, "F" if column_major else "C")

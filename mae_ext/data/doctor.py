@@ -1,0 +1,69 @@
+"""Open every file in a child that may die of it, and say of each whether it can be trained on."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mae_ext import plugins
+from mae_ext.data.augment import center_sampler
+from mae_ext.data.sample import Reader
+from mae_ext.data.sandbox import Sandbox
+from mae_ext.data.source import list_items
+from mae_ext.errors import BadSample
+
+MEMORY_BYTES = 4 << 30
+DEADLINE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One file. kind and detail say what is wrong; description says what a good one holds."""
+
+    path: str
+    ok: bool
+    kind: str = ""
+    detail: str = ""
+    description: str = ""
+
+
+def inspect(
+    paths: list[str],
+    reader_name: str = "image",
+    channels: int | None = None,
+    deadline_s: float = DEADLINE_S,
+    size: tuple[int, ...] = (224, 224),
+    memory_bytes: int = MEMORY_BYTES,
+) -> Iterator[Verdict]:
+    """A verdict on every sample behind `paths`, in order, as each is known.
+
+    paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
+    for each axis. A file that hangs, crashes or swallows memory costs its own verdict and nothing else. Raises
+    UserError for a path that holds nothing, before any file is opened.
+    """
+    reader: Reader = plugins.readers.build(reader_name, {}, "doctor", size=size, channels=channels or 3)
+    sources = [list_items(path, reader.suffixes) for path in paths]
+    with Sandbox(deadline_s, memory_bytes) as sandbox:
+        for address in (address for items in sources for address in items.addresses):
+            try:
+                description = sandbox.call(_open, reader, size, address, name=address)
+            except BadSample as error:
+                unasked = error.kind == "channels" and channels is None
+                yield Verdict(address, unasked, "" if unasked else error.kind, error.detail)
+            else:
+                yield Verdict(address, True, description=description)
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """One line: how many are good, and how many are bad of which kind."""
+    kinds = Counter("" if verdict.ok else verdict.kind for verdict in verdicts)
+    good = kinds.pop("", 0)
+    if not kinds:
+        return f"{good} files, all good"
+    bad = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad})"
+
+
+def _open(reader: Reader, size: tuple[int, ...], address: str) -> str:
+    (sample,) = reader.read(address, [center_sampler(size)])
+    describe = getattr(reader, "describe", None)
+    return describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"

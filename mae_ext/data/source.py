@@ -1,0 +1,380 @@
+"""Where samples come from: folders, list files, tar shards and .npz arrays become one table of addresses.
+
+Nothing here decodes anything, and nothing here knows what an image is: the suffixes come from the reader. An address is
+a file path, `shard.tar::OFFSET+SIZE::member`, or `file.npz::train_images::17`.
+"""
+
+import csv
+import errno
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data import archive
+from mae_ext.errors import BadSample, UserError
+
+MAX_SHARDS = 100_000
+INTEGER_CLASSES = 100_000
+"""Labels that are all integers from 0 to below this are kept as they are; anything else is numbered in sorted order."""
+
+LINKS_OUT = "links that leave the folder"
+LINKS_TO_FOLDERS = "links to folders"
+NOT_REGULAR = "not regular files"
+HIDDEN = "hidden"
+
+
+class PathTable:
+    """Many strings in two arrays: one of bytes, one of offsets.
+
+    A list of a million strings is a million reference counts, and each worker that touches one copies its page
+    (pytorch#13246). Any character is safe, newline and undecodable bytes included.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        joined, ends = bytearray(), [0]
+        for text in texts:
+            joined += text.encode("utf-8", "surrogateescape")
+            ends.append(len(joined))
+        self._bytes: NDArray[np.uint8] = np.frombuffer(bytes(joined), dtype=np.uint8)
+        self._ends: NDArray[np.int64] = np.array(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"address {index} of {len(self)}")
+        index %= len(self)
+        return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a data path holds, in a fixed order.
+
+    labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name. Two
+    sources that lack different classes number names differently: match them by name. ignored: what was passed over, and
+    how often.
+    """
+
+    addresses: PathTable
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+
+def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
+    """Everything at `path` that ends in one of `suffixes` (lower case, with the dot; case does not matter).
+
+    path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
+    path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
+    layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them), or file.npz[::split] in MedMNIST layout.
+    Raises UserError when it is missing, unreadable, or holds nothing of the kind.
+    """
+    where = f"data path '{path}'"
+    if "\0" in path:
+        raise UserError(f"{where.encode('unicode_escape').decode()}: a path has no NUL character")
+    if packed := re.search(r"\.(tar\.\w+|tgz|tbz2|txz)$", path, re.IGNORECASE):
+        raise UserError(
+            f"{where}: a compressed tar ({packed[0]}) cannot be read at random; unpack it with `tar -xf {path}` and "
+            "give the folder that appears"
+        )
+    if npz := re.fullmatch(r"(?s)(.*\.npz)(?:::(\w+))?", path):
+        _require(Path(npz[1]), where)
+        keys, labels = archive.list_npz(npz[1], npz[2] or "train")
+        return _items(keys, labels)
+    here = Path(path)
+    if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
+        return _list_shards(_expand(path, where), suffixes, where)
+    _require(here, where)
+    if here.is_dir():
+        return _list_folder(here, suffixes, where)
+    if not here.is_file():
+        raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
+    if here.suffix in (".txt", ".csv"):
+        return _list_file(here, where)
+    if here.suffix == ".tar":
+        return _list_shards([path], suffixes, where)
+    if not here.name.lower().endswith(suffixes):
+        raise UserError(
+            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
+        )
+    return _items([path], None)
+
+
+def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
+    """The bytes of a file or tar member, or the array row, behind an address; read-only.
+
+    Raises BadSample: "no such file", "unreadable", "not a regular file", "empty", "too large" (above max_bytes),
+    "truncated", "damaged". Pipes, sockets and devices are never opened, even when they took a file's place.
+    """
+    if member := archive.MEMBER.fullmatch(address):
+        return _read(address, member["shard"], max_bytes, int(member["offset"]), int(member["size"]))
+    if row := archive.ROW.fullmatch(address):
+        return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+    return _read(address, address, max_bytes)
+
+
+def _read(address: str, path: str, max_bytes: int, offset: int = 0, size: int | None = None) -> bytes:
+    try:
+        # Opening a device can act on it, so its kind is asked first; O_NONBLOCK because a pipe can slip in between.
+        found = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(found.st_mode):
+            raise BadSample(address, "not a regular file", "a folder, pipe, socket or device")
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise BadSample(address, "not a regular file", "a folder, pipe, socket or device")
+            size = found.st_size - offset if size is None else size
+            if size == 0:
+                raise BadSample(address, "empty", "0 bytes")
+            if size > max_bytes:
+                raise BadSample(address, "too large", f"{size} bytes, the limit is {max_bytes}")
+            if offset + size > found.st_size:
+                raise BadSample(address, "truncated", f"{path} has {found.st_size} bytes and needs {offset + size}")
+            content = _pread(handle, size, offset)
+        finally:
+            os.close(handle)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadSample(address, "no such file", str(error)) from error
+    except (OSError, MemoryError) as error:
+        raise BadSample(address, "unreadable", str(error) or "not enough memory") from error
+    if len(content) != size:
+        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
+    return content
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    content = os.pread(handle, size, offset)
+    while 0 < len(content) < size:  # one read returns at most 2 GiB, and less over a network
+        more = os.pread(handle, size - len(content), offset + len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
+def _exists(path: Path, where: str) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise UserError(f"{where}: cannot be opened: {error.strerror}") from error
+    return True
+
+
+def _require(path: Path, where: str) -> None:
+    if not _exists(path, where):
+        parent = next(p for p in (path.absolute(), *path.absolute().parents) if _exists(p, where))
+        raise UserError(f"{where}: no such file or folder (the path exists up to '{parent}')")
+
+
+def _items(addresses: Iterable[str], names: list[str | None] | None, ignored: Mapping[str, int] | None = None) -> Items:
+    """Names of classes, None for unlabelled, become numbers."""
+    table, ignored = PathTable(addresses), dict(ignored or {})
+    known = {name for name in names or () if name is not None}
+    if names is None or not known:
+        return Items(table, ignored=ignored)
+    if all(re.fullmatch(r"0|[1-9]\d{0,8}", name) for name in known) and max(map(int, known)) < INTEGER_CLASSES:
+        classes = tuple(map(str, range(max(map(int, known)) + 1)))
+    else:
+        classes = tuple(sorted(known))
+    numbers = {name: i for i, name in enumerate(classes)}
+    labels = np.array([-1 if name is None else numbers[name] for name in names], dtype=np.int64)
+    return Items(table, labels, classes, ignored)
+
+
+def _join(words: Iterable[str]) -> str:
+    return " ".join(words)
+
+
+def _kind_of(name: str) -> str:
+    return Path(name).suffix.lower() or "without suffix"
+
+
+def _instead(others: Mapping[str, int], ignored: Mapping[str, int]) -> str:
+    found = [f"{n} {kind}" for kind, n in Counter(others).most_common(5)]
+    passed = [f"{n} {what}" for what, n in ignored.items()]
+    text = f"found instead: {', '.join(found)}" if found else "there is nothing else in it"
+    return text + (f"; passed over: {', '.join(passed)}" if passed else "")
+
+
+# Folders
+
+
+def _list_folder(root: Path, suffixes: tuple[str, ...], where: str) -> Items:
+    ignored: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    names: list[str | None] = []
+    table: list[str] = []
+    for path, top in _walk(root, suffixes, where, ignored, others):
+        table.append(path)
+        names.append(top)
+    if table:
+        return _items(table, names, ignored)
+    if shards := sorted(str(p) for p in root.glob("*.tar")):
+        return _list_shards(shards, suffixes, where)
+    hint = ""
+    if others[".npz"]:
+        hint = "; to read arrays, name the .npz file itself"
+    elif others[".gz"] or others[".tgz"] or others[".zip"]:
+        hint = "; unpack the archives first"
+    raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {_instead(others, ignored)}{hint}")
+
+
+def _walk(
+    root: Path, suffixes: tuple[str, ...], where: str, ignored: Counter[str], others: Counter[str]
+) -> Iterator[tuple[str, str | None]]:
+    """(path, first folder level or None), depth first, names in code-point order whatever the locale."""
+    inside = os.path.realpath(root)
+
+    def children(folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda e: e.name, reverse=True)
+        except OSError as error:
+            raise UserError(f"{where}: the folder '{folder}' cannot be read: {error.strerror}") from error
+
+    stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in children(str(root))]
+    while stack:
+        entry, top = stack.pop()
+        wanted = entry.name.lower().endswith(suffixes)
+        if entry.name.startswith("."):
+            # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
+            ignored[HIDDEN] += 1
+        elif entry.is_symlink() and not _is_inside(entry.path, inside):
+            ignored[LINKS_OUT] += 1
+        elif entry.is_symlink() and entry.is_dir():
+            ignored[LINKS_TO_FOLDERS] += 1  # its files are listed where they stand, and a link can close a circle
+        elif entry.is_dir(follow_symlinks=False):
+            stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
+        elif wanted and entry.is_file():
+            yield entry.path, top
+        elif wanted:
+            ignored[NOT_REGULAR] += 1
+        else:
+            others[_kind_of(entry.name)] += 1
+
+
+def _is_inside(path: str, root: str) -> bool:
+    target = os.path.realpath(path)
+    return target == root or target.startswith(root.rstrip(os.sep) + os.sep)
+
+
+# List files
+
+
+def _list_file(path: Path, where: str) -> Items:
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read: {error.strerror}") from error
+    rows = list(_csv_rows(text, where) if path.suffix == ".csv" else _txt_rows(text))
+    if not rows:
+        raise UserError(f"{where}: the list is empty; expected a path on each line")
+    for line, name, _ in rows:
+        if not Path(name).is_absolute() and ".." in Path(name).parts:
+            raise UserError(
+                f"{where}: line {line}: '{name}' climbs out of the list's folder; write an absolute path if it is meant"
+            )
+    addresses = [str(path.parent / name) for _, name, _ in rows]
+    if not any(map(os.path.exists, addresses)):
+        lines = ", ".join(str(line) for line, _, _ in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        raise UserError(
+            f"{where}: none of its {len(rows)} files exists (lines {lines}); line {rows[0][0]} means '{addresses[0]}': "
+            "paths are relative to the list's own folder"
+        )
+    return _items(addresses, [label for _, _, label in rows])
+
+
+def _txt_rows(text: str) -> Iterator[tuple[int, str, str | None]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        name, _, label = line.removesuffix("\r").partition("\t")
+        if name.strip():
+            yield number, name, label.strip() or None
+
+
+def _csv_rows(text: str, where: str) -> Iterator[tuple[int, str, str | None]]:
+    rows = csv.DictReader(StringIO(text, newline=""))
+    try:
+        header = rows.fieldnames or []
+        if "path" not in header:
+            raise UserError(f"{where}: expected a first line with the columns path and (if any) label, not {header}")
+        for row in rows:
+            if row["path"]:
+                yield rows.line_num, row["path"], row.get("label") or None
+    except csv.Error as error:
+        raise UserError(f"{where}: line {rows.line_num}: not CSV: {error}") from error
+
+
+# Tar shards
+
+
+def _list_shards(shards: list[str], suffixes: tuple[str, ...], where: str) -> Items:
+    ignored: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    addresses: list[str] = []
+    labels: list[str | None] = []
+    for shard in shards:
+        for address, label in archive.list_tar(shard, suffixes, ignored, others):
+            addresses.append(address)
+            labels.append(label)
+    if not addresses:
+        raise UserError(
+            f"{where}: no sample in {len(shards)} tar shard(s); expected members called KEY.SUFFIX with nothing but "
+            f"{_join(suffixes)} after the first dot; {_instead(others, ignored)}"
+        )
+    return _items(addresses, labels, ignored)
+
+
+def _expand(pattern: str, where: str) -> list[str]:
+    """Braces, then glob. Every shard that braces name must be there."""
+    shards: list[str] = []
+    for name in _braces([pattern], where):
+        if set("*?[") & set(name):
+            parent = Path(name).parent
+            shards += sorted(str(p) for p in parent.glob(Path(name).name))
+        else:
+            shards.append(name)
+    if missing := [s for s in shards if not Path(s).is_file()]:
+        raise UserError(f"{where}: {len(missing)} of {len(shards)} shards are missing, the first is '{missing[0]}'")
+    if not shards:
+        raise UserError(f"{where}: no shard matches")
+    return shards
+
+
+def _braces(names: list[str], where: str) -> list[str]:
+    """a-{08..10}-{x,y}.tar -> six names; leading zeros are kept."""
+    done: list[str] = []
+    while names:
+        name = names.pop(0)
+        found = re.search(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}", name)
+        if found is None:
+            done.append(name)
+            continue
+        first, last, words = found.groups()
+        if words is None and not 0 <= int(last) - int(first) < MAX_SHARDS:
+            raise UserError(f"{where}: {found[0]}: expected FIRST..LAST, rising, of at most {MAX_SHARDS} shards")
+        parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+        names[:0] = [name[: found.start()] + part + name[found.end() :] for part in parts]
+        if len(names) + len(done) > MAX_SHARDS:
+            raise UserError(f"{where}: more than {MAX_SHARDS} shards")
+    return done

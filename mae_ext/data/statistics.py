@@ -1,0 +1,127 @@
+"""Per-channel mean and standard deviation of a data set, in the reader's units; uint8 counts as 0..1."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+from mae_ext.config import Config, Statistics
+from mae_ext.data.augment import center_sampler
+from mae_ext.data.sample import CropSampler, Reader, Sample
+from mae_ext.data.source import Items
+from mae_ext.errors import BadSample, ConfigError, UserError
+
+IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""RGB over the ImageNet-1K training set, from fb.resnet.torch's datasets/imagenet.lua; MAE's main_pretrain.py and
+torchvision's released weights use the same six numbers."""
+
+CONSTANT = 1e-6
+"""A channel that varies by less than this share of its own magnitude is constant: only centred, with std 1."""
+
+log = logging.getLogger(__name__)
+
+
+class Moments:
+    """Running mean and variance per channel in float64, merged a sample at a time (Chan, Golub and LeVeque 1983).
+
+    Sums of squares would lose every digit on data with a large offset; this does not.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(0, dtype=torch.float64)
+        self.square = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, sample: Sample) -> None:
+        """x: (C, *S). Where `valid` is False nothing is counted."""
+        x = sample.x.flatten(1).double()
+        if sample.valid is not None:
+            x = x[:, sample.valid.flatten()]
+        if x.shape[1] == 0:
+            return
+        if sample.x.dtype == torch.uint8:
+            x = x / 255
+        mean = x.mean(1)
+        square = (x - mean[:, None]).square().sum(1)
+        if self.count == 0:
+            self.mean, self.square = torch.zeros_like(mean), torch.zeros_like(square)
+        total = self.count + x.shape[1]
+        step = mean - self.mean
+        self.square += square + step.square() * (self.count * x.shape[1] / total)
+        self.mean += step * (x.shape[1] / total)
+        self.count = total
+
+    def statistics(self) -> Statistics:
+        std = (self.square / self.count).sqrt()
+        std[std <= CONSTANT * self.mean.abs()] = 1.0
+        return Statistics(mean=tuple(self.mean.tolist()), std=tuple(std.tolist()))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` different indices (all of them where there are fewer), evenly over 0..total."""
+    count = min(total, count)
+    return [i * total // count for i in range(count)]
+
+
+def measure(
+    items: Items,
+    reader: Reader,
+    crop_sampler: CropSampler,
+    count: int = 1024,
+    name: str = "data",
+    on_bad: Callable[[BadSample], None] | None = None,
+) -> Statistics:
+    """Statistics over `count` files spread evenly over the list; the same list gives the same numbers.
+
+    Bad files are passed over, counted in the log, and handed to `on_bad`. Raises UserError, naming the first few, when
+    all are bad.
+    """
+    moments, bad = Moments(), []
+    chosen = spread(len(items), count)
+    for index in chosen:
+        try:
+            for sample in reader.read(items.addresses[index], [crop_sampler]):
+                moments.add(sample)
+        except BadSample as error:
+            bad.append(error)
+            if on_bad is not None:
+                on_bad(error)
+    if bad:
+        log.warning("%s: %d of %d files sampled for statistics are bad, first: %s", name, len(bad), len(chosen), bad[0])
+    if moments.count == 0:
+        first = "; ".join(map(str, bad[:3])) or "no file has a valid voxel"
+        raise UserError(f"{name}: none of {len(chosen)} files can be used to measure statistics: {first}")
+    return moments.statistics()
+
+
+class _Measurable(Protocol):
+    @property
+    def items(self) -> Items: ...
+    @property
+    def reader(self) -> Reader: ...
+
+
+def resolve_statistics(config: Config, data: Mapping[str, _Measurable]) -> Config:
+    """The config with numbers where it said "measured", "imagenet" or "none" (mean 0, std 1), for every modality.
+
+    Measured on the centre of each file at the model's size. Raises ConfigError when the count of channels differs.
+    """
+    modalities = dict(config.modalities)
+    for name, modality in config.modalities.items():
+        chosen = modality.data.statistics
+        if chosen == "measured":
+            here = data[name]
+            found = measure(here.items, here.reader, center_sampler(modality.size), name=f"modality '{name}'")
+        elif chosen == "imagenet":
+            found = IMAGENET
+        elif chosen == "none":
+            found = Statistics(mean=(0.0,) * modality.channels, std=(1.0,) * modality.channels)
+        else:
+            found = chosen
+        if len(found.mean) != modality.channels:
+            what = f"{chosen if isinstance(chosen, str) else 'given'} for {len(found.mean)} channels"
+            raise ConfigError(f"modalities.{name}.data.statistics: {what}, and the model has {modality.channels}")
+        concrete = modality.data.model_copy(update={"statistics": found})
+        modalities[name] = modality.model_copy(update={"data": concrete})
+    return config.model_copy(update={"modalities": modalities})
