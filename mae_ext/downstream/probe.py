@@ -181,8 +181,8 @@ def softmax_regression(x: Tensor, y: Tensor, l2: float, iterations: int) -> Tens
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = cross_entropy(torch.addmm(coordinates[-1], turned, coordinates[:-1]), y)
-        value = value + l2 / 2 * (basis @ coordinates[:-1]).square().sum()
+        value: Tensor = cross_entropy(torch.addmm(coordinates[-1], turned, coordinates[:-1]), y)
+        value += l2 / 2 * (basis @ coordinates[:-1]).square().sum()
         value.backward()
         return value
 
@@ -194,7 +194,8 @@ def softmax_regression(x: Tensor, y: Tensor, l2: float, iterations: int) -> Tens
 
 def predict(weight: Tensor, x: Tensor) -> Tensor:
     """(D + 1, classes), (n, D) -> (n,) int64."""
-    return torch.addmm(weight[-1], x, weight[:-1]).argmax(1)
+    logits: Tensor = torch.addmm(weight[-1], x, weight[:-1])
+    return logits.argmax(1)
 
 
 def accuracy(predicted: Tensor, wanted: Tensor) -> float:

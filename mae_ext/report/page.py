@@ -105,7 +105,9 @@ def _facts(history: History) -> str:
     if len(rate := history.finite("samples_per_s")):
         facts.append(("throughput", f"{short(float(np.median(rate)))}/s", "samples, median"))
     if len(waiting := history.finite("data_wait")) and len(seconds := history.finite("seconds")):
-        facts.append(("waiting for data", f"{waiting.sum() / max(seconds.sum(), 1e-9):.1%}", "of the time in steps"))
+        share = waiting.sum() / max(seconds.sum(), 1e-9)
+        typical = f"of the time in steps; median step {np.nanmedian(history.waited()):.1%}"
+        facts.append(("waiting for data", f"{share:.1%}", typical))
     if len(seconds := history.finite("seconds")):
         facts.append(("time in steps", _duration(float(seconds.sum())), ""))
     if history.checkpoints:

@@ -45,6 +45,12 @@ def test_degenerate_values_still_make_a_drawing(values: np.ndarray) -> None:
     assert np.isfinite(points(svg)).all()
 
 
+def test_without_a_spike_every_value_is_in_the_frame() -> None:
+    values = np.concatenate([np.linspace(1.6, 0.5, 300), np.full(3000, 0.5)])
+    low, high = limits([series(values)], zero=False)
+    assert low < 0.5 and high > 1.6
+
+
 def test_nothing_to_draw_is_nothing() -> None:
     assert curve("loss", []) == ""
     assert curve("loss", [series(np.full(4, np.nan))]) == ""
