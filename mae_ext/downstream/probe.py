@@ -81,7 +81,7 @@ def probe(
         "n_classes": len(y.unique()),
         "bad": {"train": len(both[0].bad), "test": len(both[1].bad)},
         "unlabelled": {"train": len(both[0].sources) - len(y), "test": len(both[1].sources) - len(y_test)},
-        "chance": float(y_test.bincount().max() / len(y_test)),
+        "chance": int(y_test.bincount().max()) / len(y_test),
         "knn": knn(x, y, x_test, y_test, k),
         "linear": linear(x, y, x_test, y_test, epochs, seed),
         "seed": seed,
@@ -144,7 +144,7 @@ def linear(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 1
         **scores(predict(weight, x_test), y_test),
         "train_accuracy": accuracy(predict(weight, x), y),
         "l2": best,
-        "held_out_accuracy": {f"{l2:g}": value for l2, value in tried.items()},
+        "held_out_accuracy": {f"{l2:g}": round(value, 6) for l2, value in tried.items()},
         "epochs": epochs,
     }
 
