@@ -64,6 +64,11 @@ def list_tar(
                     labels[key] = _class_of(tar, member, shard)
                 else:
                     others[suffix or "without suffix"] += 1
+            # To tarfile, a header that is cut or wrong is the end of the archive. The true end is a block of zeros.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no valid header at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, struct.error) as error:
         why = f"damaged after {len(data)} samples: {error}; copy or pack it again"
         raise UserError(f"tar shard '{shard}': {why}") from error

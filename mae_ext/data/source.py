@@ -256,17 +256,17 @@ def _walk(
     stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in children(str(root))]
     while stack:
         entry, top = stack.pop()
-        wanted = entry.name.lower().endswith(suffixes)
+        wanted, link = entry.name.lower().endswith(suffixes), entry.is_symlink()
         if entry.name.startswith("."):
             # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
             ignored[HIDDEN] += 1
-        elif entry.is_symlink() and not _is_inside(entry.path, inside):
+        elif link and not _is_inside(entry.path, inside):
             ignored[LINKS_OUT] += 1
-        elif entry.is_symlink() and entry.is_dir():
+        elif link and Path(entry.path).is_dir():
             ignored[LINKS_TO_FOLDERS] += 1  # its files are listed where they stand, and a link can close a circle
         elif entry.is_dir(follow_symlinks=False):
             stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
-        elif wanted and entry.is_file():
+        elif wanted and (Path(entry.path).is_file() if link else entry.is_file()):
             yield entry.path, top
         elif wanted:
             ignored[NOT_REGULAR] += 1
