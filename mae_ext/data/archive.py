@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
@@ -107,7 +107,7 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
                 with zipped.open(info) as stream:
                     while stream.read(1 << 20):
                         pass
-        labels = _load(file, f"{split}_labels") if f"{split}_labels" in names else None
+        labels = _array(file, f"{split}_labels") if f"{split}_labels" in names else None
     except _DAMAGE as error:
         raise UserError(f"{where}: damaged, or not an .npz archive: {error!r}") from error
     rows = [f"{file}::{key}::{i}" for i in range(shape[0])]
@@ -119,7 +119,7 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
 def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDArray[np.generic]:
     """One row of an array, read-only. Raises BadSample."""
     try:
-        array = _load(file, key)
+        array = _array(file, key)
     except FileNotFoundError as error:
         raise BadSample(address, "no such file", str(error)) from error
     except (*_DAMAGE, MemoryError) as error:
@@ -155,8 +155,13 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.g
     return shape, column_major, dtype
 
 
+def _array(file: str, key: str) -> NDArray[np.generic]:
+    found = Path(file).stat()
+    return _load(file, key, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
 @lru_cache(maxsize=8)
-def _load(file: str, key: str) -> NDArray[np.generic]:
+def _load(file: str, key: str, version: tuple[int, int, int]) -> NDArray[np.generic]:  # noqa: ARG001 part of the key
     """Once per process. A stored member is mapped, and shared by all workers; a compressed one is inflated."""
     with zipfile.ZipFile(file) as zipped:
         info = zipped.getinfo(f"{key}.npy")

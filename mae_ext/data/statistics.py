@@ -16,8 +16,8 @@ IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """RGB over the ImageNet-1K training set, from fb.resnet.torch's datasets/imagenet.lua; MAE's main_pretrain.py and
 torchvision's released weights use the same six numbers."""
 
-CONSTANT = 1e-6
-"""A channel that varies by less than this share of its own magnitude is constant: only centred, with std 1."""
+CONSTANT = 2.0**-23
+"""A channel whose std is below this share of its mean, float32's rounding, is constant: centred only, with std 1."""
 
 log = logging.getLogger(__name__)
 

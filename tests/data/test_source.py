@@ -360,6 +360,11 @@ class TestNpz:
         save(tmp_path / "m.npz", train_images=images)
         np.testing.assert_array_equal(fetch(f"{tmp_path}/m.npz::train_images::1", LIMIT), images[1])
 
+    def test_a_file_that_was_replaced_is_read_anew(self, tmp_path: Path, save: Callable[..., None]) -> None:
+        for value in (1, 2):
+            save(tmp_path / "m.npz", train_images=np.full((2, 3, 3), value, np.uint8))
+            assert fetch(f"{tmp_path}/m.npz::train_images::1", LIMIT).max() == value
+
     def test_an_unknown_split_lists_those_there_are(self, tmp_path: Path, save: Callable[..., None]) -> None:
         save(tmp_path / "m.npz", **self.arrays())
         assert "splits: test, train" in refusal(f"{tmp_path}/m.npz::val")
