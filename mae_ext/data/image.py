@@ -160,7 +160,7 @@ class ImageReader:
         (top, bottom), (left, right) = (columns, rows) if turn.swap else (rows, columns)
         stored = left / shrink, top / shrink, right / shrink, bottom / shrink
         height, width = self.size[::-1] if turn.swap else self.size
-        x = torch.cat([_resized(plane, stored, (height, width)) for plane in planes])
+        x = torch.cat([_resized(plane, stored, (height, width), self.channels) for plane in planes])
         if x.dtype == torch.float32 and not torch.isfinite(x).all():
             raise BadSample(address, "out of range", "values overflow float32 when interpolated")
         if turn.swap:
@@ -211,22 +211,25 @@ def _orientation(image: Image.Image) -> _Turn:
 
 
 def _planes(address: str, image: Image.Image, channels: int) -> list[Image.Image]:
-    """Decode: one image in L, RGB or RGBA, never of more channels than wanted, or one in F (float32)."""
+    """Decode: one image in L, RGB or RGBA (on its way to `channels`), or one in F (float32)."""
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         return [_deep(address, np.asarray(image))]
     # Palette numbers and bits have no in-between, and ink is not light: all are made colours before interpolation.
     if image.has_transparency_data:
-        return [_in_mode(image, "RGBA", channels)]
-    return [_in_mode(image, "L" if image.mode in ("1", "L") else "RGB", channels)]
+        return [_in_mode(image, "RGBA")]  # composited after scaling, when there are fewer pixels
+    return [_in_mode(image, "L" if image.mode in ("1", "L") or channels == 1 else "RGB")]
 
 
-def _in_mode(image: Image.Image, mode: str, channels: int) -> Image.Image:
-    if image.mode != mode:
-        image = image.convert(mode)
-    if mode == "RGBA" and channels != 4:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
-    return image.convert("L") if channels == 1 and image.mode != "L" else image
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _opaque(image: Image.Image, channels: int) -> Image.Image:
+    if channels == 4:
+        return image
+    white = Image.new("RGBA", image.size, BACKGROUND)
+    return Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
 
 
 def _deep(address: str, pixels: NDArray[np.generic]) -> Image.Image:
@@ -243,7 +246,9 @@ def _deep(address: str, pixels: NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(values)
 
 
-def _resized(plane: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
+def _resized(
+    plane: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int], channels: int
+) -> Tensor:
     """A box (left, top, right, bottom) of a plane, antialiased bicubic: (bands, *size) with size (height, width)."""
     height, width = size
     left, top, right, bottom = max(box[0], 0.0), max(box[1], 0.0), min(box[2], plane.width), min(box[3], plane.height)
@@ -258,6 +263,8 @@ def _resized(plane: Image.Image, box: tuple[float, float, float, float], size: t
     # reducing_gap=2: a box filter takes a much larger image to twice the output first, which is hard to tell from
     # bicubic all the way and several times faster. Alpha is premultiplied by Pillow.
     view = plane.resize((width, height), Image.Resampling.BICUBIC, (left, top, right, bottom), reducing_gap=2.0)
+    if view.mode == "RGBA":
+        view = _opaque(view, channels)
     raw = bytearray().join(view.tobytes("raw", band) for band in view.getbands())
     if view.mode != "F":
         return torch.frombuffer(raw, dtype=torch.uint8).view(-1, height, width)
@@ -296,5 +303,5 @@ def _array_planes(address: str, array: NDArray[np.generic], channels: int) -> li
     pixels = np.ascontiguousarray(array) if array.dtype == np.uint8 else array.astype(np.uint8) * np.uint8(255)
     if found in _MODES and channels in _MODES:
         image = Image.fromarray(pixels[..., 0] if found == 1 else pixels)
-        return [_in_mode(image, image.mode, channels)]
+        return [_in_mode(image, "L") if channels == 1 and image.mode == "RGB" else image]
     return [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(found)]

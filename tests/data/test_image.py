@@ -21,6 +21,9 @@ from mae_ext.data.sample import Crop
 from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample
 
+# Pillow remarks on damage that it goes on to refuse, or that changes nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
 EXIF_ORIENTATION = 0x0112
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "image"
 

@@ -1,7 +1,7 @@
 """The sandbox: whatever the child does, the parent gets a verdict in time and goes on.
 
 Only functions of libraries are called, so that the child can import them wherever the tests were started from. They do
-it for real: the regular expression and the power spin in C with the interpreter's lock held, string_at(0) is a wild read.
+it for real: the regular expression and the power spin in C with the interpreter's lock held; string_at(0) reads wild.
 """
 
 import ctypes
