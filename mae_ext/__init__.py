@@ -1,3 +1,29 @@
 """mae_ext: masked autoencoders for images, video and CT/MRI volumes, on one trunk and one engine."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mae_ext.config import load_config
+    from mae_ext.downstream.encoder import load_encoder
+    from mae_ext.engine.train import train
+    from mae_ext.model.mae import MAE
+    from mae_ext.model.mask import Mask
+
 __version__ = "0.1.0"
+__all__ = ["MAE", "Mask", "load_config", "load_encoder", "train"]
+
+_HOME = {
+    "MAE": "mae_ext.model.mae",
+    "Mask": "mae_ext.model.mask",
+    "load_config": "mae_ext.config",
+    "load_encoder": "mae_ext.downstream.encoder",
+    "train": "mae_ext.engine.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: importing PyTorch takes seconds, which `mae-ext --help` should not.
+    if name not in _HOME:
+        raise AttributeError(f"module 'mae_ext' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)

@@ -27,10 +27,12 @@ app = typer.Typer(
 ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped recipe.")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint in it.")]
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH.")
+    str | None,
+    typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH."),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated."),
 ]
 NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
 Pool = Literal["mean", "class"]
@@ -67,7 +69,9 @@ def pretrain(
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/latest",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")] = None,
     set_: SetOption = None,
-    allow_change: Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")] = False,
+    allow_change: Annotated[
+        bool, typer.Option(help="Go on with a run although its settings or files changed.")
+    ] = False,
 ) -> None:
     """Train; resumes by itself when --out holds a checkpoint of the same config.
 
@@ -191,7 +195,9 @@ def report(run: RunArg) -> None:
 
 
 @app.command()
-def replay(failure: Annotated[str, typer.Argument(metavar="FAILURE", help="A failure-XXXXXXXX folder of a run.")]) -> None:
+def replay(
+    failure: Annotated[str, typer.Argument(metavar="FAILURE", help="A failure-XXXXXXXX folder of a run.")],
+) -> None:
     """Repeat the step that stopped a run with a non-finite loss; prints one JSON object.
 
     Example: mae-ext replay runs/photos/failure-00000123
@@ -235,7 +241,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
     from mae_ext.engine.resume import Stopped
 
-    rank = int(os.environ.get("RANK", 0))
+    rank = int(os.environ.get("RANK", "0"))
 
     def complain(what: Any, code: int) -> int:
         print(f"mae-ext{f' (rank {rank})' * (rank > 0)}: {what}", file=sys.stderr, flush=True)

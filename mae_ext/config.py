@@ -123,7 +123,7 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     statistics: Literal["measured", "imagenet", "none"] | Statistics = "measured"
     repeats: Positive = 1
-    """Samples drawn from one opening of a file (MAE-ST's repeated sampling). They count in the batch and in the epoch."""
+    """Samples drawn from one opening of a file (MAE-ST's repeated sampling). They count in batch and epoch."""
     max_bad_fraction: Share = 0.01
 
 
@@ -216,7 +216,9 @@ class Config(Section):
             plugins.embedders.check(m.embed.name, m.embed.arguments, (*model, "width"), f"{where}.embed")
             plugins.positions.check(m.position.name, m.position.arguments, ("grid", "width"), f"{where}.position")
             plugins.targets.check(m.target.name, m.target.arguments, ("patch", "channels"), f"{where}.target")
-            plugins.readers.check(m.data.reader.name, m.data.reader.arguments, ("size", "channels"), f"{where}.data.reader")
+            plugins.readers.check(
+                m.data.reader.name, m.data.reader.arguments, ("size", "channels"), f"{where}.data.reader"
+            )
             for key, spec in (("mask", m.mask), ("decode", m.decode)):
                 if spec is not None:
                     masker = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
@@ -237,7 +239,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise ConfigError(f"line {event.start_mark.line + 1}: YAML aliases are not read; write the value out")
         self.depth += 1
         if self.depth > MAX_CONFIG_DEPTH:
@@ -294,11 +296,13 @@ def find_config(name: str) -> Path:
     if shipped.is_file() and path.parent.name in ("", "configs"):
         return shipped
     known = sorted(p.stem for p in builtin_dir("configs").glob("*.yaml"))
-    raise ConfigError(f"config '{name}': no such file, nor a recipe{plugins.nearest(path.stem, known)} (recipes: {', '.join(known)})")
+    raise ConfigError(
+        f"config '{name}': no such file, nor a recipe{plugins.nearest(path.stem, known)} (recipes: {', '.join(known)})"
+    )
 
 
 def set_value(values: dict[str, Any], assignment: str) -> None:
-    """Apply "a.b=c" in place; the value is read as YAML. A plug-in given as a bare name becomes {name: ...} on the way."""
+    """Apply "a.b=c" in place; the value is read as YAML. A plug-in's bare name becomes {name: ...}."""
     dotted, equals, raw = assignment.partition("=")
     if not equals or not dotted.strip():
         raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for instance train.steps=100")
@@ -325,7 +329,11 @@ def _message(error: ValidationError, where: str) -> str:
             lines.append(f"{key}: {text}")
         else:
             given = item["input"]
-            shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool, list, type(None))) and item["type"] != "missing" else ""
+            shown = (
+                f" (given: {given!r})"
+                if isinstance(given, (str, int, float, bool, list, type(None))) and item["type"] != "missing"
+                else ""
+            )
             lines.append(f"{key}: {text}{shown}" if key else text)
     return f"{where}: " + "; ".join(lines)
 

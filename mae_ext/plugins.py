@@ -14,7 +14,7 @@ from mae_ext.errors import ConfigError
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """", did you mean 'x'?" for a misspelt word, or nothing."""
+    """The phrase "did you mean 'x'?" for a misspelt word, or nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f", did you mean '{close[0]}'?" if close else ""
 
@@ -69,7 +69,7 @@ class Registry:
         return getattr(import_module(module), attribute)
 
     def check(self, name: str, arguments: Mapping[str, Any], given: tuple[str, ...] = (), where: str = "") -> Any:
-        """The callable, after its signature was found to take `arguments` plus the `given` keywords of the framework."""
+        """The callable, once its signature was found to take `arguments` and the `given` keywords of the framework."""
         factory = self.get(name, where)
         signature = inspect.signature(factory)
         known = [p for p in signature.parameters if p not in given]
@@ -77,7 +77,8 @@ class Registry:
         for key in arguments:
             if key not in known and not takes_any:
                 raise ConfigError(
-                    f"{where}: {self.kind} '{name}' takes no '{key}'{nearest(key, known)} (it takes: {', '.join(known) or 'nothing'})"
+                    f"{where}: {self.kind} '{name}' takes no '{key}'{nearest(key, known)} "
+                    f"(it takes: {', '.join(known) or 'nothing'})"
                 )
         try:
             signature.bind(**dict.fromkeys(given), **arguments)

@@ -66,6 +66,7 @@ _TURNS = {
     8: _Turn(True, True, False),
 }
 
+
 class ImageReader:
     """Image files and array rows -> (C, H, W), uint8 from 8-bit sources, float32 otherwise.
 

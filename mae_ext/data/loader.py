@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -118,7 +118,7 @@ class ModalityData:
             self.decode.ratio if self.decode else 0.0,
         )
         return Batch(
-            x=torch.stack([s.x for s in samples]),
+            x=stack_views([s.x for s in samples]),
             mask=mask,
             valid=stack_optional([s.valid for s in samples], "valid"),
             spacing=stack_optional([s.spacing and torch.tensor(s.spacing) for s in samples], "spacing"),
@@ -132,6 +132,13 @@ def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
     if sample.valid is None:
         return None
     return patches(sample.valid[None].float(), patch)[0].flatten(len(patch)).mean(-1)
+
+
+def stack_views(views: list[torch.Tensor]) -> torch.Tensor:
+    """B x (C, *S) -> (B, C, *S). Where 8-bit and float samples meet, 0..255 becomes the 0..1 that it means."""
+    if len({x.dtype for x in views}) > 1:
+        views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
+    return torch.stack(views)
 
 
 def stack_optional(parts: list[Any], what: str) -> torch.Tensor | None:
@@ -172,8 +179,8 @@ class Incident:
 class Loader:
     """Iterates steps start..stop; `waited` is the time in seconds that the last `next` spent waiting.
 
-    The DataLoader is driven from a thread of its own: there, PyTorch installs no SIGCHLD handler, which would raise in the
-    middle of an optimiser step when a worker dies.
+    The DataLoader is driven from a thread of its own: there, PyTorch installs no SIGCHLD handler, which would raise in
+    the middle of an optimiser step when a worker dies.
     """
 
     def __init__(self, data: StepData, config: Config, start: int, stop: int, device: torch.device) -> None:
@@ -219,7 +226,8 @@ class Loader:
     def _put(self, made: Any) -> None:
         while not self._closed.is_set():
             try:
-                return self._queue.put(made, timeout=0.2)
+                self._queue.put(made, timeout=0.2)
+                return
             except queue.Full:
                 continue
 
@@ -241,7 +249,7 @@ class Loader:
             batches = iter(self._dataloader(step))
             try:
                 while step < self.stop_step and not self._closed.is_set():
-                    self._put(self._patiently(lambda: next(batches)))
+                    self._put(self._patiently(batches))
                     step, failures = step + 1, 0
             except WorkerLost as lost:
                 failures += 1
@@ -271,12 +279,12 @@ class Loader:
             multiprocessing_context="forkserver",
         )
 
-    def _patiently(self, take: Callable[[], dict[str, Batch]]) -> dict[str, Batch]:
+    def _patiently(self, batches: Iterator[dict[str, Batch]]) -> dict[str, Batch]:
         """Wait for a batch. Raises WorkerLost when a worker has died or nothing came for `worker_timeout` seconds."""
         began = time.monotonic()
         while True:
             try:
-                return take()
+                return next(batches)
             except RuntimeError as error:
                 text = str(error)
                 if "exited unexpectedly" in text or "killed by signal" in text:

@@ -27,8 +27,9 @@ CropSampler = Callable[[tuple[int, ...]], Crop]
 class Sample:
     """One decoded view of a file.
 
-    x: (C, *S), uint8 (0..255, meaning 0..1) or float32 in the reader's units. valid: (1, *S) bool, where the loss counts;
-    None is everywhere. spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
+    x: (C, *S), uint8 (0..255, meaning 0..1) or float32 in the reader's units.
+    valid: (1, *S) bool, where the loss counts; None is everywhere.
+    spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
     """
 
     x: Tensor

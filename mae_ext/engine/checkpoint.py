@@ -1,8 +1,9 @@
 """Checkpoints: a directory that is either whole and verified, or not there.
 
-`step-00001000/` holds model.safetensors, optimizer.safetensors, state.json, config.yaml, and manifest.json with the sizes
-and SHA-256 of the others. It is built beside its place under a `.tmp-` name, each file fsynced, the manifest last, then
-renamed and the parent fsynced. Nothing is ever overwritten, and nothing older goes before the new one is verified.
+`step-00001000/` holds model.safetensors, optimizer.safetensors, state.json, config.yaml, and manifest.json with the
+sizes and SHA-256 of the others. It is built beside its place under a `.tmp-` name, each file fsynced, the manifest
+last, then renamed and the parent fsynced. Nothing is ever overwritten, and nothing older goes before the new one is
+verified.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ def write_durably(path: Path, text: str) -> None:
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     fsync(beside)
-    os.replace(beside, path)
+    beside.replace(path)
     fsync(path.parent)
 
 
@@ -80,7 +81,7 @@ def save(
         (building / "manifest.json").write_text(json.dumps(manifest, indent=1))
         fsync(building / "manifest.json")
         fsync(building)
-        os.rename(building, final)
+        building.rename(final)
         fsync(directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
@@ -138,7 +139,7 @@ def prune(directory: Path, keep: int) -> None:
         for path in paths[:-keep]:
             # Out of sight first: a half-deleted directory must not look like a checkpoint.
             doomed = path.with_name(f"{path.name}.tmp-old")
-            os.rename(path, doomed)
+            path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
     for leftover in directory.glob("step-*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)

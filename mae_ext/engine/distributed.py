@@ -15,7 +15,7 @@ from mae_ext.errors import UserError
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""For a rank that is alive and silent; the slowest thing the others wait for is rank 0 saving. A dead rank shows at once."""
+"""For a rank that is alive but silent; the longest legitimate wait is for rank 0 to save. A dead rank shows at once."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def from_main(self, value: T | None) -> T:
+    def from_main(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         box: list[Any] = [value]
         if self.world > 1:

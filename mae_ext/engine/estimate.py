@@ -43,7 +43,9 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
         extra = int(shape.class_token)
         forward = shape.depth * block_flops(kept + extra, shape.width, int(shape.width * shape.mlp_ratio))
         forward += wide.depth * block_flops(kept + extra + decoded, wide.width, int(wide.width * shape.mlp_ratio))
-        forward += 2 * (kept * pix * shape.width + (kept + extra) * shape.width * wide.width + decoded * wide.width * pix)
+        forward += 2 * (
+            kept * pix * shape.width + (kept + extra) * shape.width * wide.width + decoded * wide.width * pix
+        )
         rows.append(ModalityEstimate(name, prod(m.grid), kept, decoded, 3 * forward))
     return rows
 
@@ -69,19 +71,21 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     lines = [f"parameters        {sum(count.values()):,} ({', '.join(f'{k} {v:,}' for k, v in count.items())})"]
     for row in rows:
         m = config.modalities[row.name]
+        size, patch, grid = (" x ".join(map(str, extents)) for extents in (m.size, m.patch, m.grid))
         lines += [
             f"{row.name}",
-            f"  sample          {m.channels} x {' x '.join(map(str, m.size))}, patch {' x '.join(map(str, m.patch))}",
-            f"  tokens          {row.tokens} (grid {' x '.join(map(str, m.grid))}), {row.kept} kept, {row.decoded} decoded",
+            f"  sample          {m.channels} x {size}, patch {patch}",
+            f"  tokens          {row.tokens} (grid {grid}), {row.kept} kept, {row.decoded} decoded",
             f"  FLOPs/sample    {row.flops / 1e9:.2f} G, forward and backward",
         ]
     states = sum(count.values()) * BYTES_PER_PARAMETER / 2**30
     activations = activation_bytes(config, rows, world) / 2**30
     per_step = sum(r.flops * m.batch for r, m in zip(rows, config.modalities.values(), strict=True))
+    samples, train = config.samples_per_step, config.train
     lines += [
-        f"memory            about {states:.2f} GiB for weights, gradients and moments, and {activations:.2f} GiB of activations, per rank",
-        f"effective batch   {config.samples_per_step} samples a step ({per_step / 1e12:.3f} TFLOP), over {world} rank(s) x {config.train.accumulate} accumulated",
-        f"learning rate     {peak_lr(config):.3g} at its peak ({config.train.lr:g} x {config.samples_per_step} / {config.train.lr_per or config.samples_per_step})",
+        f"memory per rank   about {states:.2f} GiB (weights, gradients, moments) + {activations:.2f} GiB (activations)",
+        f"effective batch   {samples} samples a step ({per_step / 1e12:.3f} TFLOP): {world} ranks x {train.accumulate}",
+        f"learning rate     {peak_lr(config):.3g} at its peak ({train.lr:g} x {samples} / {train.lr_per or samples})",
     ]
     first, m = next(iter(config.modalities.items()))
     if first in files:

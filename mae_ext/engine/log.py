@@ -111,7 +111,7 @@ class Log:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         self.metrics.write(row)
@@ -119,10 +119,10 @@ class Log:
         if self.board:
             for key, value in row.items():
                 if key != "step":
-                    self.board.add_scalar(key, value, row["step"])  # type: ignore[no-untyped-call]
+                    self.board.add_scalar(key, value, row["step"])
 
     def close(self) -> None:
         self.metrics.close()
         self.terminal.close()
         if self.board:
-            self.board.close()  # type: ignore[no-untyped-call]
+            self.board.close()

@@ -12,7 +12,8 @@ NO_DECAY = ("position", "decoder_position", "class_token", "mask_token")
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay for matrices; none for vectors (biases, norms, tokens) and learned positions, as in MAE's recipe."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim <= 1 or any(part in NO_DECAY for part in name.split("."))

@@ -95,10 +95,12 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 def check_same(
     config: Config, checkpoint: Path, at: Progress, data: dict[str, ModalityData], allow_change: bool
 ) -> Config:
-    """The config to go on with: the new one, with the statistics of the old. Raises CheckpointError if it is another run."""
+    """The config to go on with: the new one, with the statistics of the old. Raises CheckpointError for another run."""
     old = read_config(checkpoint)
     kept = {
-        name: m.model_copy(update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})})
+        name: m.model_copy(
+            update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})}
+        )
         for name, m in config.modalities.items()
         if name in old.modalities
     }

@@ -41,9 +41,7 @@ class Objective(nn.Module):
 
     def forward(self, batches: dict[str, Batch], gates: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """-> the weighted sum of the losses, and the losses (one per modality, detached)."""
-        losses = [
-            self.model(b.x, b.mask, name, b.valid, b.spacing, gates[name]).float() for name, b in batches.items()
-        ]
+        losses = [self.model(b.x, b.mask, name, b.valid, b.spacing, gates[name]).float() for name, b in batches.items()]
         total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()
         return total, torch.stack([loss.detach() for loss in losses])
 
@@ -143,7 +141,13 @@ class NonFinite(Exception):
 
     def __init__(self, step: int, losses: dict[str, float], grad_norm: float, culprits: list[str]) -> None:
         super().__init__(f"losses {losses}, gradient norm {grad_norm}")
-        self.record = {"step": step, "losses": losses, "grad_norm": grad_norm, "nonfinite_gradients": culprits}
+        self.step = step
+        self.record: dict[str, Any] = {
+            "step": step,
+            "losses": losses,
+            "grad_norm": grad_norm,
+            "nonfinite_gradients": culprits,
+        }
 
 
 def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
@@ -160,7 +164,7 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
         if ranks.world == 1 or not _lost_rank(error):
             raise
         raise RunError(
-            f"rank {ranks.rank} lost touch with another rank, which was killed or crashed: {str(error).splitlines()[0]}. "
+            f"rank {ranks.rank} lost touch with another, which was killed or crashed: {str(error).splitlines()[0]}. "
             f"Start again with as many ranks as are left; the run goes on from its last checkpoint"
         ) from None
     finally:
@@ -171,7 +175,7 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
     data = {n: ModalityData(config.seed, n, m, ranks.rank, ranks.world) for n, m in config.modalities.items()}
     if found is None:
-        config = ranks.from_main(resolve_statistics(config, data) if ranks.main else None)
+        config = ranks.from_main(resolve_statistics(config, data) if ranks.main else config)
         at = Progress()
     else:
         at = Progress.read(found)
@@ -226,9 +230,11 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             if ranks.main and (done % config.train.save_every == 0 or done == total or stopping) and save(done):
                 saved_at = done
             if stopping and done < total:
-                raise Stopped(f"stopped by a signal after step {done}, saved at step {saved_at}; the same command goes on")
+                raise Stopped(
+                    f"stopped by a signal after step {done}, saved at step {saved_at}; the same command goes on"
+                )
     except NonFinite as failure:
-        raise RunError(_record(failure, out, config, model, optimizer, scaler, data, ranks, loader)) from None
+        raise RunError(_record(failure, out, config, model, optimizer, scaler, data, ranks)) from None
     finally:
         loader.close()
         ledger.journal.close()
@@ -276,21 +282,23 @@ def _stop_if_too_many(name: str, data: ModalityData, ledger: Ledger, config: Con
     if len(bad) > limit * len(data.items):
         listed = "\n  ".join(bad[:20] + ([f"and {len(bad) - 20} more"] if len(bad) > 20 else []))
         raise RunError(
-            f"modality '{name}': {len(bad)} of {len(data.items)} files are bad, more than max_bad_fraction={limit:g} allows "
-            f"(bad_samples.jsonl says why). Repair or remove them, or raise modalities.{name}.data.max_bad_fraction:\n  {listed}"
+            f"modality '{name}': {len(bad)} of {len(data.items)} files are bad, and max_bad_fraction is {limit:g} "
+            f"(bad_samples.jsonl says why). Repair or remove them, or raise the limit with "
+            f"--set modalities.{name}.data.max_bad_fraction=...:\n  {listed}"
         )
 
 
 def _record(
     failure: NonFinite, out: Path, config: Config, model: MAE, optimizer: torch.optim.AdamW,
-    scaler: torch.amp.GradScaler, data: dict[str, ModalityData], ranks: Ranks, loader: Loader,
+    scaler: torch.amp.GradScaler, data: dict[str, ModalityData], ranks: Ranks,
 ) -> str:  # fmt: skip
     """Write failure-XXXXXXXX/: what happened, and the state just before the step, from which `replay` repeats it."""
-    step = failure.record["step"]
+    step = failure.step
     where = out / f"failure-{step + 1:08d}"
     if ranks.main:
         sources = {
-            n: [d.items.addresses[i] for i in dict.fromkeys(k.index for k in d.plan.keys(step))] for n, d in data.items()
+            n: [d.items.addresses[i] for i in dict.fromkeys(k.index for k in d.plan.keys(step))]
+            for n, d in data.items()
         }
         try:
             where.mkdir(parents=True, exist_ok=True)

@@ -78,8 +78,8 @@ def vitmae_config(theirs: Mapping[str, object], batch: int, steps: int = 1) -> C
 def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "image") -> dict[str, Tensor]:
     """Their state dict -> ours, complete.
 
-    Position tables are not mapped: ours are the same fixed sines and cosines. Raises CheckpointError if theirs are not, which
-    happens: transformers 5.23 builds a new ViTMAE with all-zero position tables.
+    Position tables are not mapped: ours are the same fixed sines and cosines. Raises CheckpointError if theirs are not,
+    which happens: transformers 5.23 builds a new ViTMAE with all-zero position tables.
     """
     weights = {_renamed(name): tensor for name, tensor in weights.items()}
     ours: dict[str, Tensor] = {}
@@ -105,10 +105,15 @@ def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "imag
     ours[f"modalities.{name}.embed.project.bias"] = weights[f"{projection}.bias"]
     ours["encoder.class_token"] = weights["vit.embeddings.cls_token"].flatten()
     ours["decoder.mask_token"] = weights["decoder.mask_token"].flatten()
-    widths = {"vit.embeddings.position_embeddings": config.model.width, "decoder.decoder_pos_embed": config.model.decoder.width}
+    widths = {
+        "vit.embeddings.position_embeddings": config.model.width,
+        "decoder.decoder_pos_embed": config.model.decoder.width,
+    }
     for table, width in widths.items():
         fixed = sincos(coordinates_of(config.modalities[name].grid), width or 0)
         if weights[table][0, 1:].shape != fixed.shape or (weights[table][0, 1:] - fixed).abs().max() > 1e-4:
-            raise CheckpointError(f"{table} is not MAE's sine-cosine table; these weights were trained with other positions")
+            raise CheckpointError(
+                f"{table} is not MAE's sine-cosine table; these weights were trained with other positions"
+            )
     channels = config.modalities[name].channels
     return ours | {f"modalities.{name}.mean": torch.zeros(channels), f"modalities.{name}.std": torch.ones(channels)}

@@ -1,4 +1,4 @@
-"""Patch embedders: pixels of the kept patches in, tokens out. The only part of a model that knows what a patch holds."""
+"""Patch embedders: pixels of the kept patches in, tokens out. Only they know what a patch holds."""
 
 from math import prod
 from typing import Protocol

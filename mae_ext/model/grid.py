@@ -1,4 +1,4 @@
-"""The token contract: a grid is a tuple, slowest axis first; tokens are row-major over it; pixels are `(p1 .. pn c)`."""
+"""The token contract: a grid is a tuple, slowest axis first; tokens are row-major over it; pixels `(p1 .. pn c)`."""
 
 from math import prod
 
@@ -20,7 +20,9 @@ def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
 def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:
     """(B, C, *S) -> (B, *grid, *patch, C), a view: nothing is copied until tokens are taken from it."""
     n = len(patch)
-    split = x.reshape(*x.shape[:2], *(e for s, p in zip(grid_of(tuple(x.shape[2:]), patch), patch, strict=True) for e in (s, p)))
+    split = x.reshape(
+        *x.shape[:2], *(e for s, p in zip(grid_of(tuple(x.shape[2:]), patch), patch, strict=True) for e in (s, p))
+    )
     grid_axes = [2 + 2 * i for i in range(n)]
     return split.permute(0, *grid_axes, *(a + 1 for a in grid_axes), 1)
 

@@ -1,9 +1,9 @@
 """nn.Linear whose matrix products, on a CPU that trains, go through oneDNN.
 
-Why this file exists: PyTorch sends fp32 matrix products on a CPU to MKL, which on non-Intel processors takes its AVX2 path; oneDNN,
-in the same wheel, has AVX-512 code for every vendor (measured: 195 against 440 GFLOP/s on 2 cores, docs/results.md). In
-bf16 the weights are cast when they are used instead of once per step for autocast's cache, which would hold a second copy
-of the model through the step. On a GPU, and under torch.compile, this is nn.Linear.
+Why this file exists: PyTorch sends fp32 matrix products on a CPU to MKL, which on other vendors' processors takes its
+AVX2 path; oneDNN, in the same wheel, has AVX-512 code for all of them (195 against 440 GFLOP/s on 2 cores). In bf16 the
+weights are cast when they are used instead of once per step for autocast's cache, which would hold a second copy of the
+model through the step. On a GPU, and under torch.compile, this is nn.Linear.
 """
 
 from typing import Any
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """(M, K), (N, K) -> (M, N): a @ b.T + bias in a's dtype, through oneDNN."""
     if a.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")  # type: ignore[no-any-return]
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+        return out
     return F.linear(a, b, bias)
 
 
@@ -50,4 +51,5 @@ class Linear(nn.Linear):
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         with torch.autocast("cpu", enabled=False):
-            return _CpuLinear.apply(x, self.weight, self.bias, dtype)  # type: ignore[no-any-return]
+            out: Tensor = _CpuLinear.apply(x, self.weight, self.bias, dtype)  # type: ignore[no-untyped-call]
+            return out

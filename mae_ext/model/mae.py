@@ -16,7 +16,7 @@ from mae_ext.rng import seed_of
 
 
 class Modality(nn.Module):
-    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target, statistics."""
+    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target."""
 
     mean: Tensor
     std: Tensor
@@ -128,7 +128,7 @@ class MAE(nn.Module):
         super().__init__()
         model = config.model
         assert model.width
-        # Plug-ins initialise themselves with torch's global generator; a fork makes that a function of the seed as well.
+        # Plug-ins initialise themselves with torch's global generator; a fork makes that a function of the seed too.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "init"))
             self.encoder = Encoder(model)
@@ -162,10 +162,10 @@ class MAE(nn.Module):
         spacing: Tensor | None = None,
         gates: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, *S) in reader units -> scalar loss: the mean over samples of the mean error over valid predicted pixels.
+        """(B, C, *S) in reader units -> scalar: the mean over samples of the mean error over valid predicted pixels.
 
-        valid: (B, 1, *S) bool; a sample none of whose predicted pixels is valid counts as 0. Sample by sample, so that the loss
-        of a batch is the mean of its parts however it is cut over ranks and accumulation steps.
+        valid: (B, 1, *S) bool; a sample none of whose predicted pixels is valid counts as 0. Sample by sample, so that
+        the loss of a batch is the mean of its parts however it is cut over ranks and accumulation steps.
         """
         modality = self.modality(name)
         x = modality.normalize(x)
@@ -174,7 +174,9 @@ class MAE(nn.Module):
         error = modality.target.error(predicted, wanted)
         if valid is None:
             return error.mean()  # type: ignore[no-any-return]
-        weight = take_patches(valid.to(error.dtype).expand(-1, modality.channels, *x.shape[2:]), modality.patch, mask.pred)
+        weight = take_patches(
+            valid.to(error.dtype).expand(-1, modality.channels, *x.shape[2:]), modality.patch, mask.pred
+        )
         return ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()  # type: ignore[no-any-return]
 
     def predict(
@@ -223,11 +225,11 @@ class MAE(nn.Module):
         spacing: Tensor | None = None,
         own_statistics: bool = False,
     ) -> Tensor:
-        """(B, C, *S) in reader units -> (B, C, *S) float32 in the same units: visible patches as given, all hidden ones predicted.
+        """(B, C, *S) in reader units -> (B, C, *S) float32: visible patches as given, all hidden ones predicted.
 
         A patch-normalised target says nothing of a patch's mean and contrast. They are interpolated from the visible
-        patches (weights falling as distance^-4), unless own_statistics: then they are the hidden patches' own, which leaks the
-        answer into the picture, and whoever shows it has to say so.
+        patches (weights falling as distance^-4), unless own_statistics: then they are the hidden patches' own, which
+        leaks the answer into the picture, and whoever shows it has to say so.
         """
         modality = self.modality(name)
         full = Mask(mask.keep, mask.hidden(), mask.grid)
@@ -246,7 +248,7 @@ class MAE(nn.Module):
 
 
 def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """(B, P), (B, K) token numbers -> (B, P, K): weights of the visible tokens, falling as distance^-4, rows summing to 1."""
+    """(B, P), (B, K) token numbers -> (B, P, K): weights falling as distance^-4, rows summing to 1."""
     a, b = (torch.stack(unravel(index, grid), -1).float() for index in (hidden, visible))
     weight = torch.cdist(a, b).clamp(min=1e-3) ** -4
     return weight / weight.sum(-1, keepdim=True)

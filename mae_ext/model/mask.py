@@ -1,7 +1,7 @@
 """Masks: two sorted index tensors with exact counts, made from scores by one function.
 
-A masker turns a key into scores over the grid; the lowest scores are kept. It knows nothing of batches, ranks or devices,
-which is why any number of workers and ranks sees the same masks.
+A masker turns a key into scores over the grid; the lowest scores are kept. It knows nothing of batches, ranks or
+devices, which is why any number of workers and ranks sees the same masks.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,9 @@ def num_keep(num_tokens: int, ratio: float) -> int:
         raise ValueError(f"mask ratio {ratio} is not in [0, 1)")
     keep = floor(num_tokens * (1 - ratio) + 1e-6)
     if keep < 1:
-        raise ValueError(f"mask ratio {ratio} keeps none of {num_tokens} tokens; the largest that keeps one is {1 - 1 / num_tokens:.4g}")
+        raise ValueError(
+            f"mask ratio {ratio} keeps none of {num_tokens} tokens; {1 - 1 / num_tokens:.4g} is the largest that does"
+        )
     return keep
 
 
@@ -90,8 +92,8 @@ class RandomMasker:
 class BlockMasker:
     """Hides boxes (BEiT's block-wise masking, 2106.08254, for any number of axes) until the ratio is reached.
 
-    Boxes cover `min_share`..`max_share` of the grid, with aspect ratios log-uniform in 1/aspect..aspect between axes. The
-    box that would overshoot is cut to the exact count, at random, so counts never vary.
+    Boxes cover `min_share`..`max_share` of the grid, with aspect ratios log-uniform in 1/aspect..aspect between axes.
+    The box that would overshoot is cut to the exact count, at random, so counts never vary.
     """
 
     ratio: float = 0.5
@@ -101,7 +103,9 @@ class BlockMasker:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_share <= self.max_share <= 1:
-            raise ValueError(f"block shares need 0 < min_share <= max_share <= 1, not {self.min_share} and {self.max_share}")
+            raise ValueError(
+                f"block shares need 0 < min_share <= max_share <= 1, not {self.min_share} and {self.max_share}"
+            )
         if not self.aspect >= 1:
             raise ValueError(f"block aspect must be at least 1, not {self.aspect}")
 
@@ -135,7 +139,7 @@ class BlockMasker:
 class GridMasker:
     """Keeps a regular lattice with a random phase (MAE, figure 6: one of every 2x2 cell at ratio .75).
 
-    The lattice's step is round((N / K) ** (1 / axes)) on every axis; what it keeps too many or too few of, chance settles.
+    The lattice's step is round((N / K) ** (1 / axes)) on every axis; chance settles what it keeps too many or too few.
     """
 
     ratio: float = 0.75

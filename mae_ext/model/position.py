@@ -1,7 +1,7 @@
 """Position embeddings of grid tokens, for any number of axes.
 
-A factory `(grid, width, **arguments) -> nn.Module` with `forward(index (B, K), step (B, n) | None) -> (B, K, width)`, where
-`step` is the physical distance between neighbouring tokens along each axis (mm, seconds), if the samples have one.
+A factory `(grid, width, **arguments) -> nn.Module` with `forward(index (B, K), step (B, n) | None) -> (B, K, width)`,
+where `step` is the physical distance between neighbouring tokens along each axis (mm, seconds), if samples have one.
 """
 
 import torch
@@ -35,7 +35,7 @@ def coordinates_of(grid: tuple[int, ...]) -> Tensor:
 
 
 class SinCos(nn.Module):
-    """Fixed. With `unit` (mm or seconds) the coordinates are physical: token distance / unit instead of token number."""
+    """Fixed. With `unit` (mm or seconds) coordinates are physical: token distance / unit instead of token number."""
 
     table: Tensor
 
