@@ -1,0 +1,176 @@
+"""Time and memory of one pretraining step beside transformers' ViTMAE, alternating in one run.
+
+    python scripts/bench_step.py                         # ViT-B/16, 224, batch 8, fp32 and bf16, on this machine
+    python scripts/bench_step.py --size large --batch 64 --compile    # on a GPU
+
+Both sides: the same sizes, data, mask ratio, autocast dtype and AdamW settings, one optimiser step per measurement, the
+loss read back at the end. The peer is timed with PyTorch's fused AdamW (what transformers' Trainer uses) and with
+PyTorch's default AdamW; ours is the engine's own step, its finite check and gradient norm included. Peak memory comes
+from a process of its own for each side: resident memory on a CPU, allocated memory on a GPU.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+from mae_ext.data.sample import Batch
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.estimate import modality_estimates
+from mae_ext.engine.optim import adamw
+from mae_ext.engine.train import DTYPES, Objective, Step
+from mae_ext.interop.hf import vitmae_config
+from mae_ext.model.mae import MAE
+from mae_ext.rng import rng
+
+SHAPES = {"base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16)}
+PEERS = ("peer", "peer_default_adamw")
+
+
+def peer_config(size: str, patch: int) -> ViTMAEConfig:
+    width, depth, heads = SHAPES[size]
+    return ViTMAEConfig(
+        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
+        patch_size=patch, image_size=224, norm_pix_loss=True,
+    )  # fmt: skip
+
+
+def peer_step(args: argparse.Namespace, device: torch.device, precision: str, fused: bool) -> Callable[[], float]:
+    torch.manual_seed(0)
+    model = ViTMAEForPreTraining(peer_config(args.size, args.patch)).train().to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True if fused else None
+    )
+    forward = torch.compile(model) if args.compile else model
+    x = torch.randn(args.batch, 3, 224, 224, generator=rng(0, "bench")).to(device)
+
+    def step() -> float:
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+            loss = forward(x).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss)
+
+    return step
+
+
+def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> tuple[Callable[[], float], float]:
+    """-> the step, and its FLOPs."""
+    config = vitmae_config(peer_config(args.size, args.patch).to_dict(), args.batch)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    model = MAE.from_config(config).train().to(device)
+    objective = Objective(model, config)
+    optimizer = adamw(model, config.train)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    take = Step(
+        config, model, torch.compile(objective) if args.compile else objective, optimizer, scaler, Ranks(0, 1, device)
+    )
+    x = torch.randn(args.batch, 3, 224, 224, generator=rng(0, "bench"))
+    mask = model.modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
+    batches = {"image": Batch(x, mask).to(device)}
+    flops = modality_estimates(config, model)[0].flops * args.batch
+    return lambda: take(0, batches, 1e-4, False)[0][0], flops
+
+
+def build(side: str, args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:
+    if side == "ours":
+        return our_step(args, device, precision)[0]
+    return peer_step(args, device, precision, fused=side == "peer")
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """FLOP/s of the best large matrix product this machine shows in the dtype, through either CPU library."""
+    n = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(n, n, generator=rng(0, "rate", i)).to(device, DTYPES[precision]) for i in range(2))
+    products = [lambda: a @ b]
+    if device.type == "cpu" and precision == "fp32":
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    best = 0.0
+    for product in products:
+        for _ in range(12):
+            began = time.perf_counter()
+            product().flatten()[0].item()
+            best = max(best, 2 * n**3 / (time.perf_counter() - began))
+    return best
+
+
+def peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure_memory(side: str, args: argparse.Namespace, precision: str) -> int:
+    """Peak of a process that takes three steps of one side and nothing else."""
+    command = [
+        sys.executable, __file__, "--memory-of", side, "--size", args.size, "--batch", str(args.batch),
+        "--patch", str(args.patch), "--precision", precision, "--device", args.device,
+    ] + ["--compile"] * args.compile  # fmt: skip
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SHAPES, default="base")
+    parser.add_argument("--patch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", default="fp32,bf16", help="comma-separated")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--memory-of", choices=("ours", *PEERS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    # As the engine does. Set for the whole process, so that it favours neither side.
+    torch.set_flush_denormal(True)
+
+    if args.memory_of:
+        step = build(args.memory_of, args, device, args.precision)
+        for _ in range(3):
+            step()
+        print(peak_bytes(device))
+        return
+
+    for precision in args.precision.split(","):
+        ours, flops = our_step(args, device, precision)
+        steps = {"ours": ours} | {side: build(side, args, device, precision) for side in PEERS}
+        times: dict[str, list[float]] = {side: [] for side in steps}
+        for turn in range(args.rounds + 2):
+            for side, step in steps.items():
+                began = time.perf_counter()
+                step()  # returns a Python float, hence after the device has finished
+                if turn >= 2:
+                    times[side].append(time.perf_counter() - began)
+        del steps, ours
+        median = {side: statistics.median(values) for side, values in times.items()}
+        rate = matmul_rate(device, precision)
+        memory = {side: measure_memory(side, args, precision) for side in ("ours", "peer")}
+        print(
+            json.dumps(
+                {
+                    "model": f"ViT-{args.size}/{args.patch} 224, batch {args.batch}, {precision}, {device.type}"
+                    + ", compiled" * args.compile,
+                    "seconds": {side: round(value, 4) for side, value in median.items()},
+                    "speedup": {side: round(median[side] / median["ours"], 2) for side in PEERS},
+                    "peak_MiB": {side: value >> 20 for side, value in memory.items()},
+                    "peak_ratio": round(memory["ours"] / memory["peer"], 2),
+                    "TFLOP_per_step": round(flops / 1e12, 3),
+                    "matmul_GFLOP_per_s": round(rate / 1e9),
+                    "utilisation": round(flops / median["ours"] / rate, 2),
+                    "rounds": args.rounds,
+                }
+            ),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
