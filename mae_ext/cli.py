@@ -6,7 +6,8 @@ Exit codes: 0 done, 1 failed, 2 the input is wrong (one line), 75 stopped by a s
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated."),
 ]
 NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
+BadOption = Annotated[float | None, typer.Option(help="Share of bad files to put up with; by default the run's own.")]
 Pool = Literal["mean", "class"]
 
 
@@ -60,6 +62,17 @@ def _paths(data: str, names: list[str]) -> dict[str, str]:
     if not pairs.keys() <= set(names) or "" in pairs.values():
         raise UserError(f"--data {data}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
     return pairs
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @app.command()
@@ -119,9 +132,12 @@ def doctor(
     from mae_ext.data.doctor import inspect, summary
 
     verdicts = []
-    for verdict in inspect(paths, reader, deadline_s=deadline):
-        verdicts.append(verdict)
-        if not verdict.ok:
+    with progress_bar("opening") as progress:
+        for verdict in inspect(paths, reader, deadline_s=deadline):
+            verdicts.append(verdict)
+            progress(len(verdicts), None)
+            if verdict.ok:
+                continue
             print(f"{verdict.path}: {verdict.kind}" + (f" ({verdict.detail})" if verdict.detail else ""))
     print(summary(verdicts))
     if not all(v.ok for v in verdicts):
@@ -138,6 +154,7 @@ def reconstruct(
     ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many inputs.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Of the masks.")] = 0,
+    modality: NameOption = None,
 ) -> None:
     """Write pictures: input, masked input, reconstruction.
 
@@ -145,7 +162,18 @@ def reconstruct(
     """
     from mae_ext.report.pictures import reconstruct as draw
 
-    for path in draw(run, inputs, Path(out), own_statistics=own_statistics, seed=seed, limit=limit):
+    with progress_bar("reconstructing") as progress:
+        paths = draw(
+            run,
+            inputs,
+            Path(out),
+            own_statistics=own_statistics,
+            seed=seed,
+            limit=limit,
+            name=modality,
+            progress=progress,
+        )
+    for path in paths:
         print(path)
 
 
@@ -154,7 +182,9 @@ def embed(
     run: RunArg,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, list, shards or .npz.")],
     out: Annotated[str, typer.Option("--out", help="The .safetensors file to write.")],
-    pool: Annotated[Pool, typer.Option("--pool")] = "mean",
+    pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the class token.")] = "mean",
+    modality: NameOption = None,
+    max_bad_fraction: BadOption = None,
 ) -> None:
     """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it.
 
@@ -162,7 +192,9 @@ def embed(
     """
     from mae_ext.downstream.embed import embed as write
 
-    print(write(run, source, Path(out), pool=pool))
+    with progress_bar("embedding") as progress:
+        path = write(run, source, Path(out), pool, modality, max_bad_fraction=max_bad_fraction, progress=progress)
+    print(path)
 
 
 @app.command()
@@ -171,7 +203,9 @@ def probe(
     train: Annotated[str, typer.Option("--train", help="Labelled source to learn from.")],
     test: Annotated[str, typer.Option("--test", help="Labelled source to judge on.")],
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of the kNN probe.")] = 20,
-    pool: Annotated[Pool, typer.Option("--pool")] = "mean",
+    pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the class token.")] = "mean",
+    modality: NameOption = None,
+    max_bad_fraction: BadOption = None,
     random_weights: Annotated[bool, typer.Option(help="The same probe on untrained weights, to compare with.")] = False,
 ) -> None:
     """kNN and linear probe on frozen features; prints one JSON object.
@@ -180,7 +214,12 @@ def probe(
     """
     from mae_ext.downstream.probe import probe as judge
 
-    print(json.dumps(judge(run, train, test, k=k, pool=pool, baseline="random" if random_weights else None)))
+    with progress_bar("embedding") as progress:
+        result = judge(
+            run, train, test, k, pool, baseline="random" if random_weights else None, name=modality,
+            max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
+        )  # fmt: skip
+    print(json.dumps(result))
 
 
 @app.command()

@@ -5,7 +5,7 @@
 
 Both sides read the same files: random resized crop (.2 to 1) to 224, flip, batches of 64, the same number of worker
 processes. The usual pipeline is: open, convert to RGB, crop, bicubic resize, flip, to float32 in 0..1, normalise. Ours
-ends where the model takes over, with uint8; the model's own conversion and normalisation are timed with it, so that both
+Both sides read the same files: random resized crop (.2 to 1) to 224, flip, batches of 64, the same count of worker
 deliver the same tensor. Then the share of a real ViT-B training step that is spent waiting for data.
 """
 
