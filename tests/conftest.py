@@ -1,11 +1,13 @@
 """Small real inputs that several parts are tested on: pictures written with Pillow, and a run without the training."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from mae_ext.config import Config, parse_config
@@ -34,6 +36,60 @@ def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in numbers:
                 Image.fromarray(_stripes(direction, number)).save(root / part / name / f"{number:03d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures of different sizes, PNG and JPEG, flat in one folder."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(40):
+        pixels = _stripes(list(STRIPES.values())[number % 3], number)[: 24 + number % 17, : 40 - number % 13]
+        Image.fromarray(pixels).save(folder / f"{number:02d}.{('png', 'jpg')[number % 2]}")
+    return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Path]:
+    """Write a config that trains in milliseconds a step: 16x16 pixels, patch 4, 32 wide, batch 8. Dotted keys override."""
+
+    def write(overrides: dict[str, Any] | None = None, name: str = "tiny") -> Path:
+        values: dict[str, Any] = {
+            "seed": 3,
+            "modalities": {"image": {"size": [16, 16], "patch": [4, 4], "batch": 8, "data": {"reader": {"name": "image"}}}},
+            "model": {
+                "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1,
+                "decoder": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "train": {
+                "steps": 60, "lr": 1e-2, "warmup_steps": 10, "precision": "fp32", "clip": 1.0, "device": "cpu",
+                "workers": 0, "save_every": 20, "tensorboard": False,
+            },
+        }  # fmt: skip
+        for dotted, value in (overrides or {}).items():
+            node = values
+            *parents, last = dotted.split(".")
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[last] = value
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder from which `faulty` is an installed reader; it is on sys.path, also of processes that tests start."""
+    site = tmp_path / "site"
+    info = site / "faulty_reader-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-reader\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mae_ext.readers]\nfaulty = faults.faulty_reader:FaultyReader\n")
+    monkeypatch.syspath_prepend(site)
+    paths = [str(site), str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return site
 
 
 @pytest.fixture

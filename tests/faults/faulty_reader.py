@@ -1,0 +1,79 @@
+"""A reader plug-in for tests: reads images, but misbehaves on the files whose name contains `match`."""
+
+import ctypes
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mae_ext.data.image import ImageReader
+from mae_ext.data.sample import CropSampler, Sample
+from mae_ext.errors import BadSample
+
+
+class FaultyReader:
+    """fault: kill, segfault, spin, sleep, nan, inf, raise, shape, or bad. once: a file whose making marks the one time.
+
+    Without `once`, every visit fails. `slow` seconds are spent on every file.
+    """
+
+    suffixes = ImageReader.suffixes
+
+    def __init__(
+        self, size: tuple[int, ...], channels: int, fault: str, match: str, once: str | None = None, slow: float = 0.0
+    ) -> None:
+        self.reader = ImageReader(size, channels)
+        self.fault, self.match, self.once, self.slow = fault, match, once, slow
+
+    def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
+        time.sleep(self.slow)
+        if self.match in Path(address).name and self._due():
+            getattr(self, self.fault)(address)
+        samples = self.reader.read(address, crops)
+        if self.fault in ("nan", "inf", "shape") and self.match in Path(address).name:
+            return [getattr(self, f"{self.fault}_sample")(sample) for sample in samples]
+        return samples
+
+    def _due(self) -> bool:
+        if self.once is None:
+            return True
+        try:
+            os.close(os.open(self.once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+    def kill(self, _: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def segfault(self, _: str) -> None:
+        ctypes.string_at(0)
+
+    def spin(self, _: str) -> None:
+        re.match(r"(a+)+$", "a" * 64 + "b")  # in C, with the GIL held, for longer than anyone waits
+
+    def sleep(self, _: str) -> None:
+        time.sleep(1e6)
+
+    def bad(self, address: str) -> None:
+        raise BadSample(address, "rotten", "says the test")
+
+    def exception(self, _: str) -> None:
+        raise ValueError("a mistake\nof the plug-in, in two lines")
+
+    def nan(self, _: str) -> None: ...
+    def inf(self, _: str) -> None: ...
+    def shape(self, _: str) -> None: ...
+
+    def nan_sample(self, sample: Sample) -> Sample:
+        return Sample(torch.full(sample.x.shape, torch.nan), sample.source)
+
+    def inf_sample(self, sample: Sample) -> Sample:
+        return Sample(torch.full(sample.x.shape, torch.inf), sample.source)
+
+    def shape_sample(self, sample: Sample) -> Sample:
+        return Sample(sample.x[:, 1:], sample.source)
