@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from os.path import isfile  # Path.is_file raises for a name that is too long, this does not
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ SIZES: dict[str, dict[str, int]] = {
     "huge": {"width": 1280, "depth": 32, "heads": 16},
 }
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Lengths = tuple[Positive, ...]
 
@@ -73,7 +74,7 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("size") in SIZES:
+        if isinstance(values, dict) and isinstance(values.get("size"), str) and values["size"] in SIZES:
             given = {k: v for k, v in values.items() if v is not None}
             values = SIZES[values["size"]] | given
         return values
@@ -224,7 +225,7 @@ class Config(Section):
                     masker = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
                     try:
                         masker.num_keep(m.grid)
-                    except ValueError as error:
+                    except (TypeError, ValueError) as error:
                         raise ConfigError(f"{where}.{key}: {error}") from None
         return self
 
@@ -255,7 +256,7 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is not text")
             if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: '{key}' is given twice")
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: {key!r} is given twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -266,16 +267,20 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
+# PyYAML's own constructors trip over explicit tags: `!!int ""`, `!!bool perhaps`, `!!map [1]`, `!!timestamp never`.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError)
+
+
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """A mapping from strict YAML. Raises ConfigError with the line for anything else."""
-    if len(text.encode()) > MAX_CONFIG_BYTES:
+    if len(text.encode(errors="surrogatepass")) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{where}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
     try:
         values = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except _NOT_YAML as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split()) or type(error).__name__}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected keys and values, found {type(values).__name__}")
     return values
@@ -290,10 +295,10 @@ def builtin_dir(kind: Literal["configs", "datasets"]) -> Path:
 def find_config(name: str) -> Path:
     """A path, or the name of a recipe that ships with the package."""
     path = Path(name)
-    if path.is_file():
+    if isfile(path):  # noqa: PTH113
         return path
     shipped = builtin_dir("configs") / f"{path.name.removesuffix('.yaml')}.yaml"
-    if shipped.is_file() and path.parent.name in ("", "configs"):
+    if isfile(shipped) and path.parent.name in ("", "configs"):  # noqa: PTH113
         return shipped
     known = sorted(p.stem for p in builtin_dir("configs").glob("*.yaml"))
     raise ConfigError(
@@ -349,16 +354,21 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
     return plugins.nearest(str(location[-1]), known) + (f" (known: {', '.join(known)})" if known else "")
 
 
+def _one_line(text: str) -> str:
+    """Keys and names are the user's, and may hold line breaks."""
+    return " ".join(text.splitlines())
+
+
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     """Validate everything, plug-ins included. Raises ConfigError: one line, every key at fault."""
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_message(error, where)) from None
+        raise ConfigError(_one_line(_message(error, where))) from None
     try:
         return config.check_plugins()
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(_one_line(f"{where}: {error}")) from None
 
 
 def load_config(path: str | Path, sets: Sequence[str] = ()) -> Config:
