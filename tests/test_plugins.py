@@ -1,0 +1,125 @@
+"""Registries: what a name stands for, and what is said when it stands for nothing."""
+
+import re
+import sys
+
+import pytest
+
+from mae_ext import plugins
+from mae_ext.errors import ConfigError
+from mae_ext.plugins import ALL, Registry, maskers
+
+BUILTINS = [(registry, name) for registry in ALL.values() for name in registry.builtins]
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Real distributions on the path: publish("pkg", "mae_ext.maskers", "stripes", "pkg:Stripes", source)."""
+
+    def add(package, group, name, value, source):
+        (tmp_path / f"{package}.py").write_text(source)
+        info = tmp_path / f"{package}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+        monkeypatch.delitem(sys.modules, package, raising=False)
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return add
+
+
+STRIPES = """
+class Stripes:
+    def __init__(self, ratio=0.5, width: int = 1):
+        self.ratio, self.width = ratio, width
+"""
+
+
+@pytest.mark.parametrize(("registry", "name"), BUILTINS, ids=lambda v: v if isinstance(v, str) else v.kind)
+def test_every_builtin_can_be_imported(registry, name):
+    assert callable(registry.get(name))
+
+
+def test_groups_are_named_as_the_documentation_names_them():
+    assert set(ALL) == {f"mae_ext.{kind}s" for kind in ("embedder", "position", "masker", "reader", "target")}
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest_and_with_all_there_are():
+    with pytest.raises(ConfigError, match=r"^a\.mask: unknown masker 'randm', did you mean 'random'\?") as info:
+        maskers.get("randm", "a.mask")
+    assert all(name in str(info.value) for name in maskers.builtins)
+
+
+def test_a_dotted_path_is_a_name_like_any_other_and_never_imported(tmp_path, monkeypatch):
+    (tmp_path / "danger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("danger:run", "danger.run", "os:system", "builtins:eval"):
+        with pytest.raises(ConfigError, match="unknown masker"):
+            maskers.get(name)
+    assert "danger" not in sys.modules
+
+
+def test_a_misspelt_argument_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"masker 'block' takes no 'aspct', did you mean 'aspect'\?"):
+        maskers.check("block", {"aspct": 2})
+
+
+def test_what_the_framework_gives_cannot_be_given_by_the_user():
+    with pytest.raises(ConfigError, match="embedder 'patch' takes no 'width'"):
+        plugins.embedders.check("patch", {"width": 3}, ("size", "patch", "channels", "width"), "embed")
+
+
+def test_a_missing_argument_is_refused_before_the_call():
+    with pytest.raises(ConfigError, match="missing a required argument: 'channels'"):
+        plugins.targets.check("pixel", {}, ("patch",), "target")
+
+
+def test_a_value_that_the_plugin_refuses_is_an_error_of_the_config():
+    with pytest.raises(ConfigError, match=r"modalities\.a\.mask: masker 'block': block aspect must be at least 1"):
+        maskers.build("block", {"aspect": 0.5}, "modalities.a.mask")
+
+
+def test_a_third_party_is_found_listed_and_built(publish):
+    publish("stripes_pkg", "mae_ext.maskers", "stripes", "stripes_pkg:Stripes", STRIPES)
+    assert maskers.sources()["stripes"] == "stripes_pkg 1.2"
+    assert maskers.build("stripes", {"ratio": 0.25, "width": 3}).width == 3
+    with pytest.raises(ConfigError, match=r"takes no 'wdth', did you mean 'width'"):
+        maskers.check("stripes", {"wdth": 3})
+
+
+def test_two_packages_with_one_name_are_refused_only_when_that_name_is_asked_for(publish):
+    publish("one_pkg", "mae_ext.maskers", "stripes", "one_pkg:Stripes", STRIPES)
+    publish("two_pkg", "mae_ext.maskers", "stripes", "two_pkg:Stripes", STRIPES)
+    assert maskers.get("random")
+    with pytest.raises(ConfigError, match="published more than once") as info:
+        maskers.get("stripes")
+    assert "one_pkg 1.2" in str(info.value) and "two_pkg 1.2" in str(info.value)
+
+
+def test_a_plugin_cannot_take_the_place_of_a_builtin(publish):
+    publish("rogue_pkg", "mae_ext.maskers", "random", "rogue_pkg:Stripes", STRIPES)
+    with pytest.raises(ConfigError, match=r"'random' is published more than once \(mae_ext and rogue_pkg 1.2\)"):
+        maskers.get("random")
+    assert maskers.get("block")
+
+
+def test_a_plugin_that_fails_at_import_hurts_only_the_run_that_names_it(publish):
+    publish("broken_pkg", "mae_ext.maskers", "broken", "broken_pkg:Thing", "raise RuntimeError('no licence')")
+    assert maskers.sources()["broken"] == "broken_pkg 1.2"
+    assert maskers.get("random")
+    with pytest.raises(ConfigError, match=re.escape("fails at import: RuntimeError('no licence')")):
+        maskers.get("broken")
+
+
+def test_registries_do_not_see_each_others_groups(publish):
+    publish("stripes_pkg", "mae_ext.targets", "stripes", "stripes_pkg:Stripes", STRIPES)
+    assert "stripes" not in maskers.sources()
+    assert "stripes" in plugins.targets.sources()
+
+
+def test_a_builtin_is_imported_only_when_asked_for():
+    lazy = Registry("test", {"absent": "a_library_that_nobody_has:Thing"})
+    assert lazy.sources() == {"absent": "mae_ext"}
+    with pytest.raises(ModuleNotFoundError):
+        lazy.get("absent")
+    assert lazy.group == "mae_ext.tests"
