@@ -11,6 +11,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -129,7 +130,33 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
     return _read(address, address, max_bytes)
 
 
+def locate(address: str) -> tuple[str, int, int]:
+    """(file, offset, size) of the bytes behind an address, for decoders that open files themselves; a row: its archive.
+
+    Raises BadSample as `fetch` does.
+    """
+    if member := archive.MEMBER.fullmatch(address):
+        path, offset, size = member["shard"], int(member["offset"]), int(member["size"])
+    else:
+        row = archive.ROW.fullmatch(address)
+        path, offset, size = row["file"] if row else address, 0, None
+    with _opened(address, path, offset, size) as (_, found):
+        return path, offset, found
+
+
 def _read(address: str, path: str, max_bytes: int, offset: int = 0, size: int | None = None) -> bytes:
+    with _opened(address, path, offset, size) as (handle, size):
+        if size > max_bytes:
+            raise BadSample(address, "too large", f"{size} bytes, the limit is {max_bytes}")
+        content = _pread(handle, size, offset)
+    if len(content) != size:
+        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
+    return content
+
+
+@contextmanager
+def _opened(address: str, path: str, offset: int, size: int | None) -> Iterator[tuple[int, int]]:
+    """A descriptor of a regular file, and how many bytes the sample has in it."""
     try:
         # Opening a device can act on it, so its kind is asked first; O_NONBLOCK because a pipe can slip in between.
         found = os.stat(path)  # noqa: PTH116
@@ -143,20 +170,15 @@ def _read(address: str, path: str, max_bytes: int, offset: int = 0, size: int | 
             size = found.st_size - offset if size is None else size
             if size == 0:
                 raise BadSample(address, "empty", "0 bytes")
-            if size > max_bytes:
-                raise BadSample(address, "too large", f"{size} bytes, the limit is {max_bytes}")
             if offset + size > found.st_size:
                 raise BadSample(address, "truncated", f"{path} has {found.st_size} bytes and needs {offset + size}")
-            content = _pread(handle, size, offset)
+            yield handle, size
         finally:
             os.close(handle)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
         raise BadSample(address, "no such file", str(error)) from error
     except (OSError, MemoryError) as error:
         raise BadSample(address, "unreadable", str(error) or "not enough memory") from error
-    if len(content) != size:
-        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
-    return content
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:

@@ -1,0 +1,208 @@
+"""Decoded sources on disk: memory-mapped, addressed by content, checked, and rebuilt when damaged.
+
+An entry is found by what it was made from and how, never by where that lies: a source or a transform that changed asks
+for another entry, so nothing stale is ever served. Works for arrays of any number of axes and any fixed-size dtype.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data import archive
+from mae_ext.data.source import locate
+from mae_ext.errors import UserError
+
+MAGIC = b"mae_ext1"
+ALIGN = 4096
+"""Data begin on a page, so that a map of them needs no copy."""
+
+MAX_HEADER_BYTES = 64 << 20
+IDENTITY_BYTES = 1 << 16
+"""Hashed at the beginning and at the end of a source, beside its size and time of change."""
+
+STALE_S = 24 * 3600.0
+"""A half-written entry that is older belongs to a writer that was killed."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """array: read-only, mapped when it comes from the disk. meta: whatever JSON can hold (times, spacing, ...)."""
+
+    array: NDArray[Any]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Cache:
+    """A folder of entries. Any number of processes may read and write it; picklable; opens nothing before it is asked.
+
+    An entry becomes visible by a rename, whole or not at all, so two writers of one entry do the work twice and harm
+    nobody. Its header is checked every time it is opened and its data once per process; an entry that fails is built
+    again in its place. When the disk is full the array is used and not kept, with one warning.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._checked: dict[Path, tuple[int, int, int]] = {}
+        self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": {}}
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """Where the entry of a key lies. key: JSON, for instance {"source": source_identity(x), "short_side": 256}."""
+        name = hashlib.sha256(_canonical(key)).hexdigest()
+        return self.root / name[:2] / f"{name}.array"
+
+    def get(self, key: Mapping[str, Any]) -> Entry | None:
+        """The entry, or None when there is none or it is damaged (which is logged)."""
+        path = self.path(key)
+        try:
+            return self._open(path, key)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("cache entry %s is damaged (%s) and is built again", path, error)
+            return None
+
+    def get_or_build(self, key: Mapping[str, Any], build: Callable[[], Entry]) -> Entry:
+        """The entry of a key, built and kept if it has to be. What `build` raises goes through, and nothing is kept."""
+        found = self.get(key)
+        if found is not None:
+            return found
+        made = build()
+        try:
+            self._write(self.path(key), key, made)
+            return self._open(self.path(key), key, trusted=True)
+        except (OSError, ValueError) as error:
+            if not self._warned:
+                log.warning("%s: cannot be written to (%s); decoded data are used and not kept", self.root, error)
+                self._warned = True
+            return made
+
+    def sweep(self) -> int:
+        """Remove what killed writers left behind; how many files that were."""
+        stale = [p for p in self.root.glob("*/.*.tmp-*") if p.stat().st_mtime < time.time() - STALE_S]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _open(self, path: Path, key: Mapping[str, Any], trusted: bool = False) -> Entry:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            prefix = file.read(len(MAGIC) + 8)
+            length, checksum = (int.from_bytes(prefix[i : i + 4], "little") for i in (len(MAGIC), len(MAGIC) + 4))
+            if prefix[: len(MAGIC)] != MAGIC or length > MAX_HEADER_BYTES:
+                raise ValueError("it does not begin as a cache entry")
+            text = file.read(length)
+            if zlib.crc32(text) != checksum:
+                raise ValueError("its header does not match its checksum")
+            header = json.loads(text)
+            if header["key"] != json.loads(_canonical(key)):
+                raise ValueError("it was made for another key")
+            dtype, shape = np.dtype(header["dtype"]), tuple(header["shape"])
+            offset = _aligned(len(prefix) + length)
+            if status.st_size != offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+                raise ValueError(f"it has {status.st_size} bytes, not those of {list(shape)} {dtype}")
+            array = np.memmap(file, dtype, "r", offset, shape) if 0 not in shape else np.empty(shape, dtype)
+        if not trusted and self._checked.get(path) != version and _checksum(array) != header["checksum"]:
+            raise ValueError("its data do not match their checksum")
+        self._checked[path] = version
+        return Entry(array, header["meta"])
+
+    def _write(self, path: Path, key: Mapping[str, Any], entry: Entry) -> None:
+        array = np.ascontiguousarray(entry.array)
+        if array.dtype.hasobject:
+            raise TypeError(f"an array of {array.dtype} cannot be cached")
+        header = _canonical(
+            {
+                "key": key,
+                "meta": entry.meta,
+                "dtype": array.dtype.str,
+                "shape": array.shape,
+                "checksum": _checksum(array),
+            }
+        )
+        prefix = MAGIC + len(header).to_bytes(4, "little") + zlib.crc32(header).to_bytes(4, "little")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            with partial.open("xb") as file:
+                file.write(prefix + header)
+                file.write(bytes(_aligned(file.tell()) - file.tell()))
+                file.write(_bytes(array))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def source_identity(address: str) -> dict[str, Any]:
+    """What distinguishes the bytes behind an address: size, time of change, SHA-256 of the first and last 64 KiB.
+
+    Names do not count, so a folder may move. Raises BadSample for an address that cannot be opened.
+    """
+    path, offset, size = locate(address)
+    status = os.stat(path)  # noqa: PTH116
+    found = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))
+    row = archive.ROW.fullmatch(address)
+    return found | {"row": [row["key"], int(row["row"])]} if row else found
+
+
+@lru_cache(maxsize=1 << 16)
+def _identity(
+    path: str,
+    offset: int,
+    size: int,
+    changed_ns: int,
+    version: tuple[int, int],  # noqa: ARG001 part of the memo's key
+) -> tuple[tuple[str, Any], ...]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # noqa: PTH123
+        for start in (offset, max(offset, offset + size - IDENTITY_BYTES)):
+            file.seek(start)
+            digest.update(file.read(min(IDENTITY_BYTES, offset + size - start)))
+    return ("size", size), ("changed_ns", changed_ns), ("ends", digest.hexdigest())
+
+
+def require_writable(root: str | Path) -> Path:
+    """The folder, made if it was not there. Raises UserError when nothing can be written in it."""
+    root = Path(root)
+    probe = root / f".probe-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cache folder '{root}': cannot be written to: {error.strerror or error}") from None
+    return root
+
+
+def _canonical(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _checksum(array: NDArray[Any]) -> int:
+    return zlib.crc32(_bytes(array)) if array.size else 0
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGN) * ALIGN
