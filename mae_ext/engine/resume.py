@@ -56,16 +56,21 @@ def snapshot(
     model: MAE, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, data: dict[str, ModalityData]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state."""
-    moments: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{key}/{name}"] = value
     state = {
         "files": {name: fingerprint(d) for name, d in data.items()},
         "quarantined": {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()},
         "scaler": scaler.state_dict(),
     }
-    return {"model": dict(model.state_dict()), "optimizer": moments}, state
+    return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
+
+
+def optimizer_tensors(model: MAE, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """AdamW's own tensors as "exp_avg/encoder.trunk..." and so on, not copies."""
+    return {
+        f"{key}/{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 def restore(
@@ -74,14 +79,12 @@ def restore(
     """Load weights, moments and the loss scale in place."""
     load_weights(model, read_tensors(checkpoint / "model.safetensors"), str(checkpoint))
     moments = read_tensors(checkpoint / "optimizer.safetensors")
-    parameters = dict(model.named_parameters())
-    for full, value in moments.items():
-        key, _, name = full.partition("/")
-        if name not in parameters:
-            raise CheckpointError(f"{checkpoint}/optimizer.safetensors: no parameter '{name}' in this model")
-        parameter = parameters[name]
-        # Fused AdamW keeps its step counters beside the parameters.
-        optimizer.state[parameter][key] = value.to(parameter.device)
+    own = optimizer_tensors(model, optimizer)
+    if own.keys() != moments.keys():
+        odd = sorted(own.keys() ^ moments.keys())
+        raise CheckpointError(f"{checkpoint}/optimizer.safetensors does not fit this model: {', '.join(odd[:3])}")
+    for name, tensor in own.items():
+        tensor.copy_(moments[name])
     if at.scaler:
         scaler.load_state_dict(at.scaler)
 
