@@ -19,9 +19,8 @@ def num_keep(num_tokens: int, ratio: float) -> int:
         raise ValueError(f"mask ratio {ratio} is not in [0, 1)")
     keep = floor(num_tokens * (1 - ratio) + 1e-6)
     if keep < 1:
-        raise ValueError(
-            f"mask ratio {ratio} keeps none of {num_tokens} tokens; {1 - 1 / num_tokens:.4g} is the largest that does"
-        )
+        most = floor(1e4 * (1 - 1 / num_tokens)) / 1e4
+        raise ValueError(f"mask ratio {ratio} keeps none of {num_tokens} tokens; it may be at most {most:g}")
     return keep
 
 
@@ -92,8 +91,8 @@ class RandomMasker:
 class BlockMasker:
     """Hides boxes (BEiT's block-wise masking, 2106.08254, for any number of axes) until the ratio is reached.
 
-    Boxes cover `min_share`..`max_share` of the grid, with aspect ratios log-uniform in 1/aspect..aspect between axes.
-    The box that would overshoot is cut to the exact count, at random, so counts never vary.
+    Boxes cover `min_share`..`max_share` of the grid; as shares of the grid's axes, no two of their edges differ by more
+    than the factor `aspect`. The box that would overshoot is cut to the exact count, at random, so counts never vary.
     """
 
     ratio: float = 0.5
@@ -128,7 +127,7 @@ class BlockMasker:
         n = len(grid)
         draw = torch.rand(1 + 2 * n, generator=generator).tolist()
         share = self.min_share + draw[0] * (self.max_share - self.min_share)
-        stretch = [self.aspect ** (2 * d - 1) for d in draw[1 : 1 + n]]
+        stretch = [self.aspect ** (d - 0.5) for d in draw[1 : 1 + n]]
         mean = prod(stretch) ** (1 / n)
         edges = [min(g, max(1, round(g * share ** (1 / n) * s / mean))) for g, s in zip(grid, stretch, strict=True)]
         starts = [int(d * (g - e + 1)) for d, g, e in zip(draw[1 + n :], grid, edges, strict=True)]
