@@ -107,6 +107,9 @@ class AugmentConfig(Section):
 
     scale: tuple[Share, Share] | None = (0.2, 1.0)
     aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    fixed: tuple[int, ...] = ()
+    """Axes along which a sample is exactly as many of the source's voxels as the model sees, at a random place: time in
+    a clip, all three axes of a volume. `scale` and `aspect` are about the last two axes where those are not fixed."""
     flip: tuple[int, ...] = (-1,)
     """Axes flipped with probability 1/2, counted as in Python: -1 is the last (left-right in an image)."""
 

@@ -1,5 +1,6 @@
 """Which box of a source becomes a sample: parameters are drawn here and applied in the readers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log, sqrt
 
@@ -58,6 +59,35 @@ class RandomResizedCrop:
         return _centred(extent, min(height, width / aspect), min(width, height * aspect), self.flip)
 
 
+@dataclass(frozen=True)
+class FixedCrop:
+    """Boxes as long as `size` on `axes`, and as `rest` says on the others.
+
+    draws: places along the axes, in 0..1 (0 is the first place, 1 the last); several, for a reader that refuses some.
+    Where the source is shorter than the box, the box reaches beyond it evenly on both sides, `start` below 0: readers
+    that take fixed crops pad.
+    """
+
+    size: tuple[int, ...]
+    axes: tuple[int, ...]
+    rest: CropSampler
+    draws: tuple[tuple[float, ...], ...]
+
+    def __call__(self, extent: tuple[int, ...]) -> Crop:
+        return next(self.alternatives(extent))
+
+    def alternatives(self, extent: tuple[int, ...]) -> Iterator[Crop]:
+        """The box that a call returns, then the others, in the order of draws."""
+        rest = self.rest(extent)
+        for row in self.draws:
+            start, stop = list(rest.start), list(rest.stop)
+            for axis, place in zip(self.axes, row, strict=True):
+                room = extent[axis] - self.size[axis]
+                start[axis] = min(int(place * (room + 1)), room) if room >= 0 else room // 2
+                stop[axis] = start[axis] + self.size[axis]
+            yield Crop(tuple(start), tuple(stop), rest.flip)
+
+
 def crop_sampler(augment: AugmentConfig, size: tuple[int, ...], generator: torch.Generator) -> CropSampler:
     """Random resized crop and flips, as in MAE (2111.06377, appendix A: scale 0.2..1, no other augmentation).
 
@@ -72,11 +102,26 @@ def crop_sampler(augment: AugmentConfig, size: tuple[int, ...], generator: torch
             raise ConfigError(f"data.augment.flip: axis {axis} does not exist, size {list(size)} has {len(size)} axes")
     axes = {axis % len(size) for axis in augment.flip}
     flip = tuple(i in axes and bool(coin) for i, coin in enumerate(coins.tolist()))
+    rest: CropSampler
     if augment.scale is None:
-        return CenterCrop(size, flip=flip)
-    shape = size[-1] / size[-2]
-    rows = tuple((a, b, c, d) for a, b, c, d in draws.tolist())
-    return RandomResizedCrop(augment.scale, (augment.aspect[0] * shape, augment.aspect[1] * shape), rows, flip)
+        rest = CenterCrop(size, flip=flip)
+    else:
+        shape = size[-1] / size[-2]
+        rows = tuple((a, b, c, d) for a, b, c, d in draws.tolist())
+        rest = RandomResizedCrop(augment.scale, (augment.aspect[0] * shape, augment.aspect[1] * shape), rows, flip)
+    if not augment.fixed:
+        return rest
+    fixed = _fixed_axes(augment, size)
+    places = torch.rand(TRIES, len(fixed), dtype=torch.float64, generator=generator)
+    return FixedCrop(size, fixed, rest, tuple(map(tuple, places.tolist())))
+
+
+def evaluation_sampler(augment: AugmentConfig, size: tuple[int, ...]) -> CropSampler:
+    """What a model trained with `augment` is shown afterwards: the middle of a source, at the scale of its training."""
+    if not augment.fixed:
+        return CenterCrop(size)
+    fixed = _fixed_axes(augment, size)
+    return FixedCrop(size, fixed, CenterCrop(size), ((0.5,) * len(fixed),))
 
 
 def center_sampler(size: tuple[int, ...], share: float = 1.0) -> CropSampler:
@@ -85,6 +130,13 @@ def center_sampler(size: tuple[int, ...], share: float = 1.0) -> CropSampler:
     share=0.875 is the usual "resize 256, crop 224".
     """
     return CenterCrop(size, share)
+
+
+def _fixed_axes(augment: AugmentConfig, size: tuple[int, ...]) -> tuple[int, ...]:
+    for axis in augment.fixed:
+        if not -len(size) <= axis < len(size):
+            raise ConfigError(f"data.augment.fixed: axis {axis} does not exist, size {list(size)} has {len(size)} axes")
+    return tuple(sorted({axis % len(size) for axis in augment.fixed}))
 
 
 def _centred(extent: tuple[int, ...], height: float, width: float, flip: tuple[bool, ...]) -> Crop:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
-from mae_ext.data.augment import center_sampler
+from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Reader, Sample
 from mae_ext.data.source import Items, list_items
@@ -134,7 +134,7 @@ class FrozenEncoder:
 
         threads: default one per core, at most 8. At most four samples per thread are decoded ahead of their use.
         """
-        reader, crop = self.reader(), center_sampler(self.modality.size)
+        reader, crop = self.reader(), evaluation_sampler(self.modality.data.augment, self.modality.size)
 
         def read(index: int) -> Sample | BadSample:
             try:
