@@ -1,7 +1,8 @@
 """Where samples come from: folders, list files, tar shards and .npz arrays become one table of addresses.
 
 Nothing here decodes anything, and nothing here knows what an image is: the suffixes come from the reader. An address is
-a file path, `shard.tar::OFFSET+SIZE::member`, or `file.npz::train_images::17`.
+a file path, `folder/` for files that are one sample together, `shard.tar::OFFSET+SIZE::member`, or
+`file.npz::train_images::17`.
 """
 
 import csv
@@ -20,16 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data import archive
+from mae_ext.data.folder import walk
 from mae_ext.errors import BadSample, UserError
 
 MAX_SHARDS = 100_000
 INTEGER_CLASSES = 100_000
 """Labels that are all integers from 0 to below this are kept as they are; anything else is numbered in sorted order."""
-
-LINKS_OUT = "links that leave the folder"
-LINKS_TO_FOLDERS = "links to folders"
-NOT_REGULAR = "not regular files"
-HIDDEN = "hidden"
 
 
 class PathTable:
@@ -81,6 +78,9 @@ class Items:
 def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     """Everything at `path` that ends in one of `suffixes` (lower case, with the dot; case does not matter).
 
+    A suffix with a slash, ".dcm/": all such files of a folder are one sample, whose address is the folder, ending in a
+    slash; a single such file can be named too.
+
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
     layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them), or file.npz[::split] in MedMNIST layout.
@@ -110,7 +110,7 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
         return _list_file(here, where)
     if here.suffix == ".tar":
         return _list_shards([path], suffixes, where)
-    if not here.name.lower().endswith(suffixes):
+    if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
         raise UserError(
             f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
         )
@@ -228,10 +228,6 @@ def _join(words: Iterable[str]) -> str:
     return " ".join(words)
 
 
-def _kind_of(name: str) -> str:
-    return Path(name).suffix.lower() or "without suffix"
-
-
 def _instead(others: Mapping[str, int], ignored: Mapping[str, int]) -> str:
     found = [f"{n} {kind}" for kind, n in Counter(others).most_common(5)]
     passed = [f"{n} {what}" for what, n in ignored.items()]
@@ -247,7 +243,7 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str) -> Items:
     others: Counter[str] = Counter()
     names: list[str | None] = []
     table: list[str] = []
-    for path, top in _walk(root, suffixes, where, ignored, others):
+    for path, top in walk(root, suffixes, where, ignored, others):
         table.append(path)
         names.append(top)
     if table:
@@ -260,45 +256,6 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str) -> Items:
     elif others[".gz"] or others[".tgz"] or others[".zip"]:
         hint = "; unpack the archives first"
     raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {_instead(others, ignored)}{hint}")
-
-
-def _walk(
-    root: Path, suffixes: tuple[str, ...], where: str, ignored: Counter[str], others: Counter[str]
-) -> Iterator[tuple[str, str | None]]:
-    """(path, first folder level or None), depth first, names in code-point order whatever the locale."""
-    inside = os.path.realpath(root)
-
-    def children(folder: str) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda e: e.name, reverse=True)
-        except OSError as error:
-            raise UserError(f"{where}: the folder '{folder}' cannot be read: {error.strerror}") from error
-
-    stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in children(str(root))]
-    while stack:
-        entry, top = stack.pop()
-        wanted, link = entry.name.lower().endswith(suffixes), entry.is_symlink()
-        if entry.name.startswith("."):
-            # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
-            ignored[HIDDEN] += 1
-        elif link and not _is_inside(entry.path, inside):
-            ignored[LINKS_OUT] += 1
-        elif link and Path(entry.path).is_dir():
-            ignored[LINKS_TO_FOLDERS] += 1  # its files are listed where they stand, and a link can close a circle
-        elif entry.is_dir(follow_symlinks=False):
-            stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
-        elif wanted and (Path(entry.path).is_file() if link else entry.is_file()):
-            yield entry.path, top
-        elif wanted:
-            ignored[NOT_REGULAR] += 1
-        else:
-            others[_kind_of(entry.name)] += 1
-
-
-def _is_inside(path: str, root: str) -> bool:
-    target = os.path.realpath(path)
-    return target == root or target.startswith(root.rstrip(os.sep) + os.sep)
 
 
 # List files

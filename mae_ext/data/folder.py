@@ -1,0 +1,82 @@
+"""Folders of samples, and samples that are folders."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from mae_ext.errors import BadSample, UserError
+
+LINKS_OUT = "links that leave the folder"
+LINKS_TO_FOLDERS = "links to folders"
+NOT_REGULAR = "not regular files"
+HIDDEN = "hidden"
+MAX_MEMBERS = 20_000
+"""Files of one sample: more slices than any scanner writes into a series."""
+
+
+def members(address: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files that make up the sample at a folder's address, by name. Raises BadSample."""
+    try:
+        with os.scandir(address) as entries:
+            found = (e.name for e in entries if e.name.lower().endswith(suffixes) and e.is_file())
+            names = sorted(name for name in found if not name.startswith("."))
+    except OSError as error:
+        raise BadSample(address, "no such file", str(error)) from error
+    if not names:
+        raise BadSample(address, "no such file", f"the folder holds no file ending in {' '.join(suffixes)}")
+    if len(names) > MAX_MEMBERS:
+        raise BadSample(address, "too large", f"{len(names)} files in one folder, the limit is {MAX_MEMBERS}")
+    return [os.path.join(address, name) for name in names]  # noqa: PTH118 the address stays as it is written
+
+
+def walk(
+    root: Path, suffixes: tuple[str, ...], where: str, ignored: Counter[str], others: Counter[str]
+) -> Iterator[tuple[str, str | None]]:
+    """(address, first folder level or None), depth first, names in code-point order whatever the locale.
+
+    Where a suffix ends in a slash, the folder stands for all its files of the kind, once, and is no label.
+    """
+    inside = os.path.realpath(root)
+    single = tuple(s for s in suffixes if not s.endswith("/"))
+    joined = tuple(s.removesuffix("/") for s in suffixes if s.endswith("/"))
+    seen: set[str] = set()
+
+    def children(folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda e: e.name, reverse=True)
+        except OSError as error:
+            raise UserError(f"{where}: the folder '{folder}' cannot be read: {error.strerror}") from error
+
+    stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in children(str(root))]
+    while stack:
+        entry, top = stack.pop()
+        name, link = entry.name.lower(), entry.is_symlink()
+        part = bool(joined) and name.endswith(joined)
+        wanted = part or name.endswith(single)
+        if entry.name.startswith("."):
+            # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
+            ignored[HIDDEN] += 1
+        elif link and not is_inside(entry.path, inside):
+            ignored[LINKS_OUT] += 1
+        elif link and Path(entry.path).is_dir():
+            ignored[LINKS_TO_FOLDERS] += 1  # its files are listed where they stand, and a link can close a circle
+        elif entry.is_dir(follow_symlinks=False):
+            stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
+        elif wanted and (Path(entry.path).is_file() if link else entry.is_file()):
+            folder = f"{Path(entry.path).parent}/"
+            if not part:
+                yield entry.path, top
+            elif folder not in seen:
+                seen.add(folder)
+                yield folder, None if top is None or Path(folder) == root / top else top
+        elif wanted:
+            ignored[NOT_REGULAR] += 1
+        else:
+            others[Path(entry.name).suffix.lower() or "without suffix"] += 1
+
+
+def is_inside(path: str, root: str) -> bool:
+    target = os.path.realpath(path)
+    return target == root or target.startswith(root.rstrip(os.sep) + os.sep)
