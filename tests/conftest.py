@@ -50,12 +50,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Path]:
-    """Write a config that trains in milliseconds a step: 16x16 pixels, patch 4, 32 wide, batch 8. Dotted keys override."""
+    """Write a config whose steps take milliseconds: 16x16 pixels, patch 4, 32 wide, batch 8. Dotted keys override."""
 
     def write(overrides: dict[str, Any] | None = None, name: str = "tiny") -> Path:
         values: dict[str, Any] = {
             "seed": 3,
-            "modalities": {"image": {"size": [16, 16], "patch": [4, 4], "batch": 8, "data": {"reader": {"name": "image"}}}},
+            "modalities": {"image": {"size": [16, 16], "patch": [4, 4], "batch": 8, "data": {}}},
             "model": {
                 "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1,
                 "decoder": {"width": 16, "depth": 1, "heads": 2},

@@ -5,13 +5,19 @@ data: its batches are made again, to the same bits, because a batch is a functio
 workers down twice is found in a sandbox and set aside.
 """
 
+import fcntl
+import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -21,8 +27,8 @@ from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.augment import crop_sampler
 from mae_ext.data.plan import Key, Plan
-from mae_ext.data.sample import Batch, Reader, Sample
-from mae_ext.data.sandbox import Sandbox
+from mae_ext.data.sample import Batch, Reader, Sample, read_checked
+from mae_ext.data.sandbox import Sandbox, forkserver
 from mae_ext.data.source import Items, list_items
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.grid import patches
@@ -59,7 +65,10 @@ class ModalityData:
         self.seed, self.name, self.config = seed, name, config
         self.reader = build_reader(config, f"{where}.data.reader")
         self.items: Items = list_items(config.data.path, self.reader.suffixes)
-        self.plan = Plan(seed, name, len(self.items), config.batch, config.data.repeats, rank, world)
+        try:
+            self.plan = Plan(seed, name, len(self.items), config.batch, config.data.repeats, rank, world)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
         self.masker = build_masker(config, "mask", f"{where}.mask")
         self.decode = build_masker(config, "decode", f"{where}.decode")
         self.quarantined: dict[int, str] = {}
@@ -74,13 +83,7 @@ class ModalityData:
             crop_sampler(augment, size, rng(self.seed, "augment", self.name, key.epoch, index, key.repeat))
             for key in keys
         ]
-        try:
-            return self.reader.read(address, crops)
-        except BadSample:
-            raise
-        except Exception as error:
-            reader = self.config.data.reader.name
-            raise RunError(f"reader '{reader}' broke on {address} (it may only raise BadSample): {error!r}") from error
+        return read_checked(self.reader, address, crops, (self.config.channels, *size))
 
     def read_or_replace(self, keys: list[Key], bad: list[dict[str, Any]]) -> list[Sample]:
         """As read, but a bad file goes into `bad` and the next of the permutation takes its place."""
@@ -159,13 +162,34 @@ class StepData(Dataset[dict[str, Batch]]):
         return {name: data.batch(step) for name, data in self.modalities.items()}
 
 
-def _worker_init(_: int) -> None:
+class _Shielded(Dataset[dict[str, Batch] | RunError | UserError]):
+    """Errors leave a worker as values: DataLoader would rebuild them around a printed traceback."""
+
+    def __init__(self, data: StepData) -> None:
+        self.data = data
+
+    def __getitem__(self, step: int) -> dict[str, Batch] | RunError | UserError:
+        try:
+            return self.data[step]
+        except (RunError, UserError) as error:
+            return error
+
+
+def _worker_init(parent: Connection, _: int) -> None:
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # A worker that spins in a decoder never looks whether its parent still lives. The kernel does: when the far end
+        # of this pipe closes it sends SIGIO, which ends a process. Opened anew, as owner and flags are not per process.
+        line = os.open(f"/proc/self/fd/{parent.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(line, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        if parent.poll(0):  # the end of the pipe: too late for a signal
+            os._exit(1)
 
 
-def _first(items: Any) -> Any:
-    return items
+def _as_they_are(batches: Any) -> Any:
+    return batches
 
 
 @dataclass
@@ -191,6 +215,7 @@ class Loader:
         self._ahead: dict[str, Batch] | None = None
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, self.train.prefetch))
         self._closed = threading.Event()
+        self._lifeline = Pipe(duplex=False)
         self._thread = threading.Thread(target=self._produce, name="loader", daemon=True)
         self._thread.start()
 
@@ -222,6 +247,8 @@ class Loader:
                 self._queue.get_nowait()
             except queue.Empty:
                 self._thread.join(0.05)
+        for end in self._lifeline:
+            end.close()
 
     def _put(self, made: Any) -> None:
         while not self._closed.is_set():
@@ -246,9 +273,11 @@ class Loader:
     def _produce_with_workers(self) -> None:
         step, failures = self.next_step, 0
         while step < self.stop_step and not self._closed.is_set():
-            batches = iter(self._dataloader(step))
+            # After a failure a single batch by itself, so that what fails again is known to be this one.
+            stop = step + 1 if failures else self.stop_step
+            batches = iter(self._dataloader(range(step, stop)))
             try:
-                while step < self.stop_step and not self._closed.is_set():
+                while step < stop and not self._closed.is_set():
                     self._put(self._patiently(batches))
                     step, failures = step + 1, 0
             except WorkerLost as lost:
@@ -264,27 +293,32 @@ class Loader:
                     worker.kill()
                 del batches
 
-    def _dataloader(self, start: int) -> DataLoader[dict[str, Batch]]:
+    def _dataloader(self, steps: range) -> DataLoader[Any]:
         return DataLoader(
-            self.data,
+            _Shielded(self.data),
             batch_size=None,
-            sampler=range(start, self.stop_step),
-            collate_fn=_first,
-            num_workers=self.train.workers,
+            sampler=steps,
+            collate_fn=_as_they_are,
+            num_workers=min(self.train.workers, len(steps)),
             prefetch_factor=self.train.prefetch,
             timeout=POLL_S,
-            worker_init_fn=_worker_init,
+            worker_init_fn=partial(_worker_init, self._lifeline[0]),
             pin_memory=self.device.type == "cuda",
-            # Not fork: the parent has threads, and decoders opened before a fork deadlock.
-            multiprocessing_context="forkserver",
+            multiprocessing_context=forkserver(),
         )
 
     def _patiently(self, batches: Iterator[dict[str, Batch]]) -> dict[str, Batch]:
-        """Wait for a batch. Raises WorkerLost when a worker has died or nothing came for `worker_timeout` seconds."""
+        """Wait for a batch. Raises WorkerLost when a worker has died or nothing came for `worker_timeout` seconds.
+
+        An error of the run (RunError, UserError) comes back as one that `_take` raises.
+        """
         began = time.monotonic()
         while True:
             try:
                 return next(batches)
+            except (OSError, EOFError) as error:
+                # It died between announcing a batch and handing it over, and is not yet known to be dead.
+                raise WorkerLost(f"a worker broke off: {error!r}") from None
             except RuntimeError as error:
                 text = str(error)
                 if "exited unexpectedly" in text or "killed by signal" in text:
@@ -300,12 +334,15 @@ class Loader:
         with Sandbox(deadline_s=min(30.0, self.train.worker_timeout)) as sandbox:
             for data in self.data.modalities.values():
                 for key in data.plan.keys(step):
-                    try:
-                        sandbox.call(data.read, key.index, [key], name=data.items.addresses[key.index])
-                    except BadSample as error:
-                        if error.kind in ("hung", "crashed", "out of memory"):
-                            data.quarantined[key.index] = error.kind
-                            found = True
+                    # And those that stand in for it where it is bad.
+                    for index in islice(data.plan.candidates(key), MAX_SUBSTITUTES):
+                        try:
+                            sandbox.call(data.read, index, [key], name=data.items.addresses[index])
+                            break
+                        except BadSample as error:
+                            if index not in data.quarantined and error.kind in ("hung", "crashed", "out of memory"):
+                                data.quarantined[index] = error.kind
+                                found = True
         return found
 
 

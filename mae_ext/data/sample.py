@@ -7,12 +7,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mae_ext.errors import BadSample, RunError
 from mae_ext.model.mask import Mask
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A box and flips in the source's own voxels, one entry per spatial axis, slowest first. Data, not an action."""
+    """A box and flips in the source's own voxels, one entry per spatial axis, slowest first. Data, not an action.
+
+    A box of fixed length may reach beyond a source that is shorter; the reader pads, and marks it in `valid`.
+    """
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
@@ -39,13 +43,41 @@ class Sample:
 
 
 class Reader(Protocol):
-    """The only code that knows a file format. Picklable; opens nothing before `read`."""
+    """The only code that knows a file format. Picklable; opens nothing before `read`.
+
+    suffixes: lower case, with the dot; ".dcm/", with a slash, is a folder of such files that together are one sample.
+    A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none), and
+    `example`, the size and channels that `doctor` asks of a file when no config says otherwise.
+    """
 
     suffixes: tuple[str, ...]
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
         """One Sample per crop from a single opening of the file. Raises BadSample, and nothing else, for a bad file."""
         ...
+
+
+def read_checked(
+    reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None
+) -> list[Sample]:
+    """Reader.read, held to its contract. shape: (C, *S) of a sample. Raises BadSample; RunError for a reader's bug."""
+    name = type(reader).__name__
+    try:
+        samples = reader.read(address, crops)
+        given = [(tuple(sample.x.shape), sample.x.dtype) for sample in samples]
+    except BadSample:
+        raise
+    except MemoryError as error:
+        raise BadSample(address, "out of memory", str(error)) from error
+    except Exception as error:
+        told = " ".join(repr(error).split())
+        raise RunError(f"reader {name} broke on {address} (it may raise nothing but BadSample): {told}") from error
+    if len(given) != len(crops) or any(
+        dtype not in (torch.uint8, torch.float32) or (shape is not None and found != shape) for found, dtype in given
+    ):
+        wanted = f"{len(crops)} x {'' if shape is None else shape}"
+        raise RunError(f"reader {name} gave {given} for {address}; expected {wanted} in uint8 or float32")
+    return samples
 
 
 @dataclass(frozen=True)

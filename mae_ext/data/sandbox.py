@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import ceil
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,17 @@ START_S = 120.0
 
 # The server that children are forked from imports these once, so that a child after a kill costs milliseconds, not the
 # seconds of importing torch. Fork alone is no choice: it copies locks that the parent's threads hold.
-PRELOAD = ["__main__", "mae_ext.data.image", "mae_ext.data.doctor"]
+PRELOAD = ["__main__", "mae_ext.data.image", "mae_ext.data.doctor", "mae_ext.data.loader"]
+
+
+def forkserver() -> ForkServerContext:
+    """Where sandboxes and loader workers come from: a server that has imported what they need, and opened nothing.
+
+    Not fork: the parent has threads, and decoders opened before a fork deadlock.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 class Sandbox:
@@ -80,8 +91,7 @@ class Sandbox:
         if self._child is not None and self._pipe is not None and self._child.is_alive():
             return self._pipe
         self._kill()
-        context = get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
+        context = forkserver()
         self._pipe, end = context.Pipe()
         self._child = context.Process(target=_serve, args=(end,), daemon=True, name="mae_ext sandbox")
         self._child.start()

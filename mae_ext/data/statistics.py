@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Protocol
 
 import torch
 
 from mae_ext.config import Config, Statistics
-from mae_ext.data.augment import center_sampler
-from mae_ext.data.sample import CropSampler, Reader, Sample
+from mae_ext.data.augment import evaluation_sampler
+from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked
+from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items
 from mae_ext.errors import BadSample, ConfigError, UserError
 
@@ -71,17 +73,18 @@ def measure(
     count: int = 1024,
     name: str = "data",
     on_bad: Callable[[BadSample], None] | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Statistics:
     """Statistics over `count` files spread evenly over the list; the same list gives the same numbers.
 
-    Bad files are passed over, counted in the log, and handed to `on_bad`. Raises UserError, naming the first few, when
-    all are bad.
+    Bad files are passed over, counted in the log, and handed to `on_bad`; in a sandbox, so are those that hang or crash
+    the reader. Raises UserError, naming the first few, when all are bad, and RunError for a bug of the reader.
     """
     moments, bad = Moments(), []
     chosen = spread(len(items), count)
     for index in chosen:
         try:
-            for sample in reader.read(items.addresses[index], [crop_sampler]):
+            for sample in _read(reader, items.addresses[index], crop_sampler, sandbox):
                 moments.add(sample)
         except BadSample as error:
             bad.append(error)
@@ -95,6 +98,22 @@ def measure(
     return moments.statistics()
 
 
+def _read(reader: Reader, address: str, crop_sampler: CropSampler, sandbox: Sandbox | None) -> list[Sample]:
+    if sandbox is None:
+        return read_checked(reader, address, [crop_sampler])
+
+    def guarded() -> list[Sample]:
+        found: list[Sample] = sandbox.call(read_checked, reader, address, [crop_sampler], name=address)
+        return found
+
+    try:
+        return guarded()
+    except BadSample as error:
+        if error.kind not in ("hung", "crashed"):
+            raise
+        return guarded()  # once more, as the loader does: what passes by itself must not change the numbers
+
+
 class _Measurable(Protocol):
     @property
     def items(self) -> Items: ...
@@ -105,14 +124,19 @@ class _Measurable(Protocol):
 def resolve_statistics(config: Config, data: Mapping[str, _Measurable]) -> Config:
     """The config with numbers where it said "measured", "imagenet" or "none" (mean 0, std 1), for every modality.
 
-    Measured on the centre of each file at the model's size. Raises ConfigError when the count of channels differs.
+    Measured on the centre of each file at the model's size, in a sandbox where training reads in workers. Raises
+    ConfigError when the count of channels differs.
     """
     modalities = dict(config.modalities)
     for name, modality in config.modalities.items():
         chosen = modality.data.statistics
         if chosen == "measured":
             here = data[name]
-            found = measure(here.items, here.reader, center_sampler(modality.size), name=f"modality '{name}'")
+            with ExitStack() as stack:
+                deadline_s = min(30.0, config.train.worker_timeout)
+                sandbox = stack.enter_context(Sandbox(deadline_s)) if config.train.workers else None
+                crop = evaluation_sampler(modality.data.augment, modality.size)
+                found = measure(here.items, here.reader, crop, name=f"modality '{name}'", sandbox=sandbox)
         elif chosen == "imagenet":
             found = IMAGENET
         elif chosen == "none":

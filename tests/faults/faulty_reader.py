@@ -16,21 +16,31 @@ from mae_ext.errors import BadSample
 
 
 class FaultyReader:
-    """fault: kill, segfault, spin, sleep, nan, inf, raise, shape, or bad. once: a file whose making marks the one time.
+    """fault: kill, segfault, spin, sleep, nan, inf, exception, shape, or bad.
 
-    Without `once`, every visit fails. `slow` seconds are spent on every file.
+    once: a file that is made at the first visit, after which all is well; without it every visit fails. slow: seconds
+    that every file takes. also_bad: a file that is bad besides.
     """
 
     suffixes = ImageReader.suffixes
 
     def __init__(
-        self, size: tuple[int, ...], channels: int, fault: str, match: str, once: str | None = None, slow: float = 0.0
+        self,
+        size: tuple[int, ...],
+        channels: int,
+        fault: str,
+        match: str,
+        once: str | None = None,
+        slow: float = 0.0,
+        also_bad: str | None = None,
     ) -> None:
-        self.reader = ImageReader(size, channels)
+        self.reader, self.also_bad = ImageReader(size, channels), also_bad
         self.fault, self.match, self.once, self.slow = fault, match, once, slow
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
         time.sleep(self.slow)
+        if Path(address).name == self.also_bad:
+            self.bad(address)
         if self.match in Path(address).name and self._due():
             getattr(self, self.fault)(address)
         samples = self.reader.read(address, crops)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,7 @@ def _last(metrics: Path) -> int:
 def _steps(config: Path, more: Sequence[str]) -> int:
     from mae_ext.config import load_config
 
-    sets = [value for flag, value in zip(more, more[1:], strict=False) if flag == "--set"]
+    sets = [value for flag, value in pairwise(more) if flag == "--set"]
     steps = load_config(config, sets).train.steps
     assert steps is not None, "give train.steps"
     return steps

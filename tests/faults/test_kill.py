@@ -6,7 +6,6 @@ In full, 20 kills of 300 steps for each precision, with a table at the end:
 """
 
 import pytest
-
 from faults.kills import command, finish, run_with_kills, trajectory
 
 

@@ -1,0 +1,230 @@
+"""Whatever readers and workers do, a batch is a function of (config, step); each trouble costs time or one file."""
+
+import json
+import os
+import signal
+import threading
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from mae_ext.config import load_config
+from mae_ext.data.loader import Loader, ModalityData, StepData
+from mae_ext.errors import RunError, UserError
+
+pytestmark = pytest.mark.usefixtures("faulty")
+STEPS = 10
+
+
+@pytest.fixture
+def load(tiny, photos):
+    """-> (Loader, config) over steps 0..10 with the plug-in reader, which misbehaves as told on file 07."""
+
+    def make(workers=2, fault="bad", match="07.", timeout=10.0, prefetch=2, start=0, stop=STEPS, **arguments):
+        reader = {"name": "faulty", "fault": fault, "match": match, **arguments}
+        train = {"workers": workers, "worker_timeout": timeout, "prefetch": prefetch, "save_every": 500}
+        config = load_config(
+            tiny(
+                {
+                    "modalities.image.data.reader": reader,
+                    "modalities.image.data.path": str(photos),
+                    **{f"train.{key}": value for key, value in train.items()},
+                }
+            )
+        )
+        data = StepData({"image": ModalityData(config.seed, "image", config.modalities["image"])})
+        return Loader(data, config, start, stop, torch.device("cpu"))
+
+    return make
+
+
+def everything(loader):
+    try:
+        return [step["image"] for step in loader]
+    finally:
+        loader.close()
+
+
+def same(one, other):
+    pairs = list(zip(one, other, strict=True))
+    return bool(pairs) and all(
+        torch.equal(a.x, b.x)
+        and a.sources == b.sources
+        and a.bad == b.bad
+        and torch.equal(a.mask.keep, b.mask.keep)
+        and torch.equal(a.mask.pred, b.mask.pred)
+        for a, b in pairs
+    )
+
+
+def test_batches_are_the_same_for_every_number_of_workers_and_from_every_start(load):
+    reference = everything(load(workers=0, fault="bad", match="nothing"))
+    assert len(reference) == STEPS
+    assert len({source for batch in reference for source in batch.sources}) == 40
+    for workers in (1, 3):
+        assert same(everything(load(workers=workers, fault="bad", match="nothing")), reference)
+    assert same(everything(load(workers=2, start=6, fault="bad", match="nothing")), reference[6:])
+
+
+def test_a_bad_file_is_replaced_by_the_same_one_wherever_it_is_read(load):
+    reference = everything(load(workers=0))
+    assert same(everything(load(workers=3)), reference)
+    bad = [row for batch in reference for row in batch.bad]
+    assert {(row["kind"], row["path"].split("/")[-1]) for row in bad} == {("rotten", "07.jpg")}
+    clean = everything(load(workers=0, match="nothing"))
+    changed = [a.sources != b.sources for a, b in zip(reference, clean, strict=True)]
+    assert sum(changed) == len(bad)  # one sample of one batch, each time
+
+
+@pytest.mark.parametrize("fault", ["kill", "segfault", "spin", "sleep"])
+def test_a_worker_that_dies_or_hangs_once_changes_no_batch(load, tmp_path, fault):
+    reference = everything(load(workers=0, match="nothing"))
+    timeout = 3.0
+    loader = load(fault=fault, once=str(tmp_path / "marker"), timeout=timeout)
+    waits, batches = [], []
+    for step in loader:
+        waits.append(loader.waited)
+        batches.append(step["image"])
+    loader.close()
+    assert same(batches, reference)
+    assert loader.incidents
+    assert max(waits) < timeout + 5
+    assert not loader.data.modalities["image"].quarantined
+
+
+@pytest.mark.parametrize("fault", ["kill", "spin"])
+def test_a_file_that_always_brings_workers_down_is_set_aside_by_name(load, fault):
+    loader = load(fault=fault, timeout=3.0)
+    batches = everything(loader)
+    bad = {(row["path"].split("/")[-1], row["kind"]) for batch in batches for row in batch.bad}
+    assert bad == {("07.jpg", {"kill": "crashed", "spin": "hung"}[fault])}
+    # As if it had been bad from the first.
+    as_if = everything(load(workers=0, fault="bad"))
+    assert [batch.sources for batch in batches] == [batch.sources for batch in as_if]
+    assert all(torch.equal(a.x, b.x) for a, b in zip(batches, as_if, strict=True))
+
+
+def test_a_file_that_crashes_while_earlier_batches_are_slow_is_still_the_one_that_is_found(load):
+    # A batch takes longer than the second after which silent workers are looked at. All files are read in five steps.
+    loader = load(fault="kill", slow=0.15, workers=3, timeout=20.0, stop=5)
+    batches = everything(loader)
+    assert {row["path"].split("/")[-1] for batch in batches for row in batch.bad} == {"07.jpg"}
+
+
+def test_a_substitute_that_crashes_is_found_too(load, photos, tmp_path):
+    # 07 is bad, and the file that stands in for it kills.
+    peek = load(workers=0)
+    peek.close()
+    data = peek.data.modalities["image"]
+    indices = islice(data.plan.candidates(data.plan.keys(0)[0]), 2)
+    first, second = (data.items.addresses[i].split("/")[-1] for i in indices)
+    loader = load(fault="kill", match=second, also_bad=first)
+    batches = everything(loader)
+    assert {(r["path"].split("/")[-1], r["kind"]) for b in batches for r in b.bad} >= {
+        (first, "rotten"),
+        (second, "crashed"),
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("fault", "told"), [("exception", "a mistake"), ("shape", "(3, 15, 16)")])
+def test_a_bug_of_a_reader_is_one_line_that_names_the_file(load, workers, fault, told):
+    with pytest.raises(RunError) as caught:
+        everything(load(workers=workers, fault=fault))
+    text = str(caught.value)
+    assert "\n" not in text and "Traceback" not in text
+    assert "FaultyReader" in text and "07.jpg" in text and told in text
+
+
+def test_when_everything_is_bad_the_run_ends_instead_of_searching_on(load):
+    with pytest.raises(RunError, match=r"40 files in a row could not be used"):
+        everything(load(match="."))
+
+
+def test_a_batch_that_does_not_split_over_the_ranks_is_refused(tiny, photos):
+    config = load_config(tiny({"modalities.image.data.path": str(photos)}))
+    with pytest.raises(UserError, match="batch=8 does not split over 3 ranks"):
+        ModalityData(0, "image", config.modalities["image"], rank=0, world=3)
+
+
+def test_two_ranks_together_read_what_one_reads(tiny, photos):
+    config = load_config(tiny({"modalities.image.data.path": str(photos)})).modalities["image"]
+    whole = ModalityData(0, "image", config)
+    halves = [ModalityData(0, "image", config, rank, 2) for rank in range(2)]
+    for step in (0, 3, 11):
+        one, parts = whole.batch(step), [half.batch(step) for half in halves]
+        assert [k for half in halves for k in half.plan.keys(step)] == whole.plan.keys(step)
+        assert one.sources == parts[0].sources + parts[1].sources
+        assert torch.equal(one.x, torch.cat([part.x for part in parts]))
+        assert torch.equal(one.mask.keep, torch.cat([part.mask.keep for part in parts]))
+        assert torch.equal(one.mask.pred, torch.cat([part.mask.pred for part in parts]))
+
+
+def test_closing_leaves_no_thread_and_no_worker(load):
+    loader = load(workers=3, slow=0.05)
+    next(loader)
+    loader.close()
+    assert not [t for t in threading.enumerate() if t.name == "loader"]
+
+
+def test_closing_does_not_wait_for_a_worker_that_hangs(load):
+    loader = load(workers=1, fault="spin", match=".", timeout=600.0)
+    time.sleep(1.0)
+    began = time.monotonic()
+    loader.close()
+    assert time.monotonic() - began < 10
+
+
+def test_a_spinning_worker_does_not_outlive_a_parent_that_was_killed(faulty, tiny, photos, tmp_path):
+    from faults.kills import command, launch
+
+    reader = {"name": "faulty", "fault": "spin", "match": "."}
+    config = tiny({"modalities.image.data.reader": reader, "modalities.image.data.statistics": "none"})
+    process = launch(command(config, photos, tmp_path / "run", "--set", "train.workers=2"), tmp_path / "log")
+    group, limit = process.pid, time.monotonic() + 60
+    # The run, the server, its tracker of shared memory, and two workers, which need a moment to begin to spin.
+    while len(_members(group)) < 5 and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    assert len(_members(group)) == 5
+    os.kill(process.pid, signal.SIGKILL)  # it alone, as the system does when memory runs out
+    process.wait()
+    limit = time.monotonic() + 15
+    while _members(group) and time.monotonic() < limit:
+        time.sleep(0.1)
+    left = _members(group)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def _members(group):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def test_statistics_are_measured_in_spite_of_a_file_that_hangs_or_crashes(load, tiny, photos, tmp_path):
+    from mae_ext.data.statistics import resolve_statistics
+
+    def measured(fault, match, **arguments):
+        reader = {"name": "faulty", "fault": fault, "match": match, **arguments}
+        values = {"modalities.image.data.reader": reader, "modalities.image.data.path": str(photos)}
+        config = load_config(tiny(values | {"train.workers": 1, "train.worker_timeout": 3.0}))
+        data = {"image": ModalityData(0, "image", config.modalities["image"])}
+        return json.loads(resolve_statistics(config, data).modalities["image"].data.model_dump_json())["statistics"]
+
+    everything = measured("bad", "nothing")
+    assert measured("segfault", "07.", once=str(tmp_path / "a")) == everything
+    assert measured("kill", "07.") == measured("bad", "07.") != everything
+    assert measured("spin", "07.") == measured("bad", "07.")
