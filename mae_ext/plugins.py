@@ -112,7 +112,14 @@ maskers = Registry(
         "grid": "mae_ext.model.mask:GridMasker",
     },
 )
-readers = Registry("reader", {"image": "mae_ext.data.image:ImageReader"})
+readers = Registry(
+    "reader",
+    {
+        "image": "mae_ext.data.image:ImageReader",
+        "video": "mae_ext.data.video:VideoReader",
+        "volume": "mae_ext.data.volume:VolumeReader",
+    },
+)
 targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
 
 ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets)}

@@ -31,16 +31,20 @@ def inspect(
     reader_name: str = "image",
     channels: int | None = None,
     deadline_s: float = DEADLINE_S,
-    size: tuple[int, ...] = (224, 224),
+    size: tuple[int, ...] | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[Verdict]:
     """A verdict on every sample behind `paths`, in order, as each is known.
 
     paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
-    for each axis. A file that hangs, crashes or swallows memory costs its own verdict and nothing else. Raises
-    UserError for a path that holds nothing, before any file is opened.
+    for each axis; None is the reader's own example. A file that hangs, crashes or swallows memory costs its own verdict
+    and nothing else. Raises UserError for a path that holds nothing, before any file is opened.
     """
-    reader: Reader = plugins.readers.build(reader_name, {}, "doctor", size=size, channels=channels or 3)
+    example = getattr(plugins.readers.get(reader_name, "doctor"), "example", {"size": (224, 224), "channels": 3})
+    size = size or example["size"]
+    reader: Reader = plugins.readers.build(
+        reader_name, {}, "doctor", size=size, channels=channels or example["channels"]
+    )
     sources = [list_items(path, reader.suffixes) for path in paths]
     with Sandbox(deadline_s, memory_bytes) as sandbox:
         for address in (address for items in sources for address in items.addresses):

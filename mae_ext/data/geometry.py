@@ -1,0 +1,152 @@
+"""One axis order for every scan, and resampling that touches only the voxels a crop needs.
+
+Canonical order is (D, H, W) = (inferior -> superior, posterior -> anterior, left -> right): RAS+ as NIfTI means it, the
+slowest axis first. Oblique scans go to the nearest such order; nothing is rotated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data.sample import Crop
+
+AXIS_NAMES = ("inferior-superior", "posterior-anterior", "left-right")
+
+KEEP_MM = 1e-3
+"""A spacing this near to the wanted one is kept as it is (MONAI, AFFINE_TOL)."""
+
+_LETTERS = ("LR", "PA", "IS")
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """source: for D, H, W, the spatial axis of the file (0..2) it comes from. flip: whether that axis runs backwards.
+
+    spacing: mm along D, H, W. file_spacing: mm along the file's axes. code: where the file's axes point, "RAS".
+    """
+
+    source: tuple[int, int, int]
+    flip: tuple[bool, bool, bool]
+    spacing: tuple[float, float, float]
+    file_spacing: tuple[float, float, float]
+    code: str
+
+
+def orientation(affine: NDArray[np.float64]) -> Orientation:
+    """(4, 4) voxel -> mm RAS+, finite and not singular. Each axis goes to the direction it is nearest to."""
+    import nibabel as nib
+
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    order = np.asarray(nib.orientations.io_orientation(affine))
+    world = [int(w) for w in order[:, 0]]
+    forward = [bool(f > 0) for f in order[:, 1]]
+    source = tuple(world.index(w) for w in (2, 1, 0))
+    code = "".join(_LETTERS[w][f] for w, f in zip(world, forward, strict=True))
+    return Orientation(
+        source,  # type: ignore[arg-type]
+        tuple(not forward[a] for a in source),  # type: ignore[arg-type]
+        tuple(float(lengths[a]) for a in source),  # type: ignore[arg-type]
+        tuple(float(v) for v in lengths),  # type: ignore[arg-type]
+        code,
+    )
+
+
+def canonical(stored: Array, spatial: tuple[int, int, int], place: Orientation) -> Array:
+    """(C, *reversed spatial shape of the file) -> (C, D, H, W), a view."""
+    # After the channel, the file's spatial axes stand in the reverse of their order in the file.
+    rank = sorted(spatial, reverse=True)
+    where = [1 + rank.index(spatial[a]) for a in place.source]
+    view = stored.transpose(0, *where)
+    return view[(slice(None), *(slice(None, None, -1) if f else slice(None) for f in place.flip))]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """One axis of a resampled box: output voxel n is source[low[n]] * (1 - weight[n]) + source[low[n] + 1] * weight[n].
+
+    inside: whether n lies in the scan at all. Where no weight is above 0, low + 1 is never looked at.
+    """
+
+    low: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The voxels of a scan at a spacing. extent: stored voxels. ratio: wanted over stored spacing, per axis.
+
+    The first voxels of both coincide, and the last ones as nearly as the spacing lets them: MONAI's Spacing
+    (compute_shape_offset with scale_extent=False). Trilinear, without smoothing, as there.
+    """
+
+    extent: tuple[int, ...]
+    ratio: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels at the wanted spacing."""
+        return tuple(
+            n if r == 1 else max(1, int(np.round((n - 1) / r + 1)))
+            for n, r in zip(self.extent, self.ratio, strict=True)
+        )
+
+    def taps(self, box: Crop, size: tuple[int, ...]) -> list[Taps]:
+        """For a box in voxels of `shape`, which may reach beyond it, cut into `size` voxels."""
+        found = []
+        for a, b, n, length, stored, ratio in zip(
+            box.start, box.stop, size, self.shape, self.extent, self.ratio, strict=True
+        ):
+            step = (b - a) / n
+            at = a + np.arange(n) if step == 1 else a + (np.arange(n) + 0.5) * step - 0.5
+            inside = (at > -0.5 - 1e-6) & (at < length - 0.5 + 1e-6)
+            source = np.clip(np.clip(at, 0, length - 1) * ratio, 0, stored - 1)
+            low = np.minimum(np.floor(source).astype(np.int64), max(stored - 2, 0))
+            weight = source - low
+            if np.isin(weight, (0, 1)).all():
+                low, weight = low + weight.astype(np.int64), np.zeros(n)
+            found.append(Taps(low, weight, inside))
+        return found
+
+
+def lattice(extent: tuple[int, ...], spacing: tuple[float, ...], wanted: tuple[float, ...] | None) -> Lattice:
+    """wanted=None, or within KEEP_MM of the spacing: the stored voxels as they are."""
+    if wanted is None:
+        return Lattice(extent, (1.0,) * len(extent))
+    ratio = tuple(1.0 if abs(w - s) <= KEEP_MM else w / s for s, w in zip(spacing, wanted, strict=True))
+    return Lattice(extent, ratio)
+
+
+def window(taps: list[Taps]) -> tuple[slice, ...]:
+    """The stored voxels that the taps touch."""
+    return tuple(slice(int(t.low.min()), int(t.low.max()) + 1 + bool(t.weight.any())) for t in taps)
+
+
+def interpolate(x: NDArray[np.float32], taps: list[Taps]) -> NDArray[np.float32]:
+    """(C, *window) -> (C, *size), in float64 between: HU have four digits before the point."""
+    y: NDArray[np.floating] = x
+    for axis, t in enumerate(taps, start=1):
+        low = t.low - t.low.min()
+        if not t.weight.any():
+            y = y.take(low, axis) if (np.diff(low) != 1).any() or len(low) != y.shape[axis] else y
+            continue
+        weight = t.weight.reshape(-1, *[1] * (y.ndim - axis - 1))
+        wide = y.astype(np.float64, copy=False)
+        y = wide.take(low, axis) * (1 - weight) + wide.take(low + 1, axis) * weight
+    return y.astype(np.float32, copy=False)
+
+
+def covered(valid: NDArray[np.bool_], taps: list[Taps]) -> NDArray[np.bool_]:
+    """(*window) -> (*size): where every voxel that contributes is valid, and the place is inside the scan."""
+    y = valid
+    for axis, t in enumerate(taps):
+        low = t.low - t.low.min()
+        first = y.take(low, axis)
+        if t.weight.any():
+            along = (-1, *[1] * (y.ndim - axis - 1))
+            first &= y.take(low + 1, axis) | (t.weight == 0).reshape(along)
+        y = first & t.inside.reshape(-1, *[1] * (y.ndim - axis - 1))
+    return y

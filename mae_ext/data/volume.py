@@ -1,0 +1,310 @@
+"""The volume reader: CT, MRI and other scans in three dimensions, many crops from one reading of a file.
+
+Samples are (C, D, H, W) with D from the feet to the head, H from back to front and W from left to right of the
+patient (geometry.py), at the spacing of the config or as the scanner left them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mae_ext.data import dicom, nifti, nrrd
+from mae_ext.data.cache import Cache, Entry, source_identity
+from mae_ext.data.folder import members
+from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
+from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, lattice, orientation, window
+from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
+from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.scan import Array, Declared, check, pick_axis
+from mae_ext.data.source import fetch
+from mae_ext.errors import BadSample
+
+MAX_BYTES = 2 << 30
+"""Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
+
+SLAB = 32
+VERSION = 1
+"""Of what the cache holds. Raise it with every change of what `read` returns."""
+
+Time = Literal["first", "middle", "mean"]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan in canonical order. voxels: (C, D, H, W) as stored, a view. valid: (D, H, W), where the loss may count.
+
+    fill: for each channel, the least finite value, in the scan's units: what stands for padding and non-finite voxels.
+    levels: None when they have been applied, and non-finite voxels are gone.
+    """
+
+    voxels: Array
+    slope: float
+    inter: float
+    spacing: tuple[float, float, float]
+    fill: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    levels: Levels | None
+    grid: Lattice
+
+    def cut(self, box: Crop, size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(channels, *size) at the model's levels, and valid (*size)."""
+        taps = self.grid.taps(box, size)
+        near = window(taps)
+        x = scaled(self.voxels[(slice(None), *near)], self.slope, self.inter)
+        fill = self.fill.reshape(-1, 1, 1, 1)
+        if self.levels is not None and not (fine := usable(x)).all():
+            x = np.where(fine, x, fill)
+        x = interpolate(x, taps)
+        if not all(t.inside.all() for t in taps):
+            d, h, w = (t.inside for t in taps)
+            x = np.where(d[:, None, None] & h[:, None] & w, x, fill)
+        return x if self.levels is None else self.levels(x), covered(self.valid[near], taps)
+
+    def share(self, box: Crop) -> float:
+        """Valid share of the box, padding included: of the stored voxels, which is near enough to choose a crop by."""
+        near = tuple(
+            slice(max(0, round(a * r)), max(0, min(n, round(b * r))))
+            for a, b, r, n in zip(box.start, box.stop, self.grid.ratio, self.grid.extent, strict=True)
+        )
+        whole = np.prod([(b - a) * r for a, b, r in zip(box.start, box.stop, self.grid.ratio, strict=True)])
+        return float(np.count_nonzero(self.valid[near]) / whole)
+
+
+class VolumeReader:
+    """NIfTI, MGH, NRRD, DICOM and array rows -> (C, D, H, W) float32, with `valid` and the spacing in mm.
+
+    spacing: mm along D, H, W to resample to (trilinear), or None to keep each scan's own. intensity: see intensity.py;
+    {name: window, windows: [[-175, 250]]} for CT, zscore or percentile for MRI. channel_axis, time_axis: which axis of
+    the file, counted as nibabel shows it, holds the channels, or time, of which the `time` one is taken; without them a
+    scan with a fourth axis is refused. body: what is not air: a threshold in the scan's units (CT: -500), "otsu",
+    "nonzero" (skull-stripped or de-faced MRI), or None when everything counts. Air that is seen from outside carries no
+    loss and enters no mean. min_body: the least share of a crop that is valid, where one of the sampler's boxes has it.
+    min_finite: a scan with a smaller share of finite voxels is refused; with a larger, the others carry no loss.
+    cache: a folder for prepared scans. max_bytes: of a file and of its voxels.
+
+    Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
+    among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
+    "constant", "no body", "mixed series", "missing slices", "repeated slices", "out of memory".
+    """
+
+    suffixes: tuple[str, ...] = (
+        *(*nifti.NIFTI_SUFFIXES, *nifti.MGH_SUFFIXES, *nrrd.SUFFIXES),
+        *(f"{suffix}/" for suffix in dicom.SUFFIXES),
+    )
+    display = "volume"
+    example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
+
+    def __init__(
+        self,
+        size: tuple[int, ...],
+        channels: int = 1,
+        spacing: Sequence[float] | None = None,
+        intensity: str | Mapping[str, Any] = "zscore",
+        channel_axis: int | None = None,
+        time_axis: int | None = None,
+        time: Time = "mean",
+        body: float | str | None = None,
+        min_body: float = 0.0,
+        min_finite: float = 0.999,
+        array_spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        cache: str | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
+        if time not in ("first", "middle", "mean"):
+            raise ValueError(f"time={time!r}: expected 'first', 'middle' or 'mean'")
+        if channel_axis is not None and time_axis is not None:
+            raise ValueError("give channel_axis or time_axis, not both: a scan has one axis besides the three of space")
+        for name, share in (("min_body", min_body), ("min_finite", min_finite)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must be a share, 0 to 1")
+        if min_body and body is None:
+            raise ValueError("min_body needs body: a threshold, 'otsu' or 'nonzero'")
+        if not max_bytes > 0:
+            raise ValueError(f"max_bytes={max_bytes} must be above 0")
+        self.size, self.channels, self.max_bytes = tuple(size), channels, max_bytes
+        self.spacing = check_lengths("spacing", spacing)
+        self.array_spacing = check_lengths("array_spacing", array_spacing) or (1.0, 1.0, 1.0)
+        self.intensity, self.described = build_intensity(intensity), intensity
+        self.stored_channels = self.intensity.sources(channels)
+        self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
+        self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
+        self.cache = Cache(cache) if cache else None
+
+    def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
+        scan = self.prepared(address) if self.cache else self._scan(address)
+        boxes = [self._box(scan, crop) for crop in crops]
+        try:
+            return [self._sample(scan, box, address) for box in boxes]
+        except MemoryError as error:
+            raise BadSample(address, "out of memory", str(error)) from error
+
+    def describe(self, address: str) -> str:
+        """Format, type, shape, voxel size and axis directions, from the header alone."""
+        return str(self._declared(address))
+
+    def prepared(self, address: str) -> Scan:
+        """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
+        assert self.cache is not None
+        files = members(address, dicom.SUFFIXES) if _is_folder(address) else [address]
+        key = {"reader": "volume", "version": VERSION, "source": [source_identity(f) for f in files], **self._rule()}
+        made: list[tuple[NDArray[np.float32], NDArray[np.bool_], Scan]] = []
+
+        def build() -> tuple[NDArray[np.float32], NDArray[np.bool_], Scan]:
+            if not made:  # both entries come from one reading
+                made.append(self._whole(self._scan(address)))
+            return made[0]
+
+        def voxels() -> Entry:
+            x, _, scan = build()
+            spacing = [s * r for s, r in zip(scan.spacing, scan.grid.ratio, strict=True)]
+            assert scan.levels is not None
+            fill = scan.levels(scan.fill.reshape(-1, 1, 1, 1)).ravel()
+            return Entry(x, {"spacing": spacing, "fill": [float(v) for v in fill]})
+
+        found = self.cache.get_or_build({**key, "part": "voxels"}, voxels)
+        valid = self.cache.get_or_build({**key, "part": "valid"}, lambda: Entry(build()[1].astype(np.uint8)))
+        a, b, c = found.meta["spacing"]
+        grid = lattice(found.array.shape[1:], (a, b, c), None)
+        fill = np.array(found.meta["fill"], dtype=np.float32)
+        return Scan(found.array, 1.0, 0.0, (a, b, c), fill, valid.array.view(np.bool_), None, grid)
+
+    def _whole(self, scan: Scan) -> tuple[NDArray[np.float32], NDArray[np.bool_], Scan]:
+        """Every voxel at the model's spacing, slab by slab: interpolation works in float64."""
+        depth, *plane = scan.grid.shape
+        x = np.empty((self.channels, depth, *plane), np.float32)
+        valid = np.empty((depth, *plane), bool)
+        for z in range(0, depth, SLAB):
+            stop = min(z + SLAB, depth)
+            slab = Crop((z, 0, 0), (stop, *plane), (False,) * 3)
+            x[:, z:stop], valid[z:stop] = scan.cut(slab, (stop - z, *plane))
+        return x, valid, scan
+
+    def _rule(self) -> dict[str, Any]:
+        """All that changes a prepared scan."""
+        return {
+            "channels": self.channels,
+            "spacing": self.spacing,
+            "intensity": self.described,
+            "axes": [self.channel_axis, self.time_axis, self.time],
+            "body": self.body,
+            "array_spacing": self.array_spacing,
+        }
+
+    def _box(self, scan: Scan, crop: CropSampler) -> Crop:
+        """The sampler's box, or the first of its alternatives that holds enough of the body, or the fullest of them."""
+        alternatives: Callable[[tuple[int, ...]], Iterator[Crop]] | None = getattr(crop, "alternatives", None)
+        if alternatives is None or not self.min_body:
+            return crop(scan.grid.shape)
+        best, most = None, -1.0
+        for box in alternatives(scan.grid.shape):
+            share = scan.share(box)
+            if share >= self.min_body:
+                return box
+            if share > most:
+                best, most = box, share
+        assert best is not None
+        return best
+
+    def _sample(self, scan: Scan, box: Crop, address: str) -> Sample:
+        x, valid = scan.cut(box, self.size)
+        if turned := [axis for axis, flip in enumerate(box.flip) if flip]:
+            x, valid = np.flip(x, tuple(1 + axis for axis in turned)), np.flip(valid, tuple(turned))
+        spacing = tuple(
+            s * r * (b - a) / n
+            for s, r, a, b, n in zip(scan.spacing, scan.grid.ratio, box.start, box.stop, self.size, strict=True)
+        )
+        return Sample(torch.from_numpy(np.ascontiguousarray(x)), address, torch.from_numpy(valid[None].copy()), spacing)
+
+    def _declared(self, address: str) -> Declared:
+        """The header, checked in the order of its own claims; not a voxel read."""
+        if _is_folder(address):
+            found = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
+        else:
+            name = address.lower()
+            if name.endswith(dicom.SUFFIXES):
+                found = dicom.declared(address, [address], self.max_bytes)
+            else:
+                found = self._one_file(address, name)
+        check(address, found, self.max_bytes)
+        return found
+
+    def _one_file(self, address: str, name: str) -> Declared:
+        content = fetch(address, self.max_bytes)
+        if isinstance(content, np.ndarray):
+            return _array(content, self.array_spacing, self.channel_axis, self.time_axis)
+        if name.endswith(nrrd.SUFFIXES):
+            return nrrd.declared(address, content)
+        if name.endswith(nifti.MGH_SUFFIXES):
+            return nifti.declared_mgh(address, content)
+        return nifti.declared_nifti(address, content)
+
+    def _scan(self, address: str) -> Scan:
+        try:
+            found = self._declared(address)
+            extra = pick_axis(address, found, self.channel_axis, self.time_axis)
+            stored = self._channels(address, found, found.load(), extra)
+            place = orientation(found.affine)
+            voxels = canonical(stored, found.spatial, place)
+            fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
+            if self.body is not None:
+                valid = valid & body_mask(voxels, found.slope, found.inter, valid, self.body)
+            if not valid.any():
+                raise BadSample(address, "no body", f"nothing but air at body={self.body}")
+            levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
+            grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
+            size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
+            if self.cache and size_bytes > 4 * self.max_bytes:
+                raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
+        except MemoryError as error:
+            raise BadSample(address, "out of memory", str(error)) from error
+        return Scan(voxels, found.slope, found.inter, place.spacing, fill, valid, levels, grid)
+
+    def _channels(self, address: str, found: Declared, stored: Array, extra: int | None) -> Array:
+        """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file)."""
+        axes = len(found.shape)
+        if extra is None:
+            stored = stored.reshape(1, *(found.shape[a] for a in sorted(found.spatial, reverse=True)))
+        else:
+            stored = np.moveaxis(stored, axes - 1 - extra, 0)
+            if self.time_axis is not None:
+                stored = _instant(stored, self.time)
+        if len(stored) != self.stored_channels:
+            detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
+            raise BadSample(address, "channels", detail)
+        return stored
+
+
+def _instant(stored: Array, time: Time) -> Array:
+    """(T, ...) -> (1, ...)."""
+    if time == "mean":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
+    at = 0 if time == "first" else len(stored) // 2
+    return stored[at : at + 1]
+
+
+def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, time_axis: int | None) -> Declared:
+    """A row of an archive, (D, H, W) with or without one axis more, already in canonical order."""
+    extra = [axis % row.ndim for axis in (channel_axis, time_axis) if axis is not None and row.ndim > 3]
+    spatial = [a for a in range(row.ndim) if a not in extra][:3]
+    # As a file, fastest axis first: the array's axes from the last to the first.
+    affine = np.diag([*reversed(spacing), 1.0])
+    axes = row.ndim - 1
+    turned = tuple(sorted(axes - a for a in spatial))
+    first, second, third = turned if len(turned) == 3 else (0, 1, 2)
+    stored = row.astype(np.uint8) if row.dtype == np.bool_ else row
+    spatial_axes = (first, second, third)
+    return Declared(
+        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True
+    )
+
+
+def _is_folder(address: str) -> bool:
+    return address.endswith("/") or ("::" not in address and Path(address).is_dir())
