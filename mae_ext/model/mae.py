@@ -56,8 +56,7 @@ class Modality(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """(B, C, *S) in reader units (uint8 counts as 0..1) -> (B, C, *S) float32 with the data's mean 0 and std 1."""
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        return (x - self._per_channel(self.mean)) / self._per_channel(self.std)
+        return (in_units(x) - self._per_channel(self.mean)) / self._per_channel(self.std)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """The inverse of normalize, for floats."""
@@ -233,7 +232,7 @@ class MAE(nn.Module):
         """
         modality = self.modality(name)
         full = Mask(mask.keep, mask.hidden(), mask.grid)
-        x = modality.normalize(x)
+        given, x = in_units(x), modality.normalize(x)
         predicted = self.predict(x, full, modality, spacing).float()
         tokens = patchify(x, modality.patch)
         mean, divisor = modality.target.statistics(tokens)
@@ -243,8 +242,16 @@ class MAE(nn.Module):
             weight = nearness(full.pred, full.keep, mask.grid)
             mean, divisor = weight @ take(mean, full.keep), weight @ take(divisor, full.keep)
         pixels = predicted * modality.target.spread(divisor) + modality.target.spread(mean)
-        filled = tokens.scatter(1, full.pred[..., None].expand(-1, -1, tokens.shape[-1]), pixels)
-        return modality.denormalize(unpatchify(filled, mask.grid, modality.patch))
+        where = full.pred[..., None].expand(-1, -1, tokens.shape[-1])
+        hidden = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, where, True)
+        filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))
+        # Not `filled` alone: normalised and back is not the same to the last bit.
+        return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, given)
+
+
+def in_units(x: Tensor) -> Tensor:
+    """uint8 counts as 0..1; floats are in the reader's units already."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:
