@@ -1,6 +1,7 @@
 """The one schema. YAML or Python in, a frozen `Config` out; whatever cannot mean anything is refused by name."""
 
 import json
+import re
 from collections.abc import Sequence
 from os.path import isfile  # Path.is_file raises for a name that is too long, this does not
 from pathlib import Path
@@ -266,7 +267,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 # YAML 1.1 reads 1e-4 as text, because it has no dot.
 _StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 
