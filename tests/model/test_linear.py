@@ -1,0 +1,99 @@
+"""The CPU's way through oneDNN is nn.Linear to the user: same values, same gradients, same dtypes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mae_ext.model.linear import Linear
+
+SHAPES = [(5, 24), (2, 7, 24), (2, 3, 5, 24), (1, 24)]
+
+
+def layer_and_input(shape):
+    g = torch.Generator().manual_seed(0)
+    layer = Linear(24, 40)
+    for parameter in layer.parameters():
+        parameter.data.normal_(generator=g)
+    return layer, torch.randn(shape, generator=g).requires_grad_(), torch.randn(*shape[:-1], 40, generator=g)
+
+
+def gradients(out, seed, *wanted):
+    return torch.autograd.grad((out.float() * seed).sum(), wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients_are_those_of_linear_in_fp32(shape):
+    layer, x, seed = layer_and_input(shape)
+    ours, theirs = layer(x), F.linear(x, layer.weight, layer.bias)
+    assert ours.dtype == torch.float32 and ours.shape == theirs.shape
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    wanted = (x, layer.weight, layer.bias)
+    for a, b in zip(gradients(ours, seed, *wanted), gradients(theirs, seed, *wanted), strict=True):
+        assert a.dtype == b.dtype and torch.allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_under_autocast_outputs_are_half_and_gradients_full(shape, dtype):
+    layer, x, seed = layer_and_input(shape)
+    exact = F.linear(x, layer.weight, layer.bias)
+    with torch.autocast("cpu", dtype):
+        ours = layer(x)
+        theirs = F.linear(x, layer.weight, layer.bias)
+    assert ours.dtype == theirs.dtype == dtype
+    wanted = (x, layer.weight, layer.bias)
+    for a, b, c in zip(
+        (ours, *gradients(ours, seed, *wanted)),
+        (theirs, *gradients(theirs, seed, *wanted)),
+        (exact, *gradients(exact, seed, *wanted)),
+        strict=True,
+    ):
+        assert a.dtype == b.dtype
+        error, theirs_error = (a.float() - c).norm() / c.norm(), (b.float() - c).norm() / c.norm()
+        assert error < 0.01 and error < 1.5 * theirs_error + 1e-4
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias", "both", "x"])
+def test_what_needs_no_gradient_gets_none_and_the_rest_is_right(frozen):
+    layer, x, seed = layer_and_input((2, 7, 24))
+    layer.weight.requires_grad_(frozen not in ("weight", "both"))
+    layer.bias.requires_grad_(frozen not in ("bias", "both"))
+    x = x.detach().requires_grad_(frozen != "x")
+    wanted = [t for t in (x, layer.weight, layer.bias) if t.requires_grad]
+    reference = gradients(F.linear(x, layer.weight, layer.bias), seed, *wanted)
+    for a, b in zip(gradients(layer(x), seed, *wanted), reference, strict=True):
+        assert torch.allclose(a, b, atol=2e-5)
+
+
+def test_without_gradients_nothing_is_recorded():
+    layer, x, _ = layer_and_input((2, 7, 24))
+    with torch.no_grad():
+        assert layer(x).grad_fn is None
+    with torch.inference_mode():
+        assert torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-5)
+
+
+def test_inputs_need_not_be_contiguous():
+    layer, _, _ = layer_and_input((1, 24))
+    x = torch.randn(7, 2, 24).transpose(0, 1).requires_grad_()
+    wide = torch.randn(2, 7, 48)[..., ::2]
+    for value in (x, wide):
+        assert torch.allclose(layer(value), F.linear(value, layer.weight, layer.bias), atol=1e-5)
+    layer(x).transpose(0, 1).square().sum().backward()
+    expected = torch.autograd.grad(F.linear(x, layer.weight, layer.bias).square().sum(), x)[0]
+    assert torch.allclose(x.grad, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_other_dtypes_take_the_ordinary_way():
+    layer = Linear(6, 4).double()
+    x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert torch.autograd.gradcheck(layer, (x,))
+
+
+def test_it_is_saved_and_loaded_as_the_ordinary_layer():
+    ours, theirs = Linear(6, 4), nn.Linear(6, 4)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 6)
+    assert isinstance(ours, nn.Linear) and torch.allclose(ours(x), theirs(x), atol=1e-6)

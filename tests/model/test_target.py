@@ -1,0 +1,92 @@
+""" "norm-pix" is three different losses in published code: each against its formula, written out with loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from mae_ext.model.target import PixelTarget
+
+PATCH, CHANNELS = (2, 3), 4
+PIX = 24
+
+
+def tokens(scale=1.0):
+    return torch.randn(2, 5, PIX, generator=torch.Generator().manual_seed(0)) * scale + 0.5
+
+
+def by_hand(values, normalize):
+    out = np.empty_like(values)
+    for b, i in np.ndindex(values.shape[:2]):
+        patch = values[b, i].reshape(-1, CHANNELS)  # channels are the fastest axis
+        if normalize == "mae":
+            out[b, i] = ((patch - patch.mean()) / (patch.var(ddof=1) + 1e-6) ** 0.5).ravel()
+        elif normalize == "layernorm":
+            out[b, i] = ((patch - patch.mean()) / (patch.var() + 1e-6) ** 0.5).ravel()
+        elif normalize == "channel":
+            out[b, i] = ((patch - patch.mean(0)) / (patch.std(0, ddof=1) + 1e-6)).ravel()
+        else:
+            out[b, i] = patch.ravel()
+    return out
+
+
+@pytest.mark.parametrize("normalize", ["none", "mae", "channel", "layernorm"])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_each_normalisation_is_its_published_formula(normalize, scale):
+    x = tokens(scale)
+    ours = PixelTarget(PATCH, CHANNELS, normalize)(x)
+    expected = by_hand(x.double().numpy(), normalize)
+    assert np.abs(ours.numpy() - expected).max() < (1e-5 if scale == 1 else 2e-3)
+
+
+def test_the_three_really_differ():
+    x = tokens(1e-3)
+    a, b, c = (PixelTarget(PATCH, CHANNELS, n)(x) for n in ("mae", "channel", "layernorm"))
+    assert min((a - b).abs().max(), (a - c).abs().max(), (b - c).abs().max()) > 1e-3
+
+
+def test_layernorm_is_torchs_layer_norm():
+    x = tokens()
+    ours = PixelTarget(PATCH, CHANNELS, "layernorm")(x)
+    assert torch.allclose(ours, torch.nn.functional.layer_norm(x, (PIX,), eps=1e-6), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["none", "mae", "channel", "layernorm"])
+def test_statistics_take_a_target_back_to_its_pixels(normalize):
+    x, target = tokens(), PixelTarget(PATCH, CHANNELS, normalize)
+    mean, divisor = target.statistics(x)
+    assert mean.shape == divisor.shape == (2, 5, CHANNELS if normalize == "channel" else 1)
+    assert torch.allclose(target(x) * target.spread(divisor) + target.spread(mean), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_brightness_and_contrast_of_a_patch_are_no_target(normalize):
+    x, target = tokens(), PixelTarget(PATCH, CHANNELS, normalize)
+    assert torch.allclose(target(x), target(7 * x - 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_an_empty_patch_gives_zeros_and_no_infinity(normalize):
+    assert (PixelTarget(PATCH, CHANNELS, normalize)(torch.full((1, 1, PIX), 3.0)) == 0).all()
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_noise_below_the_floor_is_not_blown_up_and_contrast_above_it_is_untouched(normalize):
+    plain, floored = PixelTarget(PATCH, CHANNELS, normalize), PixelTarget(PATCH, CHANNELS, normalize, floor=0.1)
+    air, body = tokens(1e-3), tokens(1.0)
+    assert plain(air).std() > 0.6
+    mean = plain.spread(plain.statistics(air)[0])
+    assert torch.allclose(floored(air), (air - mean) / 0.1, rtol=1e-3, atol=1e-5)
+    assert torch.equal(plain(body), floored(body))
+
+
+def test_errors_are_squares_or_absolute_values_not_yet_averaged():
+    wanted, predicted = torch.tensor([[[1.0, -2.0]]]), torch.tensor([[[3.0, 1.0]]])
+    assert PixelTarget((1, 2), 1).error(predicted, wanted).tolist() == [[[4.0, 9.0]]]
+    assert PixelTarget((1, 2), 1, loss="l1").error(predicted, wanted).tolist() == [[[2.0, 3.0]]]
+
+
+@pytest.mark.parametrize("arguments", [{"normalize": "pix"}, {"loss": "huber"}, {"floor": -1}, {"floor": float("nan")}])
+def test_arguments_without_meaning_are_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=name):
+        PixelTarget(PATCH, CHANNELS, **arguments)
