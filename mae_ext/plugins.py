@@ -110,6 +110,7 @@ maskers = Registry(
         "random": "mae_ext.model.mask:RandomMasker",
         "block": "mae_ext.model.mask:BlockMasker",
         "grid": "mae_ext.model.mask:GridMasker",
+        "foreground": "mae_ext.model.mask:ForegroundMasker",
     },
 )
 readers = Registry(

@@ -1,5 +1,6 @@
 """DICOM: a folder is one series, sorted by position; a single file may be a mosaic or a multi-frame object."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -175,7 +176,7 @@ def _pixels(file: str, header: Any, max_bytes: int, dtype: np.dtype[np.generic])
 
 
 def _whole_volumes(address: str, files: Sequence[str], headers: Sequence[Any], max_bytes: int) -> Declared:
-    """Siemens mosaics and enhanced multi-frame objects: each file a volume, by nibabel's wrappers; several are times."""
+    """Siemens mosaics and enhanced multi-frame objects: each file a volume, by nibabel's wrappers; several are time."""
     stored = sum(
         int(h.Rows) * int(h.Columns) * int(h.get("NumberOfFrames") or 1) * int(h.BitsAllocated) // 8 for h in headers
     )
@@ -207,8 +208,10 @@ def _whole_volumes(address: str, files: Sequence[str], headers: Sequence[Any], m
 
 def _wrapped(file: str, max_bytes: int) -> Any:
     import pydicom
-    from nibabel.nicom import dicomwrappers
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental, and for Siemens above all
+        from nibabel.nicom import dicomwrappers
     content = fetch(file, max_bytes)
     assert isinstance(content, bytes)
     with _bad_sample(file):

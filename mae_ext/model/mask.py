@@ -158,3 +158,39 @@ class GridMasker:
             shape[axis] = extent
             on_lattice &= ((torch.arange(extent) + phase[axis]) % step == 0).view(shape)
         return torch.rand(grid, generator=generator) + (~on_lattice).float()
+
+
+@dataclass(frozen=True)
+class ForegroundMasker:
+    """Spreads the hidden tokens evenly over the part of a sample where the loss counts, in exact counts.
+
+    Of the B tokens whose valid share is above `min_share`, round(body_ratio * B) are hidden, and as many of the others
+    as `ratio` then leaves to hide: chance can neither hide a small body whole nor leave it in sight. body_ratio=None is
+    `ratio`. As a decode masker, body_ratio=0 has the body answered first. Without `valid` it is the random masker.
+    """
+
+    ratio: float = 0.75
+    body_ratio: float | None = None
+    min_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, share in (("body_ratio", self.body_ratio), ("min_share", self.min_share)):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"foreground {name} must be a share, 0 to 1, not {share}")
+
+    def num_keep(self, grid: tuple[int, ...]) -> int:
+        return num_keep(prod(grid), self.ratio)
+
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+        scores = torch.rand(grid, generator=generator)
+        if valid is None:
+            return scores
+        body = (valid > self.min_share).flatten()
+        inside = int(body.sum())
+        hidden = len(body) - self.num_keep(grid)
+        wanted = round((self.ratio if self.body_ratio is None else self.body_ratio) * inside)
+        of_body = min(max(wanted, hidden - (len(body) - inside)), inside, hidden)
+        order = scores.flatten().argsort(descending=True, stable=True)
+        scores.view(-1)[order[body[order]][:of_body]] += 1
+        scores.view(-1)[order[~body[order]][: hidden - of_body]] += 2  # last, where this decides what is decoded
+        return scores

@@ -12,7 +12,7 @@ from mae_ext.model.mask import BlockMasker, GridMasker, Mask, RandomMasker, from
 from mae_ext.plugins import maskers
 
 GRIDS = [(53,), (11, 13), (3, 7, 5), (2, 5, 3, 7)]
-RATIOS = {"random": 0.75, "block": 0.6, "grid": 0.75}
+RATIOS = {"random": 0.75, "block": 0.6, "grid": 0.75, "foreground": 0.75}
 SEEDS = range(200)
 BUILTINS = sorted(maskers.builtins)
 
