@@ -11,6 +11,7 @@ MOST_PER_BYTE = 1032
 """What one compressed byte can stand for at most (zlib technical details: 1032:1)."""
 
 PIECE = 1 << 18
+MOST_AT_ONCE = 1 << 20
 MAX_TRAILING = 1 << 20
 """Bytes after the voxels, of padding, that are read for the checksum's sake; more than this is another file's data."""
 
@@ -75,7 +76,9 @@ class Source:
                     self._waiting = bytes(self.content[self.at : self.at + PIECE])
                     self.at += len(self._waiting)
                 fed = self._waiting
-                piece = self._inflate.decompress(fed, most)  # with nothing to feed, what zlib holds back
+                piece = self._inflate.decompress(
+                    fed, min(most, MOST_AT_ONCE)
+                )  # with nothing to feed, what zlib holds back
                 self._waiting = self._inflate.unconsumed_tail
                 if self._inflate.eof:
                     self._waiting = self._inflate.unused_data
