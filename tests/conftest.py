@@ -93,6 +93,12 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def test_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own modules can be run as `python -m faults.x`."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+
+
+@pytest.fixture
 def make_config() -> Callable[..., Config]:
     """A config of a model that takes milliseconds: 24x16 pixels, patch 8x4, 12 tokens, 24 wide."""
 

@@ -6,6 +6,7 @@ last, then renamed and the parent fsynced. Nothing is ever overwritten, and noth
 verified.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,9 +41,14 @@ def fsync(path: Path) -> None:
 def write_durably(path: Path, text: str) -> None:
     """Replace a small file in one step: the old or the new content is there at every moment."""
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    fsync(beside)
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        fsync(beside)
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
     fsync(path.parent)
 
 
@@ -57,8 +63,11 @@ def save(
     """Write `directory/step-XXXXXXXX` and return it. tensors: {"model": ..., "optimizer": ...}. Raises OSError."""
     final = directory / f"step-{step:08d}"
     if final.exists():
-        verify(final)
-        return final
+        try:
+            verify(final)
+            return final
+        except CheckpointError:
+            set_aside(final)
     directory.mkdir(parents=True, exist_ok=True)
     building = directory / f"{final.name}.tmp-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
@@ -100,7 +109,7 @@ def verify(path: Path) -> dict[str, Any]:
             file = path / name
             if Path(name).name != name or file.stat().st_size != wanted["bytes"] or sha256(file) != wanted["sha256"]:
                 raise CheckpointError(f"{file} is damaged: its size or SHA-256 is not what manifest.json says")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error!r}") from None
     return manifest
 
@@ -109,6 +118,13 @@ def steps_of(directory: Path) -> list[Path]:
     """Finished checkpoints, oldest first, verified or not."""
     found = [p for p in directory.glob("step-*") if p.name.removeprefix("step-").isdigit() and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to `.damaged`: for a person to look at, and in nobody's way."""
+    grave = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(grave, ignore_errors=True)
+    path.rename(grave)
 
 
 def latest(run: Path, warn: Any = None) -> Path | None:

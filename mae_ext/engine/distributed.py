@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mae_ext.errors import UserError
+from mae_ext.config import Config
+from mae_ext.errors import RunError, UserError
 
 T = TypeVar("T")
 
@@ -49,16 +50,34 @@ class Ranks:
         return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
 
+def check_split(config: Config, world: int) -> None:
+    """Raises UserError where a batch does not split evenly over ranks, accumulation steps and repeats."""
+    for name, m in config.modalities.items():
+        for what, parts in (("train.accumulate", config.train.accumulate), ("data.repeats", m.data.repeats)):
+            if m.batch % (world * parts):
+                raise UserError(
+                    f"modalities.{name}.batch={m.batch} does not split over {world} ranks with {what}={parts}; "
+                    f"expected a multiple of {world * parts}"
+                )
+
+
 def join(device: str = "auto") -> Ranks:
-    """Read torchrun's environment and join its group: NCCL on GPUs, gloo on CPUs."""
-    rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    """Read torchrun's environment and join its group: NCCL on GPUs, gloo on CPUs. Raises UserError and RunError."""
+    start = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    given = {name: os.environ.get(name, value) for name, value in start.items()}
+    if not all(value.isdecimal() for value in given.values()) or not int(given["RANK"]) < int(given["WORLD_SIZE"]):
+        raise UserError(f"{given}: expected whole numbers, RANK below WORLD_SIZE, as torchrun sets them")
+    rank, world, local = map(int, given.values())
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("train.device=cuda, but PyTorch sees no GPU here; use cpu, or auto")
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"rank {rank} of {world} could not join the others: {str(error).splitlines()[0]}") from None
     return Ranks(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"))
 
 

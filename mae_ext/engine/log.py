@@ -1,9 +1,11 @@
 """What a run says of itself: metrics.jsonl, bad_samples.jsonl, TensorBoard, and a line on the terminal."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -42,14 +44,33 @@ class Journal:
         self.rows = rows_until(path, step)
         if path.exists():
             write_durably(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self.file: TextIO = path.open("a", encoding="utf-8")
+        self.path, self.pending, self.late = path, b"", False
+        self.file = path.open("ab", buffering=0)
 
     def write(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        """A full disk loses no row: what could not be written goes first the next time."""
+        self.pending += json.dumps(row).encode() + b"\n"
+        try:
+            self._flush()
+        except OSError as error:
+            if not self.late:
+                warn(f"{self.path}: {error.strerror}; its rows are kept in memory until they can be written")
+            self.late = True
+
+    def sync(self) -> None:
+        """Everything is on the disk, or OSError. A checkpoint must not be ahead of the rows that led to it."""
+        self._flush()
+        os.fsync(self.file.fileno())
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._flush()
         self.file.close()
+
+    def _flush(self) -> None:
+        while self.pending:
+            self.pending = self.pending[self.file.write(self.pending) :]
+        self.late = False
 
 
 class Ledger:
@@ -117,9 +138,13 @@ class Log:
         self.metrics.write(row)
         self.terminal.show(row)
         if self.board:
-            for key, value in row.items():
-                if key != "step":
-                    self.board.add_scalar(key, value, row["step"])
+            try:
+                for key, value in row.items():
+                    if key != "step":
+                        self.board.add_scalar(key, value, row["step"])
+            except OSError as error:
+                warn(f"TensorBoard's log cannot be written ({error}) and ends here; metrics.jsonl goes on")
+                self.board = None
 
     def close(self) -> None:
         self.metrics.close()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae_ext.config import Config
+from mae_ext import plugins
+from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.loader import ModalityData
 from mae_ext.engine.checkpoint import load_weights, read_config, read_tensors
 from mae_ext.errors import CheckpointError
@@ -32,14 +34,21 @@ class Progress:
     files: dict[str, str] = field(default_factory=dict)
     quarantined: dict[str, dict[str, str]] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Progress":
         try:
             values = json.loads((checkpoint / "state.json").read_text())
-            return cls(int(values["step"]), values["files"], values["quarantined"], values["scaler"])
+            return cls(int(values["step"]), values["files"], values["quarantined"], values["scaler"], values["plugins"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{checkpoint}/state.json cannot be read: {error!r}") from None
+
+    def set_aside(self, data: dict[str, ModalityData]) -> None:
+        """Files that brought workers down are known by their place in the list; of another list nothing is known."""
+        for name, d in data.items():
+            if self.files.get(name) == fingerprint(d):
+                d.quarantined.update({int(i): kind for i, kind in self.quarantined.get(name, {}).items()})
 
 
 def fingerprint(data: ModalityData) -> str:
@@ -52,6 +61,18 @@ def fingerprint(data: ModalityData) -> str:
     return f"{len(addresses)} files, {digest.hexdigest()[:16]}"
 
 
+def plugin_versions(modalities: Mapping[str, ModalityConfig]) -> dict[str, str]:
+    """Who provides each plug-in that the config names, with the version; "mae_ext" for our own."""
+    used = {}
+    for name, m in modalities.items():
+        parts = {"embed": plugins.embedders, "position": plugins.positions, "target": plugins.targets}
+        for part, registry in (parts | {"mask": plugins.maskers, "decode": plugins.maskers}).items():
+            if (spec := getattr(m, part)) is not None:
+                used[f"{name}.{part} {spec.name}"] = registry.sources()[spec.name]
+        used[f"{name}.data.reader {m.data.reader.name}"] = plugins.readers.sources()[m.data.reader.name]
+    return used
+
+
 def snapshot(
     model: MAE, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, data: dict[str, ModalityData]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -60,6 +81,7 @@ def snapshot(
         "files": {name: fingerprint(d) for name, d in data.items()},
         "quarantined": {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()},
         "scaler": scaler.state_dict(),
+        "plugins": plugin_versions({name: d.config for name, d in data.items()}),
     }
     return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
 
@@ -119,11 +141,15 @@ def check_same(
         for name, d in data.items()
         if at.files.get(name) != fingerprint(d)
     ]
+    changed += [
+        f"plug-in {what}: {at.plugins[what]} -> {source}"
+        for what, source in plugin_versions(config.modalities).items()
+        if at.plugins.get(what, source) != source
+    ]
     if changed and not allow_change:
         raise CheckpointError(
             f"{checkpoint} belongs to a run with other settings ({'; '.join(changed)}). "
             f"Choose another --out, or go on with the new ones with --allow-change"
         )
-    for name, d in data.items():
-        d.quarantined.update({int(i): kind for i, kind in at.quarantined.get(name, {}).items()})
+    at.set_aside(data)
     return config

@@ -19,11 +19,11 @@ from mae_ext.data.loader import Loader, ModalityData, StepData
 from mae_ext.data.sample import Batch
 from mae_ext.data.statistics import resolve_statistics
 from mae_ext.engine import checkpoint
-from mae_ext.engine.distributed import Ranks, join, leave
+from mae_ext.engine.distributed import Ranks, check_split, join, leave
 from mae_ext.engine.log import Ledger, Log, say, warn
 from mae_ext.engine.optim import adamw, lr_at, peak_lr, schedule
 from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
-from mae_ext.errors import RunError, UserError
+from mae_ext.errors import CheckpointError, RunError, UserError
 from mae_ext.model.mae import MAE
 from mae_ext.model.transformer import drop_path_gates
 from mae_ext.rng import rng
@@ -160,6 +160,8 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
     try:
         with StopFlag() as stop, _own(out, ranks):
             return _train(config, out, ranks, stop, allow_change)
+    except OSError as error:
+        raise RunError(f"--out {out}: {error}; make room or mend the disk, and run the same command") from None
     except RuntimeError as error:
         if ranks.world == 1 or not _lost_rank(error):
             raise
@@ -172,6 +174,7 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
 
 
 def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Path:
+    check_split(config, ranks.world)
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
     data = {n: ModalityData(config.seed, n, m, ranks.rank, ranks.world) for n, m in config.modalities.items()}
     if found is None:
@@ -195,16 +198,18 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
 
     def save(step: int) -> bool:
         try:
+            for journal in (ledger.journal, *([log.metrics] if log else [])):
+                journal.sync()
             tensors, state = snapshot(model, optimizer, scaler, data)
             path = checkpoint.save(out / "checkpoints", step, config, tensors, state)
             checkpoint.prune(path.parent, config.train.keep)
             return True
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             warn(f"step {step}: could not save a checkpoint ({error}); training goes on, the older ones are untouched")
             return False
 
     if ranks.main:
-        out.mkdir(parents=True, exist_ok=True)
+        _clear(out, found)
         checkpoint.write_durably(out / "config.yaml", config.to_yaml())
         say(_opening(config, data, model, ranks, at.step, total, out))
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
@@ -240,9 +245,18 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         ledger.journal.close()
         if log:
             log.close()
-    if ranks.main and saved_at != total:
+    if ranks.main and saved_at < total:
         raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
     return out
+
+
+def _clear(out: Path, found: Path | None) -> None:
+    """Out of the way: checkpoints too damaged to go on from, and what a run killed while writing left behind."""
+    for path in checkpoint.steps_of(out / "checkpoints"):
+        if found is not None and path.name > found.name:
+            checkpoint.set_aside(path)
+    for leftover in out.glob("*.tmp-*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _row(
@@ -321,6 +335,8 @@ def replay(failure: str | Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{failure} is not a failure record: it has no checkpoints/")
     data = {n: ModalityData(config.seed, n, m) for n, m in config.modalities.items()}
+    at.set_aside(data)
+    torch.set_flush_denormal(True)
     ranks = Ranks(0, 1, torch.device("cpu"))
     model = MAE.from_config(config).train()
     optimizer = adamw(model, config.train)
