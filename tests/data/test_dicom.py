@@ -1,0 +1,187 @@
+"""DICOM series: sorted by position, scaled, and refused by name when slices are missing or do not belong together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
+
+from mae_ext.config import AugmentConfig  # noqa: E402
+from mae_ext.data.augment import evaluation_sampler  # noqa: E402
+from mae_ext.data.source import list_items  # noqa: E402
+from mae_ext.data.volume import VolumeReader  # noqa: E402
+from mae_ext.errors import BadSample  # noqa: E402
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "volume" / "dicom_series"
+SHAPE = (6, 8, 10)  # slices, rows, columns
+
+
+def crop(size):
+    return evaluation_sampler(AugmentConfig(fixed=(0, 1, 2)), size)
+
+
+def write(folder, name, plane, height, **tags):
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data.SeriesInstanceUID, data.Modality = "1.2.3", "CT"
+    data.Rows, data.Columns = plane.shape
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.PixelSpacing, data.ImageOrientationPatient = [0.7, 0.8], [1, 0, 0, 0, 1, 0]
+    data.ImagePositionPatient, data.InstanceNumber = [-100, -90, height], 1
+    data.RescaleSlope, data.RescaleIntercept = 2, -1024
+    for key, value in tags.items():
+        if value is None:
+            del data[key]
+        else:
+            setattr(data, key, value)
+    data.PixelData = plane.astype(np.int16).tobytes()
+    folder.mkdir(exist_ok=True)
+    data.save_as(folder / name, enforce_file_format=True)
+
+
+@pytest.fixture
+def planes():
+    return np.random.default_rng(0).integers(-500, 500, SHAPE)
+
+
+@pytest.fixture
+def series(tmp_path, planes):
+    """Six slices, 2.5 mm apart, whose names say nothing of their order."""
+    folder = tmp_path / "study" / "series"
+    folder.parent.mkdir()
+    for z, plane in enumerate(planes):
+        write(folder, f"{'dbface'[z]}.dcm", plane, 30 + 2.5 * z)
+    return folder
+
+
+def read(folder, size=SHAPE, **options):
+    reader = VolumeReader(size, **{"intensity": "none"} | options)
+    items = list_items(str(folder), reader.suffixes)
+    return [reader.read(items.addresses[i], [crop(size)])[0] for i in range(len(items))]
+
+
+def kind(folder, **options):
+    with pytest.raises(BadSample) as found:
+        read(folder, **options)
+    assert found.value.detail
+    return found.value.kind
+
+
+def test_a_series_is_one_sample_in_hounsfield_units_and_canonical_order(series, planes):
+    (sample,) = read(series.parent)
+    # DICOM rows run to the left and to the back of the patient, ours to the right and to the front.
+    np.testing.assert_array_equal(sample.x[0].numpy(), planes[:, ::-1, ::-1] * 2 - 1024)
+    assert sample.spacing == pytest.approx((2.5, 0.7, 0.8))
+    assert sample.source.endswith("series/")
+
+
+def test_a_folder_lists_its_series_by_class_and_by_name(tmp_path, planes):
+    for name in ("ill/a", "ill/b", "well/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for z in range(3):
+            write(tmp_path / name, f"{z}.dcm", planes[z], z)
+    items = list_items(str(tmp_path), VolumeReader.suffixes)
+    assert [a.removeprefix(str(tmp_path)) for a in items.addresses] == ["/ill/a/", "/ill/b/", "/well/c/"]
+    assert (items.labels.tolist(), items.classes) == ([0, 0, 1], ("ill", "well"))
+    assert list_items(str(tmp_path / "ill"), VolumeReader.suffixes).labels is None
+
+
+def test_a_missing_slice_is_noticed_wherever_it_is(series):
+    (series / "f.dcm").unlink()
+    assert kind(series) == "missing slices"
+
+
+def test_the_same_slice_twice_is_noticed(series, planes):
+    write(series, "again.dcm", planes[2], 35)
+    assert kind(series) == "repeated slices"
+
+
+def test_two_series_in_one_folder_are_not_mixed(series, planes):
+    write(series, "other.dcm", planes[0], 100, SeriesInstanceUID="1.2.4")
+    assert kind(series) == "mixed series"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"PixelSpacing": [0.5, 0.5]}, {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}],
+    ids=["spacing", "localizer"],
+)
+def test_slices_of_another_geometry_do_not_belong(series, planes, tags):
+    write(series, "localizer.dcm", planes[0], 45, **tags)
+    assert kind(series) == "mixed series"
+
+
+def test_slices_that_come_several_times_in_every_place_are_time_points(tmp_path, planes):
+    for t in range(3):
+        for z in range(6):
+            write(tmp_path / "s", f"{z}_{t}.dcm", planes[z] + t, 2.5 * z, InstanceNumber=10 * t + z)
+    assert kind(tmp_path) == "axes"
+    (first,) = read(tmp_path, time_axis=3, time="first")
+    (mean,) = read(tmp_path, time_axis=3)
+    np.testing.assert_array_equal(first.x[0].numpy(), planes[:, ::-1, ::-1] * 2 - 1024)
+    np.testing.assert_array_equal(mean.x.numpy(), first.x.numpy() + 2)
+
+
+def test_a_slope_of_its_own_in_every_slice_is_applied_slice_by_slice(tmp_path, planes):
+    for z in range(6):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], z, RescaleSlope=z + 1, RescaleIntercept=0)
+    (sample,) = read(tmp_path)
+    np.testing.assert_allclose(sample.x[0].numpy(), (planes * np.arange(1, 7)[:, None, None])[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"ImagePositionPatient": None}, "header"),
+        ({"PixelSpacing": None}, "header"),
+        ({"SamplesPerPixel": 3}, "RGB"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "data type"),
+        ({"Rows": 9}, "truncated"),
+        ({"RescaleSlope": "1e20"}, "scaling"),
+        ({"PixelSpacing": [0.0001, 0.8]}, "voxel size"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_headers_that_cannot_be_used_are_named(tmp_path, planes, tags, expected):
+    for z in range(6):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], z, **tags)
+    assert kind(tmp_path) == expected
+
+
+def test_files_that_are_no_dicom_or_hold_no_pixels_are_named(series):
+    target = series / "d.dcm"
+    good = target.read_bytes()
+    for content, expected in ((b"hello" * 100, "not a scan"), (b"", "empty"), (good[: len(good) - 30], "truncated")):
+        target.write_bytes(content)
+        assert kind(series) == expected
+
+
+def test_a_single_slice_is_no_volume(tmp_path, planes):
+    write(tmp_path / "s", "a.dcm", planes[0], 0)
+    assert kind(tmp_path) == "axes"
+    assert kind(tmp_path / "s" / "a.dcm") == "axes"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+def test_real_series_agree_with_pydicom():
+    folder = SHARED / "20180918GE" / "mr_0004"
+    files = [pydicom.dcmread(f) for f in folder.glob("*.dcm")]
+    first = {}
+    for data in sorted(files, key=lambda d: -int(d.InstanceNumber)):
+        first[round(float(data.ImagePositionPatient[2]), 2)] = data.pixel_array
+    expected = np.stack([first[z] for z in sorted(first)])[:, ::-1, ::-1]
+    (sample,) = read(folder, size=expected.shape, time_axis=3, time="first")
+    np.testing.assert_array_equal(sample.x[0].numpy(), expected)
+    assert sample.spacing == pytest.approx((5.0, 3.75, 3.75))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+def test_mosaics_of_a_series_are_time_points():
+    (sample,) = read(SHARED / "20180918Si" / "mr_0003", size=(5, 72, 72), time_axis=3)
+    assert sample.spacing == pytest.approx((12.0, 3.0, 3.0))
+    assert sample.valid.all() and sample.x.std() > 10

@@ -1,0 +1,128 @@
+"""One axis order for every scan; resampling as MONAI's Spacing does it, only where it is asked for."""
+
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, lattice, orientation, window
+from mae_ext.data.sample import Crop
+
+SHAPE = (5, 7, 11)  # along left-right, posterior-anterior, inferior-superior
+
+
+def stored_as(order, flip):
+    """A RAS volume whose voxels are numbered, stored with other axes -> (voxels as a file has them, affine)."""
+    data = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    ras = nib.Nifti1Image(data.astype(np.int32), np.diag([1.5, 2.0, 3.0, 1.0]))
+    turn = np.array([[axis, -1 if f else 1] for axis, f in zip(order, flip, strict=True)])
+    image = ras.as_reoriented(turn)
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flip", list(product([False, True], repeat=3)))
+def test_all_48_axis_orders_become_one(order, flip):
+    data, affine = stored_as(order, flip)
+    place = orientation(affine)
+    found = canonical(np.ascontiguousarray(data.T)[None], (0, 1, 2), place)[0]
+    assert found.shape == (11, 7, 5)
+    np.testing.assert_array_equal(found, np.arange(np.prod(SHAPE)).reshape(SHAPE).T)
+    assert place.spacing == pytest.approx((3.0, 2.0, 1.5))
+
+
+def test_the_first_axis_points_up_the_second_forward_the_third_right():
+    data = np.zeros((3, 3, 3))
+    data[2, 1, 1], data[1, 2, 1], data[1, 1, 2] = 1, 2, 3  # right, front, top in RAS
+    found = canonical(data.T[None], (0, 1, 2), orientation(np.eye(4)))[0]
+    assert (found[1, 1, 2], found[1, 2, 1], found[2, 1, 1]) == (1, 2, 3)
+
+
+def test_an_oblique_scan_goes_to_the_nearest_order_and_keeps_its_spacing():
+    angle = np.deg2rad(25)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.8, 0.9, 5.0])
+    place = orientation(affine)
+    assert (place.code, place.source, place.flip) == ("RAS", (2, 1, 0), (False, False, False))
+    assert place.spacing == pytest.approx((5.0, 0.9, 0.8))
+
+
+def whole(grid):
+    return Crop((0, 0, 0), grid.shape, (False,) * 3)
+
+
+def resample(x, grid, box=None, size=None):
+    box = box or whole(grid)
+    taps = grid.taps(box, size or tuple(b - a for a, b in zip(box.start, box.stop, strict=True)))
+    return interpolate(x[(slice(None), *window(taps))], taps)
+
+
+@pytest.mark.parametrize("wanted", [(2.0, 2.0, 2.0), (1.0, 1.7, 0.6), (4.0, 0.9, 1.3), (3.0, 2.0, 1.5)])
+def test_resampling_agrees_with_monai(wanted):
+    from monai.data import MetaTensor
+    from monai.transforms import Spacing
+
+    chance = np.random.default_rng(0)
+    x = chance.normal(0, 500, (2, 17, 23, 19)).astype(np.float32)  # (C, D, H, W), HU
+    grid = lattice(x.shape[1:], (3.0, 2.0, 1.5), wanted)
+    found = resample(x, grid)
+    ras = MetaTensor(torch.from_numpy(x.transpose(0, 3, 2, 1).copy()), affine=torch.diag(torch.tensor([1.5, 2, 3, 1])))
+    peer = Spacing(wanted[::-1], mode="bilinear", padding_mode="border")(ras)
+    assert found.shape == tuple(np.array(peer.shape)[[0, 3, 2, 1]])
+    np.testing.assert_allclose(found, peer.numpy().transpose(0, 3, 2, 1), atol=1e-4)
+
+
+def test_at_its_own_spacing_a_scan_is_not_touched():
+    x = np.random.default_rng(0).normal(size=(1, 6, 5, 7)).astype(np.float32)
+    for wanted in (None, (3.0, 2.0, 1.5), (3.0005, 2.0, 1.4995)):
+        grid = lattice((6, 5, 7), (3.0, 2.0, 1.5), wanted)
+        assert grid.shape == (6, 5, 7)
+        np.testing.assert_array_equal(resample(x, grid), x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    extent=st.tuples(*[st.integers(2, 20)] * 3),
+    ratio=st.tuples(*[st.floats(0.3, 3)] * 3),
+    data=st.data(),
+)
+def test_a_crop_of_a_resampled_scan_is_the_resampled_crop_bit_for_bit(extent, ratio, data):
+    grid = Lattice(extent, ratio)
+    x = np.random.default_rng(0).normal(size=(2, *extent)).astype(np.float32)
+    start = tuple(data.draw(st.integers(0, n - 1)) for n in grid.shape)
+    stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, grid.shape, strict=True))
+    part = resample(x, grid, Crop(start, stop, (False,) * 3))
+    everything = resample(x, grid)
+    near = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    np.testing.assert_array_equal(part, everything[(slice(None), *near)])
+
+
+def test_beyond_the_scan_nothing_is_valid():
+    grid = Lattice((4, 5, 6), (1.0, 1.0, 1.0))
+    taps = grid.taps(Crop((-2, 0, 3), (6, 5, 9), (False,) * 3), (8, 5, 6))
+    valid = covered(np.ones((4, 5, 6), bool)[window(taps)], taps)
+    expected = np.zeros((8, 5, 6), bool)
+    expected[2:6, :, :3] = True
+    np.testing.assert_array_equal(valid, expected)
+
+
+def test_a_voxel_that_is_not_valid_spoils_exactly_those_that_it_enters():
+    grid = Lattice((4, 4, 9), (1.0, 1.0, 0.5))
+    valid = np.ones((4, 4, 9), bool)
+    valid[1, 2, 4] = False
+    taps = grid.taps(whole(grid), grid.shape)
+    found = covered(valid[window(taps)], taps)
+    assert (~found).nonzero()[2].tolist() == [7, 8, 9]  # at 3.5, 4.0 and 4.5 of the stored axis
+    assert {*(~found).nonzero()[0].tolist()} == {1}
+
+
+def test_a_box_of_another_length_is_resized_about_its_centre():
+    x = np.arange(8, dtype=np.float32).reshape(1, 1, 1, 8).repeat(2, 1).repeat(2, 2)
+    grid = Lattice((2, 2, 8), (1.0, 1.0, 1.0))
+    halved = resample(x, grid, Crop((0, 0, 0), (2, 2, 8), (False,) * 3), (2, 2, 4))
+    np.testing.assert_allclose(halved[0, 0, 0], [0.5, 2.5, 4.5, 6.5])
