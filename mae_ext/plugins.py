@@ -111,6 +111,10 @@ maskers = Registry(
         "block": "mae_ext.model.mask:BlockMasker",
         "grid": "mae_ext.model.mask:GridMasker",
         "foreground": "mae_ext.model.mask:ForegroundMasker",
+        "tube": "mae_ext.model.mask_axis:TubeMasker",
+        "frame": "mae_ext.model.mask_axis:FrameMasker",
+        "causal": "mae_ext.model.mask_axis:CausalMasker",
+        "running_cell": "mae_ext.model.mask_axis:RunningCellMasker",
     },
 )
 readers = Registry(
