@@ -12,7 +12,8 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 MAX_LINES = 420
-SAMPLERS = set("rand randn randint randperm normal multinomial bernoulli rand_like randn_like randint_like".split())
+SAMPLERS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
+SAMPLERS |= {f"{name}_like" for name in SAMPLERS}
 SEEDED_GLOBALLY = {"model/mae.py", "engine/train.py"}  # each says there why
 MODALITY = re.compile(r"\b(image|video|clip|volume|ct|mri|scan|slice)s?\b", re.IGNORECASE)
 

@@ -97,8 +97,9 @@ def test_the_loss_is_about_the_hidden_patches_and_no_other(build, draw, size, pa
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
-def test_the_loss_is_the_mean_square_between_prediction_and_target(build, draw, normalize):
-    model = shake(build(clip=CLIP | {"target": {"name": "pixel", "normalize": normalize}}))
+@pytest.mark.parametrize("decode", [None, {"name": "random", "ratio": 0.5}], ids=["all", "half"])
+def test_the_loss_is_the_mean_square_between_prediction_and_target(build, draw, normalize, decode):
+    model = shake(build(clip=CLIP | {"target": {"name": "pixel", "normalize": normalize}, "decode": decode}))
     modality = model.modality()
     modality.set_statistics(Statistics(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1)))
     x, mask = draw(modality)
