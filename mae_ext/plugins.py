@@ -102,6 +102,7 @@ positions = Registry(
         "sincos": "mae_ext.model.position:SinCos",
         "learned": "mae_ext.model.position:Learned",
         "separable": "mae_ext.model.position:Separable",
+        "sequence": "mae_ext.model.position:SequenceSinCos",
     },
 )
 maskers = Registry(

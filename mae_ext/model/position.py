@@ -4,6 +4,8 @@ A factory `(grid, width, **arguments) -> nn.Module` with `forward(index (B, K), 
 where `step` is the physical distance between neighbouring tokens along each axis (mm, seconds), if samples have one.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,30 @@ class SinCos(nn.Module):
             raise ValueError("position 'sincos' with a unit needs samples with a spacing; this reader gives none")
         place = torch.stack(unravel(index, self.grid), dim=-1) * (step / self.unit)[:, None]
         return sincos(place, self.width)
+
+
+class SequenceSinCos(nn.Module):
+    """Fixed, and blind to the grid: tokens numbered row by row, as words are (1706.03762; VideoMAE's table).
+
+    Sine and cosine of one frequency lie beside each other. `sincos` tells neighbours on every axis, this one does not;
+    it is here for weights that were trained with it (MCG-NJU/VideoMAE, modeling_finetune.py).
+    """
+
+    table: Tensor
+
+    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        if width < 2:
+            raise ValueError(f"a width of {width} is too small for positions; it takes at least 2")
+        number = torch.arange(prod(grid), dtype=torch.float64)[:, None]
+        even = torch.arange(0, width, 2, dtype=torch.float64)
+        phase = number / 10000.0 ** (even / width)
+        table = torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(1)[:, :width]
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+        """(B, K) -> (B, K, D)."""
+        return self.table[index]
 
 
 class Learned(nn.Module):

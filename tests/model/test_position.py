@@ -137,3 +137,13 @@ def test_a_separable_position_is_the_sum_over_its_coordinates():
     position = Separable((4, 3, 5), 16)
     a, b, c = position.tables
     assert torch.allclose(position(torch.tensor([[2 * 15 + 1 * 5 + 4]]))[0, 0], a[2] + b[1] + c[4])
+
+
+def test_a_sequence_numbers_tokens_row_by_row_and_interleaves_sines_and_cosines():
+    """Token 13 of a 4 x 5 grid, 6 wide: frequencies 1, 10000^(-1/3), 10000^(-2/3). By hand from the definition."""
+    row = plugins.positions.build("sequence", {}, grid=(4, 5), width=6)(torch.tensor([[13]]))[0, 0]
+    phases = [13 / 10000 ** (2 * k / 6) for k in range(3)]
+    expected = [wave(phase) for phase in phases for wave in (math.sin, math.cos)]
+    assert torch.allclose(row, torch.tensor(expected), atol=1e-7)
+    odd = plugins.positions.build("sequence", {}, grid=(2, 3, 5), width=7)(everything((2, 3, 5)))
+    assert odd.shape == (1, 30, 7) and len(odd[0].unique(dim=0)) == 30
