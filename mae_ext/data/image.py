@@ -82,6 +82,7 @@ class ImageReader:
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
+    display = "image"
 
     def __init__(self, size: tuple[int, ...], channels: int = 3, max_pixels: int = MAX_PIXELS) -> None:
         if len(size) != 2 or min(size) < 1:

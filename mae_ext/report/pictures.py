@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from math import prod
@@ -23,6 +23,7 @@ from mae_ext.engine.log import warn
 from mae_ext.errors import BadSample, UserError
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mask import Mask
+from mae_ext.report.planes import three_planes
 from mae_ext.rng import rng
 
 BATCH = 8
@@ -38,10 +39,15 @@ SMALLEST_EDGE = 160
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of a picture. columns: (title, (C, *S) in 0..1), all of one shape. caption: lines of text under them."""
+    """One row of a picture. columns: (title, (C, *S) in 0..1), all of one shape. caption: lines of text under them.
+
+    display: how the reader wants its samples drawn. spacing: of the samples, where they have one.
+    """
 
     columns: tuple[tuple[str, Tensor], ...]
     caption: tuple[str, ...]
+    display: str = "image"
+    spacing: tuple[float, ...] | None = None
 
 
 def reconstruct(
@@ -118,15 +124,30 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     with torch.inference_mode():
         filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own)
     given = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    given, filled = on_a_scale(given, given), on_a_scale(filled, given)
     visible = visible_pixels(mask, modality.patch)
     masked = torch.where(visible, given, torch.full_like(given, HIDDEN))
     normalised = getattr(modality.target, "normalize", "none") != "none"
     how = statistics_caption(normalised, own)
+    display = getattr(encoder.reader(), "display", "image")
     share = 1 - mask.keep.shape[1] / prod(mask.grid)
     rows = zip(batch, given.cpu(), masked.cpu(), filled.cpu(), strict=True)
     for sample, *columns in rows:
         caption = (sample.source, f"mask ratio {share:.3g} · step {encoder.step}", how)
-        yield Panel(tuple(zip(("input", "masked", "reconstruction"), columns, strict=True)), caption)
+        titled = tuple(zip(("input", "masked", "reconstruction"), columns, strict=True))
+        yield Panel(titled, caption, display, sample.spacing)
+
+
+def on_a_scale(x: Tensor, given: Tensor) -> Tensor:
+    """(B, C, *S) -> the same in 0..1, where the input itself is not: from the 0.5th to its 99.5th percentile."""
+    few = given.flatten(1)
+    few = few[:, :: max(1, few.shape[1] // 100_000)]
+    bounds = torch.quantile(few, torch.tensor([0.0, 0.005, 0.995, 1.0], device=x.device), dim=1)
+    low, high = (
+        torch.where((bounds[0] >= 0) & (bounds[3] <= 1), b, q) for b, q in ((0.0, bounds[1]), (1.0, bounds[2]))
+    )
+    across = (-1, *[1] * (x.ndim - 1))
+    return (x - low.view(across)) / (high - low).clamp(min=1e-6).view(across)
 
 
 def statistics_caption(normalised: bool, own: bool) -> str:
@@ -144,11 +165,18 @@ def visible_pixels(mask: Mask, patch: tuple[int, ...]) -> Tensor:
 
 
 def save(panel: Panel, stem: Path) -> Path:
-    """Write a panel in the way its number of spatial axes asks for; the suffix is added. The only such choice."""
-    axes = panel.columns[0][1].ndim - 1
-    if axes == 2:
-        return _write_png(draw(panel), stem.with_name(stem.name + ".png"))
-    raise UserError(f"pictures of samples with {axes} spatial axes are not drawn yet; 2 axes are")
+    """Write a panel in the way that its reader's samples are shown; the suffix is added. The only such choice."""
+    return _write_png(draw(panel), stem.with_name(stem.name + ".png"))
+
+
+def flat(panel: Panel) -> Panel:
+    """The panel with columns (C, H, W), for a page that does not move."""
+    if panel.display == "volume":
+        drawn = tuple((title, three_planes(x, panel.spacing)) for title, x in panel.columns)
+        return replace(panel, columns=drawn, display="image")
+    if (axes := panel.columns[0][1].ndim - 1) != 2:
+        raise UserError(f"pictures of samples with {axes} spatial axes, shown as '{panel.display}', are not drawn yet")
+    return panel
 
 
 def save_sheet(panels: Sequence[Panel], stem: Path) -> Path:
@@ -174,6 +202,7 @@ FONT_SIZE = 13
 
 def draw(panel: Panel, with_caption: bool = True, heading: bool = True) -> Image.Image:
     """Columns of planes (C, H, W) side by side: title, picture, caption."""
+    panel = flat(panel)
     planes = [_enlarge(to_image(x)) for _, x in panel.columns]
     width, height = planes[0].size
     head = _line_height(FONT_SIZE) + 4 if heading else 0
@@ -210,7 +239,7 @@ def _enlarge(image: Image.Image) -> Image.Image:
 
 
 def _shown_width(panel: Panel) -> int:
-    return _enlarge(to_image(panel.columns[0][1])).width
+    return _enlarge(to_image(flat(panel).columns[0][1])).width
 
 
 def _titles(pen: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, width: int) -> None:

@@ -145,7 +145,7 @@ def test_a_slope_of_its_own_in_every_slice_is_applied_slice_by_slice(tmp_path, p
         ({"RescaleSlope": "1e20"}, "scaling"),
         ({"PixelSpacing": [0.0001, 0.8]}, "voxel size"),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_headers_that_cannot_be_used_are_named(tmp_path, planes, tags, expected):
     for z in range(6):
