@@ -1,9 +1,9 @@
 """Weights of transformers' `VideoMAEForPreTraining`, which are also VideoMAE's published ones in another naming.
 
 What differs and how it is met: keys have no bias (ours is set to 0), neither has the map into the decoder; positions
-are one sequence over all tokens (our `sequence`); targets are normalised per channel (our `channel`). Their last decoder
-norm has an epsilon of 1e-5 whatever the config says, so predictions agree to rounding only where layer_norm_eps is 1e-5
-as well, and to about 1e-5 otherwise.
+are one sequence over all tokens (our `sequence`); targets are normalised per channel (our `channel`). Their last
+decoder norm has an epsilon of 1e-5 whatever the config says, so predictions agree to rounding only where layer_norm_eps
+is 1e-5 as well, and to about 1e-5 otherwise.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def videomae_config(theirs: Mapping[str, Any], batch: int, ratio: float = 0.9, s
 
 
 def from_videomae(weights: Mapping[str, Tensor], config: Config, name: str = "video") -> dict[str, Tensor]:
-    """Their state dict -> ours, complete, with the config's statistics. Raises CheckpointError naming a missing weight."""
+    """Their state dict -> ours, complete, with the config's statistics. Raises CheckpointError for what is missing."""
     for old, new in VERSION_4.items():
         weights = {key.replace(old, new): tensor for key, tensor in weights.items()}
     ours: dict[str, Tensor] = {}
