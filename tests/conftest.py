@@ -55,7 +55,12 @@ def tiny(tmp_path: Path) -> Callable[..., Path]:
     def write(overrides: dict[str, Any] | None = None, name: str = "tiny") -> Path:
         values: dict[str, Any] = {
             "seed": 3,
-            "modalities": {"image": {"size": [16, 16], "patch": [4, 4], "batch": 8, "data": {}}},
+            "modalities": {
+                "image": {
+                    "size": [16, 16], "patch": [4, 4], "batch": 8,
+                    "mask": {"name": "random", "ratio": 0.75}, "data": {},
+                },
+            },
             "model": {
                 "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1,
                 "decoder": {"width": 16, "depth": 1, "heads": 2},

@@ -367,6 +367,7 @@ class _own:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.file.close()
             raise UserError(f"--out {self.out}: another process is training there; wait, or choose another") from None
 
     def __exit__(self, *_: object) -> None:

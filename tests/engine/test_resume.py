@@ -1,0 +1,155 @@
+"""A run goes on exactly where it stopped, and only as the run that it was (FAULTS R10)."""
+
+import shutil
+
+import pytest
+import torch
+from faults.kills import rows, trajectory
+
+from mae_ext.cli import run
+from mae_ext.engine import checkpoint
+from mae_ext.engine.log import Journal
+
+
+@pytest.fixture
+def half(tiny, photos, tmp_path_factory):
+    """A run of 40 steps of which the second half is missing; -> (config, folder, what the whole run logged)."""
+    config, out = tiny({"train.steps": 40}), tmp_path_factory.mktemp("half") / "run"
+    assert run(["pretrain", str(config), "--data", str(photos), "--out", str(out)]) == 0
+    whole = trajectory(out)
+    shutil.rmtree(out / "checkpoints" / "step-00000040")
+    return config, out, whole
+
+
+@pytest.fixture
+def go_on(half, photos, capfd):
+    def go(*more, config=half[0], data=photos):
+        capfd.readouterr()
+        code = run(["pretrain", str(config), "--data", str(data), "--out", str(half[1]), *more])
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        return code, said
+
+    return go
+
+
+def test_going_on_repeats_the_missing_half_bit_for_bit(half, go_on):
+    assert go_on()[0] == 0
+    assert trajectory(half[1]) == half[2]
+
+
+@pytest.mark.parametrize(
+    "free",
+    ["train.workers=2", "train.save_every=7", "train.keep=5", "train.prefetch=5", "train.worker_timeout=9",
+     "train.tensorboard=true", "train.device=auto"],
+)  # fmt: skip
+def test_what_changes_no_sample_and_no_update_may_change(half, go_on, free):
+    assert go_on("--set", free)[0] == 0
+    assert trajectory(half[1]) == half[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed=4", "seed: 3 -> 4"),
+        ("modalities.image.batch=16", "modalities.image.batch: 8 -> 16"),
+        ("train.lr=0.1", "train.lr: 0.01 -> 0.1"),
+        ("train.steps=50", "train.steps: 40 -> 50"),
+        ("train.precision=bf16", "train.precision: fp32 -> bf16"),
+        ("train.accumulate=2", "train.accumulate: 1 -> 2"),
+        ("modalities.image.mask.ratio=0.5", "modalities.image.mask.ratio: 0.75 -> 0.5"),
+        ("modalities.image.data.augment.flip=[]", "modalities.image.data.augment.flip: [-1] -> []"),
+        ("model.width=48", "model.width: 32 -> 48"),
+    ],
+)
+def test_a_changed_setting_is_refused_by_name_and_nothing_is_touched(half, go_on, change, told):
+    before = {p: p.read_bytes() for p in half[1].rglob("*") if p.is_file() and p.name != ".lock"}
+    code, said = go_on("--set", change)
+    assert code == 2
+    assert len(said.splitlines()) == 1 and told in said and "--allow-change" in said and "another --out" in said
+    assert {p: p.read_bytes() for p in half[1].rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("change", ["seed=4", "modalities.image.batch=16", "train.lr=0.1", "train.steps=30"])
+def test_allow_change_goes_on_with_the_new_setting(half, go_on, change):
+    code, said = go_on("--set", change, "--allow-change")
+    assert code == 0 and "going on from step 20" in said
+    now = trajectory(half[1])
+    assert now[:20] == half[2][:20]
+    assert now[20:] != half[2][20 : len(now)]
+
+
+def test_fewer_steps_than_are_done_is_no_error_and_no_step(half, go_on):
+    code, said = go_on("--set", "train.steps=10", "--allow-change")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    "change", ["model.width=48", "model.depth=3", "modalities.image.patch=[8,8]", "model.class_token=false"]
+)
+def test_another_architecture_is_refused_also_with_allow_change(half, go_on, change):
+    code, said = go_on("--set", change, "--allow-change")
+    assert code == 2
+    assert len([line for line in said.splitlines() if line.startswith("mae-ext: ")]) == 1
+    assert "of another architecture" in said
+
+
+def test_a_changed_list_of_files_is_refused_and_a_folder_that_moved_is_not(half, go_on, photos, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(photos, moved)
+    (moved / "00.png").rename(moved / "99.png")
+    code, said = go_on(data=moved)
+    assert code == 2 and "files of image: 40 files, " in said
+    (moved / "99.png").rename(moved / "00.png")
+    assert go_on(data=moved)[0] == 0
+    assert trajectory(half[1]) == half[2]
+
+
+@pytest.mark.usefixtures("faulty")
+def test_another_version_of_a_plug_in_is_refused_by_name(tiny, photos, tmp_path, faulty, capfd):
+    reader = {"name": "faulty", "fault": "bad", "match": "nothing"}
+    config = tiny({"train.steps": 4, "modalities.image.data.reader": reader})
+    start = ["pretrain", str(config), "--data", str(photos), "--out", str(tmp_path / "run")]
+    assert run(start) == 0
+    metadata = faulty / "faulty_reader-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("1.0", "2.0"))
+    capfd.readouterr()
+    assert run(start) == 2
+    assert "plug-in image.data.reader faulty: faulty-reader 1.0 -> faulty-reader 2.0" in capfd.readouterr().err
+    assert run([*start, "--allow-change"]) == 0
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_file_that_was_set_aside_stays_so_in_the_run_that_goes_on(tiny, photos, tmp_path):
+    reader = {"name": "faulty", "fault": "kill", "match": "07."}
+    values = {"train.steps": 20, "train.save_every": 10, "train.workers": 1, "modalities.image.data.reader": reader}
+    config, out = tiny(values | {"modalities.image.data.max_bad_fraction": 0.05}), tmp_path / "run"
+    start = ["pretrain", str(config), "--data", str(photos), "--out", str(out)]
+    assert run(start) == 0
+    whole = trajectory(out)
+    shutil.rmtree(out / "checkpoints" / "step-00000020")
+    # Without workers nothing would protect the run from this file, if it were read again.
+    assert run([*start, "--set", "train.workers=0"]) == 0
+    assert trajectory(out) == whole
+    assert [row["kind"] for row in rows(out / "bad_samples.jsonl")] == ["crashed"]
+
+
+def test_moments_and_weights_come_back_to_the_bit(half, go_on, tmp_path):
+    one = checkpoint.find(half[1] / "checkpoints" / "step-00000020")
+    moments = checkpoint.read_tensors(one / "optimizer.safetensors")
+    kinds = {name.partition("/")[0] for name in moments}
+    assert kinds == {"exp_avg", "exp_avg_sq", "step"}
+    assert all(value.item() == 20 for name, value in moments.items() if name.startswith("step/"))
+    assert any(value.abs().max() > 0 for name, value in moments.items() if name.startswith("exp_avg/"))
+    assert torch.tensor([len(moments)]) % 3 == 0
+
+
+def test_a_line_that_a_kill_cut_off_is_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n{"step": 3, "lo')
+    journal = Journal(path, step=2)
+    journal.write({"step": 3, "loss": 0.7})
+    journal.close()
+    assert path.read_text().splitlines() == [
+        '{"step": 1, "loss": 0.1}', '{"step": 2, "loss": 0.30000000000000004}', '{"step": 3, "loss": 0.7}',
+    ]  # fmt: skip
