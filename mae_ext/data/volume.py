@@ -65,14 +65,10 @@ class Scan:
             x = np.where(d[:, None, None] & h[:, None] & w, x, fill)
         return x if self.levels is None else self.levels(x), covered(self.valid[near], taps)
 
-    def share(self, box: Crop) -> float:
-        """Valid share of the box, padding included: of the stored voxels, which is near enough to choose a crop by."""
-        near = tuple(
-            slice(max(0, round(a * r)), max(0, min(n, round(b * r))))
-            for a, b, r, n in zip(box.start, box.stop, self.grid.ratio, self.grid.extent, strict=True)
-        )
-        whole = np.prod([(b - a) * r for a, b, r in zip(box.start, box.stop, self.grid.ratio, strict=True)])
-        return float(np.count_nonzero(self.valid[near]) / whole)
+    def share(self, box: Crop, size: tuple[int, ...]) -> float:
+        """Valid share of a box, padding included."""
+        taps = self.grid.taps(box, size)
+        return float(covered(self.valid[window(taps)], taps).mean())
 
 
 class VolumeReader:
@@ -204,7 +200,7 @@ class VolumeReader:
             return crop(scan.grid.shape)
         best, most = None, -1.0
         for box in alternatives(scan.grid.shape):
-            share = scan.share(box)
+            share = scan.share(box, self.size)
             if share >= self.min_body:
                 return box
             if share > most:
