@@ -36,6 +36,9 @@ MARGIN, GAP = 10, 8
 SMALLEST_EDGE = 160
 """Pixels: smaller images are enlarged by a whole factor, without smoothing, so that patches stay sharp."""
 
+FRAME_MS = 120
+"""How long each frame of a clip is shown: slower than life, so that motion can be compared."""
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -60,7 +63,9 @@ def reconstruct(
     name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """One picture for each input, and `overview.png` with the first of them in one sheet (last in the list returned).
+    """One picture for each input, and `overview` with the first of them in one sheet (last in the list returned).
+
+    PNG; GIF for clips.
 
     inputs: files, folders or any other source; the first `limit` samples are drawn. Masks depend on (seed, position in
     the inputs) alone. own_statistics: undo patch normalisation with the hidden patches' own mean and variance, which
@@ -165,22 +170,37 @@ def visible_pixels(mask: Mask, patch: tuple[int, ...]) -> Tensor:
 
 
 def save(panel: Panel, stem: Path) -> Path:
-    """Write a panel in the way that its reader's samples are shown; the suffix is added. The only such choice."""
-    return _write_png(draw(panel), stem.with_name(stem.name + ".png"))
+    """Write a panel: as a PNG, or where it moves as a GIF; the suffix is added."""
+    return _write([draw(moment) for moment in moments(panel)], stem)
 
 
-def flat(panel: Panel) -> Panel:
-    """The panel with columns (C, H, W), for a page that does not move."""
+def moments(panel: Panel) -> list[Panel]:
+    """The panel with columns (C, H, W), once for each frame to be shown, as its reader wants. The only such choice.
+
+    Raises UserError for samples that nobody knows how to draw.
+    """
+    columns = panel.columns
     if panel.display == "volume":
-        drawn = tuple((title, three_planes(x, panel.spacing)) for title, x in panel.columns)
-        return replace(panel, columns=drawn, display="image")
-    if (axes := panel.columns[0][1].ndim - 1) != 2:
+        return [_still(panel, [three_planes(x, panel.spacing) for _, x in columns])]
+    if panel.display == "clip":
+        return [_still(panel, [x[:, i] for _, x in columns]) for i in range(columns[0][1].shape[1])]
+    if (axes := columns[0][1].ndim - 1) != 2:
         raise UserError(f"pictures of samples with {axes} spatial axes, shown as '{panel.display}', are not drawn yet")
-    return panel
+    return [panel]
+
+
+def _still(panel: Panel, planes: Sequence[Tensor]) -> Panel:
+    titled = tuple((title, plane) for (title, _), plane in zip(panel.columns, planes, strict=True))
+    return replace(panel, columns=titled, display="image")
 
 
 def save_sheet(panels: Sequence[Panel], stem: Path) -> Path:
-    """All panels in one PNG, without their names, the common caption once."""
+    """All panels in one picture, without their names, the common caption once."""
+    together = zip(*map(moments, panels), strict=True)  # samples of one run have the same number of frames
+    return _write([_sheet(moment) for moment in together], stem)
+
+
+def _sheet(panels: Sequence[Panel]) -> Image.Image:
     rows = [draw(panel, with_caption=False, heading=False) for panel in panels]
     across = 1 if len(rows) < 4 else 2
     width, height = max(r.width for r in rows), max(r.height for r in rows)
@@ -194,7 +214,7 @@ def save_sheet(panels: Sequence[Panel], stem: Path) -> Path:
         _titles(pen, panels[0], column * width, MARGIN, _shown_width(panels[0]))
     caption = _fitting(" · ".join(panels[0].caption[1:]), FONT_SIZE, sheet.width - 2 * MARGIN)
     pen.text((MARGIN, sheet.height - foot + 2), caption, FAINT, _font(FONT_SIZE))
-    return _write_png(sheet, stem.with_name(stem.name + ".png"))
+    return sheet
 
 
 FONT_SIZE = 13
@@ -202,7 +222,6 @@ FONT_SIZE = 13
 
 def draw(panel: Panel, with_caption: bool = True, heading: bool = True) -> Image.Image:
     """Columns of planes (C, H, W) side by side: title, picture, caption."""
-    panel = flat(panel)
     planes = [_enlarge(to_image(x)) for _, x in panel.columns]
     width, height = planes[0].size
     head = _line_height(FONT_SIZE) + 4 if heading else 0
@@ -239,7 +258,7 @@ def _enlarge(image: Image.Image) -> Image.Image:
 
 
 def _shown_width(panel: Panel) -> int:
-    return _enlarge(to_image(flat(panel).columns[0][1])).width
+    return _enlarge(to_image(panel.columns[0][1])).width
 
 
 def _titles(pen: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, width: int) -> None:
@@ -266,8 +285,20 @@ def _fitting(text: str, size: int, width: int) -> str:
     return "…" + text
 
 
-def _write_png(image: Image.Image, path: Path) -> Path:
+def _write(frames: Sequence[Image.Image], stem: Path) -> Path:
+    moving = len(frames) > 1
+    path = stem.with_name(stem.name + (".gif" if moving else ".png"))
     partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    image.save(partial, format="PNG", optimize=True)
+    if moving:
+        # One palette for all frames: without it the colours of what stands still would flicker.
+        few = [frames[0], frames[len(frames) // 2], frames[-1]]
+        mosaic = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
+        for i, frame in enumerate(few):
+            mosaic.paste(frame, (0, i * frame.height))
+        colours = mosaic.quantize(256, Image.Quantize.MEDIANCUT)
+        indexed = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
+        indexed[0].save(partial, format="GIF", save_all=True, append_images=indexed[1:], duration=FRAME_MS, loop=0)
+    else:
+        frames[0].save(partial, format="PNG", optimize=True)
     partial.replace(path)
     return path
