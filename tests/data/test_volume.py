@@ -220,7 +220,7 @@ def test_the_cache_is_not_stale_when_the_scan_or_the_rule_changes(head, tmp_path
         return float(VolumeReader(size, cache=folder, **options).read(path, [middle(size)])[0].x.mean())
 
     raw = mean(intensity="none")
-    assert mean(intensity={"name": "window", "windows": [[0, 2000]]}) == pytest.approx(raw / 2000)
+    assert mean(intensity={"name": "window", "windows": [[-1000, 3000]]}) == pytest.approx((raw + 1000) / 4000)
     image = nib.load(path)
     nib.Nifti1Image(image.get_fdata(dtype=np.float32) + 500, image.affine).to_filename(path)
     assert mean(intensity="none") == pytest.approx(raw + 500, rel=1e-4)
