@@ -145,6 +145,30 @@ def doctor(
 
 
 @app.command()
+def prepare(
+    config: ConfigArg,
+    out: Annotated[str, typer.Option("--out", help="Folder for the cache; what is there and good is left alone.")],
+    data: DataOption = None,
+    set_: SetOption = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Files at a time; default: cores.")] = None,
+) -> None:
+    """Decode everything once into a cache that makes training decode-free; exit 1 if any file is bad.
+
+    Example: mae-ext prepare video_k400_vitb --data kinetics/train --out cache
+    """
+    from mae_ext.data.prepare import prepare as fill
+
+    loaded = configured(config, data, set_)
+    with progress_bar("preparing") as progress:
+        prepared = fill(loaded, Path(out), workers, progress=progress)
+    print(prepared)
+    for name in loaded.modalities:
+        print(f"train from it with --set modalities.{name}.data.reader.cache={prepared.out.absolute()}")
+    if prepared.bad:
+        raise typer.Exit(1)
+
+
+@app.command()
 def reconstruct(
     run: RunArg,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders.")],
@@ -280,10 +304,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
     from mae_ext.engine.resume import Stopped
 
-    rank = int(os.environ.get("RANK", "0"))
+    rank = os.environ.get("RANK", "0")
 
     def complain(what: Any, code: int) -> int:
-        print(f"mae-ext{f' (rank {rank})' * (rank > 0)}: {what}", file=sys.stderr, flush=True)
+        print(f"mae-ext{f' (rank {rank})' * (rank != '0')}: {what}", file=sys.stderr, flush=True)
         return code
 
     try:

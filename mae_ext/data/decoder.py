@@ -35,6 +35,10 @@ START_S = 120.0
 FILES_PER_CHILD = 500
 """decord leaks (dmlc/decord#208, #218, #279); a child that has read so many files is replaced."""
 
+FRAMES_IN_TIME = 200
+FRAME_S = 0.1
+"""A deadline is for so many frames; each more, as where a whole film is kept, has so much more time."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -198,7 +202,8 @@ class Opened:
     def frames(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
         """(n, H, W, 3) of ascending, different frame numbers; once. Valid until the file is closed."""
         request = {"op": "frames", "frames": list(numbers), "max_bytes": self.limits.memory_bytes // 4}
-        self.child.ask(self.address, request, self.until, self.limits.deadline_s)
+        more = max(0, len(numbers) - FRAMES_IN_TIME) * FRAME_S
+        self.child.ask(self.address, request, self.until + more, self.limits.deadline_s + more)
         return self.child.view([len(numbers), self.clip.height, self.clip.width, 3], np.uint8)
 
 

@@ -126,13 +126,23 @@ class VideoReader:
                 for row, box in zip(numbers, boxes, strict=True)
             ]
 
-    def prepare(self, address: str) -> bool:
-        """Keep the decoded frames of a file in the cache; whether there was anything to do. Raises BadSample."""
-        if self.cache is None:
-            raise ValueError("prepare needs a cache folder")
-        if ROW.fullmatch(address) or self.cache.get(self._key(address)) is not None:
-            return False
-        return self._cached(address) is not None
+    def prepared(self, address: str) -> Entry | None:
+        """All frames of a file, mapped from the cache, where they are put if need be; None for what is not kept.
+
+        Not kept: array rows, files too long for a quarter of memory_bytes, and all files without a cache.
+        """
+        if self.cache is None or ROW.fullmatch(address):
+            return None
+        key = self._key(address)
+        found = self.cache.get(key)
+        if found is not None:
+            return found
+        with self.decoders.open(address, self.short_side, self.decoder) as opened:
+            clip = opened.clip
+            if len(clip.times) * clip.height * clip.width * 3 > self.memory_bytes // 4:
+                return None
+            frames = opened.frames(range(len(clip.times))).copy()
+        return self.cache.get_or_build(key, lambda: Entry(frames, {"times": clip.times.tolist()}))
 
     def describe(self, address: str) -> str:
         """Codec, size, frames, seconds, and which decoder reads it."""
@@ -149,7 +159,7 @@ class VideoReader:
     def _open(self, address: str) -> Iterator[_Frames]:
         if ROW.fullmatch(address):
             yield _array(address, fetch(address, self.memory_bytes // 4))
-        elif (entry := self._cached(address)) is not None:
+        elif (entry := self.prepared(address)) is not None:
             frames = entry.array
             yield _Frames(np.array(entry.meta["times"]), frames.shape[1:3], lambda numbers: frames[list(numbers)])
         else:
@@ -159,21 +169,6 @@ class VideoReader:
     def _key(self, address: str) -> dict[str, Any]:
         transform = {"reader": "video", "version": 1, "short_side": self.short_side, "decoder": self.decoder}
         return {"source": source_identity(address), "transform": transform}
-
-    def _cached(self, address: str) -> Entry | None:
-        """All frames of a file, mapped; None without a cache, and for files too long to be kept whole."""
-        if self.cache is None:
-            return None
-        key = self._key(address)
-        found = self.cache.get(key)
-        if found is not None:
-            return found
-        with self.decoders.open(address, self.short_side, self.decoder) as opened:
-            clip = opened.clip
-            if len(clip.times) * clip.height * clip.width * 3 > self.memory_bytes // 4:
-                return None
-            frames = opened.frames(range(len(clip.times))).copy()
-        return self.cache.get_or_build(key, lambda: Entry(frames, {"times": clip.times.tolist()}))
 
     def _starts(self, address: str, times: NDArray[np.float64]) -> int:
         """At how many frames a clip can begin and still end inside; 1 if it can at none."""

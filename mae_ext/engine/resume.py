@@ -23,6 +23,9 @@ FREE_TO_CHANGE = {
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 
+MOVABLE = ("data.path", "data.reader.cache")
+"""Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
+
 
 class Stopped(Exception):
     """Stopped by a signal after saving. Exit code 75."""
@@ -134,7 +137,7 @@ def check_same(
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.endswith("data.path")
+        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE and not key.endswith(MOVABLE)
     ]
     changed += [
         f"files of {name}: {at.files.get(name, 'none')} -> {fingerprint(d)}"
