@@ -154,6 +154,9 @@ class ModalityConfig(Section):
     @model_validator(mode="after")
     def _divides(self) -> "ModalityConfig":
         _ = self.grid
+        for axis in self.data.augment.flip:
+            if not -len(self.size) <= axis < len(self.size):
+                raise ValueError(f"data.augment.flip: axis {axis} does not exist, size={list(self.size)}")
         return self
 
 
@@ -229,7 +232,9 @@ class Config(Section):
                     masker = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
                     try:
                         masker.num_keep(m.grid)
-                    except (TypeError, ValueError) as error:
+                    except TypeError as error:
+                        raise ConfigError(f"{where}.{key}: a value of the wrong type in {spec}: {error}") from None
+                    except ValueError as error:
                         raise ConfigError(f"{where}.{key}: {error}") from None
         return self
 

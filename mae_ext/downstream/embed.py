@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from mae_ext.downstream.encoder import Features, Pool, Progress, load_encoder
@@ -55,8 +56,9 @@ def embed(
             _write_lines(ledger, features.bad)
         else:
             ledger.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        _partial(out).unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     if features.bad:
         total = len(features.bad) + len(features.sources)
         warn(f"{len(features.bad)} of {total} samples could not be read; they are listed in {ledger}")

@@ -211,6 +211,9 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     if ranks.main:
         _clear(out, found)
         checkpoint.write_durably(out / "config.yaml", config.to_yaml())
+        for name, modality in data.items():
+            for what, count in modality.items.ignored.items():
+                warn(f"{name}: {count} {what} passed over")
         say(_opening(config, data, model, ranks, at.step, total, out))
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
     ledger = Ledger(out / (f"bad_samples.{ranks.rank}.jsonl" if ranks.rank else "bad_samples.jsonl"), at.step)
@@ -329,11 +332,10 @@ def _record(
 
 def replay(failure: str | Path) -> dict[str, Any]:
     """Repeat the step of a failure record, bit for bit: the losses and gradient norm, finite or not."""
-    path = Path(failure) / "checkpoints"
-    found = checkpoint.find(Path(failure))
+    found = checkpoint.find(failure)
+    if not (Path(failure) / "record.json").is_file():
+        raise UserError(f"{failure} is not the folder of a failure: it has no record.json")
     config, at = checkpoint.read_config(found), Progress.read(found)
-    if not path.is_dir():
-        raise UserError(f"{failure} is not a failure record: it has no checkpoints/")
     data = {n: ModalityData(config.seed, n, m) for n, m in config.modalities.items()}
     at.set_aside(data)
     torch.set_flush_denormal(True)
