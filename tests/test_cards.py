@@ -1,9 +1,12 @@
 """Dataset cards hold facts, in one small schema."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mae_ext.cards import load_card, read_card, shipped
+from mae_ext.data.source import list_items
 from mae_ext.errors import ConfigError
 
 NAMES = [path.stem for path in shipped("datasets")]
@@ -42,6 +45,28 @@ def test_a_shipped_card_is_complete(name):
 
 def test_the_image_sets_of_the_recipes_have_cards():
     assert {"imagenet1k", "cifar10", "medmnist", "dsb2018_nuclei", "bccd"} <= set(NAMES)
+
+
+def test_the_video_sets_of_the_recipes_have_cards():
+    assert {"kinetics400", "ssv2", "ucf101", "hmdb51"} <= set(NAMES)
+
+
+def test_the_instructions_on_the_ucf101_card_give_lists_that_can_be_read(tmp_path, monkeypatch):
+    """The card's snippet, on files made here in the owner's layout."""
+    monkeypatch.chdir(tmp_path)
+    names = ["ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "YoYo/v_YoYo_g08_c02.avi"]
+    for name in names:
+        (tmp_path / "UCF-101" / name).parent.mkdir(parents=True)
+        (tmp_path / "UCF-101" / name).touch()
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    (tmp_path / "ucfTrainTestlist" / "trainlist01.txt").write_text("".join(f"{n} {i}\n" for i, n in enumerate(names)))
+    (tmp_path / "ucfTrainTestlist" / "testlist01.txt").write_text(f"{names[1]}\n")
+    lines = [line for line in load_card("ucf101").read.splitlines() if line.startswith("  ")]
+    exec("\n".join(line.removeprefix("  ") for line in lines), {})
+    items = list_items("train01.csv", (".avi",))
+    assert [Path(a).is_file() for a in items.addresses] == [True, True]
+    assert (items.classes, items.labels.tolist()) == (("ApplyEyeMakeup", "YoYo"), [0, 1])
+    assert list(list_items("test01.csv", (".avi",)).addresses) == [f"UCF-101/{names[1]}"]
 
 
 def test_an_unknown_card_is_answered_with_the_nearest():

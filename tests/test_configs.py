@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mae_ext.cards import HEAD, read_head, shipped
-from mae_ext.config import find_config, json_schema, load_config
+from mae_ext.config import SIZES, find_config, json_schema, load_config
+from mae_ext.engine.optim import peak_lr
 from mae_ext.errors import ConfigError
 
 RECIPES = {path.stem: path for path in shipped("configs")}
@@ -56,6 +57,48 @@ def test_the_imagenet_recipes_are_those_of_the_paper(size):
     assert (train.epochs, train.warmup_epochs, train.lr, train.lr_per) == (800, 40, 1.5e-4, 256)
     assert (train.betas, train.weight_decay, train.min_lr, train.clip) == ((0.9, 0.95), 0.05, 0, None)
     assert config.model.drop_path == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "stride", "flip", "ratio", "batch", "decoder", "epochs", "lr"),
+    [
+        ("video_k400_vitb", "base", 4, (-1,), 0.9, 2048, (384, 4, 6), 1600, 1.5e-4),
+        ("video_k400_vitl", "large", 4, (-1,), 0.9, 512, (512, 12, 8), 1600, 1.5e-4),
+        ("video_ssv2_vitb", "base", 2, (), 0.9, 2048, (384, 4, 6), 2400, 1.5e-4),
+        ("video_ucf101_vitb", "base", 4, (-1,), 0.75, 192, (384, 4, 6), 3200, 3e-4),
+    ],
+)
+def test_the_videomae_recipes_are_those_of_its_scripts(name, size, stride, flip, ratio, batch, decoder, epochs, lr):
+    config = load_config(name)
+    video, train = config.modalities["video"], config.train
+    assert {"width": config.model.width, "depth": config.model.depth, "heads": config.model.heads} == SIZES[size]
+    assert (video.size, video.patch, video.batch) == ((16, 224, 224), (2, 16, 16), batch)
+    assert (video.mask.name, video.mask.arguments) == ("tube", {"ratio": ratio})
+    assert (video.target.arguments, video.position.name) == ({"normalize": "channel"}, "sequence")
+    assert (video.data.reader.arguments["stride"], video.data.augment.flip) == (stride, flip)
+    assert (config.model.decoder.width, config.model.decoder.depth, config.model.decoder.heads) == decoder
+    assert (train.epochs, train.warmup_epochs, train.lr, train.lr_per) == (epochs, 40, lr, 256)
+    assert train.min_lr == pytest.approx(1e-5 * batch / 256)
+    assert not config.model.class_token
+
+
+def test_the_mae_st_recipe_counts_its_repeats_where_its_command_does_not():
+    config = load_config("video_k400_maest_vitl")
+    video = config.modalities["video"]
+    assert (video.mask.name, video.mask.arguments, video.data.repeats) == ("random", {"ratio": 0.9}, 4)
+    assert (video.position.name, config.train.clip, config.model.class_token) == ("separable", 0.02, True)
+    assert peak_lr(config) == pytest.approx(1.6e-3 * 128 / 256)
+
+
+def test_dual_masking_decodes_half_of_what_is_hidden():
+    video = load_config("video_k400_vitb_dual").modalities["video"]
+    assert (video.decode.name, video.decode.arguments) == ("running_cell", {"ratio": 0.5})
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("video")])
+def test_a_clip_is_as_many_frames_as_the_model_sees(name):
+    """Without `fixed: [0]` a clip would be spread over the whole video."""
+    assert load_config(name).modalities["video"].data.augment.fixed == (0,)
 
 
 def test_a_recipe_without_its_head_is_refused(tmp_path):

@@ -59,6 +59,12 @@ def test_the_text_names_parameters_tokens_batch_rate_and_steps():
         assert expected in text, text
 
 
+def test_a_ratio_that_whole_groups_cannot_meet_is_said():
+    tubes = config(clip=CLIP | {"size": [4, 56, 56], "mask": {"name": "tube", "ratio": 0.9}})
+    assert "98 (grid 2 x 7 x 7), 10 kept, 44 decoded; 0.898 hidden, 0.9 asked" in describe(tubes, {})
+    assert "asked" not in describe(config(image=IMAGE), {})
+
+
 def test_without_files_the_steps_are_said_as_far_as_they_are_known():
     assert "100" in describe(config(image=IMAGE), {}).splitlines()[-1]
     assert "5 epochs; give --data to count the files" in describe(config({"steps": None, "epochs": 5}, image=IMAGE), {})
