@@ -71,7 +71,10 @@ class Registry:
     def check(self, name: str, arguments: Mapping[str, Any], given: tuple[str, ...] = (), where: str = "") -> Any:
         """The callable, once its signature was found to take `arguments` and the `given` keywords of the framework."""
         factory = self.get(name, where)
-        signature = inspect.signature(factory)
+        try:
+            signature = inspect.signature(factory)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: {self.kind} '{name}' from {self.sources()[name]}: {error}") from None
         known = [p for p in signature.parameters if p not in given]
         takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         for key in arguments:

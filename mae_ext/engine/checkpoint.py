@@ -213,7 +213,20 @@ def find(run_or_checkpoint: str | Path) -> Path:
 
 def read_config(checkpoint: Path) -> Config:
     file = checkpoint / "config.yaml"
-    return parse_config(read_yaml(file.read_text(), str(file)), str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read as text: {error}") from None
+    return parse_config(read_yaml(text, str(file)), str(file))
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """state.json: at least {"step": int}."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        return {**state, "step": int(state["step"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{checkpoint}/state.json cannot be read: {error!r}") from None
 
 
 def load_run(run_or_checkpoint: str | Path) -> LoadedRun:
@@ -222,5 +235,4 @@ def load_run(run_or_checkpoint: str | Path) -> LoadedRun:
     config = read_config(path)
     model = MAE.from_config(config)
     load_weights(model, read_tensors(path / "model.safetensors"), str(path))
-    step = int(json.loads((path / "state.json").read_text())["step"])
-    return LoadedRun(model.eval(), config, step, path)
+    return LoadedRun(model.eval(), config, read_state(path)["step"], path)

@@ -1,7 +1,6 @@
 """Going on exactly where a run stopped: what is saved beside the weights, and what may not have changed."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.loader import ModalityData
-from mae_ext.engine.checkpoint import load_weights, read_config, read_tensors
+from mae_ext.engine.checkpoint import load_weights, read_config, read_state, read_tensors
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
 
@@ -42,10 +41,10 @@ class Progress:
     @classmethod
     def read(cls, checkpoint: Path) -> "Progress":
         try:
-            values = json.loads((checkpoint / "state.json").read_text())
-            return cls(int(values["step"]), values["files"], values["quarantined"], values["scaler"], values["plugins"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{checkpoint}/state.json cannot be read: {error!r}") from None
+            state = read_state(checkpoint)
+            return cls(state["step"], state["files"], state["quarantined"], state["scaler"], state["plugins"])
+        except KeyError as error:
+            raise CheckpointError(f"{checkpoint}/state.json has no {error}") from None
 
     def set_aside(self, data: dict[str, ModalityData]) -> None:
         """Files that brought workers down are known by their place in the list; of another list nothing is known."""
