@@ -5,6 +5,7 @@ slowest axis first. Oblique scans go to the nearest such order; nothing is rotat
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,15 +128,15 @@ def window(taps: list[Taps]) -> tuple[slice, ...]:
 
 def interpolate(x: NDArray[np.float32], taps: list[Taps]) -> NDArray[np.float32]:
     """(C, *window) -> (C, *size), in float64 between: HU have four digits before the point."""
-    y: NDArray[np.floating] = x
+    y: NDArray[Any] = x
     for axis, t in enumerate(taps, start=1):
         low = t.low - t.low.min()
         if not t.weight.any():
-            y = y.take(low, axis) if (np.diff(low) != 1).any() or len(low) != y.shape[axis] else y
+            y = _picked(y, low, axis)
             continue
         weight = t.weight.reshape(-1, *[1] * (y.ndim - axis - 1))
         wide = y.astype(np.float64, copy=False)
-        y = wide.take(low, axis) * (1 - weight) + wide.take(low + 1, axis) * weight
+        y = _picked(wide, low, axis) * (1 - weight) + _picked(wide, low + 1, axis) * weight
     return y.astype(np.float32, copy=False)
 
 
@@ -144,9 +145,16 @@ def covered(valid: NDArray[np.bool_], taps: list[Taps]) -> NDArray[np.bool_]:
     y = valid
     for axis, t in enumerate(taps):
         low = t.low - t.low.min()
-        first = y.take(low, axis)
+        along = (-1, *[1] * (y.ndim - axis - 1))
+        found = _picked(y, low, axis)
         if t.weight.any():
-            along = (-1, *[1] * (y.ndim - axis - 1))
-            first &= y.take(low + 1, axis) | (t.weight == 0).reshape(along)
-        y = first & t.inside.reshape(-1, *[1] * (y.ndim - axis - 1))
+            found = found & (_picked(y, low + 1, axis) | (t.weight == 0).reshape(along))
+        y = found if t.inside.all() else found & t.inside.reshape(along)
     return y
+
+
+def _picked(x: NDArray[Any], index: NDArray[np.int64], axis: int) -> NDArray[Any]:
+    """x.take(index, axis), and a view where the index is a run: the common case, and ten times faster."""
+    if index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return x[(slice(None),) * axis + (slice(int(index[0]), int(index[-1]) + 1),)]
+    return x.take(index, axis)
