@@ -9,7 +9,8 @@ class folders, made from different photos of the scikit-image wheel.
 A single frame says nothing of the class. Every clip looks at an endless plane of mirrored copies of its photo, from a
 place and at an angle drawn uniformly, so pans and rotations leave each frame distributed as it was. Scales cannot be
 uniform over everything: the middle frame's is drawn alike for all classes, over a factor of 3, and a zoom moves the
-first and the last frame from it by at most a factor of 1.2. Every frame is encoded by itself, so none holds traces of motion.
+first and the last frame from it by at most a factor of 1.2. Every frame is encoded by itself, so that none holds traces
+of motion.
 """
 
 import argparse
