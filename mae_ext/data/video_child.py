@@ -50,6 +50,9 @@ CONTAINERS = {
 CUT = ("moov atom not found", "partial file", "File ended prematurely")
 """What FFmpeg says of files whose end is missing."""
 
+DECODER_ERRORS = (OSError, ValueError, EOFError, RuntimeError, ArithmeticError, LookupError, AttributeError, TypeError)
+"""Everything that PyAV and decord were seen to raise over damaged files, or may where a header lacks something."""
+
 
 class Bad(Exception):
     """The file cannot be used: (kind, detail), as in mae_ext.errors.BadSample."""
@@ -95,6 +98,8 @@ class Video:
         stream = container.streams.best("video")
         if stream is None:
             raise Bad("not a video", "there is no video stream in it")
+        if stream.codec_context is None:
+            raise Bad("unsupported", "no decoder knows the codec that the header names")
         stream.thread_count = 1  # one child is one core
         # A damaged slice is an error, and not something to be painted over.
         stream.codec_context.options = {"err_detect": "explode"}
@@ -356,8 +361,9 @@ def serve(memory: int, limit_bytes: int) -> None:
             answer = {"bad": list(error.args)}
         except MemoryError as error:
             answer = {"bad": ["out of memory", str(error)]}
-        except (OSError, ValueError, EOFError, RuntimeError) as error:  # PyAV's errors are OSErrors and ValueErrors
-            told = log.complaint() or str(error)
+        except DECODER_ERRORS as error:
+            logged = getattr(error, "log", None)  # PyAV's errors carry FFmpeg's last words: (level, who, what)
+            told = logged[2] if logged else log.complaint() or str(error)
             kind = "truncated" if any(sign in told for sign in CUT) else "damaged"
             answer = {"bad": [kind, f"{type(error).__name__}: {' '.join(told.split())}"[:300]]}
         except Exception:  # noqa: BLE001 a bug of ours; the parent raises it
