@@ -3,25 +3,27 @@
     python scripts/bench_step.py                         # ViT-B/16, 224, batch 8, fp32 and bf16, on this machine
     python scripts/bench_step.py --size large --batch 64 --compile    # on a GPU
 
-Both sides: the same sizes, data, mask ratio, autocast dtype and AdamW settings, one optimiser step per measurement, the
-loss read back at the end. The peer is timed with PyTorch's fused AdamW (what transformers' Trainer uses) and with
-PyTorch's default AdamW; ours is the engine's own step, its finite check and gradient norm included. Peak memory comes
-from a process of its own for each side: resident memory on a CPU, allocated memory on a GPU.
+Each side is a process of its own, and they take turns, a step each: the same sizes, data, mask ratio, autocast dtype
+and AdamW settings, the loss read back at the end. The peer runs with PyTorch's fused AdamW (what transformers' Trainer
+uses) and with PyTorch's default AdamW; ours is the engine's own step, its finite check and gradient norm included. Peak
+memory is that of each side's process: resident on a CPU, allocated on a GPU.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from mae_ext.config import Config
 from mae_ext.data.sample import Batch
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates
 from mae_ext.engine.optim import adamw
@@ -31,7 +33,7 @@ from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
 SHAPES = {"base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16)}
-PEERS = ("peer", "peer_default_adamw")
+SIDES = ("ours", "peer", "peer_default_adamw")
 
 
 def peer_config(size: str, patch: int) -> ViTMAEConfig:
@@ -57,15 +59,18 @@ def peer_step(args: argparse.Namespace, device: torch.device, precision: str, fu
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
 
-def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> tuple[Callable[[], float], float]:
-    """-> the step, and its FLOPs."""
+def our_config(args: argparse.Namespace, precision: str) -> Config:
     config = vitmae_config(peer_config(args.size, args.patch).to_dict(), args.batch)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+
+
+def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:
+    config = our_config(args, precision)
     model = MAE.from_config(config).train().to(device)
     objective = Objective(model, config)
     optimizer = adamw(model, config.train)
@@ -76,13 +81,12 @@ def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> 
     x = torch.randn(args.batch, 3, 224, 224, generator=rng(0, "bench"))
     mask = model.modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
     batches = {"image": Batch(x, mask).to(device)}
-    flops = modality_estimates(config, model)[0].flops * args.batch
-    return lambda: take(0, batches, 1e-4, False)[0][0], flops
+    return lambda: take(0, batches, 1e-4, False)[0][0]
 
 
 def build(side: str, args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:
     if side == "ours":
-        return our_step(args, device, precision)[0]
+        return our_step(args, device, precision)
     return peer_step(args, device, precision, fused=side == "peer")
 
 
@@ -95,7 +99,7 @@ def matmul_rate(device: torch.device, precision: str) -> float:
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
     best = 0.0
     for product in products:
-        for _ in range(12):
+        for _ in range(40):
             began = time.perf_counter()
             product().flatten()[0].item()
             best = max(best, 2 * n**3 / (time.perf_counter() - began))
@@ -103,18 +107,61 @@ def matmul_rate(device: torch.device, precision: str) -> float:
 
 
 def peak_bytes(device: torch.device) -> int:
+    """Of this process, since it began: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage: its maximum is inherited from the parent that started us.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) << 10
 
 
-def measure_memory(side: str, args: argparse.Namespace, precision: str) -> int:
-    """Peak of a process that takes three steps of one side and nothing else."""
+def serve(args: argparse.Namespace, device: torch.device) -> None:
+    """One side in a process of its own: a line in, a step, its seconds and the peak memory out."""
+    if args.side == "ours":
+        settle_in()  # as the engine does
+    step = build(args.side, args, device, args.precision)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()  # returns a Python float, hence after the device has finished
+        print(json.dumps([time.perf_counter() - began, peak_bytes(device)]), flush=True)
+
+
+def compare(args: argparse.Namespace, device: torch.device, precision: str) -> dict[str, object]:
+    """The sides take turns, a step each; the first two rounds are for warming up."""
     command = [
-        sys.executable, __file__, "--memory-of", side, "--size", args.size, "--batch", str(args.batch),
-        "--patch", str(args.patch), "--precision", precision, "--device", args.device,
-    ] + ["--compile"] * args.compile  # fmt: skip
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        sys.executable, __file__, "--size", args.size, "--batch", str(args.batch), "--patch", str(args.patch),
+        "--precision", precision, "--device", args.device, *["--compile"] * args.compile,
+    ]  # fmt: skip
+    sides = {
+        side: subprocess.Popen([*command, "--side", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for side in SIDES
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    peak = dict.fromkeys(sides, 0)
+    for turn in range(args.rounds + 2):
+        for side, process in sides.items():
+            assert process.stdin and process.stdout
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            seconds, peak[side] = json.loads(process.stdout.readline())
+            times[side] += [seconds] if turn >= 2 else []
+    for process in sides.values():
+        process.communicate()
+    median = {side: statistics.median(values) for side, values in times.items()}
+    rate = matmul_rate(device, precision)
+    flops = modality_estimates(config := our_config(args, precision), MAE.from_config(config))[0].flops * args.batch
+    return {
+        "model": f"ViT-{args.size}/{args.patch} 224, batch {args.batch}, {precision}, {device.type}"
+        + ", compiled" * args.compile,
+        "seconds": {side: round(value, 4) for side, value in median.items()},
+        "speedup": {side: round(median[side] / median["ours"], 2) for side in SIDES[1:]},
+        "peak_MiB": {side: value >> 20 for side, value in peak.items()},
+        "peak_ratio": round(peak["ours"] / peak["peer"], 2),
+        "TFLOP_per_step": round(flops / 1e12, 3),
+        "matmul_GFLOP_per_s": round(rate / 1e9),
+        "utilisation": round(flops / median["ours"] / rate, 2),
+        "rounds": args.rounds,
+    }
 
 
 def main() -> None:
@@ -126,50 +173,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--memory-of", choices=("ours", *PEERS), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
-    # As the engine does. Set for the whole process, so that it favours neither side.
-    torch.set_flush_denormal(True)
-
-    if args.memory_of:
-        step = build(args.memory_of, args, device, args.precision)
-        for _ in range(3):
-            step()
-        print(peak_bytes(device))
+    if args.side:
+        serve(args, device)
         return
-
     for precision in args.precision.split(","):
-        ours, flops = our_step(args, device, precision)
-        steps = {"ours": ours} | {side: build(side, args, device, precision) for side in PEERS}
-        times: dict[str, list[float]] = {side: [] for side in steps}
-        for turn in range(args.rounds + 2):
-            for side, step in steps.items():
-                began = time.perf_counter()
-                step()  # returns a Python float, hence after the device has finished
-                if turn >= 2:
-                    times[side].append(time.perf_counter() - began)
-        del steps, ours
-        median = {side: statistics.median(values) for side, values in times.items()}
-        rate = matmul_rate(device, precision)
-        memory = {side: measure_memory(side, args, precision) for side in ("ours", "peer")}
-        print(
-            json.dumps(
-                {
-                    "model": f"ViT-{args.size}/{args.patch} 224, batch {args.batch}, {precision}, {device.type}"
-                    + ", compiled" * args.compile,
-                    "seconds": {side: round(value, 4) for side, value in median.items()},
-                    "speedup": {side: round(median[side] / median["ours"], 2) for side in PEERS},
-                    "peak_MiB": {side: value >> 20 for side, value in memory.items()},
-                    "peak_ratio": round(memory["ours"] / memory["peer"], 2),
-                    "TFLOP_per_step": round(flops / 1e12, 3),
-                    "matmul_GFLOP_per_s": round(rate / 1e9),
-                    "utilisation": round(flops / median["ours"] / rate, 2),
-                    "rounds": args.rounds,
-                }
-            ),
-            flush=True,
-        )
+        print(json.dumps(compare(args, device, precision)), flush=True)
 
 
 if __name__ == "__main__":

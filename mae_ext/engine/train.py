@@ -19,6 +19,7 @@ from mae_ext.data.loader import Loader, ModalityData, StepData
 from mae_ext.data.sample import Batch
 from mae_ext.data.statistics import resolve_statistics
 from mae_ext.engine import checkpoint
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks, check_split, join, leave
 from mae_ext.engine.log import Ledger, Log, say, warn
 from mae_ext.engine.optim import adamw, lr_at, peak_lr, schedule
@@ -185,7 +186,7 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         config = check_same(config, found, at, data, allow_change)
     total, warmup = schedule(config, next(iter(data.values())).plan.samples_per_epoch)
     torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
-    torch.set_flush_denormal(True)  # Adam's second moments of unused directions; denormals cost CPUs 10x
+    settle_in()
     model = MAE.from_config(config).to(ranks.device).train()
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
@@ -338,7 +339,7 @@ def replay(failure: str | Path) -> dict[str, Any]:
     config, at = checkpoint.read_config(found), Progress.read(found)
     data = {n: ModalityData(config.seed, n, m) for n, m in config.modalities.items()}
     at.set_aside(data)
-    torch.set_flush_denormal(True)
+    settle_in()
     ranks = Ranks(0, 1, torch.device("cpu"))
     model = MAE.from_config(config).train()
     optimizer = adamw(model, config.train)

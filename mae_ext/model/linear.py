@@ -2,8 +2,8 @@
 
 Why this file exists: PyTorch sends fp32 matrix products on a CPU to MKL, which on other vendors' processors takes its
 AVX2 path; oneDNN, in the same wheel, has AVX-512 code for all of them (195 against 440 GFLOP/s on 2 cores). In bf16 a
-weight is cast once, and its copy goes when the backward pass has used it; autocast's cache would hold every copy until
-the step ends. On a GPU, and under torch.compile, this is nn.Linear.
+weight is cast where it is used, in the forward and again in the backward pass; autocast's cache would hold a second
+copy of the whole model through the step. On a GPU, and under torch.compile, this is nn.Linear.
 """
 
 from typing import Any
@@ -25,20 +25,20 @@ class _CpuLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
         """(..., in), (out, in), (out) -> (..., out) in `dtype`."""
-        flat, cast = x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype)
-        ctx.save_for_backward(flat, cast)
-        ctx.x_shape, ctx.x_dtype, ctx.weight_dtype = x.shape, x.dtype, weight.dtype
-        return _product(flat, cast, bias.to(dtype)).view(*x.shape[:-1], -1)
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        ctx.save_for_backward(flat, weight)
+        ctx.x_shape, ctx.x_dtype = x.shape, x.dtype
+        return _product(flat, weight.to(dtype), bias.to(dtype)).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight = ctx.saved_tensors
-        grad = grads[0].reshape(-1, weight.shape[0]).to(weight.dtype)
+        grad = grads[0].reshape(-1, weight.shape[0]).to(flat.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = _product(grad, weight.t()).to(ctx.x_dtype).view(ctx.x_shape)
-        grad_weight = _product(grad.t(), flat.t()).to(ctx.weight_dtype) if ctx.needs_input_grad[1] else None
-        grad_bias = grad.sum(0, dtype=ctx.weight_dtype) if ctx.needs_input_grad[2] else None
+            grad_x = _product(grad, weight.to(flat.dtype).t()).to(ctx.x_dtype).view(ctx.x_shape)
+        grad_weight = _product(grad.t(), flat.t()).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        grad_bias = grad.sum(0, dtype=weight.dtype) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, None
 
 
