@@ -1,7 +1,6 @@
 """Decode everything once: fill the cache that readers train from, with every file in a child that may die of it."""
 
 import json
-import pickle
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -67,39 +66,32 @@ def prepare(
     return Prepared(out, len(work), bad, size)
 
 
-def _work(name: str, modality: ModalityConfig, out: Path) -> list[tuple[str, bytes]]:
-    """(address, pickled reader) for every file."""
+def _work(name: str, modality: ModalityConfig, out: Path) -> list[tuple[str, str]]:
+    """(address, recipe of the reader) for every file."""
     where, spec = f"modalities.{name}", modality.data.reader
     if modality.data.path is None:
         raise UserError(f"{where}.data.path is not set: give --data PATH")
-    factory = plugins.readers.get(spec.name, f"{where}.data.reader")
-    if not hasattr(factory, "prepared"):
+    if not hasattr(plugins.readers.get(spec.name, f"{where}.data.reader"), "prepared"):
         raise ConfigError(f"{where}.data.reader: reader '{spec.name}' keeps no cache; there is nothing to prepare")
-    reader = plugins.readers.build(
-        spec.name,
-        spec.arguments | {"cache": str(out)},
-        f"{where}.data.reader",
-        size=modality.size,
-        channels=modality.channels,
-    )
-    items = list_items(modality.data.path, tuple(reader.suffixes))
-    shared = pickle.dumps(reader)
-    return [(address, shared) for address in items.addresses]
+    arguments = spec.arguments | {"cache": str(out), "size": modality.size, "channels": modality.channels}
+    recipe = json.dumps([spec.name, arguments])
+    items = list_items(modality.data.path, tuple(_reader(recipe).suffixes))
+    return [(address, recipe) for address in items.addresses]
 
 
 def _outcomes(
-    work: list[tuple[str, str, bytes]], workers: int, deadline_s: float
+    work: list[tuple[str, str, str]], workers: int, deadline_s: float
 ) -> Iterator[tuple[str, BadSample | None]]:
     """(modality, what is wrong or None), in order."""
     mine = threading.local()
     open_ones: list[Sandbox] = []
 
-    def one(name: str, address: str, reader: bytes) -> tuple[str, BadSample | None]:
+    def one(name: str, address: str, recipe: str) -> tuple[str, BadSample | None]:
         if not hasattr(mine, "sandbox"):
             mine.sandbox = Sandbox(deadline_s)
             open_ones.append(mine.sandbox)
         try:
-            mine.sandbox.call(_prepare_one, reader, address, name=address)
+            mine.sandbox.call(_prepare_one, recipe, address, name=address)
         except BadSample as error:
             return name, error
         return name, None
@@ -121,10 +113,11 @@ def _outcomes(
 
 
 @lru_cache(maxsize=8)
-def _reader(pickled: bytes) -> Any:
-    """Once per child, so that what a reader starts lives as long."""
-    return pickle.loads(pickled)  # noqa: S301 our own parent's
+def _reader(recipe: str) -> Any:
+    """One for each process, so that what a reader starts lives as long."""
+    name, arguments = json.loads(recipe)
+    return plugins.readers.build(name, arguments, "prepare")
 
 
-def _prepare_one(reader: bytes, address: str) -> None:
-    _reader(reader).prepared(address)
+def _prepare_one(recipe: str, address: str) -> None:
+    _reader(recipe).prepared(address)
