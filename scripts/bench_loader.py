@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from mae_ext.config import Config, load_config, parse_config
 from mae_ext.data.loader import Loader, ModalityData, StepData
 from mae_ext.data.statistics import IMAGENET
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.train import train
 from mae_ext.model.mae import MAE
 
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    settle_in()  # as the engine does; both sides are received by this process
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.data or temporary)
         if not args.data:

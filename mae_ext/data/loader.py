@@ -5,37 +5,31 @@ data: its batches are made again, to the same bits, because a batch is a functio
 workers down twice is found in a sandbox and set aside.
 """
 
-import fcntl
-import os
 import queue
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby, islice
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.augment import crop_sampler
 from mae_ext.data.plan import Key, Plan
 from mae_ext.data.sample import Batch, Reader, Sample, read_checked
-from mae_ext.data.sandbox import Sandbox, forkserver
+from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items, list_items
+from mae_ext.data.workers import Worker, WorkerLost
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.grid import patches
 from mae_ext.model.mask import Masker, from_scores
 from mae_ext.rng import rng
 
-POLL_S = 1.0
+POLL_S = 0.2
 """How often a silent worker is looked at. Only a batch that is late pays it."""
 
 MAX_SUBSTITUTES = 100
@@ -152,7 +146,7 @@ def stack_optional(parts: list[Any], what: str) -> torch.Tensor | None:
     return torch.stack(given) if given else None
 
 
-class StepData(Dataset[dict[str, Batch]]):
+class StepData:
     """step -> one batch for each modality. A pure function of its arguments."""
 
     def __init__(self, modalities: Mapping[str, ModalityData]) -> None:
@@ -160,36 +154,6 @@ class StepData(Dataset[dict[str, Batch]]):
 
     def __getitem__(self, step: int) -> dict[str, Batch]:
         return {name: data.batch(step) for name, data in self.modalities.items()}
-
-
-class _Shielded(Dataset[dict[str, Batch] | RunError | UserError]):
-    """Errors leave a worker as values: DataLoader would rebuild them around a printed traceback."""
-
-    def __init__(self, data: StepData) -> None:
-        self.data = data
-
-    def __getitem__(self, step: int) -> dict[str, Batch] | RunError | UserError:
-        try:
-            return self.data[step]
-        except (RunError, UserError) as error:
-            return error
-
-
-def _worker_init(parent: Connection, _: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # A worker that spins in a decoder never looks whether its parent still lives. The kernel does: when the far end
-        # of this pipe closes it sends SIGIO, which ends a process. Opened anew, as owner and flags are not per process.
-        line = os.open(f"/proc/self/fd/{parent.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
-        fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(line, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-        if parent.poll(0):  # the end of the pipe: too late for a signal
-            os._exit(1)
-
-
-def _as_they_are(batches: Any) -> Any:
-    return batches
 
 
 @dataclass
@@ -203,8 +167,7 @@ class Incident:
 class Loader:
     """Iterates steps start..stop; `waited` is the time in seconds that the last `next` spent waiting.
 
-    The DataLoader is driven from a thread of its own: there, PyTorch installs no SIGCHLD handler, which would raise in
-    the middle of an optimiser step when a worker dies.
+    A thread of its own keeps a few batches ready. incidents: workers that died or hung so far, for the log.
     """
 
     def __init__(self, data: StepData, config: Config, start: int, stop: int, device: torch.device) -> None:
@@ -215,7 +178,6 @@ class Loader:
         self._ahead: dict[str, Batch] | None = None
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, self.train.prefetch))
         self._closed = threading.Event()
-        self._lifeline = Pipe(duplex=False)
         self._thread = threading.Thread(target=self._produce, name="loader", daemon=True)
         self._thread.start()
 
@@ -247,8 +209,6 @@ class Loader:
                 self._queue.get_nowait()
             except queue.Empty:
                 self._thread.join(0.05)
-        for end in self._lifeline:
-            end.close()
 
     def _put(self, made: Any) -> None:
         while not self._closed.is_set():
@@ -271,62 +231,47 @@ class Loader:
             self._put(error)
 
     def _produce_with_workers(self) -> None:
-        step, failures = self.next_step, 0
-        while step < self.stop_step and not self._closed.is_set():
-            # After a failure a single batch by itself, so that what fails again is known to be this one.
-            stop = step + 1 if failures else self.stop_step
-            batches = iter(self._dataloader(range(step, stop)))
-            try:
-                while step < stop and not self._closed.is_set():
-                    self._put(self._patiently(batches))
-                    step, failures = step + 1, 0
-            except WorkerLost as lost:
-                failures += 1
-                self.incidents.append(Incident(step, str(lost)))
-                if failures == 2 and not self._quarantine(step):
-                    self.incidents.append(Incident(step, "no file of the batch fails by itself; trying once more"))
-                if failures > 3:
-                    raise RunError(f"step {step}: workers failed {failures} times on this batch: {lost}") from None
-            finally:
-                # A hung worker would hold up an orderly shutdown; nothing of theirs is needed any more.
-                for worker in getattr(batches, "_workers", []):
-                    worker.kill()
-                del batches
+        """Step s is made by worker s mod n, which is asked for it `prefetch` turns ahead."""
+        lifeline, kept_open = Pipe(duplex=False)
+        count, asked = min(self.train.workers, self.stop_step - self.next_step), self.next_step
+        workers = [Worker(self.data.__getitem__, lifeline) for _ in range(count)]
 
-    def _dataloader(self, steps: range) -> DataLoader[Any]:
-        return DataLoader(
-            _Shielded(self.data),
-            batch_size=None,
-            sampler=steps,
-            collate_fn=_as_they_are,
-            num_workers=min(self.train.workers, len(steps)),
-            prefetch_factor=self.train.prefetch,
-            timeout=POLL_S,
-            worker_init_fn=partial(_worker_init, self._lifeline[0]),
-            pin_memory=self.device.type == "cuda",
-            multiprocessing_context=forkserver(),
-        )
+        def replace(which: int) -> None:
+            owed = list(workers[which].owed)
+            workers[which].end()
+            workers[which] = Worker(self.data.__getitem__, lifeline)
+            for step in owed:
+                workers[which].ask(step)
 
-    def _patiently(self, batches: Iterator[dict[str, Batch]]) -> dict[str, Batch]:
-        """Wait for a batch. Raises WorkerLost when a worker has died or nothing came for `worker_timeout` seconds.
+        try:
+            for step in range(self.next_step, self.stop_step):
+                while asked < min(self.stop_step, step + count * self.train.prefetch):
+                    workers[asked % count].ask(asked)
+                    asked += 1
+                made, failures = None, 0
+                while made is None:
+                    if self._closed.is_set():
+                        return
+                    try:
+                        made = workers[step % count].answer(self.train.worker_timeout, POLL_S)
+                    except WorkerLost as lost:
+                        failures += 1
+                        self.incidents.append(Incident(step, str(lost)))
+                        if failures > 3:
+                            raise RunError(f"step {step + 1}: {failures} workers failed on it: {lost}") from None
+                        # All of them have to hear of a file that is set aside.
+                        known = failures == 2 and self._quarantine(step)
+                        for which in range(count) if known else [step % count]:
+                            replace(which)
+                self._put(self._pinned(made[0]))
+        finally:
+            for worker in workers:
+                worker.end()
+            lifeline.close()
+            kept_open.close()
 
-        An error of the run (RunError, UserError) comes back as one that `_take` raises.
-        """
-        began = time.monotonic()
-        while True:
-            try:
-                return next(batches)
-            except (OSError, EOFError) as error:
-                # It died between announcing a batch and handing it over, and is not yet known to be dead.
-                raise WorkerLost(f"a worker broke off: {error!r}") from None
-            except RuntimeError as error:
-                text = str(error)
-                if "exited unexpectedly" in text or "killed by signal" in text:
-                    raise WorkerLost(text.splitlines()[0]) from None
-                if "timed out" not in text:
-                    raise
-                if time.monotonic() - began > self.train.worker_timeout or self._closed.is_set():
-                    raise WorkerLost(f"no batch for {self.train.worker_timeout:g} s") from None
+    def _pinned(self, batches: dict[str, Batch]) -> dict[str, Batch]:
+        return {n: b.pin_memory() for n, b in batches.items()} if self.device.type == "cuda" else batches
 
     def _quarantine(self, step: int) -> bool:
         """Read each file of the batch in a sandbox, and set aside those that kill or hang it."""
@@ -344,7 +289,3 @@ class Loader:
                                 data.quarantined[index] = error.kind
                                 found = True
         return found
-
-
-class WorkerLost(Exception):
-    """A worker died or hung; the batches it owed are made again."""

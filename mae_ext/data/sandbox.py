@@ -22,7 +22,7 @@ START_S = 120.0
 
 # The server that children are forked from imports these once, so that a child after a kill costs milliseconds, not the
 # seconds of importing torch. Fork alone is no choice: it copies locks that the parent's threads hold.
-PRELOAD = ["__main__", "mae_ext.data.image", "mae_ext.data.doctor", "mae_ext.data.loader"]
+PRELOAD = ["__main__", "mae_ext.data.image", "mae_ext.data.doctor", "mae_ext.data.workers", "mae_ext.data.loader"]
 
 
 def forkserver() -> ForkServerContext:

@@ -1,4 +1,4 @@
-"""A reader plug-in for tests: reads images, but misbehaves on the files whose name contains `match`."""
+"""A reader plug-in for tests: reads images, but misbehaves on some files."""
 
 import ctypes
 import os
@@ -18,8 +18,9 @@ from mae_ext.errors import BadSample
 class FaultyReader:
     """fault: kill, segfault, spin, sleep, nan, inf, exception, shape, or bad.
 
-    once: a file that is made at the first visit, after which all is well; without it every visit fails. slow: seconds
-    that every file takes. also_bad: a file that is bad besides.
+    match: a regular expression for the names of files that fail. once: the beginning of the names of files that mark
+    the first visit to each, after which all is well; without it every visit fails. slow: seconds that every file takes.
+    also_bad: a file that is bad besides. The fault "either" kills on PNG and spins on all else.
     """
 
     suffixes = ImageReader.suffixes
@@ -41,24 +42,27 @@ class FaultyReader:
         time.sleep(self.slow)
         if Path(address).name == self.also_bad:
             self.bad(address)
-        if self.match in Path(address).name and self._due():
+        if re.search(self.match, Path(address).name) and self._due(address):
             getattr(self, self.fault)(address)
         samples = self.reader.read(address, crops)
-        if self.fault in ("nan", "inf", "shape") and self.match in Path(address).name:
+        if self.fault in ("nan", "inf", "shape") and re.search(self.match, Path(address).name):
             return [getattr(self, f"{self.fault}_sample")(sample) for sample in samples]
         return samples
 
-    def _due(self) -> bool:
+    def _due(self, address: str) -> bool:
         if self.once is None:
             return True
         try:
-            os.close(os.open(self.once, os.O_CREAT | os.O_EXCL))
+            os.close(os.open(f"{self.once}.{Path(address).name}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return False
         return True
 
     def kill(self, _: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def either(self, address: str) -> None:
+        (self.kill if address.endswith(".png") else self.spin)(address)
 
     def segfault(self, _: str) -> None:
         ctypes.string_at(0)
