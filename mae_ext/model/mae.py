@@ -56,9 +56,8 @@ class Modality(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """(B, C, *S) in reader units (uint8 counts as 0..1) -> (B, C, *S) float32 with the data's mean 0 and std 1."""
-        scale = 1 / (self.std * 255 if x.dtype == torch.uint8 else self.std)
-        # One pass over what is, on a CPU, the largest tensor of the step.
-        return torch.addcmul(self._per_channel(-self.mean / self.std), x.float(), self._per_channel(scale))
+        # One multiply-add: on a CPU, this is the largest tensor of the step.
+        return torch.addcmul(self._per_channel(-self.mean / self.std), in_units(x), self._per_channel(1 / self.std))
 
     def denormalize(self, x: Tensor) -> Tensor:
         """The inverse of normalize, for floats."""
