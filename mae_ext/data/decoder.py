@@ -1,6 +1,6 @@
 """Child processes that decode video, each under a deadline; what happens to one costs one file.
 
-DataLoader workers are daemonic and may have no multiprocessing children, so these are plain subprocesses. Frames come
+Loader workers are daemonic and may have no multiprocessing children, so these are plain subprocesses. Frames come
 back through shared memory: they are written once, there, and cropped from it.
 """
 

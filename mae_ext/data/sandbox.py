@@ -39,7 +39,7 @@ class Sandbox:
     """A child process that outlives its calls and is replaced after one that had to be killed.
 
     deadline_s: seconds a call may take. memory_bytes: address space a call may add (Linux; elsewhere not enforced).
-    Not for daemonic processes, which may have no children: DataLoader workers among them.
+    Not for daemonic processes, which may have no children: loader workers among them.
     """
 
     def __init__(self, deadline_s: float, memory_bytes: int | None = None) -> None:
