@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -135,3 +136,10 @@ def make_run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[...
         return run
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def denormals():
+    """Training flushes denormals for its whole process, which here is everybody's: Hypothesis draws some."""
+    yield
+    torch.set_flush_denormal(False)

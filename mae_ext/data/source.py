@@ -86,6 +86,8 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them), or file.npz[::split] in MedMNIST layout.
     Raises UserError when it is missing, unreadable, or holds nothing of the kind.
     """
+    if not path.strip():
+        raise UserError("no data: the path is empty; expected a folder, a list, shards or an .npz")
     where = f"data path '{path}'"
     if "\0" in path:
         raise UserError(f"{where.encode('unicode_escape').decode()}: a path has no NUL character")
