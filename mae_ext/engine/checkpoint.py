@@ -157,6 +157,11 @@ def prune(directory: Path, keep: int) -> None:
             doomed = path.with_name(f"{path.name}.tmp-old")
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
+    sweep(directory)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed savers and killed pruners left behind."""
     for leftover in directory.glob("step-*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -259,6 +259,7 @@ def _clear(out: Path, found: Path | None) -> None:
     for path in checkpoint.steps_of(out / "checkpoints"):
         if found is not None and path.name > found.name:
             checkpoint.set_aside(path)
+    checkpoint.sweep(out / "checkpoints")
     for leftover in out.glob("*.tmp-*"):
         leftover.unlink(missing_ok=True)
 
