@@ -6,7 +6,8 @@
 Each side is a process of its own, and they take turns, a step each: the same sizes, data, mask ratio, autocast dtype
 and AdamW settings, the loss read back at the end. The peer runs with PyTorch's fused AdamW (what transformers' Trainer
 uses) and with PyTorch's default AdamW; ours is the engine's own step, its finite check and gradient norm included. Peak
-memory is that of each side's process: resident on a CPU, allocated on a GPU.
+memory is that of each side's process, with the libraries that it needs: resident on a CPU, allocated on a GPU; on a CPU
+what each process held before its model was built is given too.
 """
 
 import argparse
@@ -19,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mae_ext.config import Config
 from mae_ext.data.sample import Batch
@@ -36,17 +36,23 @@ SHAPES = {"base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16)
 SIDES = ("ours", "peer", "peer_default_adamw")
 
 
-def peer_config(size: str, patch: int) -> ViTMAEConfig:
+def sizes(size: str, patch: int) -> dict[str, object]:
+    """The fields of a ViTMAEConfig: the encoder of that size, MAE's decoder."""
     width, depth, heads = SHAPES[size]
-    return ViTMAEConfig(
-        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
-        patch_size=patch, image_size=224, norm_pix_loss=True,
-    )  # fmt: skip
+    return {
+        "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "intermediate_size": 4 * width,
+        "patch_size": patch, "image_size": 224, "num_channels": 3, "mask_ratio": 0.75, "norm_pix_loss": True,
+        "decoder_hidden_size": 512, "decoder_num_hidden_layers": 8, "decoder_num_attention_heads": 16,
+        "decoder_intermediate_size": 2048, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "qkv_bias": True,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
 
 
 def peer_step(args: argparse.Namespace, device: torch.device, precision: str, fused: bool) -> Callable[[], float]:
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining  # here: our side trains without it, as a user does
+
     torch.manual_seed(0)
-    model = ViTMAEForPreTraining(peer_config(args.size, args.patch)).train().to(device)
+    model = ViTMAEForPreTraining(ViTMAEConfig(**sizes(args.size, args.patch))).train().to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True if fused else None
     )
@@ -65,7 +71,7 @@ def peer_step(args: argparse.Namespace, device: torch.device, precision: str, fu
 
 
 def our_config(args: argparse.Namespace, precision: str) -> Config:
-    config = vitmae_config(peer_config(args.size, args.patch).to_dict(), args.batch)
+    config = vitmae_config(sizes(args.size, args.patch), args.batch)
     return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
@@ -119,11 +125,14 @@ def serve(args: argparse.Namespace, device: torch.device) -> None:
     """One side in a process of its own: a line in, a step, its seconds and the peak memory out."""
     if args.side == "ours":
         settle_in()  # as the engine does
+    else:
+        import transformers.models.vit_mae.modeling_vit_mae  # noqa: F401 so that `before` holds the libraries of both
+    before = peak_bytes(device)
     step = build(args.side, args, device, args.precision)
     for _ in sys.stdin:
         began = time.perf_counter()
         step()  # returns a Python float, hence after the device has finished
-        print(json.dumps([time.perf_counter() - began, peak_bytes(device)]), flush=True)
+        print(json.dumps([time.perf_counter() - began, peak_bytes(device), before]), flush=True)
 
 
 def compare(args: argparse.Namespace, device: torch.device, precision: str) -> dict[str, object]:
@@ -137,13 +146,13 @@ def compare(args: argparse.Namespace, device: torch.device, precision: str) -> d
         for side in SIDES
     }
     times: dict[str, list[float]] = {side: [] for side in sides}
-    peak = dict.fromkeys(sides, 0)
+    peak, before = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0)
     for turn in range(args.rounds + 2):
         for side, process in sides.items():
             assert process.stdin and process.stdout
             process.stdin.write("step\n")
             process.stdin.flush()
-            seconds, peak[side] = json.loads(process.stdout.readline())
+            seconds, peak[side], before[side] = json.loads(process.stdout.readline())
             times[side] += [seconds] if turn >= 2 else []
     for process in sides.values():
         process.communicate()
@@ -156,7 +165,8 @@ def compare(args: argparse.Namespace, device: torch.device, precision: str) -> d
         "seconds": {side: round(value, 4) for side, value in median.items()},
         "speedup": {side: round(median[side] / median["ours"], 2) for side in SIDES[1:]},
         "peak_MiB": {side: value >> 20 for side, value in peak.items()},
-        "peak_ratio": round(peak["ours"] / peak["peer"], 2),
+        "before_MiB": {side: value >> 20 for side, value in before.items()},
+        "peak_ratio": round(peak["ours"] / peak["peer"], 3),
         "TFLOP_per_step": round(flops / 1e12, 3),
         "matmul_GFLOP_per_s": round(rate / 1e9),
         "utilisation": round(flops / median["ours"] / rate, 2),

@@ -1,5 +1,7 @@
 """Pre-norm transformer blocks: all that the encoder and the decoder share. They see tokens, never a modality."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -9,13 +11,36 @@ from torch.utils.checkpoint import checkpoint
 from mae_ext.model.linear import Linear
 
 
+class _CpuAttention(torch.autograd.Function):
+    """Softmax attention whose probabilities, (B, H, Q, N), are made again in the backward pass, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        return _probabilities(q, k) @ v
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = ctx.saved_tensors
+        p = _probabilities(q, k)
+        grad_v = p.transpose(-1, -2) @ grads[0]
+        grad_scores = torch._softmax_backward_data(grads[0] @ v.transpose(-1, -2), p, -1, p.dtype)
+        grad_scores = grad_scores * q.shape[-1] ** -0.5
+        return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v
+
+
+def _probabilities(q: Tensor, k: Tensor) -> Tensor:
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return scores.softmax(-1)  # the sum inside is fp32
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, H, Q, d), (B, H, N, d), (B, H, N, d) -> (B, H, Q, d): softmax attention."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
         # The flash kernel's bf16 backward on CPUs is slower than the plain products (28 against 10 ms at 8x16x197x32).
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        with torch.autocast("cpu", enabled=False):  # which would leave bf16 here; the sum inside softmax is fp32
-            return scores.softmax(-1) @ v  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):  # which would leave bf16 in the softmax
+            out: Tensor = _CpuAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+            return out
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -26,9 +51,9 @@ class Attention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """(B, N, D) -> (B, N, D): self-attention over norm(x)."""
+        q, k, v = rearrange(self.qkv(x, before=norm), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         mixed: Tensor = self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
         return mixed
 
@@ -39,9 +64,9 @@ class Mlp(nn.Module):
         self.up = Linear(width, hidden)
         self.down = Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        out: Tensor = self.down(F.gelu(self.up(x)))
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """(B, N, D) -> (B, N, D): two layers over norm(x)."""
+        out: Tensor = self.down(self.up(x, before=norm), before=F.gelu)
         return out
 
 
@@ -55,7 +80,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, N, D), (2, B) | None -> (B, N, D). gate: what each branch of each sample counts (drop path)."""
         for i, (norm, branch) in enumerate(((self.norm1, self.attention), (self.norm2, self.mlp))):
-            change = branch(norm(x))
+            change = branch(x, norm)
             x = x + (change if gate is None else gate[i, :, None, None] * change)
         return x
 

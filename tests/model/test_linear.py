@@ -66,6 +66,52 @@ def test_what_needs_no_gradient_gets_none_and_the_rest_is_right(frozen):
         assert torch.allclose(a, b, atol=2e-5)
 
 
+def norm_of(width):
+    g = torch.Generator().manual_seed(1)
+    norm = nn.LayerNorm(width, eps=1e-6)
+    for parameter in norm.parameters():
+        parameter.data.normal_(generator=g)
+    return norm
+
+
+@pytest.mark.parametrize("what", ["gelu", "norm", "another"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_comes_before_the_product_is_applied_once_and_has_its_own_gradients(what, dtype):
+    layer, x, seed = layer_and_input((2, 7, 24))
+    before = {"gelu": F.gelu, "norm": norm_of(24), "another": torch.tanh}[what]
+    wanted = (x, layer.weight, layer.bias, *(before.parameters() if what == "norm" else ()))
+    exact = F.linear(before(x), layer.weight, layer.bias)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+        ours = layer(x, before=before)
+    assert ours.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.015
+    for a, b in zip((ours, *gradients(ours, seed, *wanted)), (exact, *gradients(exact, seed, *wanted)), strict=True):
+        assert (a.float() - b).norm() < tolerance * b.norm()
+
+
+@pytest.mark.parametrize("frozen", ["norm", "linear", "x"])
+def test_a_norm_before_the_product_may_be_frozen_by_itself(frozen):
+    layer, x, seed = layer_and_input((2, 7, 24))
+    norm = norm_of(24)
+    norm.requires_grad_(frozen != "norm")
+    layer.requires_grad_(frozen != "linear")
+    x = x.detach().requires_grad_(frozen != "x")
+    wanted = [t for t in (x, *layer.parameters(), *norm.parameters()) if t.requires_grad]
+    reference = gradients(F.linear(norm(x), layer.weight, layer.bias), seed, *wanted)
+    for a, b in zip(gradients(layer(x, before=norm), seed, *wanted), reference, strict=True):
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["gelu", "norm"])
+def test_what_comes_before_the_product_is_not_kept_for_the_backward_pass(what):
+    layer, _, _ = layer_and_input((1, 24))
+    x = torch.randn(64, 24, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x, before=F.gelu if what == "gelu" else norm_of(24))
+    assert [t.data_ptr() for t in kept if t.numel() == x.numel()] == [x.data_ptr()]
+
+
 def test_without_gradients_nothing_is_recorded():
     layer, x, _ = layer_and_input((2, 7, 24))
     with torch.no_grad():
