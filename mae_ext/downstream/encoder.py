@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import prod
 from os import cpu_count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +24,15 @@ from mae_ext.engine.checkpoint import load_run
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mae import MAE
 
-Pool = Literal["mean", "class"]
+Pool = Literal["mean", "class", "tokens"]
+"""What becomes of a sample's tokens: their mean, the class token alone, or all of them as they are."""
+
+View = Callable[[Tensor], Tensor]
+"""(B, C, *S) in reader units -> the same shape: what the encoder is shown instead, say frames in another order."""
+
+TOKEN_BYTES = 8 << 30
+"""Of all tokens of a source at once, in memory, in half precision."""
+
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after every batch."""
 
@@ -32,7 +41,8 @@ Progress = Callable[[int, int], None]
 class Features:
     """One row for each sample that could be read, in the order of the source.
 
-    features: (n, D) float32. labels: (n,) int64 into `classes`, -1 where unlabelled; None when nothing is labelled.
+    features: (n, D) float32; (n, N, D) float16 of pool "tokens", which is half the memory. labels: (n,) int64 into
+    `classes`, -1 where unlabelled; None when nothing is labelled.
     bad: the samples that could not be read: {"path", "kind", "detail"}.
     """
 
@@ -70,10 +80,14 @@ class FrozenEncoder:
         return self.model.encode(x.to(self.device), self.name, spacing)
 
     @torch.inference_mode()
-    def pooled(self, samples: Sequence[Sample], pool: Pool = "mean") -> Tensor:
-        """B samples -> (B, D) float32 on the CPU."""
+    def pooled(self, samples: Sequence[Sample], pool: Pool = "mean", view: View | None = None) -> Tensor:
+        """B samples -> (B, D) float32 or, of pool "tokens", (B, N, D) float16, on the CPU."""
         x, spacing = stack(samples)
         spacing = spacing if spacing is None else spacing.to(self.device)
+        if view is not None:
+            x = view(x)
+        if pool == "tokens":
+            return self.encode(x, spacing).half().cpu()
         return self.model.features(x.to(self.device), self.name, spacing, pool).float().cpu()
 
     def randomised(self, seed: int = 0) -> "FrozenEncoder":
@@ -89,6 +103,7 @@ class FrozenEncoder:
         threads: int | None = None,
         max_bad_fraction: float | None = None,
         progress: Progress | None = None,
+        view: View | None = None,
     ) -> Features:
         """Features of every sample of a source: whole images (short side, centre crop), no randomness.
 
@@ -98,6 +113,12 @@ class FrozenEncoder:
         """
         self._check_pool(pool)
         items = self.items(source)
+        size = 2 * len(items) * prod(self.modality.grid) * (self.config.model.width or 0)
+        if pool == "tokens" and size > TOKEN_BYTES:
+            raise UserError(
+                f"{source}: the tokens of its {len(items)} samples would fill {size / 2**30:.1f} GiB of memory, more "
+                f"than {TOKEN_BYTES / 2**30:g}; give a list file that names fewer of them"
+            )
         allowed = self.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
         rows: list[Tensor] = []
         waiting: list[Sample] = []
@@ -111,12 +132,12 @@ class FrozenEncoder:
             good.append(index)
             waiting.append(outcome)
             if len(waiting) == batch_size:
-                rows.append(self.pooled(waiting, pool))
+                rows.append(self.pooled(waiting, pool, view))
                 waiting.clear()
                 if progress is not None:
                     progress(index + 1, len(items))
         if waiting:
-            rows.append(self.pooled(waiting, pool))
+            rows.append(self.pooled(waiting, pool, view))
         if progress is not None:
             progress(len(items), len(items))
         if not rows:
@@ -159,8 +180,10 @@ class FrozenEncoder:
                     future.cancel()
 
     def _check_pool(self, pool: str) -> None:
-        if pool not in ("mean", "class"):
-            raise UserError(f"pool '{pool}': expected 'mean' (over patch tokens) or 'class' (the class token)")
+        if pool not in get_args(Pool):
+            raise UserError(
+                f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the class token) or 'tokens'"
+            )
         if pool == "class" and not self.config.model.class_token:
             raise UserError("pool 'class': this model has no class token (model.class_token is false); use 'mean'")
 

@@ -1,4 +1,4 @@
-"""How good are frozen features? Nearest neighbours and a linear classifier, as one JSON object."""
+"""How good are frozen features? Nearest neighbours, a linear and an attentive classifier, as one JSON object."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,25 +6,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
-from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, load_encoder
+from mae_ext.downstream.attentive import attentive as attentive_probe
+from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, View, load_encoder
+from mae_ext.downstream.scores import DRAWS, MANY, accuracy, scores, split
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
-from mae_ext.rng import rng
 
 TEMPERATURE = 0.07
 """Of the weighted vote, exp(cosine / T): Wu et al., 1805.01978, with k=200; DINO, 2104.14294, with k=20."""
 
 L2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths tried: the loss is mean cross-entropy + l2 / 2 * |W|^2, over standardised features."""
-
-HELD_OUT = 0.1
-MANY = 5000
-"""Training samples of which one held-out tenth is enough to choose by."""
 
 PROBES = "probes.jsonl"
 Baseline = Literal["random"]
@@ -46,29 +42,39 @@ def probe(
     max_bad_fraction: float | None = None,
     record: bool = True,
     progress: Progress | None = None,
+    attentive: bool = False,
+    view: View | None = None,
 ) -> dict[str, Any]:
     """Accuracy of kNN and of a linear classifier on frozen features of two labelled sources: one JSON-able dict.
 
     k: neighbours. epochs: at most so many L-BFGS iterations, each over the whole training set. seed: of the held-out
     split and of the random weights. baseline="random": the same architecture and statistics with untrained weights.
-    record: add the result to probes.jsonl where `run` is a run directory, for its report. Labels are matched by class
-    name. Raises UserError: no labels, a class seen only in test, fewer than two classes, k or epochs below 1.
+    attentive: also the probe that attends over all tokens, which takes a second pass over both sources. view: what the
+    encoder is shown instead of a sample. record: add the result to probes.jsonl where `run` is a run directory, for its
+    report. Labels are matched by class name. Raises UserError: no labels, a class seen only in test, fewer than two
+    classes, k or epochs below 1.
     """
     for key, value in (("k", k), ("epochs", epochs)):
         if value < 1:
             raise UserError(f"{key}={value}: expected at least 1")
+    if pool == "tokens":
+        raise UserError("pool 'tokens': neighbours and the linear probe need one feature a sample; give attentive=True")
     if baseline not in (None, "random"):
         raise UserError(f"baseline '{baseline}': expected 'random', or none")
     started = perf_counter()
     encoder = load_encoder(run, name)
     if baseline == "random":
         encoder = encoder.randomised(seed)
-    both = [
-        _features(encoder, what, source, pool, batch_size, max_bad_fraction, progress)
-        for what, source in (("train", train), ("test", test))
-    ]
-    (x, y, classes), (x_test, y_test, _) = _labelled(both[0], train), _labelled(both[1], test)
-    y_test = _in_terms_of(classes, both[1].classes, y_test, y, train, test)
+
+    def labelled(pool: Pool) -> tuple[list[Features], tuple[Tensor, Tensor, Tensor, Tensor]]:
+        both = [
+            _features(encoder, what, source, pool, batch_size, max_bad_fraction, progress, view)
+            for what, source in (("train", train), ("test", test))
+        ]
+        (x, y, classes), (x_test, y_test, _) = _labelled(both[0], train), _labelled(both[1], test)
+        return both, (x, y, x_test, _in_terms_of(classes, both[1].classes, y_test, y, train, test))
+
+    both, (x, y, x_test, y_test) = labelled(pool)
     result: dict[str, Any] = {
         "checkpoint": str(encoder.path),
         "step": encoder.step,
@@ -86,6 +92,8 @@ def probe(
         "linear": linear(x, y, x_test, y_test, epochs, seed),
         "seed": seed,
     }
+    if attentive:
+        result["attentive"] = attentive_probe(*labelled("tokens")[1], seed=seed)
     result["seconds"] = round(perf_counter() - started, 2)
     if record and Path(run).is_dir() and (Path(run) / "config.yaml").is_file():
         _record(Path(run) / PROBES, result)
@@ -130,7 +138,7 @@ def linear(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 1
     constant = std <= 1e-6 * x.double().abs().amax(0)
     scale = torch.where(constant, 0.0, 1 / std.where(~constant, 1.0))
     x, x_test = (((a.double() - mean) * scale).to(x.dtype) for a in (x, x_test))
-    draws = 1 if len(y) >= MANY else 5
+    draws = 1 if len(y) >= MANY else DRAWS
     tried = dict.fromkeys(sorted(L2, reverse=True), 0.0)
     for draw in range(draws):
         fit, held = split(y, seed, draw)
@@ -147,19 +155,6 @@ def linear(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 1
         "held_out_accuracy": {f"{l2:g}": round(value, 6) for l2, value in tried.items()},
         "epochs": epochs,
     }
-
-
-def split(y: Tensor, seed: int, draw: int = 0) -> tuple[Tensor, Tensor]:
-    """(n,) int64 -> indices to fit on and indices held out: a tenth of each class, at least one where it has two."""
-    held = []
-    for label in y.unique().tolist():
-        members = (y == label).nonzero()[:, 0]
-        order = torch.randperm(len(members), generator=rng(seed, "probe", draw, int(label)))
-        count = max(round(HELD_OUT * len(members)), int(len(members) > 1))
-        held.append(members[order[:count]])
-    out = torch.zeros(len(y), dtype=torch.bool)
-    out[torch.cat(held)] = True
-    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
 
 
 def softmax_regression(x: Tensor, y: Tensor, l2: float, iterations: int) -> Tensor:
@@ -198,16 +193,6 @@ def predict(weight: Tensor, x: Tensor) -> Tensor:
     return logits.argmax(1)
 
 
-def accuracy(predicted: Tensor, wanted: Tensor) -> float:
-    return float((predicted == wanted).double().mean())
-
-
-def scores(predicted: Tensor, wanted: Tensor) -> dict[str, float]:
-    """accuracy, and balanced_accuracy: the mean recall of the classes that occur in `wanted`."""
-    recalls = [accuracy(predicted[wanted == label], wanted[wanted == label]) for label in wanted.unique()]
-    return {"accuracy": accuracy(predicted, wanted), "balanced_accuracy": float(np.mean(recalls))}
-
-
 def _features(
     encoder: FrozenEncoder,
     what: str,
@@ -216,9 +201,10 @@ def _features(
     batch_size: int,
     max_bad_fraction: float | None,
     progress: Progress | None,
+    view: View | None,
 ) -> Features:
     report = None if progress is None else lambda done, total: progress(what, done, total)
-    features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=report)
+    features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=report, view=view)
     if features.bad:
         files = "; ".join(f"{b['path']}: {b['kind']}" for b in features.bad)
         warn(f"{source}: {len(features.bad)} samples could not be read and are left out: {files}")

@@ -44,6 +44,26 @@ def test_the_pooled_feature_is_the_mean_of_the_encoded_tokens(make_run: MakeRun,
     np.testing.assert_allclose(pooled, tokens.mean(1).numpy(), atol=1e-5)
 
 
+def test_all_tokens_of_a_source_are_had_where_they_fit_into_memory(
+    make_run: MakeRun, striped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, source = load_encoder(make_run()), str(striped / "test" / "down")
+    tokens = encoder.features(source, "tokens").features
+    assert tokens.shape == (4, 12, 24)
+    assert tokens.dtype == np.float16
+    np.testing.assert_allclose(tokens.astype(np.float32).mean(1), encoder.features(source).features, atol=2e-3)
+    monkeypatch.setattr("mae_ext.downstream.encoder.TOKEN_BYTES", 2 * 4 * 12 * 24 - 1)
+    with pytest.raises(UserError, match=r"its 4 samples .* list file that names fewer"):
+        encoder.features(source, "tokens")
+
+
+def test_a_view_is_what_the_encoder_is_shown(make_run: MakeRun, striped: Path) -> None:
+    encoder, source = load_encoder(make_run()), str(striped / "test" / "down")
+    plain, mirrored = encoder.features(source).features, encoder.features(source, view=lambda x: x.flip(-1)).features
+    assert np.abs(plain - mirrored).max() > 1e-3
+    np.testing.assert_allclose(encoder.features(source, view=lambda x: x).features, plain, atol=1e-6)
+
+
 def test_the_statistics_in_the_checkpoint_decide_the_features(make_run: MakeRun, striped: Path) -> None:
     one = load_encoder(make_run("one"))
     other = load_encoder(make_run("other", data={"statistics": {"mean": [0.1] * 3, "std": [0.5] * 3}}))

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_ext.downstream.probe import knn, linear, probe, scores, softmax_regression, split
+from mae_ext.downstream.probe import knn, linear, probe, softmax_regression
+from mae_ext.downstream.scores import scores, split
 from mae_ext.errors import UserError
 from mae_ext.rng import rng
 
@@ -117,6 +118,16 @@ def test_a_probe_is_one_json_object_and_the_same_twice(make_run: MakeRun, stripe
     assert first["chance"] == pytest.approx(1 / 3)
     # Random weights tell directions of stripes apart, well above chance: the probe sees features in line with labels.
     assert first["linear"]["accuracy"] > 0.6
+
+
+def test_an_attentive_probe_stands_beside_the_others(make_run: MakeRun, striped: Path) -> None:
+    run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
+    both, plain = probe(run, *sources, k=3, attentive=True), probe(run, *sources, k=3)
+    assert "attentive" not in plain
+    assert both["linear"] == plain["linear"]
+    assert both["attentive"]["accuracy"] > 0.6
+    with pytest.raises(UserError, match="attentive=True"):
+        probe(run, *sources, pool="tokens")
 
 
 def test_the_random_baseline_says_so_and_both_are_kept_for_the_report(make_run: MakeRun, striped: Path) -> None:

@@ -1,0 +1,62 @@
+"""The attentive probe finds what a few tokens say, and what the mean of all tokens does not."""
+
+import pytest
+import torch
+
+from mae_ext.downstream.attentive import AttentiveHead, attentive
+from mae_ext.downstream.probe import linear
+from mae_ext.rng import rng
+
+
+def one_token_tells(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 24, 12): the class stands in one marked token at a random place; elsewhere is noise."""
+    g = rng(seed, "tokens")
+    x, y = torch.randn(n, 24, 12, generator=g), torch.randint(3, (n,), generator=g)
+    place = torch.randint(24, (n,), generator=g)
+    rows = torch.arange(n)
+    x[:, :, 0] = 0.1 * x[:, :, 0]
+    x[rows, place, 0] = 4.0
+    x[rows, place, 1:4] = 2.0 * torch.eye(3)[y]
+    return x.half(), y
+
+
+@pytest.fixture(scope="module")
+def told():
+    return one_token_tells(300, 0), one_token_tells(300, 1)
+
+
+def test_it_reads_one_token_among_many_where_the_mean_says_little(told):
+    (x, y), (x_test, y_test) = told
+    found = attentive(x, y, x_test, y_test, epochs=30)
+    by_mean = linear(x.float().mean(1), y, x_test.float().mean(1), y_test)
+    assert found["accuracy"] > 0.9 > 0.75 > by_mean["accuracy"]
+    assert found["accuracy"] == pytest.approx(found["balanced_accuracy"], abs=0.05)
+
+
+def test_the_same_seed_gives_the_same_scores_and_the_test_set_teaches_nothing(told):
+    (x, y), (x_test, y_test) = told
+    first = attentive(x, y, x_test, y_test, epochs=3)
+    torch.manual_seed(7)
+    assert attentive(x, y, x_test, y_test, epochs=3) == first
+    other = attentive(x, y, x_test[:50], y_test[:50], epochs=3)
+    assert {k: other[k] for k in ("lr", "train_accuracy", "held_out_accuracy")} == {
+        k: first[k] for k in ("lr", "train_accuracy", "held_out_accuracy")
+    }
+
+
+def test_without_anything_to_learn_it_stays_near_chance():
+    g = rng(0, "noise")
+    x, y = torch.randn(400, 8, 12, generator=g), torch.randint(4, (400,), generator=g)
+    assert attentive(x[:200], y[:200], x[200:], y[200:], epochs=10)["accuracy"] < 0.35
+
+
+def test_the_order_of_tokens_means_nothing_and_scale_is_taken_out():
+    head = AttentiveHead(12, 3, 4, rng(0, "head"))
+    torch.nn.init.normal_(head.classify)
+    x = torch.randn(2, 9, 12, generator=rng(0, "x"))
+    assert torch.allclose(head(x), head(x.flip(1)), atol=1e-5)
+    (a, y), (b, z) = one_token_tells(120, 0), one_token_tells(60, 1)
+    plain = attentive(a, y, b, z, epochs=3)
+    assert attentive(a.float() * 1000 + 50, y, b.float() * 1000 + 50, z, epochs=3)["accuracy"] == pytest.approx(
+        plain["accuracy"], abs=0.05
+    )
