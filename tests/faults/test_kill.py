@@ -1,10 +1,13 @@
 """A run killed at random moments logs the same bits as one that nobody disturbed (FAULTS R1).
 
-In full, 20 kills of 300 steps for each precision, with a table at the end:
+In full, 20 kills of 300 steps, on images in each precision, on clips and on volumes, with a line at the end of each:
 
     scripts/test -m slow -k kill -s
 """
 
+import av
+import nibabel as nib
+import numpy as np
 import pytest
 from faults.kills import command, finish, run_with_kills, trajectory
 
@@ -37,5 +40,61 @@ def test_twenty_kills_of_300_steps_change_no_bit(photos, tiny, tmp_path, precisi
     report = check(config, photos, tmp_path, steps=300, kills=20, seed=2)
     print(
         f"\n{precision}: 20 SIGKILLs after steps {report.kills} with {report.workers} workers: "
+        f"300 of 300 losses and gradient norms identical, {report.seconds:.0f} s"
+    )
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Ten clips of a bright square that wanders."""
+    root = tmp_path_factory.mktemp("clips")
+    for k in range(10):
+        with av.open(str(root / f"{k}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for i in range(12):
+                pixels = np.full((32, 48, 3), 20 * k, np.uint8)
+                pixels[k : k + 12, 3 * i : 3 * i + 12] = 250 - 20 * k
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode(None))
+    return root
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Ten balls in noise, with slices of 1 and of 2 mm."""
+    root, chance = tmp_path_factory.mktemp("scans"), np.random.default_rng(0)
+    for n in range(10):
+        thick = 1 + n % 2
+        z, y, x = np.mgrid[-12:12:thick, -12:12, -12:12]
+        ball = np.where(z**2 + y**2 + x**2 < 100, 400 + 10 * n, 10)
+        voxels = (ball + chance.normal(0, 5, ball.shape)).T.astype(np.float32)
+        nib.Nifti1Image(voxels, np.diag([1, 1, thick, 1])).to_filename(root / f"{n}.nii.gz")
+    return root
+
+
+CLIPS = {
+    "size": [4, 16, 16], "patch": [2, 4, 4], "batch": 8, "mask": {"name": "tube", "ratio": 0.75},
+    "decode": {"name": "running_cell", "ratio": 0.5},
+    "data": {"reader": {"name": "video", "stride": 2}, "repeats": 2, "augment": {"fixed": [0]}},
+}  # fmt: skip
+SCANS = {
+    "size": [8, 16, 16], "patch": [2, 4, 4], "channels": 1, "batch": 8, "mask": {"name": "foreground", "ratio": 0.75},
+    "position": {"name": "sincos", "unit": 8.0}, "target": {"name": "pixel", "normalize": "layernorm", "floor": 0.05},
+    "data": {
+        "reader": {"name": "volume", "spacing": [1.0, 1.0, 1.0], "body": "otsu", "intensity": "percentile"},
+        "repeats": 2, "augment": {"fixed": [0, 1, 2], "flip": [2]},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("kind", "modality"), [("clips", {"video": CLIPS}), ("scans", {"volume": SCANS})])
+def test_twenty_kills_change_no_bit_of_a_run_on_clips_or_volumes(kind, modality, tiny, tmp_path, request):
+    config = tiny({"modalities": modality, "train.steps": 300, "train.save_every": 20})
+    report = check(config, request.getfixturevalue(kind), tmp_path, steps=300, kills=20, seed=5)
+    print(
+        f"\n{kind}: 20 SIGKILLs after steps {report.kills} with {report.workers} workers: "
         f"300 of 300 losses and gradient norms identical, {report.seconds:.0f} s"
     )
