@@ -13,13 +13,12 @@ what each process held before its model was built is given too.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from turns import serve, take_turns
 
 from mae_ext.config import Config
 from mae_ext.data.sample import Batch
@@ -112,51 +111,24 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     return best
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Of this process, since it began: allocated on a GPU, resident on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Not getrusage: its maximum is inherited from the parent that started us.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) << 10
-
-
-def serve(args: argparse.Namespace, device: torch.device) -> None:
-    """One side in a process of its own: a line in, a step, its seconds and the peak memory out."""
+def serve_side(args: argparse.Namespace, device: torch.device) -> None:
     if args.side == "ours":
         settle_in()  # as the engine does
     else:
         import transformers.models.vit_mae.modeling_vit_mae  # noqa: F401 so that `before` holds the libraries of both
-    before = peak_bytes(device)
-    step = build(args.side, args, device, args.precision)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        step()  # returns a Python float, hence after the device has finished
-        print(json.dumps([time.perf_counter() - began, peak_bytes(device), before]), flush=True)
+    serve(lambda: build(args.side, args, device, args.precision), device)
 
 
 def compare(args: argparse.Namespace, device: torch.device, precision: str) -> dict[str, object]:
-    """The sides take turns, a step each; the first two rounds are for warming up."""
     command = [
         sys.executable, __file__, "--size", args.size, "--batch", str(args.batch), "--patch", str(args.patch),
         "--precision", precision, "--device", args.device, *["--compile"] * args.compile,
     ]  # fmt: skip
-    sides = {
-        side: subprocess.Popen([*command, "--side", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for side in SIDES
-    }
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    peak, before = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0)
-    for turn in range(args.rounds + 2):
-        for side, process in sides.items():
-            assert process.stdin and process.stdout
-            process.stdin.write("step\n")
-            process.stdin.flush()
-            seconds, peak[side], before[side] = json.loads(process.stdout.readline())
-            times[side] += [seconds] if turn >= 2 else []
-    for process in sides.values():
-        process.communicate()
-    median = {side: statistics.median(values) for side, values in times.items()}
+    sides = take_turns({side: [*command, "--side", side] for side in SIDES}, args.rounds)
+    if errors := {side: found["error"] for side, found in sides.items() if "error" in found}:
+        raise SystemExit(str(errors))
+    median = {side: statistics.median(found["times"]) for side, found in sides.items()}
+    peak, before = ({side: found[key] for side, found in sides.items()} for key in ("peak", "before"))
     rate = matmul_rate(device, precision)
     flops = modality_estimates(config := our_config(args, precision), MAE.from_config(config))[0].flops * args.batch
     return {
@@ -187,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     if args.side:
-        serve(args, device)
+        serve_side(args, device)
         return
     for precision in args.precision.split(","):
         print(json.dumps(compare(args, device, precision)), flush=True)
