@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mae_ext.model.linear import Linear
+from mae_ext.model.linear import Linear, is_native
 
 
 class _CpuAttention(torch.autograd.Function):
@@ -36,7 +36,11 @@ def _probabilities(q: Tensor, k: Tensor) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, H, Q, d), (B, H, N, d), (B, H, N, d) -> (B, H, Q, d): softmax attention."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+    on_cpu = q.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and not is_native(q.dtype):
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    if on_cpu and q.dtype == torch.bfloat16:
         # The flash kernel's bf16 backward on CPUs is slower than the plain products (28 against 10 ms at 8x16x197x32).
         with torch.autocast("cpu", enabled=False):  # which would leave bf16 in the softmax
             out: Tensor = _CpuAttention.apply(q, k, v)  # type: ignore[no-untyped-call]

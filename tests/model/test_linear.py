@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_linear_in_fp32(shape):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_under_autocast_outputs_are_half_and_gradients_full(shape, dtype):
+def test_under_autocast_outputs_are_half_and_gradients_full(shape, dtype, halves):
     layer, x, seed = layer_and_input(shape)
     exact = F.linear(x, layer.weight, layer.bias)
     with torch.autocast("cpu", dtype):
@@ -76,7 +76,7 @@ def norm_of(width):
 
 @pytest.mark.parametrize("what", ["gelu", "norm", "another"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_comes_before_the_product_is_applied_once_and_has_its_own_gradients(what, dtype):
+def test_what_comes_before_the_product_is_applied_once_and_has_its_own_gradients(what, dtype, halves):
     layer, x, seed = layer_and_input((2, 7, 24))
     before = {"gelu": F.gelu, "norm": norm_of(24), "another": torch.tanh}[what]
     wanted = (x, layer.weight, layer.bias, *(before.parameters() if what == "norm" else ()))

@@ -46,7 +46,7 @@ def test_a_block_is_torchs_pre_norm_encoder_layer(x):
     assert torch.allclose(ours(x), theirs(x), atol=1e-4, rtol=1e-4)
 
 
-def test_attention_in_bf16_on_a_cpu_is_attention():
+def test_attention_in_bf16_on_a_cpu_is_attention(halves):
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 11, 8, generator=g) for _ in range(3))
     exact = F.scaled_dot_product_attention(q, k, v)
@@ -58,7 +58,7 @@ def test_attention_in_bf16_on_a_cpu_is_attention():
     assert torch.equal(attend(q, k, v), exact)
 
 
-def test_its_gradients_in_bf16_on_a_cpu_are_those_of_attention():
+def test_its_gradients_in_bf16_on_a_cpu_are_those_of_attention(halves):
     g = torch.Generator().manual_seed(0)
     drawn = [torch.randn(2, 3, n, 8, generator=g).bfloat16() for n in (11, 7, 7)]
     weight = torch.randn(2, 3, 11, 8, generator=g)
@@ -72,12 +72,12 @@ def test_its_gradients_in_bf16_on_a_cpu_are_those_of_attention():
         assert (ours.grad.float() - theirs.grad).abs().max() < 0.02 * theirs.grad.abs().max()
 
 
-def test_attention_in_bf16_on_a_cpu_keeps_no_probabilities():
+def test_attention_in_bf16_on_a_cpu_keeps_no_probabilities(halves):
     q, k, v = (torch.randn(2, 3, 64, 8).bfloat16().requires_grad_() for _ in range(3))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         attend(q, k, v)
-    assert kept == [q.numel()] * 3
+    assert len(kept) >= 3 and max(kept) == q.numel()
 
 
 def test_the_order_of_tokens_means_nothing(trunk, x):
@@ -87,7 +87,7 @@ def test_the_order_of_tokens_means_nothing(trunk, x):
 
 @pytest.mark.parametrize("with_gates", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_recomputed_activations_give_the_same_gradients_to_the_bit(trunk, x, with_gates, precision):
+def test_recomputed_activations_give_the_same_gradients_to_the_bit(trunk, x, with_gates, precision, halves):
     drawn = drop_path_gates(0.5, DEPTH, 3, torch.Generator().manual_seed(1)) if with_gates else None
 
     def gradients():
