@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from mae_ext.errors import BadSample, RunError
@@ -22,7 +22,7 @@ START_S = 120.0
 
 # The server that children are forked from imports these once, so that a child after a kill costs milliseconds, not the
 # seconds of importing torch. Fork alone is no choice: it copies locks that the parent's threads hold.
-PRELOAD = ["__main__", "mae_ext.data.image", "mae_ext.data.doctor", "mae_ext.data.workers", "mae_ext.data.loader"]
+PRELOAD = ["mae_ext.data.image", "mae_ext.data.doctor", "mae_ext.data.workers", "mae_ext.data.loader"]
 
 
 def forkserver() -> ForkServerContext:
@@ -33,6 +33,20 @@ def forkserver() -> ForkServerContext:
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
+
+
+def start(process: BaseProcess) -> None:
+    """Start a child of `forkserver` that knows nothing of the program it is started from.
+
+    multiprocessing would run that program again in every child, as far as it is not below `if __name__ == "__main__"`:
+    a script that just calls train() would train in each of its workers. All that is called here is in modules.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = program
 
 
 class Sandbox:
@@ -94,7 +108,7 @@ class Sandbox:
         context = forkserver()
         self._pipe, end = context.Pipe()
         self._child = context.Process(target=_serve, args=(end,), daemon=True, name="mae_ext sandbox")
-        self._child.start()
+        start(self._child)
         end.close()  # so that the pipe ends when the child does
         return self._pipe
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from mae_ext.data.sandbox import START_S, forkserver
+from mae_ext.data.sandbox import START_S, forkserver, start
 from mae_ext.errors import RunError, UserError
 
 
@@ -43,7 +43,7 @@ class Worker:
         self.owed: deque[int] = deque()
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_work, args=(end, lifeline, make), daemon=True, name="mae_ext worker")
-        self._process.start()
+        start(self._process)
         end.close()  # so that the pipe ends when the worker does
         # Until it begins it imports, and that is not the batch's fault.
         self._since = time.monotonic() + START_S

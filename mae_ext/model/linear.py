@@ -1,7 +1,8 @@
-"""nn.Linear whose matrix products, on a CPU that trains, go through oneDNN, and whose input is not kept twice.
+"""nn.Linear whose matrix products, on a CPU that trains, take the fastest way, and whose input is not kept twice.
 
 Why this file exists: PyTorch sends fp32 matrix products on a CPU to MKL, which on other vendors' processors takes its
-AVX2 path; oneDNN, in the same wheel, has AVX-512 code for all of them (195 against 440 GFLOP/s on 2 cores). In bf16 a
+AVX2 path; oneDNN, in the same wheel, has AVX-512 code for all of them (195 against 440 GFLOP/s on 2 cores). Where there
+is no AVX-512, MKL is the faster of the two (a fifth, over the products of a step). In bf16 a
 weight is cast where it is used, in the forward and again in the backward pass; autocast's cache would hold a second
 copy of the whole model through the step. What comes before the product (a norm, a GELU) is applied again in the
 backward pass, from the tensor that its own gradient needs anyway: a third of a step's activations, for 1 % of its time.
@@ -28,6 +29,8 @@ def _native() -> frozenset[torch.dtype]:
 
 
 NATIVE = _native()
+ONEDNN = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+"""Whether fp32 products go through oneDNN, and not through MKL."""
 
 
 def is_native(dtype: torch.dtype) -> bool:
@@ -35,13 +38,13 @@ def is_native(dtype: torch.dtype) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(M, K), (N, K) -> (M, N): a @ b.T + bias in a's dtype, summed in fp32, through oneDNN."""
-    if a.dtype != torch.float32 and is_native(a.dtype):
-        return F.linear(a, b, bias)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(
-        a.float(), b.float(), None if bias is None else bias.float(), "none", [], ""
-    )
-    return out.to(a.dtype)
+    """(M, K), (N, K) -> (M, N): a @ b.T + bias in a's dtype, summed in fp32."""
+    if not is_native(a.dtype):
+        return _product(a.float(), b.float(), None if bias is None else bias.float()).to(a.dtype)
+    if a.dtype == torch.float32 and ONEDNN:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+        return out
+    return F.linear(a, b, bias)
 
 
 class _CpuLinear(torch.autograd.Function):

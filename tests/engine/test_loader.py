@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from itertools import islice
@@ -243,3 +245,15 @@ def test_statistics_are_measured_in_spite_of_a_file_that_hangs_or_crashes(load, 
     assert measured("segfault", "07.", once=str(tmp_path / "a")) == everything
     assert measured("kill", "07.") == measured("bad", "07.") != everything
     assert measured("spin", "07.") == measured("bad", "07.")
+
+
+def test_a_script_that_just_calls_train_trains_once_and_not_in_each_worker(tiny, photos, tmp_path):
+    config = tiny({"train.workers": 2, "train.steps": 3, "modalities.image.data.path": str(photos)})
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"print('here', flush=True)\nimport mae_ext\n"
+        f"mae_ext.train(mae_ext.load_config({str(config)!r}), {str(tmp_path / 'run')!r})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.split().count("here") == 1, done.stderr
+    assert "Traceback" not in done.stderr and "replaced" not in done.stderr

@@ -34,6 +34,11 @@ def draw():
     return sample
 
 
+@pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])
+def either_library(request, monkeypatch):
+    monkeypatch.setattr(linear, "ONEDNN", request.param)
+
+
 @pytest.fixture(params=["native", "not native"])
 def halves(request, monkeypatch):
     """A processor with half-precision products of its own, and one without."""

@@ -23,7 +23,7 @@ def gradients(out, seed, *wanted):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_and_gradients_are_those_of_linear_in_fp32(shape):
+def test_values_and_gradients_are_those_of_linear_in_fp32(shape, either_library):
     layer, x, seed = layer_and_input(shape)
     ours, theirs = layer(x), F.linear(x, layer.weight, layer.bias)
     assert ours.dtype == torch.float32 and ours.shape == theirs.shape
@@ -55,7 +55,7 @@ def test_under_autocast_outputs_are_half_and_gradients_full(shape, dtype, halves
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias", "both", "x"])
-def test_what_needs_no_gradient_gets_none_and_the_rest_is_right(frozen):
+def test_what_needs_no_gradient_gets_none_and_the_rest_is_right(frozen, either_library):
     layer, x, seed = layer_and_input((2, 7, 24))
     layer.weight.requires_grad_(frozen not in ("weight", "both"))
     layer.bias.requires_grad_(frozen not in ("bias", "both"))
@@ -120,7 +120,7 @@ def test_without_gradients_nothing_is_recorded():
         assert torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-5)
 
 
-def test_inputs_need_not_be_contiguous():
+def test_inputs_need_not_be_contiguous(either_library):
     layer, _, _ = layer_and_input((1, 24))
     x = torch.randn(7, 2, 24).transpose(0, 1).requires_grad_()
     wide = torch.randn(2, 7, 48)[..., ::2]
