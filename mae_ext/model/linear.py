@@ -10,6 +10,7 @@ A processor without half-precision instructions multiplies bf16 numbers at a sev
 there the products of the same rounded numbers are taken in fp32. On a GPU, and under torch.compile, this is nn.Linear.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,23 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(a, b, bias)
 
 
+_scratch = threading.local()
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """(M, K) -> (M, K): GELU, in memory that the next call of this thread uses again.
+
+    The largest short-lived tensor of a step otherwise leaves holes among those that live until the backward pass.
+    """
+    held = getattr(_scratch, "held", None)
+    if held is None or held.dtype != x.dtype or held.numel() < x.numel():
+        with torch.inference_mode(False):  # else training after an inference could not write to it
+            held = _scratch.held = torch.empty(x.numel(), dtype=x.dtype)
+    out = held[: x.numel()].view_as(x)
+    torch.ops.aten.gelu.out(x, out=out)
+    return out
+
+
 class _CpuLinear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -61,7 +79,7 @@ class _CpuLinear(torch.autograd.Function):
             entered = entered.to(dtype)
         else:
             flat = flat.to(dtype)
-            entered = F.gelu(flat) if gelu else flat
+            entered = _gelu(flat) if gelu else flat
         ctx.save_for_backward(flat, weight, scale, shift, mean, rstd)
         ctx.x_shape, ctx.x_dtype, ctx.dtype, ctx.gelu, ctx.eps = x.shape, x.dtype, dtype, gelu, eps
         return _product(entered, weight.to(dtype), bias.to(dtype)).view(*x.shape[:-1], -1)
@@ -77,7 +95,7 @@ class _CpuLinear(torch.autograd.Function):
             if scale is not None:
                 entered = torch.native_layer_norm(flat, scale.shape, scale, shift, ctx.eps)[0].to(ctx.dtype)
             elif ctx.gelu:
-                entered = F.gelu(flat)
+                entered = _gelu(flat)
             grad_weight = _product(grad.t(), entered.t()).to(weight.dtype)
             del entered
         grad_bias = grad.sum(0, dtype=weight.dtype) if wants_bias else None
@@ -91,7 +109,7 @@ class _CpuLinear(torch.autograd.Function):
                     [wants_x, wants_scale, wants_shift],
                 )  # fmt: skip
             elif ctx.gelu:
-                grad_x = torch.ops.aten.gelu_backward(grad_x, flat)
+                torch.ops.aten.gelu_backward.grad_input(grad_x, flat, grad_input=grad_x)
         if grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype).view(ctx.x_shape)
         return grad_x, grad_weight, grad_bias, None, None, grad_scale, grad_shift, None

@@ -143,3 +143,13 @@ def test_it_is_saved_and_loaded_as_the_ordinary_layer():
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, 6)
     assert isinstance(ours, nn.Linear) and torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
+def test_a_training_step_may_follow_an_inference_of_another_size():
+    layer = Linear(24, 40)
+    for rows in (3, 9, 5):
+        x = torch.randn(rows, 24)
+        with torch.inference_mode():
+            seen = layer(x, before=F.gelu)
+        assert torch.allclose(seen, F.linear(F.gelu(x), layer.weight, layer.bias), atol=1e-5)
+        assert torch.equal(layer(x, before=F.gelu), seen)
