@@ -126,6 +126,28 @@ def window(taps: list[Taps]) -> tuple[slice, ...]:
     return tuple(slice(int(t.low.min()), int(t.low.max()) + 1 + bool(t.weight.any())) for t in taps)
 
 
+def runs(taps: list[Taps]) -> tuple[slice, ...] | None:
+    """Where the touched voxels stand in the box, one after another as they are stored; None where it takes more."""
+    found = []
+    for t in taps:
+        first, count = int(t.inside.argmax()), int(t.inside.sum())
+        touched = t.low[first : first + count]
+        if t.weight.any() or not t.inside[first : first + count].all() or (np.diff(touched) != 1).any() or not count:
+            return None
+        found.append(slice(first, first + count))
+    return tuple(found)
+
+
+def laid(x: NDArray[Any], where: tuple[slice, ...], size: tuple[int, ...], fill: Any) -> NDArray[Any]:
+    """(C, *window) -> (C, *size), a copy: x where `runs` says, fill, which broadcasts, in the rest."""
+    if all(r.stop - r.start == n for r, n in zip(where, size, strict=True)):
+        return x.copy()
+    out = np.empty((len(x), *size), x.dtype)
+    out[:] = fill
+    out[(slice(None), *where)] = x
+    return out
+
+
 def interpolate(x: NDArray[np.float32], taps: list[Taps]) -> NDArray[np.float32]:
     """(C, *window) -> (C, *size), in float64 between: HU have four digits before the point."""
     y: NDArray[Any] = x

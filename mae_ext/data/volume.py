@@ -17,7 +17,7 @@ from mae_ext.data import dicom, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
-from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, lattice, orientation, window
+from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, runs, window
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.scan import Array, Declared, check, pick_axis
@@ -54,9 +54,11 @@ class Scan:
     def cut(self, box: Crop, size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(channels, *size) at the model's levels, and valid (*size)."""
         taps = self.grid.taps(box, size)
-        near = window(taps)
-        x = scaled(self.voxels[(slice(None), *near)], self.slope, self.inter)
-        fill = self.fill.reshape(-1, 1, 1, 1)
+        near, where = window(taps), runs(taps)
+        stored, fill = self.voxels[(slice(None), *near)], self.fill.reshape(-1, 1, 1, 1)
+        if self.levels is None and where is not None:  # a prepared scan: nothing to do but to copy
+            return laid(stored, where, size, fill), laid(self.valid[near][None], where, size, False)[0]
+        x = scaled(stored, self.slope, self.inter)
         if self.levels is not None and not (fine := usable(x)).all():
             x = np.where(fine, x, fill)
         x = interpolate(x, taps)
@@ -216,7 +218,8 @@ class VolumeReader:
             s * r * (b - a) / n
             for s, r, a, b, n in zip(scan.spacing, scan.grid.ratio, box.start, box.stop, self.size, strict=True)
         )
-        return Sample(torch.from_numpy(np.ascontiguousarray(x)), address, torch.from_numpy(valid[None].copy()), spacing)
+        x, valid = np.ascontiguousarray(x), np.ascontiguousarray(valid)
+        return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing)
 
     def _declared(self, address: str) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""

@@ -9,7 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, lattice, orientation, window
+from mae_ext.data.geometry import (
+    Lattice,
+    canonical,
+    covered,
+    interpolate,
+    laid,
+    lattice,
+    orientation,
+    runs,
+    window,
+)
 from mae_ext.data.sample import Crop
 
 SHAPE = (5, 7, 11)  # along left-right, posterior-anterior, inferior-superior
@@ -126,3 +136,24 @@ def test_a_box_of_another_length_is_resized_about_its_centre():
     grid = Lattice((2, 2, 8), (1.0, 1.0, 1.0))
     halved = resample(x, grid, Crop((0, 0, 0), (2, 2, 8), (False,) * 3), (2, 2, 4))
     np.testing.assert_allclose(halved[0, 0, 0], [0.5, 2.5, 4.5, 6.5])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    start=st.tuples(*[st.integers(-6, 10)] * 3), size=st.tuples(*[st.integers(1, 9)] * 3),
+    ratio=st.sampled_from([1.0, 1.5, 2.0]),
+)  # fmt: skip
+def test_a_box_that_needs_no_interpolation_is_a_copy_of_what_is_there(start, size, ratio):
+    grid = Lattice((7, 5, 11), (1.0, ratio, 1.0))
+    x = np.random.default_rng(0).normal(size=(2, *grid.extent)).astype(np.float32)
+    valid = np.random.default_rng(1).random(grid.extent) < 0.7
+    taps = grid.taps(Crop(start, tuple(a + n for a, n in zip(start, size, strict=True)), (False,) * 3), size)
+    near, where = window(taps), runs(taps)
+    inside = np.logical_and.outer(np.logical_and.outer(taps[0].inside, taps[1].inside), taps[2].inside)
+    overlaps = all(a < n and a + m > 0 for a, m, n in zip(start, size, grid.shape, strict=True))
+    assert (where is not None) == (overlaps and not any(t.weight.any() for t in taps)) or ratio != 1
+    if where is not None:
+        fill = np.array([-3.0, 5.0], np.float32).reshape(-1, 1, 1, 1)
+        expected = np.where(inside, interpolate(x[(slice(None), *near)], taps), fill)
+        np.testing.assert_array_equal(laid(x[(slice(None), *near)], where, size, fill), expected)
+        np.testing.assert_array_equal(laid(valid[near][None], where, size, False)[0], covered(valid[near], taps))
