@@ -51,7 +51,8 @@ CUT = ("moov atom not found", "partial file", "File ended prematurely")
 """What FFmpeg says of files whose end is missing."""
 
 DECODER_ERRORS = (OSError, ValueError, EOFError, RuntimeError, ArithmeticError, LookupError, AttributeError, TypeError)
-"""Everything that PyAV and decord were seen to raise over damaged files, or may where a header lacks something."""
+"""Everything that PyAV and decord were seen to raise over damaged files, or may where a header lacks something; besides
+those errors of FFmpeg that are none of Python's, of which "not yet implemented" is one that damage looks like."""
 
 
 class Bad(Exception):
@@ -361,7 +362,7 @@ def serve(memory: int, limit_bytes: int) -> None:
             answer = {"bad": list(error.args)}
         except MemoryError as error:
             answer = {"bad": ["out of memory", str(error)]}
-        except DECODER_ERRORS as error:
+        except (av.FFmpegError, *DECODER_ERRORS) as error:
             logged = getattr(error, "log", None)  # PyAV's errors carry FFmpeg's last words: (level, who, what)
             told = logged[2] if logged else log.complaint() or str(error)
             kind = "truncated" if any(sign in told for sign in CUT) else "damaged"

@@ -63,21 +63,31 @@ DAMAGE = {
 
 
 def verdict(reader, path):
-    """ "right", "wrong pixels" or a kind of BadSample; and the seconds it took."""
+    """ "right", "shorter" (fewer frames, all of them right), "wrong pixels", "a frame twice" or a kind of BadSample.
+
+    And the seconds that it took.
+    """
     began = time.monotonic()
+    extents = []
+
+    def late(first):
+        def crop(extent):
+            extents.append(extent[0])
+            return at(min(first, extent[0] - 16), (16, 36, 64))(extent)
+
+        return crop
+
     try:
-        seen = []
-        for first in (0, 22, 44):
-            got = numbers(reader.read(str(path), [at(first, (16, 36, 64))])[0].x)
-            # What bit damage does to pixels no decoder tells; but a frame must not stand in for its neighbour.
-            assert not any(a == b != i for a, b, i in zip(got, got[1:], range(first + 1, first + 16), strict=False)), (
-                path, got,
-            )  # fmt: skip
-            seen.append(got == list(range(first, first + 16)))
-        found = "right" if all(seen) else "wrong pixels"
+        samples = reader.read(str(path), [late(0), late(22), late(44)])
     except BadSample as error:
-        found = error.kind
-    return found, time.monotonic() - began
+        return error.kind, time.monotonic() - began
+    seconds = time.monotonic() - began
+    firsts = [min(first, extents[0] - 16) for first in (0, 22, 44)]
+    if all(numbers(sample.x) == list(range(k, k + 16)) for k, sample in zip(firsts, samples, strict=True)):
+        return "right" if extents[0] == COUNT else "shorter", seconds
+    # What damage does to pixels no decoder tells; but no frame may stand in for its neighbour.
+    alike = any((sample.x[:, 1:] == sample.x[:, :-1]).all(-1).all(-1).all(0).any() for sample in samples)
+    return "a frame twice" if alike else "wrong pixels", seconds
 
 
 @pytest.mark.slow
@@ -106,7 +116,7 @@ def test_two_hundred_and_forty_damaged_files_cost_no_crash_and_no_hang(sound, tm
             found["edit list", error.kind] += 1
     print(json.dumps({"slowest_s": round(slowest, 2), **{" -> ".join(k): n for k, n in sorted(found.items())}}))
     assert sum(found.values()) == 250
-    assert not {kind for _, kind in found} & {"crashed", "out of memory"}, found
+    assert not {kind for _, kind in found} & {"crashed", "out of memory", "a frame twice"}, found
     assert found["1 bit", "right"] + found["1 bit", "wrong pixels"] > 10  # not everything is refused
 
 
