@@ -172,6 +172,8 @@ class TrainConfig(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip: Annotated[float, Field(gt=0)] | None = None
+    uniformity: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of U-MAE's term (model/uniformity.py) in the loss; its paper takes 0.01."""
     accumulate: Positive = 1
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     compile: bool = False
@@ -193,6 +195,11 @@ class TrainConfig(Section):
                 raise ValueError(f"give {what} or {other}, not both")
         if self.epochs is None and self.steps is None:
             raise ValueError("give epochs or steps")
+        if self.uniformity and self.accumulate > 1:
+            raise ValueError(
+                f"uniformity={self.uniformity:g} compares the samples of a batch, which accumulate={self.accumulate} "
+                f"never has together; set accumulate to 1, and checkpointing to true if memory is short"
+            )
         return self
 
 
@@ -210,6 +217,8 @@ class Config(Section):
             for what, per in (("train.accumulate", self.train.accumulate), ("data.repeats", m.data.repeats)):
                 if m.batch % per:
                     raise ValueError(f"modalities.{name}.batch={m.batch} is not a multiple of {what}={per}")
+            if self.train.uniformity and m.batch < 2:
+                raise ValueError(f"train.uniformity compares samples, and modalities.{name}.batch={m.batch} has no two")
         return self
 
     @property

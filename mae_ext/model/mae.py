@@ -12,6 +12,7 @@ from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
 from mae_ext.model.linear import Linear
 from mae_ext.model.mask import Mask, from_scores
 from mae_ext.model.transformer import Transformer
+from mae_ext.model.uniformity import uniformity
 from mae_ext.rng import seed_of
 
 
@@ -140,6 +141,7 @@ class MAE(nn.Module):
             for token in (self.encoder.class_token, self.decoder.mask_token):
                 if token is not None:
                     nn.init.normal_(token, std=0.02)
+        self.uniformity = config.train.uniformity
         self.encoder.trunk.checkpointing = self.decoder.trunk.checkpointing = config.train.checkpointing
 
     @classmethod
@@ -165,25 +167,34 @@ class MAE(nn.Module):
         """(B, C, *S) in reader units -> scalar: the mean over samples of the mean error over valid predicted pixels.
 
         valid: (B, 1, *S) bool; a sample none of whose predicted pixels is valid counts as 0. Sample by sample, so that
-        the loss of a batch is the mean of its parts however it is cut over ranks and accumulation steps.
+        the loss of a batch is the mean of its parts however it is cut over ranks and accumulation steps. The term of
+        `train.uniformity`, where it is asked for, is of the whole batch.
         """
         modality = self.modality(name)
         x = modality.normalize(x)
-        predicted = self.predict(x, mask, modality, spacing, gates).float()
+        encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
+        predicted = self.answer(encoded, mask, modality, spacing).float()
         wanted = modality.target(take_patches(x, modality.patch, mask.pred))
         error = modality.target.error(predicted, wanted)
         if valid is None:
-            return error.mean()  # type: ignore[no-any-return]
-        weight = take_patches(
-            valid.to(error.dtype).expand(-1, modality.channels, *x.shape[2:]), modality.patch, mask.pred
-        )
-        return ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()  # type: ignore[no-any-return]
+            loss = error.mean()
+        else:
+            weight = take_patches(
+                valid.to(error.dtype).expand(-1, modality.channels, *x.shape[2:]), modality.patch, mask.pred
+            )
+            loss = ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
+        if self.uniformity:
+            loss = loss + self.uniformity * uniformity(encoded[:, self.encoder.class_token is not None :])
+        return loss  # type: ignore[no-any-return]
 
     def predict(
         self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None, gates: Tensor | None = None
     ) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
-        encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
+        return self.answer(self.encoder(modality.tokens(x, mask.keep, spacing), gates), mask, modality, spacing)
+
+    def answer(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
+        """(B, [1 +] K, D) encoded -> (B, P, pix): the decoder's half of predict."""
         step = modality.step(spacing)
         asked = self.decoder(
             encoded, modality.decoder_position(mask.keep, step), modality.decoder_position(mask.pred, step)

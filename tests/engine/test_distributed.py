@@ -60,8 +60,9 @@ def agree(config, photos, tmp_path, steps):
     return np.abs(one[:, 1:] - two[:, 1:]).max(axis=0)
 
 
-def test_two_ranks_lose_what_one_process_loses(tiny, photos, tmp_path):
-    loss, norm = agree(tiny({"train.steps": 20}), photos, tmp_path, 20)
+@pytest.mark.parametrize("uniformity", [0.0, 0.5])
+def test_two_ranks_lose_what_one_process_loses(tiny, photos, tmp_path, uniformity):
+    loss, norm = agree(tiny({"train.steps": 20, "train.uniformity": uniformity}), photos, tmp_path, 20)
     assert loss < 1e-5 and norm < 1e-4
 
 
