@@ -130,5 +130,13 @@ readers = Registry(
     },
 )
 targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
+tasks = Registry(
+    "task",
+    {
+        "pretrain": "mae_ext.engine.pretrain:Pretraining",
+        "classify": "mae_ext.downstream.classify:Classification",
+        "segment": "mae_ext.downstream.segment:Segmentation",
+    },
+)
 
-ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets)}
+ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks)}
