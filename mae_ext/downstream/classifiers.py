@@ -152,7 +152,7 @@ def _regression(x: Tensor, classes: int, l2: float, iterations: int, error: Call
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = error(torch.addmm(coordinates[-1], turned, coordinates[:-1]))
+        value: Tensor = error(torch.addmm(coordinates[-1], turned, coordinates[:-1]))
         value = value + l2 / 2 * (basis @ coordinates[:-1]).square().sum()
         value.backward()
         return value

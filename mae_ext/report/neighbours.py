@@ -53,7 +53,7 @@ def draw_neighbours(
         _panel(encoder, features, [query, *row], [1.0, *near])
         for query, row, near in zip(asked, rows.tolist(), similarity.tolist(), strict=True)
     ]
-    bars = " · bar: same class as the query, or another" if features.labels is not None else ""
+    bars = " · green bar: of the query's class; red: of another" if features.labels is not None else ""
     return save_rows(panels, stem, f"query, then its neighbours by cosine{bars} · step {encoder.step}")
 
 
