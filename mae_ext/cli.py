@@ -266,15 +266,22 @@ def embed(
     pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the class token.")] = "mean",
     modality: NameOption = None,
     max_bad_fraction: BadOption = None,
+    map_: Annotated[bool, typer.Option("--map", help="Also a picture of the features as points in a plane.")] = False,
+    neighbours: Annotated[
+        int | None, typer.Option("--neighbours", min=1, help="Also a picture: samples and so many nearest to each.")
+    ] = None,
 ) -> None:
     """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it.
 
-    Example: mae-ext embed runs/photos photos/ --out photos.safetensors
+    Example: mae-ext embed runs/photos photos/ --out photos.safetensors --map --neighbours 6
     """
     from mae_ext.downstream.embed import embed as write
 
     with progress_bar("embedding") as progress:
-        path = write(run, source, Path(out), pool, modality, max_bad_fraction=max_bad_fraction, progress=progress)
+        path = write(
+            run, source, Path(out), pool, modality, max_bad_fraction=max_bad_fraction, progress=progress,
+            with_map=map_, neighbours=neighbours,
+        )  # fmt: skip
     print(path)
 
 
@@ -282,7 +289,8 @@ def embed(
 def probe(
     run: RunArg,
     train: Annotated[str, typer.Option("--train", help="Labelled source to learn from.")],
-    test: Annotated[str, typer.Option("--test", help="Labelled source to judge on.")],
+    test: Annotated[str | None, typer.Option("--test", help="Labelled source to judge on.")] = None,
+    folds: Annotated[int | None, typer.Option("--folds", min=2, help="Instead of --test: cross-validate.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of the kNN probe.")] = 20,
     pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the class token.")] = "mean",
     modality: NameOption = None,
@@ -292,7 +300,8 @@ def probe(
 ) -> None:
     """kNN and linear probe on frozen features; prints one JSON object.
 
-    Example: mae-ext probe runs/photos --train labelled/train --test labelled/test
+    Example: mae-ext probe runs/photos --train labelled/train --test labelled/test; with patients and a split in a list:
+    --train index.csv::train --test index.csv::test, or --train index.csv --folds 5, which keeps a patient together.
     """
     from mae_ext.downstream.probe import probe as judge
 
@@ -300,7 +309,7 @@ def probe(
         result = judge(
             run, train, test, k, pool, baseline="random" if random_weights else None, name=modality,
             max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
-            attentive=attentive,
+            attentive=attentive, folds=folds,
         )  # fmt: skip
     print(json.dumps(result))
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mae_ext import plugins
+from mae_ext.downstream.schedule import ProbeConfig
 from mae_ext.errors import ConfigError
 from mae_ext.model.grid import grid_of
 
@@ -195,6 +196,8 @@ class TrainConfig(Section):
     save_every: Positive = 500
     keep: Annotated[int, Field(ge=2)] = 2
     tensorboard: bool = True
+    probe: ProbeConfig | None = None
+    """Judges the encoder while it trains; changes no loss."""
 
     @model_validator(mode="after")
     def _length(self) -> "TrainConfig":

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae_ext.downstream.scores import DRAWS, MANY, accuracy, scores, split
+from mae_ext.downstream.scores import DRAWS, MANY, accuracy, judge, split
 from mae_ext.rng import rng
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -47,12 +47,24 @@ class AttentiveHead(nn.Module):
         return x @ self.classify.T + self.bias
 
 
-def attentive(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 60, seed: int = 0) -> dict[str, Any]:
+def attentive(
+    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 60, seed: int = 0,
+    groups: Tensor | None = None, groups_test: Tensor | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """(n, N, D) tokens, (n,) int64, and the same for test -> scores.
 
     The learning rate is the best of `LEARNING_RATES` on a tenth of train, held out class by class (the mean of five
     draws where that is less than `MANY` / 10 samples); then all of train is fitted. Tokens are standardised by train.
+    groups: patients of train, held out whole; groups_test: patients of test, for the intervals.
     """
+    votes, settings = attentive_votes(x, y, x_test, epochs, seed, groups)
+    return {**judge(votes, y_test, seed, groups_test), **settings}
+
+
+def attentive_votes(
+    x: Tensor, y: Tensor, x_test: Tensor, epochs: int = 60, seed: int = 0, groups: Tensor | None = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """-> (n, classes) float64 probabilities for test, and what was tried and chosen."""
     flat = x.flatten(0, 1)
     # Over a part of the tokens where there are millions: a mean and a deviation need no more.
     std, mean = torch.std_mean(flat[:: max(1, len(flat) // 200_000)].double(), 0, correction=0)
@@ -60,15 +72,14 @@ def attentive(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int 
     tried = dict.fromkeys(LEARNING_RATES, 0.0)
     draws = 1 if len(y) >= MANY else DRAWS
     for draw in range(draws):
-        fit, held = split(y, seed, draw)
+        fit, held = split(y, seed, draw, groups)
         for lr in tried if len(held) else ():
             head = _fit(x, y, fit, mean, scale, lr, epochs, seed)
-            tried[lr] += accuracy(_predict(head, x[held], mean, scale), y[held]) / draws
+            tried[lr] += accuracy(_predict(head, x[held], mean, scale).argmax(1), y[held]) / draws
     best = max(tried, key=lambda lr: (round(tried[lr], 9), -lr))
     head = _fit(x, y, torch.arange(len(y)), mean, scale, best, epochs, seed)
-    return {
-        **scores(_predict(head, x_test, mean, scale), y_test),
-        "train_accuracy": accuracy(_predict(head, x, mean, scale), y),
+    return _predict(head, x_test, mean, scale), {
+        "train_accuracy": accuracy(_predict(head, x, mean, scale).argmax(1), y),
         "lr": best,
         "held_out_accuracy": {f"{lr:g}": round(value, 6) for lr, value in tried.items()},
         "heads": len(head.query),
@@ -98,4 +109,5 @@ def _fit(
 
 @torch.no_grad()
 def _predict(head: AttentiveHead, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    return torch.cat([head((part.float() - mean) * scale).argmax(1) for part in x.split(BATCH)])
+    """-> (n, classes) float64 probabilities."""
+    return torch.cat([head((part.float() - mean) * scale).double().softmax(1) for part in x.split(BATCH)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from mae_ext.downstream.encoder import Features, Pool, Progress, load_encoder
+from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
+from mae_ext.report.map import draw_map
+from mae_ext.report.neighbours import draw_neighbours
+
+MAPS = "maps"
+"""Folder of a run whose pictures its report shows."""
 
 
 def embed(
@@ -23,11 +29,16 @@ def embed(
     batch_size: int = 64,
     max_bad_fraction: float | None = None,
     progress: Progress | None = None,
+    with_map: bool = False,
+    neighbours: int | None = None,
 ) -> Path:
     """Write `features (n, D) float32` to `out` (.safetensors) and, beside it, line i for row i in a .jsonl.
 
-    A line is {"path", "label", "class"}; label and class are null where the source has none. Samples that could not be
-    read go to `<out>.bad.jsonl` and are counted in the file's metadata. A file already at `out` is replaced in one
+    A line is {"path", "label", "class"}; label and class are null where the source has none, class is a list where a
+    sample can have several, and "patient" is added where the source knows it. with_map: also `<out>.map.png`, features
+    as points in a plane. neighbours: also `<out>.neighbours.png` (.gif where samples move), a few samples and so many
+    that are nearest to each; of a run directory, both are copied into its maps/, for its report. Samples that could not
+    be read go to `<out>.bad.jsonl` and are counted in the file's metadata. A file already at `out` is replaced in one
     step, when all is computed. Raises as `FrozenEncoder.features` does, and UserError when `out` cannot be written.
     """
     out = Path(out)
@@ -59,6 +70,8 @@ def embed(
     except (OSError, SafetensorError) as error:
         _partial(out).unlink(missing_ok=True)
         raise UserError(f"{out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    if with_map or neighbours is not None:
+        _draw(encoder, features, out, Path(run), with_map, neighbours)
     if features.bad:
         total = len(features.bad) + len(features.sources)
         warn(f"{len(features.bad)} of {total} samples could not be read; they are listed in {ledger}")
@@ -69,11 +82,41 @@ def _rows(features: Features) -> Iterable[dict[str, Any]]:
     for i, path in enumerate(features.sources):
         label = -1 if features.labels is None else int(features.labels[i])
         named = 0 <= label < len(features.classes)
-        yield {
+        row: dict[str, Any] = {
             "path": path,
             "label": label if label >= 0 else None,
             "class": features.classes[label] if named else None,
         }
+        if features.marks is not None:
+            marks = features.marks[i]
+            row["class"] = (
+                [c for c, m in zip(features.classes, marks, strict=True) if m == 1] if marks.max() >= 0 else None
+            )
+        if features.patients is not None:
+            row["patient"] = features.patients[i] or None
+        yield row
+
+
+def _draw(
+    encoder: FrozenEncoder, features: Features, out: Path, run: Path, with_map: bool, neighbours: int | None
+) -> None:
+    try:
+        written = []
+        if with_map:
+            kinds = [row["class"] for row in _rows(features)]
+            names = ["|".join(k) or "none" if isinstance(k, list) else k for k in kinds]
+            title = f"{out.stem} · {len(names)} samples · step {encoder.step}"
+            written.append(draw_map(features.features, names, out.with_suffix(".map.png"), title))
+        if neighbours is not None:
+            written.append(draw_neighbours(encoder, features, neighbours, out.with_suffix(".neighbours")))
+        if (run / "config.yaml").is_file() and not (run / "manifest.json").is_file():
+            (run / MAPS).mkdir(exist_ok=True)
+            for path in written:
+                shutil.copyfile(path, run / MAPS / path.name)
+    except OSError as error:
+        raise UserError(
+            f"{out.parent}: pictures of the features cannot be written: {error.strerror or error}"
+        ) from None
 
 
 def _partial(path: Path) -> Path:

@@ -44,6 +44,8 @@ class Features:
     features: (n, D) float32; (n, N, D) float16 of pool "tokens", which is half the memory. labels: (n,) int64 into
     `classes`, -1 where unlabelled; None when nothing is labelled.
     bad: the samples that could not be read: {"path", "kind", "detail"}.
+    marks: (n, classes) int8 where a sample can have several classes: 1 has, 0 has not, -1 not known; labels is then
+    None. patients: whose each sample is, where the source says so; "" where it leaves one out.
     """
 
     features: np.ndarray
@@ -51,6 +53,8 @@ class Features:
     classes: tuple[str, ...]
     sources: list[str]
     bad: list[dict[str, Any]]
+    marks: np.ndarray | None = None
+    patients: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ class FrozenEncoder:
             tuple(items.classes),
             [items.addresses[i] for i in good],
             bad,
+            None if items.marks is None else items.marks[good],
+            None if items.patients is None else [items.patients[i] for i in good],
         )
 
     def decode(self, items: Items, threads: int | None = None) -> Iterator[Sample | BadSample]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from mae_ext.config import Config
 from mae_ext.data.loader import Loader, ModalityData, StepData
+from mae_ext.downstream.during import ProbesDuring
 from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks, check_split, join, leave
@@ -106,7 +107,7 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
 
     def save(step: int) -> bool:
         try:
-            for journal in (ledger.journal, *([log.metrics] if log else [])):
+            for journal in (ledger.journal, *([log.metrics] if log else []), *([probes.journal] if probes else [])):
                 journal.sync()
             tensors, state = snapshot(model, optimizer, scaler, data, config)
             path = checkpoint.save(out / "checkpoints", step, config, tensors, state)
@@ -123,6 +124,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             for what, count in modality.items.ignored.items():
                 warn(f"{name}: {count} {what} passed over")
         say(_opening(config, data, model, ranks, at.step, total, out))
+    asked = config.train.probe if ranks.main else None
+    probes = ProbesDuring(asked, model, config, out, at.step, total) if asked else None
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
     ledger = Ledger(out / (f"bad_samples.{ranks.rank}.jsonl" if ranks.rank else "bad_samples.jsonl"), at.step)
     evaluations = Evaluations(out, at.step, config.train.evaluate_every, total, ranks)
@@ -131,6 +134,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     try:
         if evaluations.due(at.step):  # stopped between the save and the evaluation
             evaluations.write(at.step, _evaluate(task, model, config, ranks))
+        if probes:
+            probes(at.step)  # untrained, or what a signal left no time for
         for step in range(at.step, total):
             began = time.perf_counter()
             lr = lr_at(step, peak_lr(config), config.train.min_lr, warmup, total)
@@ -146,6 +151,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             if log:
                 seconds = time.perf_counter() - began
                 log.write(_row(config, data, done, losses, lr, norm, loader.waited, seconds))
+            if probes and not stopping:
+                probes(done)
             if ranks.main and (done % config.train.save_every == 0 or done == total or stopping) and save(done):
                 saved_at = done
             if stopping and done < total:
@@ -162,6 +169,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         evaluations.close()
         if log:
             log.close()
+        if probes:
+            probes.close()
     if ranks.main and saved_at < total:
         raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
     return out

@@ -18,6 +18,7 @@ from mae_ext.errors import UserError
 from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
 from mae_ext.report.history import History, parameters, read_history
+from mae_ext.report.probes import probes_section
 
 MAX_PICTURES = 12
 MAX_PICTURE_BYTES = 24 << 20
@@ -54,7 +55,8 @@ def page(history: History) -> str:
         *(f'<p class="warn">{escape(problem)}</p>' for problem in history.problems),
         _section("Training", _charts(history)),
         _section("Reconstructions", _pictures(history.run / "pictures")),
-        _section("Probes of the frozen encoder", _probes(history.probes)),
+        _section("Probes of the frozen encoder", probes_section(history.probes)),
+        _section("Features", _maps(history.run / "maps")),
         _section("Loader health", _loader(history)),
         _section("Setup", _setup(history)),
     ]
@@ -178,6 +180,13 @@ def _pictures(folder: Path) -> str:
     return f'<div class="pictures sheet">{"".join(whole)}</div>{each}' if whole else each
 
 
+def _maps(folder: Path) -> str:
+    """What `embed` drew of features: as wide as they are, each under its name."""
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in MEDIA) if folder.is_dir() else []
+    drawn = [(f, figure) for f in files[:MAX_PICTURES] if (figure := _figure(f, MAX_PICTURE_BYTES))]
+    return "".join(f'<h3>{escape(f.stem)}</h3><div class="pictures sheet">{figure}</div>' for f, figure in drawn)
+
+
 def _figure(file: Path, most: int) -> str:
     """An <img> that holds its file, or "" when that cannot be read or is larger than `most` bytes."""
     try:
@@ -188,50 +197,6 @@ def _figure(file: Path, most: int) -> str:
         return ""
     alternative = escape(file.stem, quote=True)
     return f'<figure><img src="data:{MEDIA[file.suffix.lower()]};base64,{code}" alt="{alternative}"></figure>'
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * value:.1f}" if isinstance(value, int | float) else "–"
-
-
-def _part(probe: dict[str, Any], name: str) -> dict[str, Any]:
-    part = probe.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _probes(probes: list[dict[str, Any]]) -> str:
-    rows = [(p, _part(p, "linear"), _part(p, "knn")) for p in probes]
-    best = {
-        part: max((v for p in probes if isinstance(v := _part(p, part).get("accuracy"), int | float)), default=None)
-        for part in ("linear", "knn")
-    }
-    body = []
-    for p, linear, knn in rows:
-        plain = ' class="plain"' if p.get("weights") == "random" else ""
-        cells = [
-            ("", p.get("step", "–")), ("", p.get("weights", "–")), ("", p.get("pool", "–")),
-            ("n best" if linear.get("accuracy") == best["linear"] else "n", _percent(linear.get("accuracy"))),
-            ("n", _percent(linear.get("balanced_accuracy"))),
-            ("n best" if knn.get("accuracy") == best["knn"] else "n", _percent(knn.get("accuracy"))),
-            ("n", _percent(p.get("chance"))),
-            ("n", f"{p.get('n_train', '–')} / {p.get('n_test', '–')}"), ("n", p.get("n_classes", "–")),
-            ("", Path(str(p.get("test", "–"))).name),
-        ]  # fmt: skip
-        row = "".join(f'<td class="{kind}">{escape(str(cell))}</td>' for kind, cell in cells)
-        body.append(f"<tr{plain}>{row}</tr>")
-    if not body:
-        return ""
-    head = "<th>step</th><th>weights</th><th>pool</th>" + "".join(
-        f'<th class="n">{name}</th>'
-        for name in ("linear %", "balanced %", "kNN %", "largest class %", "train / test", "classes")
-    )
-    ks = sorted({k for _, _, knn in rows if isinstance(k := knn.get("k"), int)})
-    note = "linear: softmax regression on standardised features; balanced: its mean recall by class"
-    note += f"; kNN: cosine, weighted vote, k = {', '.join(map(str, ks))}" if ks else ""
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}<th>test data</th></tr></thead><tbody>{"".join(body)}</tbody>'
-        f'</table></div><p class="sub">{escape(note)}</p>'
-    )
 
 
 def _loader(history: History) -> str:

@@ -32,7 +32,7 @@ HIDDEN = 0.5
 """Grey level of a hidden patch."""
 
 INK, FAINT, PAPER = (28, 32, 38), (105, 113, 124), (255, 255, 255)
-MARGIN, GAP = 10, 8
+MARGIN, GAP, BAR = 10, 8, 6
 SMALLEST_EDGE = 160
 """Pixels: smaller images are enlarged by a whole factor, without smoothing, so that patches stay sharp."""
 
@@ -44,13 +44,15 @@ FRAME_MS = 120
 class Panel:
     """One row of a picture. columns: (title, (C, *S) in 0..1), all of one shape. caption: lines of text under them.
 
-    display: how the reader wants its samples drawn. spacing: of the samples, where they have one.
+    display: how the reader wants its samples drawn. spacing: of the samples, where they have one. bars: a colour along
+    the foot of each column, or None.
     """
 
     columns: tuple[tuple[str, Tensor], ...]
     caption: tuple[str, ...]
     display: str = "image"
     spacing: tuple[float, ...] | None = None
+    bars: tuple[tuple[int, int, int] | None, ...] = ()
 
 
 def reconstruct(
@@ -220,6 +222,25 @@ def _sheet(panels: Sequence[Panel]) -> Image.Image:
     return sheet
 
 
+def save_rows(panels: Sequence[Panel], stem: Path, caption: str) -> Path:
+    """Panels one under the other, each with its titles, and the caption once."""
+    together = zip(*map(moments, panels), strict=True)
+    return _write([_rows(moment, caption) for moment in together], stem)
+
+
+def _rows(panels: Sequence[Panel], caption: str) -> Image.Image:
+    rows = [draw(panel, with_caption=False) for panel in panels]
+    width, foot = max(r.width for r in rows), _line_height(FONT_SIZE) + MARGIN
+    sheet = Image.new("RGB", (width, sum(r.height for r in rows) + foot), PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    text = _fitting(caption, FONT_SIZE, width - 2 * MARGIN)
+    ImageDraw.Draw(sheet).text((MARGIN, top + 2), text, FAINT, _font(FONT_SIZE))
+    return sheet
+
+
 FONT_SIZE = 13
 
 
@@ -240,7 +261,10 @@ def draw(panel: Panel, with_caption: bool = True, heading: bool = True) -> Image
     if heading:
         _titles(pen, panel, 0, MARGIN // 2, width)
     for i, plane in enumerate(planes):
-        image.paste(plane, (MARGIN + i * (width + GAP), MARGIN // 2 + head))
+        left, low = MARGIN + i * (width + GAP), MARGIN // 2 + head + height
+        image.paste(plane, (left, low - height))
+        if panel.bars and (colour := panel.bars[i]) is not None:
+            pen.rectangle((left, low - BAR, left + width - 1, low - 1), colour)
     for i, note in enumerate(notes if with_caption else ()):
         y = MARGIN // 2 + head + height + 4 + i * _line_height(FONT_SIZE - 1)
         text = _fitting(note, FONT_SIZE - 1, total - 2 * MARGIN)
@@ -266,7 +290,7 @@ def _shown_width(panel: Panel) -> int:
 
 def _titles(pen: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, width: int) -> None:
     for i, (title, _) in enumerate(panel.columns):
-        pen.text((left + MARGIN + i * (width + GAP), top), title, INK, _font(FONT_SIZE))
+        pen.text((left + MARGIN + i * (width + GAP), top), _fitting(title, FONT_SIZE, width), INK, _font(FONT_SIZE))
 
 
 @cache

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae_ext.downstream.attentive import AttentiveHead, attentive
-from mae_ext.downstream.probe import linear
+from mae_ext.downstream.classifiers import linear
 from mae_ext.rng import rng
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from mae_ext.downstream.embed import embed
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.errors import UserError
+from mae_ext.report.page import write_report
 
 MakeRun = Callable[..., Path]
 
@@ -78,3 +79,25 @@ def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, striped: Pat
         embed(make_run(), str(striped / "test"), tmp_path / "missing" / "features.safetensors")
     with pytest.raises(UserError, match="safetensors"):
         embed(make_run(), str(striped / "test"), tmp_path / "features.npz")
+
+
+def test_a_map_and_neighbours_are_beside_the_features_and_on_the_page_of_the_run(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    out = embed(run, str(striped / "test"), tmp_path / "features.safetensors", with_map=True, neighbours=3)
+    for name in ("features.map.png", "features.neighbours.png"):
+        assert (tmp_path / name).read_bytes() == (run / "maps" / name).read_bytes()
+    html = write_report(run).read_text()
+    assert "features.neighbours</h3>" in html and html.count("data:image/png") == 2
+    assert out.is_file() and not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_patients_and_several_classes_stand_in_the_rows(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    files = sorted((striped / "test" / "down").glob("*.png"))
+    lines = [f"{file},{label},p{i}" for i, (file, label) in enumerate(zip(files, ("a|b", "b", "|", ""), strict=True))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,patient", *lines]) + "\n")
+    out = embed(make_run(), str(tmp_path / "list.csv"), tmp_path / "features.safetensors", with_map=True)
+    rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert [row["class"] for row in rows] == [["a", "b"], ["b"], [], None]
+    assert [row["patient"] for row in rows] == ["p0", "p1", "p2", "p3"]

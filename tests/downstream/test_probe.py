@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_ext.downstream.probe import knn, linear, probe, softmax_regression
+from mae_ext.downstream.classifiers import knn, linear, logistic_regression, softmax_regression
+from mae_ext.downstream.probe import probe
 from mae_ext.downstream.scores import scores, split
 from mae_ext.errors import UserError
 from mae_ext.rng import rng
@@ -176,6 +177,85 @@ def test_unlabelled_and_bad_files_are_counted(make_run: MakeRun, striped: Path, 
     (train / "down" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = probe(make_run(), str(train), str(striped / "test"), max_bad_fraction=0.1)
     assert (result["n_train"], result["unlabelled"]["train"], result["bad"]["train"]) == (36, 1, 1)
+
+
+def index(root: Path, rows: list[str], header: str = "path,label,patient,split") -> str:
+    (root / "index.csv").write_text("\n".join([header, *rows]) + "\n")
+    return str(root / "index.csv")
+
+
+@pytest.fixture
+def listed(striped: Path, tmp_path: Path) -> str:
+    """An index.csv of the striped pictures: three a patient, the split in a column."""
+    rows = [
+        f"{file},{file.parent.name},{part}{file.parent.name}{i // 3},{part}"
+        for part in ("train", "test")
+        for name in ("across", "down", "slanted")
+        for i, file in enumerate(sorted((striped / part / name).glob("*.png")))
+    ]
+    return index(tmp_path, rows)
+
+
+def test_a_split_in_a_list_is_probed_like_two_folders_with_intervals_by_patient(
+    make_run: MakeRun, striped: Path, listed: str
+) -> None:
+    run = make_run()
+    by_list = probe(run, f"{listed}::train", f"{listed}::test", k=3)
+    by_folder = probe(run, str(striped / "train"), str(striped / "test"), k=3)
+    assert by_list["knn"]["accuracy"] == by_folder["knn"]["accuracy"]
+    assert by_list["patients"]["test"] == {"count": 6, "classes": {"across": 2, "down": 2, "slanted": 2}}
+    assert "patients" not in by_folder
+    for part in ("knn", "linear"):
+        for score in ("accuracy", "balanced_accuracy", "auroc"):
+            low, high = by_list[part][f"{score}_ci"]
+            assert 0 <= low <= by_list[part][score] <= high <= 1
+    with pytest.raises(UserError, match="are in both"):
+        probe(run, listed, f"{listed}::test")
+
+
+def test_folds_judge_every_sample_once_on_what_other_patients_taught(make_run: MakeRun, listed: str) -> None:
+    run = make_run()
+    result = probe(run, f"{listed}::train", None, k=3, folds=4)
+    assert result["n_test"] == 36 and result["n_test_of_fold"] == [9, 9, 9, 9]
+    each = [fold["accuracy"] for fold in result["linear"]["folds"]]
+    assert result["linear"]["accuracy"] == pytest.approx(np.mean(each)) and result["linear"]["accuracy"] > 0.6
+    assert json.loads(json.dumps(result)) == result
+    with pytest.raises(UserError, match="either a source to test on or a number of folds"):
+        probe(run, listed, None)
+
+
+def test_several_labels_are_judged_class_by_class(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    """A slanted stripe counts as both; the classes are told apart by each one's own regression."""
+    names = {"across": "across", "down": "down", "slanted": "across|down"}
+    lists = {}
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        rows = [f"{f},{names[f.parent.name]}" for f in sorted((striped / part).rglob("*.png"))]
+        lists[part] = index(tmp_path / part, rows, "path,label")
+    run = make_run()
+    result = probe(run, lists["train"], lists["test"], k=3)
+    assert result["chance"] is None and result["n_classes"] == 2
+    for part in ("knn", "linear"):
+        found = result[part]
+        assert found["auroc"] > 0.6 and found["average_precision"] > 0.6 and len(found["auroc_ci"]) == 2
+        assert {c: v["positives"] for c, v in found["classes"].items()} == {"across": 8, "down": 8}
+    assert set(result["linear"]) >= {"l2", "train_auroc", "held_out_auroc"}
+    assert json.loads(json.dumps(result)) == result
+    with pytest.raises(UserError, match="attentive probe does not do; leave it out"):
+        probe(run, lists["train"], lists["test"], attentive=True)
+
+
+def test_logistic_regression_reaches_the_minimum_of_each_class_over_what_is_known() -> None:
+    x, y = clouds(120)
+    marks = torch.nn.functional.one_hot(y, 4)
+    marks[:30, 1] = -1
+    together = logistic_regression(x.double(), marks, 1e-2, 500)
+    known = marks[:, 1] >= 0
+    weight = together[:, 1].clone().requires_grad_()
+    wanted = (marks[known, 1] == 1).double()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(x.double()[known] @ weight[:-1] + weight[-1], wanted)
+    (loss + 0.5e-2 * weight[:-1].square().sum()).backward()
+    assert weight.grad is not None and weight.grad.abs().max() < 1e-4
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,6 +22,7 @@ def repeated(values: Tensor, counts: Tensor) -> Tensor:
     return values.repeat_interleave(counts)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(FEW_LEVELS)
 def test_auroc_is_the_share_of_pairs_in_order_with_ties_counted_half_and_weights_as_copies(rows):
     score, positive, weight = (torch.tensor(column) for column in zip(*rows, strict=True))
@@ -30,6 +31,7 @@ def test_auroc_is_the_share_of_pairs_in_order_with_ties_counted_half_and_weights
     assert found == pytest.approx(expected, nan_ok=True)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(FEW_LEVELS)
 def test_average_precision_is_that_of_scikit_learn_with_weights_as_copies(rows):
     metrics = pytest.importorskip("sklearn.metrics")

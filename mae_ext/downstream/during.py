@@ -1,0 +1,82 @@
+"""Probes of a model while it trains. They take nothing from the training: no randomness, no gradient, no data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mae_ext import plugins
+from mae_ext.config import Config
+from mae_ext.downstream.encoder import FrozenEncoder
+from mae_ext.downstream.probe import PROBES, Reading, judged
+from mae_ext.downstream.schedule import ProbeConfig
+from mae_ext.engine.log import Journal, say, warn
+from mae_ext.errors import RunError, UserError
+from mae_ext.model.mae import MAE
+
+
+class ProbesDuring:
+    """Called with each step that is done; adds a row to probes.jsonl when one is due.
+
+    start: of the run or of its going on; rows of later steps are dropped, as they will be made again. Raises UserError
+    at once for sources or a modality that cannot be probed. Later trouble is a warning, and training goes on.
+    """
+
+    def __init__(self, spec: ProbeConfig, model: MAE, config: Config, out: Path, start: int, total: int) -> None:
+        names = list(config.modalities)
+        if spec.modality is None and len(names) > 1:
+            raise UserError(f"train.probe.modality: the model has {', '.join(names)}; say which one is probed")
+        name = spec.modality or names[0]
+        if name not in names:
+            raise UserError(
+                f"train.probe.modality '{name}'{plugins.nearest(name, names)} (there are: {', '.join(names)})"
+            )
+        if spec.pool == "class" and not config.model.class_token:
+            raise UserError(
+                "train.probe.pool=class: this model has no class token (model.class_token is false); use mean"
+            )
+        self.spec, self.model, self.total = spec, model, total
+        self.encoder = FrozenEncoder(model, config, name, start, out, next(model.parameters()).device)
+        for key, source in (("train", spec.train), ("test", spec.test)):
+            items = self.encoder.items(source)
+            if items.labels is None and items.marks is None:
+                raise UserError(f"train.probe.{key} '{source}': no labels; expected class folders or a labelled list")
+        self.journal = Journal(out / PROBES, start)
+        self.done = {row["step"] for row in self.journal.rows if row.get("in_training")}
+
+    def __call__(self, step: int) -> None:
+        if step in self.done or (step % self.spec.every and step != self.total):
+            return
+        self.done.add(step)
+        spec = self.spec
+        read, weights = Reading(replace(self.encoder, step=step)), "pretrained" if step else "untrained"
+        try:
+            with _aside(self.model):
+                row = judged(read, spec.train, spec.test, spec.k, spec.pool, 100, 0, False, None, weights)
+        except (UserError, RunError, OSError) as error:
+            warn(f"step {step}: no probe ({error}); training goes on")
+            return
+        self.journal.write({**row, "in_training": True})
+        found = [(kind, row[kind].get("accuracy", row[kind]["auroc"])) for kind in ("linear", "knn")]
+        said = ", ".join(f"{kind} {value:.4f}" for kind, value in found if value is not None)
+        say(f"step {step}: probe {said} ({row['seconds']:.1f} s)")
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+@contextmanager
+def _aside(model: MAE) -> Iterator[None]:
+    """In eval mode, and with the global generators, from which a plug-in may draw, left as they were."""
+    was, cpu = model.training, torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)

@@ -1,0 +1,105 @@
+"""Scores and their intervals: what a number from so many patients is worth."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mae_ext.downstream.scores import each_class, judge, judge_marks, resampled, scores, split
+from mae_ext.rng import rng
+
+
+def guesses(n: int, right: float, classes: int = 3, key: str = "guesses") -> tuple[Tensor, Tensor]:
+    """(n, classes), (n,): scores whose largest is the true class for a share `right` of the samples."""
+    g = rng(0, key)
+    wanted = torch.arange(n) % classes
+    said = torch.where(torch.rand(n, generator=g) < right, wanted, (wanted + 1) % classes)
+    return torch.nn.functional.one_hot(said, classes) + 0.3 * torch.rand(n, classes, generator=g), wanted
+
+
+def test_the_scores_are_those_without_intervals_and_intervals_are_around_them():
+    votes, wanted = guesses(300, 0.8)
+    found = judge(votes, wanted)
+    assert {k: found[k] for k in ("accuracy", "balanced_accuracy")} == scores(votes.argmax(1), wanted)
+    for name in ("accuracy", "balanced_accuracy", "auroc"):
+        low, high = found[f"{name}_ci"]
+        assert low < found[name] < high
+
+
+def test_auroc_of_several_classes_is_the_mean_of_each_against_the_rest_and_of_two_that_of_one():
+    metrics = pytest.importorskip("sklearn.metrics")
+    votes, wanted = guesses(200, 0.6)
+    p = votes.double().softmax(1)
+    expected = metrics.roc_auc_score(wanted.numpy(), p.numpy(), multi_class="ovr")
+    assert judge(p, wanted)["auroc"] == pytest.approx(expected)
+    votes, wanted = guesses(200, 0.6, classes=2)
+    p = votes.double().softmax(1)
+    assert judge(p, wanted)["auroc"] == pytest.approx(metrics.roc_auc_score(wanted.numpy(), p[:, 1].numpy()))
+
+
+def test_the_interval_of_an_accuracy_is_about_that_of_a_binomial():
+    votes, wanted = guesses(400, 0.8)
+    found = judge(votes, wanted)
+    p = found["accuracy"]
+    half = 1.96 * np.sqrt(p * (1 - p) / 400)
+    assert found["accuracy_ci"] == pytest.approx([p - half, p + half], abs=0.006)
+
+
+def test_twenty_clips_of_each_patient_are_no_more_witnesses_than_one():
+    votes, wanted = guesses(20, 0.7, classes=2)
+    one = judge(votes, wanted)
+    many = judge(votes.repeat(20, 1), wanted.repeat(20), groups=torch.arange(20).repeat(20))
+    alone = judge(votes.repeat(20, 1), wanted.repeat(20))
+    assert many["accuracy_ci"] == pytest.approx(one["accuracy_ci"])
+    width = [high - low for low, high in (one["accuracy_ci"], alone["accuracy_ci"])]
+    assert width[1] < 0.4 * width[0]
+
+
+def test_draws_are_a_function_of_the_seed_and_every_draw_has_as_many_patients():
+    groups = torch.tensor([7, 7, 7, 3, 3, 9])
+    drawn = resampled(6, 1, groups)
+    assert torch.equal(drawn, resampled(6, 1, groups)) and not torch.equal(drawn, resampled(6, 2, groups))
+    assert torch.equal(drawn[:, 0], drawn[:, 2]) and torch.equal(drawn[:, 3], drawn[:, 4])
+    assert (drawn[:, 0] + drawn[:, 3] + drawn[:, 5] == 3).all()
+
+
+def test_where_nothing_can_be_said_nothing_is():
+    votes, wanted = guesses(12, 0.8, classes=2)
+    one_patient = judge(votes, wanted, groups=torch.zeros(12, dtype=torch.long))
+    assert one_patient["accuracy_ci"] is None and one_patient["auroc"] is not None
+    one_class = judge(votes[wanted == 0], wanted[wanted == 0])
+    assert one_class["auroc"] is None and one_class["auroc_ci"] is None
+
+
+def test_marks_are_judged_class_by_class_and_what_is_unknown_does_not_count():
+    g = rng(0, "marks")
+    marks = torch.randint(2, (120, 3), generator=g)
+    votes = marks + torch.randn(120, 3, generator=g)
+    votes[:40, 1] = 100 * (1 - marks[:40, 1])  # wrong, and about to be unknown
+    unknown = marks.clone()
+    unknown[:40, 1] = -1
+    found, each = judge_marks(votes, unknown), each_class(votes, unknown, "abc")
+    assert found["auroc"] == pytest.approx(np.mean([each[c]["auroc"] for c in "abc"]))
+    assert found["average_precision"] == pytest.approx(np.mean([each[c]["average_precision"] for c in "abc"]))
+    assert each["b"]["positives"] + each["b"]["negatives"] == 80
+    assert found["auroc"] > judge_marks(votes, marks)["auroc"] + 0.05
+    assert found["auroc_ci"][0] < found["auroc"] < found["auroc_ci"][1]
+
+
+def test_a_class_that_all_or_none_have_is_left_out_of_the_mean():
+    marks = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0]])
+    votes = torch.tensor([[0.1, 0.9, 0.2], [0.2, 0.1, 0.3], [0.3, 0.8, 0.4], [0.4, 0.2, 0.5]])
+    found = judge_marks(votes, marks)
+    assert found["auroc"] == found["average_precision"] == 1
+    assert each_class(votes, marks, "abc")["a"]["auroc"] is None
+
+
+def test_patients_are_held_out_whole_and_every_class_keeps_something_to_fit_on():
+    groups = torch.arange(60) // 4
+    y = (groups % 3 == 0).long()
+    fit, held = split(y, 0, 0, groups)
+    assert len(held) >= 6 and not set(groups[fit].tolist()) & set(groups[held].tolist())
+    assert sorted(fit.tolist() + held.tolist()) == list(range(60))
+    lonely = torch.tensor([0, 0, 0, 0, 1, 1])
+    fit, held = split(lonely, 0, 0, torch.tensor([0, 1, 2, 3, 4, 4]))
+    assert set(lonely[fit].tolist()) == {0, 1} and len(held)
