@@ -13,6 +13,7 @@ from mae_ext.data.loader import ModalityData
 from mae_ext.data.sample import Batch
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.distributed import Ranks
+from mae_ext.model.mae import MAE
 from mae_ext.rng import seed_of
 
 Progress = Callable[[int, int], None]
@@ -80,6 +81,13 @@ class Task(Protocol):
 def task_of(config: Config) -> Task:
     task: Task = plugins.tasks.build(config.task.name, config.task.arguments, "task")
     return task
+
+
+def backbone_of(model: nn.Module) -> MAE:
+    """The part of a task's model that `load_encoder` finds again: all of it where it pretrains."""
+    found = model if isinstance(model, MAE) else model.backbone
+    assert isinstance(found, MAE)
+    return found
 
 
 def build_model(config: Config) -> nn.Module:

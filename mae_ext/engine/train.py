@@ -23,7 +23,7 @@ from mae_ext.engine.log import Evaluations, Ledger, Log, say, warn
 from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
 from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
 from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
-from mae_ext.engine.task import Task, build_model, task_of
+from mae_ext.engine.task import Task, backbone_of, build_model, task_of
 from mae_ext.errors import CheckpointError, RunError, UserError
 
 
@@ -125,7 +125,7 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
                 warn(f"{name}: {count} {what} passed over")
         say(_opening(config, data, model, ranks, at.step, total, out))
     asked = config.train.probe if ranks.main else None
-    probes = ProbesDuring(asked, model, config, out, at.step, total) if asked else None
+    probes = ProbesDuring(asked, backbone_of(model), config, out, at.step, total) if asked else None
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
     ledger = Ledger(out / (f"bad_samples.{ranks.rank}.jsonl" if ranks.rank else "bad_samples.jsonl"), at.step)
     evaluations = Evaluations(out, at.step, config.train.evaluate_every, total, ranks)
