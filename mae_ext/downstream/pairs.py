@@ -112,12 +112,12 @@ class PairedExamples:
             boxes.append(Recorded(box))
         samples = read_checked(self.reader, address, boxes, (self.modality.channels, *size))
         found = []
-        for sample, box, key in zip(samples, boxes, keys, strict=True):
-            check_extent(self.maps[index], labels, address, box.extent)
-            assert box.box is not None
+        for sample, seen, key in zip(samples, boxes, keys, strict=True):
+            check_extent(self.maps[index], labels, address, seen.extent)
+            assert seen.box is not None
             generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
             x = distort(sample.x, self.task.distort, self.task.strength, 0.0, generator, VALUES)
-            found.append(replace(sample, x=x, targets={TARGET: cut(labels, box.box, size)}))
+            found.append(replace(sample, x=x, targets={TARGET: cut(labels, seen.box, size)}))
         return found
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
