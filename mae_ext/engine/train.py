@@ -25,6 +25,7 @@ from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapsh
 from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
 from mae_ext.engine.task import Task, backbone_of, build_model, task_of
 from mae_ext.errors import CheckpointError, RunError, UserError
+from mae_ext.model.linear import is_native
 
 
 @dataclass
@@ -124,6 +125,11 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             for what, count in modality.items.ignored.items():
                 warn(f"{name}: {count} {what} passed over")
         say(_opening(config, data, model, ranks, at.step, total, out))
+        if ranks.device.type == "cpu" and not is_native(DTYPES[config.train.precision]):
+            say(
+                f"this processor has no {config.train.precision} products: they are taken in fp32, of rounded numbers; "
+                f"train.precision=fp32 is at least as fast"
+            )
     asked = config.train.probe if ranks.main else None
     probes = ProbesDuring(asked, backbone_of(model), config, out, at.step, total) if asked else None
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
