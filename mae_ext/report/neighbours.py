@@ -83,5 +83,5 @@ def _title(features: Features, row: int, similarity: float | None) -> str:
     if features.marks is not None:
         name = "|".join(c for c, m in zip(features.classes, features.marks[row], strict=True) if m == 1)
     else:
-        name = features.classes[label] if label >= 0 else Path(features.sources[row]).stem
+        name = features.classes[label] if label >= 0 else Path(features.sources[row].removesuffix(".gz")).stem
     return f"query: {name}" if similarity is None else f"{name} {similarity:.2f}"

@@ -97,3 +97,10 @@ def test_real_index_files_are_read_as_they_are(index, asked, suffix, count, clas
     items = list_items(f"{REAL}/{index}/index.csv{asked}", suffix)
     assert (len(items), items.classes) == (count, classes)
     assert all(Path(address).is_file() for address in items.addresses)
+
+
+@real
+def test_the_split_of_the_ultrasound_clips_has_no_patient_on_both_sides():
+    train, test = (list_items(f"{REAL}/video/lung_ultrasound/index.csv::{s}", (".mov",)) for s in ("train", "test"))
+    assert train.patients is not None and test.patients is not None
+    assert len(set(train.patients)) == 7 and not set(train.patients) & set(test.patients)
