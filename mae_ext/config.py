@@ -124,6 +124,8 @@ class AugmentConfig(Section):
 
 class DataConfig(Section):
     path: str | None = None
+    test: str | None = None
+    """Held-out data that a task is judged on; pretraining has none."""
     reader: Named = PlugIn(name="image")
     augment: AugmentConfig = AugmentConfig()
     statistics: Literal["measured", "imagenet", "none"] | Statistics = "measured"
@@ -171,6 +173,13 @@ class TrainConfig(Section):
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
+    (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
+    freeze: Literal["none", "encoder"] | Positive = "none"
+    """What a task does not train: nothing, all of the encoder, or its embedding and so many of its first blocks."""
+    evaluate_every: Positive | None = None
+    """Steps between two evaluations on data.test. There is always one at the end."""
     clip: Annotated[float, Field(gt=0)] | None = None
     accumulate: Positive = 1
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -198,6 +207,9 @@ class TrainConfig(Section):
 
 class Config(Section):
     seed: int = 0
+    task: Named = PlugIn(name="pretrain")
+    init: str | None = None
+    """The checkpoint whose encoder a task starts from; null is an encoder that has learned nothing."""
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
     model: ModelConfig
     train: TrainConfig
@@ -218,6 +230,7 @@ class Config(Section):
 
     def check_plugins(self) -> "Config":
         """Names and arguments of every plug-in, before any work starts; masks must keep and hide something."""
+        plugins.tasks.build(self.task.name, self.task.arguments, "task")
         for name, m in self.modalities.items():
             where = f"modalities.{name}"
             model = {"size": m.size, "patch": m.patch, "channels": m.channels}

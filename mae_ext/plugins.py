@@ -130,5 +130,6 @@ readers = Registry(
     },
 )
 targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
+tasks = Registry("task", {"pretrain": "mae_ext.engine.pretrain:Pretraining"})
 
-ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets)}
+ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks)}

@@ -26,7 +26,7 @@ from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates
 from mae_ext.engine.optim import adamw
-from mae_ext.engine.train import DTYPES, Objective, Step
+from mae_ext.engine.step import DTYPES, Objective, Step
 from mae_ext.interop.hf import vitmae_config
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng

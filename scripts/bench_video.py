@@ -31,7 +31,7 @@ from mae_ext.data.source import list_items
 from mae_ext.data.video import VideoReader
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.optim import adamw
-from mae_ext.engine.train import DTYPES, Objective, Step
+from mae_ext.engine.step import DTYPES, Objective, Step
 from mae_ext.interop.videomae import videomae_config
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import Mask

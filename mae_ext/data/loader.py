@@ -8,11 +8,11 @@ workers down twice is found in a sandbox and set aside.
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,13 +20,13 @@ from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.augment import crop_sampler
 from mae_ext.data.plan import Key, Plan
-from mae_ext.data.sample import Batch, Reader, Sample, read_checked
+from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items, list_items
 from mae_ext.data.workers import Worker, WorkerLost
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.grid import patches
-from mae_ext.model.mask import Masker, from_scores
+from mae_ext.model.mask import Mask, Masker, from_scores
 from mae_ext.rng import rng
 
 POLL_S = 0.2
@@ -49,16 +49,49 @@ def build_masker(modality: ModalityConfig, which: str, where: str) -> Masker | N
     return spec and plugins.maskers.build(spec.name, spec.arguments, where)  # type: ignore[no-any-return]
 
 
-class ModalityData:
-    """The files of one modality and the way from a key to a sample. Picklable: workers get a copy."""
+class Examples(Protocol):
+    """Files with answers: what a task that is not pretraining reads. Picklable; a function of (config, key) alone.
 
-    def __init__(self, seed: int, name: str, config: ModalityConfig, rank: int = 0, world: int = 1) -> None:
+    items: the files to train on. identity: whatever of the answers is not in the files' names (labels, say), for the
+    comparison that a resume makes.
+    """
+
+    items: Items
+    identity: bytes
+
+    def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
+        """One sample, with its targets, for each crop of one file. Raises BadSample.
+
+        A crop applied twice gives the same box, so an answer that is a picture itself is cut by the same one.
+        """
+        ...
+
+    def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
+        """What is done to a rank's whole batch, once, before it is cut for accumulation: mixup, say. Or nothing."""
+        ...
+
+
+class ModalityData:
+    """The files of one modality and the way from a key to a sample. Picklable: workers get a copy.
+
+    examples: the task's own reading; None is pretraining's, whose answers are the hidden patches.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        name: str,
+        config: ModalityConfig,
+        rank: int = 0,
+        world: int = 1,
+        examples: Examples | None = None,
+    ) -> None:
         where = f"modalities.{name}"
         if config.data.path is None:
             raise UserError(f"{where}.data.path is not set: give --data PATH")
-        self.seed, self.name, self.config = seed, name, config
+        self.seed, self.name, self.config, self.examples = seed, name, config, examples
         self.reader = build_reader(config, f"{where}.data.reader")
-        self.items: Items = list_items(config.data.path, self.reader.suffixes)
+        self.items = list_items(config.data.path, self.reader.suffixes) if examples is None else examples.items
         try:
             self.plan = Plan(seed, name, len(self.items), config.batch, config.data.repeats, rank, world)
         except ValueError as error:
@@ -77,6 +110,8 @@ class ModalityData:
             crop_sampler(augment, size, rng(self.seed, "augment", self.name, key.epoch, index, key.repeat))
             for key in keys
         ]
+        if self.examples is not None:
+            return self.examples.read(index, keys, crops)
         return read_checked(self.reader, address, crops, (self.config.channels, *size))
 
     def read_or_replace(self, keys: list[Key], bad: list[dict[str, Any]]) -> list[Sample]:
@@ -98,6 +133,18 @@ class ModalityData:
         samples: list[Sample] = []
         for _, group in groupby(keys, key=lambda key: (key.epoch, key.place)):
             samples += self.read_or_replace(list(group), bad)
+        batch = Batch(
+            x=stack_views([s.x for s in samples]),
+            mask=self._mask(step, keys, samples) if self.examples is None else None,
+            valid=stack_optional([s.valid for s in samples], "valid"),
+            spacing=stack_optional([s.spacing and torch.tensor(s.spacing) for s in samples], "spacing"),
+            sources=[s.source for s in samples],
+            bad=bad,
+            targets={name: torch.stack([s.targets[name] for s in samples]) for name in samples[0].targets},
+        )
+        return batch if self.examples is None else self.examples.finish(batch, keys, step)
+
+    def _mask(self, step: int, keys: list[Key], samples: list[Sample]) -> Mask:
         assert self.masker is not None
         grid = self.config.grid
         shares = [valid_share(sample, self.config.patch) for sample in samples]
@@ -108,19 +155,11 @@ class ModalityData:
                 [masker.scores(grid, rng(self.seed, kind, self.name, step, k.slot), share) for k, share in pairs]
             )
 
-        mask = from_scores(
+        return from_scores(
             scores(self.masker, "mask"),
             self.masker.num_keep(grid),
             scores(self.decode, "decode") if self.decode else None,
             self.decode.ratio if self.decode else 0.0,
-        )
-        return Batch(
-            x=stack_views([s.x for s in samples]),
-            mask=mask,
-            valid=stack_optional([s.valid for s in samples], "valid"),
-            spacing=stack_optional([s.spacing and torch.tensor(s.spacing) for s in samples], "spacing"),
-            sources=[s.source for s in samples],
-            bad=bad,
         )
 
 

@@ -34,12 +34,14 @@ class Sample:
     x: (C, *S), uint8 (0..255, meaning 0..1) or float32 in the reader's units.
     valid: (1, *S) bool, where the loss counts; None is everywhere.
     spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
+    targets: what a task wants answered of x, by name: of one shape and type in every sample. Readers give none.
     """
 
     x: Tensor
     source: str
     valid: Tensor | None = None
     spacing: tuple[float, ...] | None = None
+    targets: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -82,19 +84,25 @@ def read_checked(
 
 @dataclass(frozen=True)
 class Batch:
-    """x: (B, C, *S). valid: (B, 1, *S) bool or None. spacing: (B, n) float32 or None. mask: rows match x."""
+    """x: (B, C, *S). valid: (B, 1, *S) bool or None. spacing: (B, n) float32 or None. mask, targets: rows match x.
+
+    mask: None where the task hides nothing. targets: (B, ...) each, by the names that the task's samples gave them.
+    """
 
     x: Tensor
-    mask: Mask
+    mask: Mask | None = None
     valid: Tensor | None = None
     spacing: Tensor | None = None
     sources: list[str] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
+    targets: dict[str, Tensor] = field(default_factory=dict)
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {k: move(v) if isinstance(v, Tensor) else v for k, v in moved.items()}
-        return replace(self, **moved | {"mask": self.mask.each(move)})
+        moved["mask"] = None if self.mask is None else self.mask.each(move)
+        moved["targets"] = {name: move(target) for name, target in self.targets.items()}
+        return replace(self, **moved)
 
     def to(self, device: torch.device) -> "Batch":
         return self._each(lambda t: t.to(device, non_blocking=True))

@@ -93,7 +93,8 @@ class FrozenEncoder:
     def randomised(self, seed: int = 0) -> "FrozenEncoder":
         """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
         config = self.config.model_copy(update={"seed": seed})
-        return replace(self, model=MAE.from_config(config).eval().to(self.device), config=config, step=0)
+        untrained = MAE(config, decodes=self.model.decoder is not None)
+        return replace(self, model=untrained.eval().to(self.device), config=config, step=0)
 
     def features(
         self,

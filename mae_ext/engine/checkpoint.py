@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_ext import __version__
 from mae_ext.config import Config, parse_config, read_yaml
+from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
 
@@ -173,7 +174,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def load_weights(model: MAE, weights: Mapping[str, Tensor], where: str) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load all of a model's weights. Raises CheckpointError naming what is missing, unknown, or of another shape."""
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
@@ -194,7 +195,7 @@ def load_weights(model: MAE, weights: Mapping[str, Tensor], where: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """model: in eval mode, on the CPU. config: as trained, statistics measured."""
+    """model: in eval mode, on the CPU; of a task, the encoder alone. config: as trained, statistics measured."""
 
     model: MAE
     config: Config
@@ -238,6 +239,8 @@ def load_run(run_or_checkpoint: str | Path) -> LoadedRun:
     """The newest whole checkpoint of a run, or the one named."""
     path = find(run_or_checkpoint)
     config = read_config(path)
-    model = MAE.from_config(config)
-    load_weights(model, read_tensors(path / "model.safetensors"), str(path))
+    weights = read_tensors(path / "model.safetensors")
+    backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
+    model = MAE(config, decodes=not backbone)
+    load_weights(model, backbone or weights, str(path))
     return LoadedRun(model.eval(), config, read_state(path)["step"], path)

@@ -42,6 +42,14 @@ class Ranks:
             dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[no-any-return]
 
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, value)
+        return box
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """DistributedDataParallel where there is more than one rank."""
         if self.world == 1:

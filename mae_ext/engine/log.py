@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mae_ext.engine.checkpoint import write_durably
+from mae_ext.engine.distributed import Ranks
 
 console = Console(stderr=True)
 
@@ -90,6 +91,32 @@ class Ledger:
 
     def bad(self, modality: str) -> list[str]:
         return sorted(path for name, path in self.seen if name == modality)
+
+
+class Evaluations:
+    """evaluations.jsonl: what a task scores on held-out data, every so many steps and at the end. On rank 0.
+
+    Made after the save of its step, so that a signal never waits for it; a run that goes on from a step whose row is
+    missing makes it first.
+    """
+
+    def __init__(self, out: Path, step: int, every: int | None, total: int, ranks: Ranks) -> None:
+        self.every, self.total = every, total
+        self.journal = Journal(out / "evaluations.jsonl", step) if ranks.main else None
+        self.done = ranks.from_main({row["step"] for row in self.journal.rows} if self.journal else set())
+
+    def due(self, step: int) -> bool:
+        regular = self.every is not None and step % self.every == 0
+        return step > 0 and (regular or step == self.total) and step not in self.done
+
+    def write(self, step: int, found: dict[str, float]) -> None:
+        if self.journal and found:
+            self.journal.write({"step": step, **found})
+            say(f"step {step}/{self.total}  held out: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+
+    def close(self) -> None:
+        if self.journal:
+            self.journal.close()
 
 
 class Terminal:

@@ -1,24 +1,69 @@
 """Parameter groups, and the learning rate as a pure function of the step."""
 
+from collections import defaultdict
 from math import cos, pi
 
 import torch
 from torch import nn
 
 from mae_ext.config import Config, TrainConfig
+from mae_ext.errors import ConfigError
 
 NO_DECAY = ("position", "decoder_position", "class_token", "mask_token")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices; none for vectors (biases, norms, tokens) and learned positions, as in MAE's recipe."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+BACKBONE = "backbone."
+"""What a task calls the encoder that it starts from, in the names of its model's parameters."""
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer that a parameter belongs to: 0 embeds, 1..depth are the encoder's blocks, depth + 1 is all the rest."""
+    first, *rest = name.removeprefix(BACKBONE).split(".")
+    if (first == "modalities" and rest[1] in ("embed", "position")) or (first, *rest[:1]) == ("encoder", "class_token"):
+        return 0
+    if (first, *rest[:2]) == ("encoder", "trunk", "blocks"):
+        return 1 + int(rest[2])
+    return depth + 1
+
+
+def depth_of(model: nn.Module) -> int:
+    """Blocks of the encoder."""
+    return max((layer_of(name, 0) for name, _ in model.named_parameters() if ".trunk.blocks." in name), default=0)
+
+
+def freeze(model: nn.Module, what: str | int) -> None:
+    """Of the encoder, no part ("none"), all ("encoder"), or the embedding and the first `what` blocks learn no more.
+
+    Raises ConfigError for more blocks than there are.
+    """
+    if what == "none":
+        return
+    depth = depth_of(model)
+    if isinstance(what, int) and what > depth:
+        raise ConfigError(
+            f"train.freeze={what}: the encoder has {depth} blocks; expected at most so many, or 'encoder'"
+        )
+    for name, parameter in model.named_parameters():
+        if name.startswith(BACKBONE) and (what == "encoder" or layer_of(name, depth) <= int(what)):
+            parameter.requires_grad_(False)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
+    """Weight decay for matrices; none for vectors (biases, norms, tokens) and learned positions, as in MAE's recipe.
+
+    With a layer_decay below 1, two groups for each layer, and in `scale` what their learning rate is multiplied by.
+    """
+    depth = depth_of(model)
+    groups: dict[int, tuple[list[nn.Parameter], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim <= 1 or any(part in NO_DECAY for part in name.split("."))
-            (free if spared else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+            groups[layer_of(name, depth) if layer_decay < 1 else depth + 1][spared].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "scale": layer_decay ** (depth + 1 - layer)}
+        for layer, pair in sorted(groups.items())
+        for parameters, decay in zip(pair, (weight_decay, 0.0), strict=True)
+    ]
 
 
 def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
@@ -28,7 +73,11 @@ def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     the holes, and keeps hundreds of megabytes for nothing.
     """
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas, eps=1e-8, fused=True
+        parameter_groups(model, train.weight_decay, train.layer_decay),
+        lr=train.lr,
+        betas=train.betas,
+        eps=1e-8,
+        fused=True,
     )
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         optimizer.state[parameter] = {

@@ -1,28 +1,26 @@
 """Going on exactly where a run stopped: what is saved beside the weights, and what may not have changed."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_ext import plugins
-from mae_ext.config import Config, ModalityConfig
+from mae_ext.config import Config
 from mae_ext.data.loader import ModalityData
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state, read_tensors
 from mae_ext.errors import CheckpointError
-from mae_ext.model.mae import MAE
 
 FREE_TO_CHANGE = {
     "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.tensorboard",
-    "train.device", "train.checkpointing", "train.compile",
+    "train.device", "train.checkpointing", "train.compile", "train.evaluate_every",
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 
-MOVABLE = ("data.path", "data.reader.cache")
+MOVABLE = ("data.path", "data.test", "data.reader.cache")
 """Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
 
 
@@ -54,19 +52,21 @@ class Progress:
 
 
 def fingerprint(data: ModalityData) -> str:
-    """Of the file list: names and order, without the folder they are in, which may move."""
+    """Of the file list: names and order, without the folder they are in, which may move; and of a task's answers."""
     addresses = data.items.addresses
     root = len(str(Path(data.config.data.path or ".")))
     digest = hashlib.sha256()
     for i in range(len(addresses)):
         digest.update(addresses[i][root:].encode("utf-8", "surrogateescape") + b"\0")
+    if data.examples is not None:
+        digest.update(data.examples.identity)
     return f"{len(addresses)} files, {digest.hexdigest()[:16]}"
 
 
-def plugin_versions(modalities: Mapping[str, ModalityConfig]) -> dict[str, str]:
+def plugin_versions(config: Config) -> dict[str, str]:
     """Who provides each plug-in that the config names, with the version; "mae_ext" for our own."""
-    used = {}
-    for name, m in modalities.items():
+    used = {f"task {config.task.name}": plugins.tasks.sources()[config.task.name]}
+    for name, m in config.modalities.items():
         parts = {"embed": plugins.embedders, "position": plugins.positions, "target": plugins.targets}
         for part, registry in (parts | {"mask": plugins.maskers, "decode": plugins.maskers}).items():
             if (spec := getattr(m, part)) is not None:
@@ -76,19 +76,20 @@ def plugin_versions(modalities: Mapping[str, ModalityConfig]) -> dict[str, str]:
 
 
 def snapshot(
-    model: MAE, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, data: dict[str, ModalityData]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, data: dict[str, ModalityData],
+    config: Config,
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:  # fmt: skip
     """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state."""
     state = {
         "files": {name: fingerprint(d) for name, d in data.items()},
         "quarantined": {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()},
         "scaler": scaler.state_dict(),
-        "plugins": plugin_versions({name: d.config for name, d in data.items()}),
+        "plugins": plugin_versions(config),
     }
     return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
 
 
-def optimizer_tensors(model: MAE, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     """AdamW's own tensors as "exp_avg/encoder.trunk..." and so on, not copies."""
     return {
         f"{key}/{name}": value
@@ -98,7 +99,7 @@ def optimizer_tensors(model: MAE, optimizer: torch.optim.AdamW) -> dict[str, Ten
 
 
 def restore(
-    checkpoint: Path, model: MAE, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, at: Progress
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, at: Progress
 ) -> None:
     """Load weights, moments and the loss scale in place."""
     load_weights(model, read_tensors(checkpoint / "model.safetensors"), str(checkpoint))
@@ -121,17 +122,12 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 def check_same(
     config: Config, checkpoint: Path, at: Progress, data: dict[str, ModalityData], allow_change: bool
-) -> Config:
-    """The config to go on with: the new one, with the statistics of the old. Raises CheckpointError for another run."""
+) -> None:
+    """Raises CheckpointError where the checkpoint is another run's than the (settled) config's, with all that differs.
+
+    Files that were set aside stay so.
+    """
     old = read_config(checkpoint)
-    kept = {
-        name: m.model_copy(
-            update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})}
-        )
-        for name, m in config.modalities.items()
-        if name in old.modalities
-    }
-    config = config.model_copy(update={"modalities": {**config.modalities, **kept}})
     before, now = (flat(c.model_dump(mode="json")) for c in (old, config))
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
@@ -145,7 +141,7 @@ def check_same(
     ]
     changed += [
         f"plug-in {what}: {at.plugins[what]} -> {source}"
-        for what, source in plugin_versions(config.modalities).items()
+        for what, source in plugin_versions(config).items()
         if at.plugins.get(what, source) != source
     ]
     if changed and not allow_change:
@@ -154,4 +150,3 @@ def check_same(
             f"Choose another --out, or go on with the new ones with --allow-change"
         )
     at.set_aside(data)
-    return config

@@ -5,46 +5,25 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mae_ext.config import Config
 from mae_ext.data.loader import Loader, ModalityData, StepData
-from mae_ext.data.sample import Batch
-from mae_ext.data.statistics import resolve_statistics
 from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks, check_split, join, leave
-from mae_ext.engine.log import Ledger, Log, say, warn
-from mae_ext.engine.optim import adamw, lr_at, peak_lr, schedule
+from mae_ext.engine.log import Evaluations, Ledger, Log, say, warn
+from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
 from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
+from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
+from mae_ext.engine.task import Task, build_model, task_of
 from mae_ext.errors import CheckpointError, RunError, UserError
-from mae_ext.model.mae import MAE
-from mae_ext.model.transformer import drop_path_gates
-from mae_ext.rng import rng
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Objective(nn.Module):
-    """All modalities of a step in one forward, so that DistributedDataParallel sees one graph."""
-
-    def __init__(self, model: MAE, config: Config) -> None:
-        super().__init__()
-        self.model = model
-        self.weights = {name: m.weight for name, m in config.modalities.items()}
-
-    def forward(self, batches: dict[str, Batch], gates: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
-        """-> the weighted sum of the losses, and the losses (one per modality, detached)."""
-        losses = [self.model(b.x, b.mask, name, b.valid, b.spacing, gates[name]).float() for name, b in batches.items()]
-        total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()
-        return total, torch.stack([loss.detach() for loss in losses])
 
 
 @dataclass
@@ -70,85 +49,6 @@ class StopFlag:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-
-
-@dataclass
-class Step:
-    """One optimiser step as a function: forward, backward, check, update."""
-
-    config: Config
-    model: MAE
-    objective: Callable[..., tuple[Tensor, Tensor]]
-    optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler
-    ranks: Ranks
-
-    def __call__(self, step: int, batches: dict[str, Batch], lr: float, stop: bool) -> tuple[list[float], float, bool]:
-        """-> (losses of the modalities over all ranks, gradient norm, whether any rank was told to stop).
-
-        Raises NonFinite, with parameters and optimiser untouched.
-        """
-        train, device = self.config.train, self.ranks.device
-        names, parts = list(batches), train.accumulate
-        losses = torch.zeros(len(names), device=device)
-        gates = {name: self._gates(name, step, len(batches[name].x)) for name in names}
-        for part in range(parts):
-            micro = {n: b.rows(part * len(b.x) // parts, (part + 1) * len(b.x) // parts) for n, b in batches.items()}
-            gate = {n: None if g is None else g.chunk(parts, -1)[part] for n, g in gates.items()}
-            with torch.autocast(device.type, DTYPES[train.precision], enabled=train.precision != "fp32"):
-                loss, each = self._in_sync(part == parts - 1, micro, gate)
-            self.scaler.scale(loss / parts).backward()
-            losses += each / parts
-        self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # One small reduction for everything that all ranks must agree on before anything is updated.
-        scaled_up = train.precision == "fp16"  # infinite gradients are how the loss scaler finds its scale
-        healthy = losses.isfinite().all() & (norm.isfinite() | scaled_up)
-        agreed = self.ranks.sum(torch.cat([losses / self.ranks.world, torch.stack([~healthy, norm.new_tensor(stop)])]))
-        *loss_list, unhealthy, stopping = agreed.tolist()
-        if unhealthy:
-            raise NonFinite(step, dict(zip(names, losses.tolist(), strict=True)), norm.item(), self._culprits())
-        if train.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, train.clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss_list, norm.item(), stopping > 0
-
-    def _in_sync(self, last: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """Ranks exchange gradients only in the last backward of a step."""
-        if isinstance(self.objective, nn.parallel.DistributedDataParallel):
-            self.objective.require_backward_grad_sync = last
-        return self.objective(*arguments)
-
-    def _gates(self, name: str, step: int, rows: int) -> Tensor | None:
-        rate = self.config.model.drop_path
-        if not (rate > 0 and self.model.training):
-            return None
-        batch = self.config.modalities[name].batch
-        drawn = drop_path_gates(rate, self.model.encoder.trunk.depth, batch, rng(self.config.seed, "drop", name, step))
-        start = self.ranks.rank * rows
-        return drawn[..., start : start + rows].to(self.ranks.device)
-
-    def _culprits(self) -> list[str]:
-        return [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()][:10]
-
-
-class NonFinite(Exception):
-    """A loss or a gradient that is NaN or infinite, found before the update."""
-
-    def __init__(self, step: int, losses: dict[str, float], grad_norm: float, culprits: list[str]) -> None:
-        super().__init__(f"losses {losses}, gradient norm {grad_norm}")
-        self.step = step
-        self.record: dict[str, Any] = {
-            "step": step,
-            "losses": losses,
-            "grad_norm": grad_norm,
-            "nonfinite_gradients": culprits,
-        }
 
 
 def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
@@ -177,22 +77,29 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
 def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Path:
     check_split(config, ranks.world)
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
-    data = {n: ModalityData(config.seed, n, m, ranks.rank, ranks.world) for n, m in config.modalities.items()}
+    task = task_of(config)
+    data = task.data(config, ranks.rank, ranks.world)
     if found is None:
-        config = ranks.from_main(resolve_statistics(config, data) if ranks.main else config)
+        config = ranks.from_main(task.settle(config, data, None) if ranks.main else config)
         at = Progress()
     else:
         at = Progress.read(found)
-        config = check_same(config, found, at, data, allow_change)
+        config = task.settle(config, data, checkpoint.read_config(found))
+        check_same(config, found, at, data, allow_change)
+    task = task_of(config)  # as settled
     total, warmup = schedule(config, next(iter(data.values())).plan.samples_per_epoch)
     torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
     settle_in()
-    model = MAE.from_config(config).to(ranks.device).train()
+    model = build_model(config)
+    if found is None and config.init is not None:
+        task.start(model, config)
+    model = model.to(ranks.device).train()
+    freeze(model, config.train.freeze)
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
     if found is not None:
         restore(found, model, optimizer, scaler, at)
-    objective: nn.Module = ranks.wrap(Objective(model, config))
+    objective: nn.Module = ranks.wrap(Objective(model, config, task))
     if config.train.compile:
         objective = torch.compile(objective)  # type: ignore[assignment]
     take_step = Step(config, model, objective, optimizer, scaler, ranks)
@@ -201,7 +108,7 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         try:
             for journal in (ledger.journal, *([log.metrics] if log else [])):
                 journal.sync()
-            tensors, state = snapshot(model, optimizer, scaler, data)
+            tensors, state = snapshot(model, optimizer, scaler, data, config)
             path = checkpoint.save(out / "checkpoints", step, config, tensors, state)
             checkpoint.prune(path.parent, config.train.keep)
             return True
@@ -218,9 +125,12 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         say(_opening(config, data, model, ranks, at.step, total, out))
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
     ledger = Ledger(out / (f"bad_samples.{ranks.rank}.jsonl" if ranks.rank else "bad_samples.jsonl"), at.step)
+    evaluations = Evaluations(out, at.step, config.train.evaluate_every, total, ranks)
     loader = Loader(StepData(data), config, at.step, total, ranks.device)
     saved_at, incidents = at.step, 0
     try:
+        if evaluations.due(at.step):  # stopped between the save and the evaluation
+            evaluations.write(at.step, _evaluate(task, model, config, ranks))
         for step in range(at.step, total):
             began = time.perf_counter()
             lr = lr_at(step, peak_lr(config), config.train.min_lr, warmup, total)
@@ -242,16 +152,28 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
                 raise Stopped(
                     f"stopped by a signal after step {done}, saved at step {saved_at}; the same command goes on"
                 )
+            if evaluations.due(done):
+                evaluations.write(done, _evaluate(task, model, config, ranks))
     except NonFinite as failure:
         raise RunError(_record(failure, out, config, model, optimizer, scaler, data, ranks)) from None
     finally:
         loader.close()
         ledger.journal.close()
+        evaluations.close()
         if log:
             log.close()
     if ranks.main and saved_at < total:
         raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
     return out
+
+
+def _evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+    model.eval()
+    precision = config.train.precision
+    with torch.no_grad(), torch.autocast(ranks.device.type, DTYPES[precision], enabled=precision != "fp32"):
+        found = task.evaluate(model, config, ranks)
+    model.train()
+    return found
 
 
 def _clear(out: Path, found: Path | None) -> None:
@@ -285,7 +207,7 @@ def _row(
 
 
 def _opening(
-    config: Config, data: dict[str, ModalityData], model: MAE, ranks: Ranks, start: int, total: int, out: Path
+    config: Config, data: dict[str, ModalityData], model: nn.Module, ranks: Ranks, start: int, total: int, out: Path
 ) -> str:
     files = ", ".join(f"{len(d.items)} {n} files" for n, d in data.items())
     millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -308,7 +230,7 @@ def _stop_if_too_many(name: str, data: ModalityData, ledger: Ledger, config: Con
 
 
 def _record(
-    failure: NonFinite, out: Path, config: Config, model: MAE, optimizer: torch.optim.AdamW,
+    failure: NonFinite, out: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW,
     scaler: torch.amp.GradScaler, data: dict[str, ModalityData], ranks: Ranks,
 ) -> str:  # fmt: skip
     """Write failure-XXXXXXXX/: what happened, and the state just before the step, from which `replay` repeats it."""
@@ -321,7 +243,7 @@ def _record(
         }
         try:
             where.mkdir(parents=True, exist_ok=True)
-            tensors, state = snapshot(model, optimizer, scaler, data)
+            tensors, state = snapshot(model, optimizer, scaler, data, config)
             checkpoint.save(where / "checkpoints", step, config, tensors, state)
             checkpoint.write_durably(where / "record.json", json.dumps({**failure.record, "files": sources}, indent=1))
         except OSError as error:
@@ -338,15 +260,17 @@ def replay(failure: str | Path) -> dict[str, Any]:
     if not (Path(failure) / "record.json").is_file():
         raise UserError(f"{failure} is not the folder of a failure: it has no record.json")
     config, at = checkpoint.read_config(found), Progress.read(found)
-    data = {n: ModalityData(config.seed, n, m) for n, m in config.modalities.items()}
+    task = task_of(config)
+    data = task.data(config)
     at.set_aside(data)
     settle_in()
     ranks = Ranks(0, 1, torch.device("cpu"))
-    model = MAE.from_config(config).train()
+    model = build_model(config).train()
+    freeze(model, config.train.freeze)
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler("cpu", enabled=config.train.precision == "fp16")
     restore(found, model, optimizer, scaler, at)
-    step = Step(config, model, Objective(model, config), optimizer, scaler, ranks)
+    step = Step(config, model, Objective(model, config, task), optimizer, scaler, ranks)
     try:
         losses, norm, _ = step(at.step, StepData(data)[at.step], 0.0, False)
     except NonFinite as again:

@@ -1,5 +1,6 @@
 """The masked autoencoder (MAE, 2111.06377) over any number of modalities that share one trunk."""
 
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -16,12 +17,15 @@ from mae_ext.rng import seed_of
 
 
 class Modality(nn.Module):
-    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target."""
+    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target.
+
+    decoder_width: None where nothing is decoded; then there is no predictor, nor positions for it.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, config: ModalityConfig, width: int, decoder_width: int) -> None:
+    def __init__(self, name: str, config: ModalityConfig, width: int, decoder_width: int | None) -> None:
         super().__init__()
         self.size, self.patch, self.grid, self.channels = config.size, config.patch, config.grid, config.channels
         where, position = f"modalities.{name}", config.position
@@ -29,12 +33,13 @@ class Modality(nn.Module):
         self.embed = plugins.embedders.build(
             config.embed.name, config.embed.arguments, f"{where}.embed", size=self.size, **shape, width=width
         )
-        self.position, self.decoder_position = (
-            plugins.positions.build(position.name, position.arguments, f"{where}.position", grid=self.grid, width=w)
-            for w in (width, decoder_width)
+        placed = partial(
+            plugins.positions.build, position.name, position.arguments, f"{where}.position", grid=self.grid
         )
+        self.position = placed(width=width)
+        self.decoder_position = None if decoder_width is None else placed(width=decoder_width)
         self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
-        self.predict = Linear(decoder_width, self.target.pix)
+        self.predict = None if decoder_width is None else Linear(decoder_width, self.target.pix)
         self.masker = plugins.maskers.build(config.mask.name, config.mask.arguments, f"{where}.mask")
         self.decode = config.decode and plugins.maskers.build(
             config.decode.name, config.decode.arguments, f"{where}.decode"
@@ -122,9 +127,12 @@ class Decoder(nn.Module):
 
 
 class MAE(nn.Module):
-    """Encoder, decoder, and a dict of modalities. `name` may be left out where there is only one."""
+    """Encoder, decoder, and a dict of modalities. `name` may be left out where there is only one.
 
-    def __init__(self, config: Config) -> None:
+    decodes: whether there is a decoder; a task has no use for one.
+    """
+
+    def __init__(self, config: Config, decodes: bool = True) -> None:
         super().__init__()
         model = config.model
         assert model.width
@@ -132,15 +140,18 @@ class MAE(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "init"))
             self.encoder = Encoder(model)
-            self.decoder = Decoder(model.decoder, model.width, model.mlp_ratio, model.norm_eps)
+            self.decoder = Decoder(model.decoder, model.width, model.mlp_ratio, model.norm_eps) if decodes else None
+            width = model.decoder.width if decodes else None
             self.modalities = nn.ModuleDict(
-                {n: Modality(n, m, model.width, model.decoder.width) for n, m in config.modalities.items()}
+                {n: Modality(n, m, model.width, width) for n, m in config.modalities.items()}
             )
             self.apply(initialize)
-            for token in (self.encoder.class_token, self.decoder.mask_token):
+            for token in (self.encoder.class_token, None if self.decoder is None else self.decoder.mask_token):
                 if token is not None:
                     nn.init.normal_(token, std=0.02)
-        self.encoder.trunk.checkpointing = self.decoder.trunk.checkpointing = config.train.checkpointing
+        self.encoder.trunk.checkpointing = config.train.checkpointing
+        if self.decoder is not None:
+            self.decoder.trunk.checkpointing = config.train.checkpointing
 
     @classmethod
     def from_config(cls, config: Config) -> "MAE":
@@ -183,6 +194,8 @@ class MAE(nn.Module):
         self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None, gates: Tensor | None = None
     ) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
+        if self.decoder is None or modality.predict is None or modality.decoder_position is None:
+            raise ValueError("this model was fine-tuned for a task and has no decoder; give a run of pretraining")
         encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
         step = modality.step(spacing)
         asked = self.decoder(
@@ -191,11 +204,13 @@ class MAE(nn.Module):
         out: Tensor = modality.predict(asked)
         return out
 
-    def encode_all(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
+    def encode_all(
+        self, x: Tensor, name: str | None = None, spacing: Tensor | None = None, gates: Tensor | None = None
+    ) -> Tensor:
         """(B, C, *S) in reader units -> (B, [1 +] N, D): every token, the class token first. Never masks."""
         modality = self.modality(name)
         everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
-        out: Tensor = self.encoder(modality.tokens(modality.normalize(x), everything, spacing))
+        out: Tensor = self.encoder(modality.tokens(modality.normalize(x), everything, spacing), gates)
         return out
 
     def encode(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:

@@ -75,6 +75,9 @@ def reconstruct(
     if limit < 1:
         raise UserError(f"limit={limit}: expected at least 1")
     encoder, out = load_encoder(run, name), Path(out)
+    if encoder.model.decoder is None:
+        task = encoder.config.task.name
+        raise UserError(f"{run}: a run of task '{task}' has no decoder; give the run of pretraining it started from")
     total = min(limit, sum(len(encoder.items(str(source))) for source in inputs))
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -128,9 +128,9 @@ def test_a_learning_rate_that_blows_up_stops_the_run(tiny, train, tmp_path, capf
 
 
 def test_one_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tiny, train, tmp_path, capfd, monkeypatch):
-    from mae_ext.engine import train as engine
+    from mae_ext.model.mae import MAE
 
-    real, steps = engine.MAE.from_config, []
+    real, steps = MAE.from_config, []
 
     def poisoned(config):
         model = real(config)
@@ -142,7 +142,7 @@ def test_one_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tiny, 
         model.encoder.class_token.register_hook(poison)
         return model
 
-    monkeypatch.setattr(engine.MAE, "from_config", poisoned)
+    monkeypatch.setattr(MAE, "from_config", poisoned)
     assert train(tiny({"train.steps": 10})) == 1
     assert complaint(capfd).startswith("mae-ext: step 5: ")
     record = json.loads((tmp_path / "run" / "failure-00000005" / "record.json").read_text())

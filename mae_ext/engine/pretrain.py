@@ -1,0 +1,56 @@
+"""The task of pretraining: hide patches, and answer them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mae_ext.config import Config
+from mae_ext.data.loader import ModalityData
+from mae_ext.data.sample import Batch
+from mae_ext.data.statistics import resolve_statistics
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.task import Progress
+from mae_ext.errors import ConfigError, UserError
+from mae_ext.model.mae import MAE
+
+
+class Pretraining:
+    def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
+        for key, given in (("init", config.init is not None), ("train.freeze", config.train.freeze != "none")):
+            if given:
+                raise ConfigError(f"{key} is for tasks that begin with an encoder, and this is pretraining: remove it")
+        return {n: ModalityData(config.seed, n, m, rank, world) for n, m in config.modalities.items()}
+
+    def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
+        return resolve_statistics(config, data) if old is None else with_statistics(config, old)
+
+    def model(self, config: Config) -> nn.Module:
+        return MAE.from_config(config)
+
+    def start(self, model: nn.Module, config: Config) -> None:
+        """Pretraining starts from nothing, and `data` refuses `init`."""
+
+    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
+        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates)
+        return out
+
+    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+        return {}
+
+    def predict(
+        self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
+    ) -> list[Path]:
+        raise UserError("a run of pretraining predicts nothing; see `mae-ext reconstruct`, or fine-tune it first")
+
+
+def with_statistics(config: Config, old: Config) -> Config:
+    """The config with the statistics of another, for the modalities that both have."""
+    kept = {
+        name: m.model_copy(
+            update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})}
+        )
+        for name, m in config.modalities.items()
+        if name in old.modalities
+    }
+    return config.model_copy(update={"modalities": {**config.modalities, **kept}})

@@ -1,0 +1,99 @@
+"""What is trained: the contract between the one engine and everything that it trains."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext import plugins
+from mae_ext.config import Config
+from mae_ext.data.loader import ModalityData
+from mae_ext.data.sample import Batch
+from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
+from mae_ext.engine.distributed import Ranks
+from mae_ext.rng import seed_of
+
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total)."""
+
+
+class Task(Protocol):
+    """A factory `(**arguments)`, named by `task:` in a config; entry points in `mae_ext.tasks`.
+
+    An instance is its arguments and nothing more: whatever it does is a function of these and of what it is handed, in
+    every process that makes one. The engine owns the rest: steps, ranks, precision, signals, checkpoints, logs. It
+    learns nothing of a task but this:
+
+    - Randomness comes from rng(config.seed, key...), in data and in loss; a global generator is never drawn from.
+    - The model of a task other than pretraining keeps an `MAE(config, decodes=False)` as its attribute `backbone`; so
+      `load_encoder`, layer-wise decay and freezing find the encoder in every run.
+    """
+
+    def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
+        """For each modality its files, with the task's own Examples where it is not pretraining.
+
+        Raises UserError for data that the task cannot use, by name, before anything is trained.
+        """
+        ...
+
+    def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
+        """The config with numbers where it leaves them to the data: statistics, classes. Of a resumed run, `old`'s.
+
+        A model is built from the result alone, with no data at hand. Called on rank 0 when `old` is None.
+        """
+        ...
+
+    def model(self, config: Config) -> nn.Module:
+        """The model with the weights that it has by itself. `build_model` has seeded the global generator for it."""
+        ...
+
+    def start(self, model: nn.Module, config: Config) -> None:
+        """Load what config.init names, in place. Not called when a run is resumed, nor when config.init is None."""
+        ...
+
+    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
+        """-> scalar: the mean over samples, so that the parts of a batch average to the whole.
+
+        gates: for the encoder's drop path, (depth, 2, B), or None.
+        """
+        ...
+
+    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+        """Scores on held-out data, the same on every rank; {} where there are none. Draws nothing, changes nothing.
+
+        Called on all ranks, in eval mode, under no_grad and the run's precision.
+        """
+        ...
+
+    def predict(
+        self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
+    ) -> list[Path]:
+        """Write what the model says of every sample of the sources into the folder `out`, and return the files.
+
+        The model is in eval mode, under no_grad. Raises UserError.
+        """
+        ...
+
+
+def task_of(config: Config) -> Task:
+    task: Task = plugins.tasks.build(config.task.name, config.task.arguments, "task")
+    return task
+
+
+def build_model(config: Config) -> nn.Module:
+    """The model of a config, before any weights are loaded. A function of the config alone."""
+    with torch.random.fork_rng(devices=[]):
+        # Heads from libraries initialise themselves with torch's global generator.
+        torch.manual_seed(seed_of(config.seed, "init", "task"))
+        return task_of(config).model(config)
+
+
+def load_task(run: str | Path) -> tuple[Task, nn.Module, Config, Path]:
+    """The task of a run, its trained model in eval mode on the CPU, the config, and the checkpoint they are from."""
+    path = find(run)
+    config = read_config(path)
+    model = build_model(config)
+    load_weights(model, read_tensors(path / "model.safetensors"), str(path))
+    return task_of(config), model.eval(), config, path
