@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mae_ext.config import Config, builtin_dir, json_schema, load_config, parse_config
+from mae_ext.config import Config, builtin_dir, json_schema, load_config, load_values, parse_config
 from mae_ext.errors import BadSample, RunError, UserError
 
 app = typer.Typer(
@@ -40,10 +40,12 @@ BadOption = Annotated[float | None, typer.Option(help="Share of bad files to put
 Pool = Literal["mean", "class"]
 
 
-def configured(config: str, data: str | None, sets: Sequence[str] | None, steps: int | None = None) -> Config:
+def configured(
+    config: str | Config, data: str | None, sets: Sequence[str] | None, steps: int | None = None,
+    test: str | None = None,
+) -> Config:  # fmt: skip
     """The config with the command line applied, validated as a whole."""
-    overrides = list(sets or [])
-    loaded = load_config(config, overrides)
+    loaded = load_config(config, list(sets or [])) if isinstance(config, str) else config
     values = loaded.model_dump(mode="json")
     if steps is not None:
         values["train"] |= {"steps": steps, "epochs": None}
@@ -52,7 +54,9 @@ def configured(config: str, data: str | None, sets: Sequence[str] | None, steps:
     if data is not None:
         for name, path in _paths(data, list(values["modalities"])).items():
             values["modalities"][name]["data"]["path"] = path
-    return parse_config(values, config)
+    for name, path in _paths(test, list(values["modalities"])).items() if test is not None else ():
+        values["modalities"][name]["data"]["test"] = path
+    return parse_config(values, config if isinstance(config, str) else "config")
 
 
 def _paths(data: str, names: list[str]) -> dict[str, str]:
@@ -92,7 +96,58 @@ def pretrain(
     """
     from mae_ext.engine.train import train
 
-    train(configured(config, data, set_, steps), Path(out), allow_change)
+    loaded = configured(config, data, set_, steps)
+    if loaded.task.name != "pretrain":
+        raise UserError(f"{config}: is of the task '{loaded.task.name}'; run it with `mae-ext finetune`")
+    train(loaded, Path(out), allow_change)
+
+
+@app.command()
+def finetune(
+    config: ConfigArg,
+    init: Annotated[
+        str, typer.Option("--init", help="The pretrained run, or one checkpoint in it; 'none' starts from nothing.")
+    ],
+    data: DataOption = None,
+    test: Annotated[str | None, typer.Option("--test", help="Held-out data that the task is judged on.")] = None,
+    out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/finetuned",
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")] = None,
+    set_: SetOption = None,
+    allow_change: Annotated[
+        bool, typer.Option(help="Go on with a run although its settings or files changed.")
+    ] = False,
+) -> None:
+    """Train a pretrained encoder for a task; resumes as pretrain does. Scores go to OUT/evaluations.jsonl.
+
+    Example: mae-ext finetune finetune_cifar10_vitt --init runs/cifar10 --data train --test test --out runs/ft
+    """
+    from mae_ext.downstream.finetune import check_task, from_run, from_scratch
+    from mae_ext.engine.train import train
+
+    values, where = load_values(config, list(set_ or []))
+    loaded = from_scratch(values, where) if init == "none" else from_run(values, init, where)
+    train(configured(check_task(loaded, where), data, None, steps, test), Path(out), allow_change)
+
+
+@app.command()
+def predict(
+    run: RunArg,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, lists, shards or .npz.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for what is predicted.")] = "predictions",
+) -> None:
+    """Write what a fine-tuned run says of new data: of classes, a line of probabilities for each sample.
+
+    Example: mae-ext predict runs/ft photos/ --out predictions
+    """
+    import torch
+
+    from mae_ext.engine.task import load_task
+
+    task, model, config, _ = load_task(run)
+    with progress_bar("predicting") as progress, torch.no_grad():
+        paths = task.predict(model, config, inputs, Path(out), progress)
+    for path in paths:
+        print(path)
 
 
 @app.command()
@@ -111,6 +166,8 @@ def plan(
     from mae_ext.engine.estimate import describe
 
     loaded = configured(config, data, set_)
+    if loaded.task.name != "pretrain":
+        raise UserError(f"{config}: is of the task '{loaded.task.name}'; plan knows the cost of pretraining alone")
     files = {
         name: len(list_items(m.data.path, build_reader(m, name).suffixes))
         for name, m in loaded.modalities.items()
@@ -290,7 +347,7 @@ def configs(
 
 @app.command()
 def plugins() -> None:
-    """List embedders, positions, maskers, readers and targets, and where each comes from.
+    """List embedders, positions, maskers, readers, targets and tasks, and where each comes from.
 
     Example: mae-ext plugins
     """

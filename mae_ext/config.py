@@ -395,6 +395,12 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
 
 def load_config(path: str | Path, sets: Sequence[str] = ()) -> Config:
     """Read a YAML file (or a shipped recipe by name), apply "a.b=c" overrides, validate."""
+    values, where = load_values(path, sets)
+    return parse_config(values, where)
+
+
+def load_values(path: str | Path, sets: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """What a config says, with the overrides and before any default, and the file that says it."""
     file = find_config(str(path))
     try:
         text = file.read_text(encoding="utf-8")
@@ -403,7 +409,7 @@ def load_config(path: str | Path, sets: Sequence[str] = ()) -> Config:
     values = read_yaml(text, str(file))
     for assignment in sets:
         set_value(values, assignment)
-    return parse_config(values, str(file))
+    return values, str(file)
 
 
 def json_schema() -> str:

@@ -130,6 +130,12 @@ readers = Registry(
     },
 )
 targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
-tasks = Registry("task", {"pretrain": "mae_ext.engine.pretrain:Pretraining"})
+tasks = Registry(
+    "task",
+    {
+        "pretrain": "mae_ext.engine.pretrain:Pretraining",
+        "classify": "mae_ext.downstream.classify:Classification",
+    },
+)
 
 ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks)}

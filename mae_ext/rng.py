@@ -16,6 +16,8 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
     """A fresh CPU generator for (seed, key), for instance ``rng(0, "mask", step, slot)``.
 
     Keys in use: ("permutation", name, epoch), ("augment", name, epoch, index, repeat), ("mask", name, step, slot),
-    ("decode", name, step, slot), ("drop", name, step), ("init",), ("picture", name, i), ("probe", draw, label).
+    ("decode", name, step, slot), ("drop", name, step), ("init",), ("picture", name, i), ("probe", draw, label); of
+    tasks ("init", "task"), ("init", "head"), ("labels", name, class), ("distort", name, epoch, index, repeat) and
+    ("mix", name, step, pair).
     """
     return torch.Generator().manual_seed(seed_of(seed, *key))

@@ -5,7 +5,6 @@ a file path, `folder/` for files that are one sample together, `shard.tar::OFFSE
 `file.npz::train_images::17`.
 """
 
-import csv
 import errno
 import os
 import re
@@ -13,8 +12,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from io import StringIO
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data import archive
 from mae_ext.data.folder import walk
+from mae_ext.data.index import Listed, is_list, read_list
 from mae_ext.errors import BadSample, UserError
 
 MAX_SHARDS = 100_000
@@ -63,13 +62,16 @@ class Items:
 
     labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name. Two
     sources that lack different classes number names differently: match them by name. ignored: what was passed over, and
-    how often.
+    how often. marks: (n, classes) int8 where a sample can have several classes, and labels is None: 1 has, 0 has not,
+    -1 not known. patients: whose each sample is, where a list says so.
     """
 
     addresses: PathTable
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
+    marks: NDArray[np.int8] | None = None
+    patients: PathTable | None = None
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -100,7 +102,9 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
         _require(Path(npz[1]), where)
         keys, labels = archive.list_npz(npz[1], npz[2] or "train")
         return _items(keys, labels)
-    here = Path(path)
+    here, asked = Path(path), None
+    if (listed := is_list(path)) and not _exists(here, where):
+        here, asked = Path(listed["file"]), listed["asked"]
     if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
         return _list_shards(_expand(path, where), suffixes, where)
     _require(here, where)
@@ -109,7 +113,7 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     if not here.is_file():
         raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
     if here.suffix in (".txt", ".csv"):
-        return _list_file(here, where)
+        return _of_list(read_list(here, asked, suffixes, where))
     if here.suffix == ".tar":
         return _list_shards([path], suffixes, where)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
@@ -226,6 +230,13 @@ def _items(addresses: Iterable[str], names: list[str | None] | None, ignored: Ma
     return Items(table, labels, classes, ignored)
 
 
+def _of_list(listed: Listed) -> Items:
+    found = _items(listed.addresses, None if listed.several else listed.labels)
+    if listed.several:
+        found = replace(found, classes=listed.several, marks=np.array(listed.marks, dtype=np.int8))
+    return found if listed.patients is None else replace(found, patients=PathTable(listed.patients))
+
+
 def _join(words: Iterable[str]) -> str:
     return " ".join(words)
 
@@ -258,52 +269,6 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str) -> Items:
     elif others[".gz"] or others[".tgz"] or others[".zip"]:
         hint = "; unpack the archives first"
     raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {_instead(others, ignored)}{hint}")
-
-
-# List files
-
-
-def _list_file(path: Path, where: str) -> Items:
-    try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read: {error.strerror}") from error
-    rows = list(_csv_rows(text, where) if path.suffix == ".csv" else _txt_rows(text))
-    if not rows:
-        raise UserError(f"{where}: the list is empty; expected a path on each line")
-    for line, name, _ in rows:
-        if not Path(name).is_absolute() and ".." in Path(name).parts:
-            raise UserError(
-                f"{where}: line {line}: '{name}' climbs out of the list's folder; write an absolute path if it is meant"
-            )
-    addresses = [str(path.parent / name) for _, name, _ in rows]
-    if not any(map(os.path.exists, addresses)):
-        lines = ", ".join(str(line) for line, _, _ in rows[:5]) + (", ..." if len(rows) > 5 else "")
-        raise UserError(
-            f"{where}: none of its {len(rows)} files exists (lines {lines}); line {rows[0][0]} means '{addresses[0]}': "
-            "paths are relative to the list's own folder"
-        )
-    return _items(addresses, [label for _, _, label in rows])
-
-
-def _txt_rows(text: str) -> Iterator[tuple[int, str, str | None]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        name, _, label = line.removesuffix("\r").partition("\t")
-        if name.strip():
-            yield number, name, label.strip() or None
-
-
-def _csv_rows(text: str, where: str) -> Iterator[tuple[int, str, str | None]]:
-    rows = csv.DictReader(StringIO(text, newline=""))
-    try:
-        header = rows.fieldnames or []
-        if "path" not in header:
-            raise UserError(f"{where}: expected a first line with the columns path and (if any) label, not {header}")
-        for row in rows:
-            if row["path"]:
-                yield rows.line_num, row["path"], row.get("label") or None
-    except csv.Error as error:
-        raise UserError(f"{where}: line {rows.line_num}: not CSV: {error}") from error
 
 
 # Tar shards

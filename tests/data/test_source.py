@@ -217,8 +217,8 @@ class TestList:
         assert items.labels.tolist() == [7, 2] and items.classes == tuple("01234567")
 
     def test_csv_without_a_path_column_says_what_it_has(self, tmp_path: Path) -> None:
-        (tmp_path / "list.csv").write_text("file,label\na.jpg,1\n")
-        assert "['file', 'label']" in refusal(tmp_path / "list.csv")
+        (tmp_path / "list.csv").write_text("picture,label\na.jpg,1\n")
+        assert "['picture', 'label']" in refusal(tmp_path / "list.csv")
 
     def test_some_missing_files_are_bad_samples_later(self, tmp_path: Path) -> None:
         make(tmp_path, "b.jpg")

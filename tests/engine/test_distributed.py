@@ -24,7 +24,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_ranks(config, photos, out, *more, world=2):
+def start_ranks(config, photos, out, *more, world=2, verb="pretrain"):
     """-> [(process, log)], as torchrun starts them."""
     port, started = free_port(), []
     for rank in range(world):
@@ -33,7 +33,7 @@ def start_ranks(config, photos, out, *more, world=2):
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
         log = out.with_name(f"{out.name}.rank{rank}.log")
-        started.append((launch(command(config, photos, out, *more), log, environment(**variables)), log))
+        started.append((launch(command(config, photos, out, *more, verb=verb), log, environment(**variables)), log))
     return started
 
 
@@ -171,3 +171,25 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_is_writt
     assert wait_for(started) == [2, 2]
     assert "batch=8 does not split over 2 ranks with train.accumulate=8" in started[0][1].read_text()
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_ranks_fine_tune_as_one_process_does_and_score_the_same(tiny, striped, tmp_path):
+    """With what draws numbers and pairs samples, and an odd number of test samples over the two."""
+    task = {"name": "classify", "mixup": 0.8, "cutmix": 1.0, "distort": 2, "erase": 0.25}
+    config = tiny({"task": task, "train.steps": 20, "train.layer_decay": 0.75, "train.evaluate_every": 10})
+    names = sorted((striped / "test").rglob("*.png"))[:11]
+    held_out = tmp_path / "test.csv"
+    held_out.write_text("path,label\n" + "".join(f"{p},{p.parent.name}\n" for p in names))
+    more = ("--init", "none", "--test", str(held_out))
+    done = [str(config), "--data", str(striped / "train"), "--out", str(tmp_path / "one"), *more]
+    assert run(["finetune", *done]) == 0
+    started = start_ranks(config, striped / "train", tmp_path / "two", *more, verb="finetune")
+    assert wait_for(started) == [0, 0], [log.read_text()[-2000:] for _, log in started]
+    one, two = (np.array(trajectory(tmp_path / name)) for name in ("one", "two"))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+    scores = [rows(tmp_path / name / "evaluations.jsonl") for name in ("one", "two")]
+    assert [row["samples"] for row in scores[1]] == [11, 11]
+    for ours, theirs in zip(*scores, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)

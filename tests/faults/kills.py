@@ -39,8 +39,8 @@ def environment(**variables: str) -> dict[str, str]:
     return {**clean, "PYTHONPATH": found, "OMP_NUM_THREADS": "1", **variables}
 
 
-def command(config: Path, data: Path | str, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "mae_ext", "pretrain", *map(str, (config, "--data", data, "--out", out)), *more]
+def command(config: Path, data: Path | str, out: Path, *more: str, verb: str = "pretrain") -> list[str]:
+    return [sys.executable, "-m", "mae_ext", verb, *map(str, (config, "--data", data, "--out", out)), *more]
 
 
 def launch(arguments: Sequence[str], log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -95,6 +95,7 @@ def run_with_kills(
     max_workers: int = 4,
     env: dict[str, str] | None = None,
     more: Sequence[str] = (),
+    verb: str = "pretrain",
 ) -> Report:
     """Train `config` into `out`, SIGKILLing the process group `kills` times, each start with another number of workers.
 
@@ -111,7 +112,7 @@ def run_with_kills(
     while True:
         workers = chance.choice([n for n in range(max_workers + 1) if not used or n != used[-1]])
         used.append(workers)
-        process = launch(command(config, data, out, "--set", f"train.workers={workers}", *more), log, env)
+        process = launch(command(config, data, out, "--set", f"train.workers={workers}", *more, verb=verb), log, env)
         try:
             if len(killed) == kills:
                 code = process.wait(PATIENCE_S)

@@ -32,6 +32,36 @@ def test_a_run_killed_twice_logs_the_bits_of_an_undisturbed_one(photos, tiny, tm
     check(config, photos, tmp_path, steps=60, kills=2, seed=1)
 
 
+CLASSIFY = {
+    "task": {"name": "classify", "smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "distort": 2, "erase": 0.25},
+    "train.layer_decay": 0.75, "train.evaluate_every": 10,
+}  # fmt: skip
+
+
+def check_fine_tuning(tiny, striped, tmp_path, steps, kills, save_every):
+    """With everything that draws numbers: losses and scores of the killed run are those of an undisturbed one."""
+    config = tiny(CLASSIFY | {"train.steps": steps, "train.save_every": save_every})
+    more = ("--init", "none", "--test", str(striped / "test"))
+    whole, killed = tmp_path / "reference", tmp_path / "killed"
+    done = finish(command(config, striped / "train", whole, "--set", "train.workers=0", *more, verb="finetune"))
+    assert done.returncode == 0, done.stderr
+    report = run_with_kills(config, striped / "train", killed, kills, seed=4, more=more, verb="finetune")
+    assert trajectory(killed) == trajectory(whole) and len(trajectory(whole)) == steps
+    assert (killed / "evaluations.jsonl").read_bytes() == (whole / "evaluations.jsonl").read_bytes()
+    return report
+
+
+def test_a_fine_tuning_killed_twice_logs_and_scores_the_bits_of_an_undisturbed_one(striped, tiny, tmp_path):
+    check_fine_tuning(tiny, striped, tmp_path, steps=40, kills=2, save_every=10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_kills_of_a_fine_tuning_change_no_bit(striped, tiny, tmp_path):
+    report = check_fine_tuning(tiny, striped, tmp_path, steps=300, kills=20, save_every=20)
+    print(f"\nfine-tuning: 20 SIGKILLs after steps {report.kills}: 300 of 300 losses identical, {report.seconds:.0f} s")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

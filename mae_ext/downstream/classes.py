@@ -1,0 +1,118 @@
+"""Labelled samples for a task: what is trained on, what is judged on, and what cannot be used, by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mae_ext.data.source import Items, PathTable, list_items
+from mae_ext.errors import UserError
+from mae_ext.rng import rng
+
+SHOWN = 5
+"""Names in a message."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """train, test: labelled samples alone, their labels numbers into `classes`, the names that occur in train."""
+
+    train: Items
+    test: Items | None
+    classes: tuple[str, ...]
+
+
+def labelled_split(
+    name: str, path: str, test: str | None, suffixes: tuple[str, ...], labels: float | int, seed: int
+) -> Split:
+    """labels: a share of the samples of each class (0.1, at least one sample), or so many samples a class (10).
+
+    Which ones is a function of (seed, class). Raises UserError: no labels, one class, a class seen only in test, fewer
+    samples than asked for, a file or a patient on both sides.
+    """
+    items = _labelled(list_items(path, suffixes), path)
+    assert items.labels is not None
+    classes = tuple(items.classes[i] for i in np.unique(items.labels))
+    if len(classes) < 2:
+        raise UserError(f"{path}: all samples are of one class, '{classes[0]}'; a classifier needs at least two")
+    train = _renumbered(items, classes)
+    held_out = None
+    if test is not None:
+        held_out = _labelled(list_items(test, suffixes), test)
+        assert held_out.labels is not None
+        unknown = [held_out.classes[i] for i in np.unique(held_out.labels) if held_out.classes[i] not in classes]
+        if unknown:
+            raise UserError(
+                f"{test}: class {_named(unknown)} is not in the training data {path} (there: {_named(classes)}); "
+                f"train and test need the same class names"
+            )
+        held_out = _renumbered(held_out, classes)
+        _apart(train, held_out, path, test)
+    return Split(_share(train, classes, labels, seed, name, path), held_out, classes)
+
+
+def _labelled(items: Items, path: str) -> Items:
+    known = np.zeros(0, dtype=np.int64) if items.labels is None else np.flatnonzero(items.labels >= 0)
+    if not len(known):
+        what = "samples with several labels each" if items.marks is not None else "no labels"
+        raise UserError(
+            f"{path}: {what}; expected one folder for each class, a .csv with the columns path and label, or a "
+            f"labelled .npz or shard"
+        )
+    left = len(items) - len(known)
+    return replace(_taken(items, known), ignored={**items.ignored, **({"unlabelled": left} if left else {})})
+
+
+def _taken(items: Items, rows: NDArray[np.int64]) -> Items:
+    if len(rows) == len(items):
+        return items
+    assert items.labels is not None
+    return replace(
+        items,
+        addresses=PathTable(items.addresses[int(i)] for i in rows),
+        labels=items.labels[rows],
+        patients=None if items.patients is None else PathTable(items.patients[int(i)] for i in rows),
+    )
+
+
+def _renumbered(items: Items, classes: tuple[str, ...]) -> Items:
+    assert items.labels is not None
+    number = np.array([classes.index(c) if c in classes else -1 for c in items.classes], dtype=np.int64)
+    return replace(items, labels=number[items.labels], classes=classes)
+
+
+def _apart(train: Items, test: Items, path: str, test_path: str) -> None:
+    pairs = [("file", set(train.addresses) & set(test.addresses))]
+    if train.patients is not None and test.patients is not None:
+        pairs.append(("patient", (set(train.patients) & set(test.patients)) - {""}))
+    for what, shared in pairs:
+        if shared:
+            raise UserError(
+                f"{len(shared)} {what}{'s' * (len(shared) > 1)} on both sides of the split, in {path} and in "
+                f"{test_path}: {_named(sorted(shared))}; a score on what was trained on says nothing, so keep each on "
+                f"one side"
+            )
+
+
+def _share(items: Items, classes: tuple[str, ...], labels: float | int, seed: int, name: str, path: str) -> Items:
+    assert items.labels is not None
+    if isinstance(labels, float) and labels == 1:
+        return items
+    chosen = []
+    for number, called in enumerate(classes):
+        members = np.flatnonzero(items.labels == number)
+        count = labels if isinstance(labels, int) else max(1, round(labels * len(members)))
+        if count > len(members):
+            raise UserError(
+                f"task.labels={labels}: {path} has {len(members)} samples of class '{called}'; ask for less"
+            )
+        order = torch.randperm(len(members), generator=rng(seed, "labels", name, called)).numpy()
+        chosen.append(members[order[:count]])
+    return _taken(items, np.sort(np.concatenate(chosen)))
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + rest

@@ -1,0 +1,135 @@
+"""A fine-tuning config and the run that it starts from, made one: what the encoder was is not said twice."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from mae_ext import plugins
+from mae_ext.config import SIZES, Config, ModalityConfig, Statistics, parse_config
+from mae_ext.engine.checkpoint import find, read_config
+from mae_ext.errors import ConfigError
+
+ARCHITECTURE = ("width", "depth", "heads", "mlp_ratio", "class_token", "norm_eps")
+TOKENS = ("patch", "channels", "embed", "position")
+FREE = ("cache", "max_bytes", "max_pixels")
+"""Arguments of readers that change no sample."""
+
+RESIZES = "sincos"
+"""The position table that means the same on another grid."""
+
+
+def from_run(values: Mapping[str, Any], init: str, where: str) -> Config:
+    """The config of `values` (as YAML gives them) on the encoder of a run, or of one checkpoint in it.
+
+    Architecture, tokens, reader and statistics are the run's, also where the config leaves them out. size may be
+    another where positions are 'sincos'. Augmentation is the config's, axis for axis the run's where it says nothing.
+    Raises ConfigError for each key that contradicts the run: its value, the run's, and what to do.
+    """
+    path = find(init)
+    run = read_config(path)
+    given = {k: v for k, v in values.items() if k != "init"}
+    named = given.get("modalities") or {}
+    if not isinstance(named, dict) or len(named) != 1:
+        raise ConfigError(f"{where}: modalities: expected the one that is fine-tuned, of {', '.join(run.modalities)}")
+    (name, modality), *_ = named.items()
+    if name not in run.modalities:
+        known = list(run.modalities)
+        raise ConfigError(
+            f"{where}: modalities.{name}: {init} has no such modality{plugins.nearest(name, known)} "
+            f"(there: {', '.join(known)})"
+        )
+    problems: list[str] = []
+    model = _model(_section(given.get("model"), "model", where), run, problems)
+    merged = _modality(_section(modality, f"modalities.{name}", where), run.modalities[name], name, problems)
+    if problems:
+        raise ConfigError(
+            f"{where}: does not fit --init {init}: {'; '.join(problems)}. Remove the keys, or choose another"
+        )
+    return parse_config({**given, "model": model, "modalities": {name: merged}, "init": str(path.absolute())}, where)
+
+
+def from_scratch(values: Mapping[str, Any], where: str) -> Config:
+    """The config of `values` alone: an encoder that has learned nothing."""
+    return parse_config({k: v for k, v in values.items() if k != "init"}, where)
+
+
+def check_task(config: Config, where: str) -> Config:
+    if config.task.name == "pretrain":
+        known = [name for name in plugins.tasks.sources() if name != "pretrain"]
+        raise ConfigError(
+            f"{where}: no task to fine-tune for; expected task: {{name: ...}} with one of {', '.join(known)}"
+        )
+    return config
+
+
+def _section(values: Any, key: str, where: str) -> dict[str, Any]:
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {key}: expected keys and values, found {type(values).__name__}")
+    return dict(values)
+
+
+def _model(given: dict[str, Any], run: Config, problems: list[str]) -> dict[str, Any]:
+    size = SIZES.get(str(given.pop("size", None)), {})
+    own = run.model.model_dump(mode="json")
+    for key in ARCHITECTURE:
+        if given.get(key, size.get(key)) is not None:
+            _compare(f"model.{key}", given.get(key, size.get(key)), own[key], problems)
+    kept = {key: own[key] for key in (*ARCHITECTURE, "decoder")}
+    return {**{k: v for k, v in given.items() if k not in ARCHITECTURE}, **kept, "size": None}
+
+
+def _modality(given: dict[str, Any], run: ModalityConfig, name: str, problems: list[str]) -> dict[str, Any]:
+    where, own = f"modalities.{name}", run.model_dump(mode="json")
+    for key in TOKENS:
+        if key in given:
+            value = {"name": given[key]} if isinstance(given[key], str) else given[key]
+            _compare(f"{where}.{key}", value, own[key], problems)
+    size = given.get("size", own["size"])
+    if size != own["size"] and run.position.name != RESIZES:
+        problems.append(
+            f"{where}.size is {size}, and {own['size']} there: positions of '{run.position.name}' belong to one grid "
+            f"(those of '{RESIZES}' to any)"
+        )
+    data = _section(given.get("data"), f"{where}.data", "config")
+    _reader(data.get("reader"), own["data"]["reader"], where, problems)
+    statistics = data.get("statistics", "measured")
+    if statistics != "measured":
+        found = run.data.statistics
+        if not isinstance(found, Statistics) or statistics != own["data"]["statistics"]:
+            _compare(f"{where}.data.statistics", statistics, own["data"]["statistics"], problems)
+    augment = {**own["data"]["augment"], **_section(data.get("augment"), f"{where}.data.augment", "config")}
+    cache = _arguments(data.get("reader")).get("cache", own["data"]["reader"].get("cache"))
+    reader = own["data"]["reader"] | ({"cache": cache} if cache else {})
+    kept = {"reader": reader, "statistics": own["data"]["statistics"], "augment": augment}
+    tokens = {key: own[key] for key in (*TOKENS, "mask", "decode", "target")}
+    return {**given, **tokens, "size": size, "data": {**data, **kept}}
+
+
+def _arguments(reader: Any) -> dict[str, Any]:
+    return {k: v for k, v in reader.items() if k != "name"} if isinstance(reader, dict) else {}
+
+
+def _reader(given: Any, own: dict[str, Any], where: str, problems: list[str]) -> None:
+    """A reader's arguments are compared with the run's, or, where that says nothing, with what they are by default."""
+    if given is None:
+        return
+    name = given if isinstance(given, str) else given.get("name", own["name"])
+    _compare(f"{where}.data.reader.name", name, own["name"], problems)
+    if name != own["name"]:
+        return
+    parameters = inspect.signature(plugins.readers.get(name)).parameters
+    for key, value in _arguments(given).items():
+        if key not in FREE:
+            default = parameters[key].default if key in parameters else None
+            _compare(f"{where}.data.reader.{key}", value, own.get(key, default), problems)
+
+
+def _compare(key: str, given: Any, own: Any, problems: list[str]) -> None:
+    if _plain(given) != _plain(own):
+        problems.append(f"{key} is {given}, and {own} there")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,151 @@
+"""What a trained classifier says of samples, and how right it is."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import nll_loss
+
+from mae_ext.config import Config
+from mae_ext.data.sample import Sample
+from mae_ext.data.source import Items, PathTable
+from mae_ext.downstream.encoder import FrozenEncoder, stack
+from mae_ext.downstream.ranking import auroc
+from mae_ext.downstream.scores import scores
+from mae_ext.engine.log import warn
+from mae_ext.engine.task import Progress
+from mae_ext.errors import BadSample, RunError, UserError
+
+BATCH = 64
+PREDICTIONS = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Found:
+    """rows: the places in the list that could be read. values: (len(rows), classes) float32, probabilities."""
+
+    rows: list[int]
+    values: Tensor
+    bad: list[dict[str, Any]]
+
+    def numbered(self) -> list[tuple[int, list[float]]]:
+        return list(zip(self.rows, self.values.tolist(), strict=True))
+
+
+def probabilities(
+    model: nn.Module, config: Config, name: str, items: Items, rows: Sequence[int], device: torch.device,
+    progress: Progress | None = None,
+) -> Found:  # fmt: skip
+    """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged.
+
+    Raises RunError, naming files, when more of them are bad than the run puts up with.
+    """
+    backbone = model.backbone
+    encoder = FrozenEncoder(backbone, config, name, 0, Path(), device)  # type: ignore[arg-type]
+    chosen = Items(PathTable(items.addresses[i] for i in rows))
+    good: list[int] = []
+    bad: list[dict[str, Any]] = []
+    values: list[Tensor] = []
+
+    def readable() -> Iterator[tuple[int, Sample]]:
+        for row, outcome in zip(rows, encoder.decode(chosen), strict=True):
+            if isinstance(outcome, BadSample):
+                bad.append({"path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
+                continue
+            yield row, outcome
+
+    for part in _batches(readable()):
+        x, spacing = stack([sample for _, sample in part])
+        spacing = None if spacing is None else spacing.to(device)
+        values.append(model(x.to(device), name, spacing).float().softmax(1).cpu())
+        good += [row for row, _ in part]
+        if progress is not None:
+            progress(len(good) + len(bad), len(rows))
+    allowed = config.modalities[name].data.max_bad_fraction
+    if len(bad) > allowed * len(rows):
+        listed = "; ".join(f"{b['path']}: {b['kind']}" for b in bad[:5])
+        raise RunError(
+            f"{len(bad)} of {len(rows)} samples cannot be read, more than max_bad_fraction={allowed:g}: {listed}"
+        )
+    return Found(good, torch.cat(values) if values else torch.zeros(0, 1), bad)
+
+
+def _batches(samples: Iterator[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
+    waiting: list[tuple[int, Sample]] = []
+    for pair in samples:
+        waiting.append(pair)
+        if len(waiting) == BATCH:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def judge(values: Tensor, wanted: Tensor) -> dict[str, float]:
+    """(n, classes) probabilities, (n,) int64 -> samples, loss, accuracy, balanced_accuracy, and auroc where defined.
+
+    auroc: each class against the rest, the mean over the classes that occur and are not all there is.
+    """
+    areas = [
+        float(auroc(values[:, c], wanted == c, torch.ones(1, len(wanted))))
+        for c in range(values.shape[1])
+        if 0 < int((wanted == c).sum()) < len(wanted)
+    ]
+    found = {"samples": float(len(wanted)), "loss": float(nll_loss(values.clamp(min=1e-12).log(), wanted))}
+    found |= scores(values.argmax(1), wanted)
+    return found | ({"auroc": sum(areas) / len(areas)} if areas else {})
+
+
+def write_predictions(
+    model: nn.Module, config: Config, name: str, classes: Sequence[str], sources: Sequence[str], out: Path,
+    progress: Progress | None = None,
+) -> list[Path]:  # fmt: skip
+    """`out`/predictions.jsonl, a line for each sample in order: path, class, probabilities by class.
+
+    Samples that cannot be read go to predictions.bad.jsonl, with a warning.
+    """
+    encoder = FrozenEncoder(model.backbone, config, name, 0, Path(), torch.device("cpu"))  # type: ignore[arg-type]
+    tables = [encoder.items(source) for source in sources]
+    items = Items(PathTable(address for table in tables for address in table.addresses))
+    lenient = config.model_copy(update={"modalities": {name: _lenient(config, name)}})
+    found = probabilities(model, lenient, name, items, range(len(items)), torch.device("cpu"), progress)
+    if not found.rows:
+        first = "; ".join(f"{b['path']}: {b['kind']}" for b in found.bad[:3])
+        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {first}")
+    lines = [
+        {
+            "path": items.addresses[row],
+            "class": classes[max(range(len(classes)), key=values.__getitem__)],
+            "probabilities": {c: round(p, 6) for c, p in zip(classes, values, strict=True)},
+        }
+        for row, values in found.numbered()
+    ]
+    written = [out / PREDICTIONS]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(written[0], lines)
+        bad = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")
+        bad.unlink(missing_ok=True)
+        if found.bad:
+            _write(bad, found.bad)
+            written.append(bad)
+            warn(f"{len(found.bad)} of {len(items)} samples could not be read; they are listed in {bad}")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+    return written
+
+
+def _lenient(config: Config, name: str) -> Any:
+    modality = config.modalities[name]
+    return modality.model_copy(update={"data": modality.data.model_copy(update={"max_bad_fraction": 1.0})})
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    partial = path.with_name(f"{path.name}.tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    partial.replace(path)

@@ -1,0 +1,102 @@
+"""Labelled splits: what is trained and judged on, and each kind of data that cannot be, by name."""
+
+import numpy as np
+import pytest
+
+from mae_ext.downstream.classes import labelled_split
+from mae_ext.errors import UserError
+
+SUFFIXES = (".png",)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Empty files in class folders; -> the folder. Nothing here opens a file."""
+
+    def make(name, **counts):
+        for called, count in counts.items():
+            (tmp_path / name / called).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / name / called / f"{i}.png").touch()
+        return str(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def make(name, rows, header="path,label,patient"):
+        for row in rows:
+            (tmp_path / row.split(",")[0]).touch()
+        (tmp_path / name).write_text("\n".join([header, *rows]) + "\n")
+        return str(tmp_path / name)
+
+    return make
+
+
+def split(path, test=None, labels=1.0, seed=0):
+    return labelled_split("image", path, test, SUFFIXES, labels, seed)
+
+
+def test_test_labels_are_numbers_into_the_classes_of_train(folders):
+    found = split(folders("train", ant=3, bee=3, cat=3), folders("test", bee=2, cat=1))
+    assert found.classes == ("ant", "bee", "cat")
+    assert found.train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert found.test.labels.tolist() == [1, 1, 2]
+
+
+def test_a_share_of_the_labels_is_taken_of_every_class_and_depends_on_the_seed_alone(folders):
+    path = folders("train", ant=40, bee=20, cat=3)
+    found = split(path, labels=0.1)
+    assert np.bincount(found.train.labels).tolist() == [4, 2, 1]
+    assert list(found.train.addresses) == list(split(path, labels=0.1).train.addresses)
+    assert list(found.train.addresses) != list(split(path, labels=0.1, seed=1).train.addresses)
+    assert set(found.train.addresses) <= set(split(path, labels=0.2).train.addresses)
+
+
+def test_a_count_of_labels_is_a_count_of_every_class(folders):
+    path = folders("train", ant=9, bee=5)
+    assert np.bincount(split(path, labels=4).train.labels).tolist() == [4, 4]
+    with pytest.raises(UserError, match=r"task\.labels=6: .* has 5 samples of class 'bee'"):
+        split(path, labels=6)
+
+
+def test_unlabelled_rows_are_left_out_and_counted(listed):
+    found = split(listed("all.csv", ["a.png,x,1", "b.png,y,1", "c.png,,2"]))
+    assert len(found.train) == 2 and found.train.ignored == {"unlabelled": 1}
+
+
+def test_no_labels_is_an_error_that_says_what_labels_are(listed):
+    with pytest.raises(UserError, match=r"all\.csv: no labels; expected one folder for each class, a \.csv"):
+        split(listed("all.csv", ["a.png,,1", "b.png,,1"]))
+
+
+def test_one_class_is_an_error(folders):
+    with pytest.raises(UserError, match="all samples are of one class, 'ant'"):
+        split(folders("train", ant=4))
+
+
+def test_a_class_seen_only_in_test_is_an_error_that_names_it(folders):
+    with pytest.raises(UserError, match=r"test: class 'dog' is not in the training data .*there: 'ant', 'bee'"):
+        split(folders("train", ant=2, bee=2), folders("test", ant=1, dog=1))
+
+
+def test_patients_on_both_sides_are_refused_by_name(listed):
+    train = listed("train.csv", ["a.png,x,P1", "b.png,y,P2", "c.png,y,P3"])
+    test = listed("test.csv", ["d.png,x,P4", "e.png,y,P2"])
+    with pytest.raises(UserError, match=r"1 patient on both sides of the split, in .*train\.csv and in .*: 'P2'"):
+        split(train, test)
+    assert len(split(train, listed("other.csv", ["f.png,x,P5", "g.png,y,"])).test) == 2
+
+
+def test_files_on_both_sides_are_refused(folders):
+    path = folders("train", ant=2, bee=2)
+    with pytest.raises(UserError, match="4 files on both sides of the split"):
+        split(path, path)
+
+
+def test_one_list_with_a_column_of_splits_serves_both_sides(listed):
+    rows = ["a.png,x,P1,train", "b.png,y,P2,train", "c.png,x,P3,test"]
+    path = listed("all.csv", rows, "path,label,patient,split")
+    found = split(f"{path}::train", f"{path}::test")
+    assert (len(found.train), len(found.test)) == (2, 1)
