@@ -16,6 +16,7 @@ from mae_ext.data.source import Items, list_items
 from mae_ext.data.statistics import resolve_statistics
 from mae_ext.downstream.average_precision import average_precision, require_pycocotools
 from mae_ext.downstream.backbone import load_backbone
+from mae_ext.downstream.classes import check_apart
 from mae_ext.downstream.classify import with_arguments
 from mae_ext.downstream.detections import Found, find_objects, write_detections
 from mae_ext.downstream.fcos import Answers, Decoding, Head, Places, loss, places_of
@@ -137,6 +138,9 @@ class Detection:
         shown: float = 0.4,
         classes: Sequence[str] = (),
     ) -> None:
+        for what, path in (("labels", labels), ("test_labels", test_labels)):
+            if not isinstance(path, str | None):
+                raise ValueError(f"{what}={path}: expected a path, a COCO .json or a folder of Pascal VOC .xml files")
         if faulty_boxes not in ("refuse", "drop"):
             raise ValueError(f"faulty_boxes={faulty_boxes!r}: expected 'refuse' or 'drop'")
         for what, whole, least in (("channels", channels, 1), ("depth", depth, 0)):
@@ -234,6 +238,8 @@ class Detection:
         suffixes = tuple(build_reader(modality, f"modalities.{name}.data.reader").suffixes)
         paths = {"train": modality.data.path, "test": modality.data.test}
         items = {split: list_items(path, suffixes) for split, path in paths.items() if path is not None}
+        if paths["test"] is not None:
+            check_apart(items["train"], items["test"], modality.data.path, paths["test"])
         both = {split: listed.addresses for split, listed in items.items()}
         classes = self.classes or None
         if self.test_labels is None or "test" not in items:

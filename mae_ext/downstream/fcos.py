@@ -44,9 +44,6 @@ class Places:
     stride: Tensor
     reach: Tensor
 
-    def to(self, device: torch.device) -> "Places":
-        return Places(self.xy.to(device), self.stride.to(device), self.reach.to(device))
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -134,9 +131,8 @@ class Head(nn.Module):
 
 
 def distances_to(boxes: Tensor, xy: Tensor) -> Tensor:
-    """(n, 4), (L, 2) -> (L, n, 4): from each place to the left, top, right and bottom of each box; negative outside."""
-    low, high = rearrange(boxes, "n (corner xy) -> corner 1 n xy", corner=2)
-    return torch.cat([xy[:, None] - low, high - xy[:, None]], -1)
+    """(..., 4), (..., 2) -> (..., 4): from places to the left, top, right and bottom of boxes; negative outside."""
+    return torch.cat([xy - boxes[..., :2], boxes[..., 2:] - xy], -1)
 
 
 def boxes_from(distances: Tensor, xy: Tensor) -> Tensor:
@@ -154,7 +150,7 @@ def assign(boxes: Tensor, labels: Tensor, ignored: Tensor, places: Places) -> tu
     if not len(boxes):
         nothing = torch.zeros(len(places.xy), dtype=torch.long, device=places.xy.device)
         return nothing + BACKGROUND, nothing
-    distances = distances_to(boxes, places.xy)
+    distances = distances_to(boxes[None], places.xy[:, None])
     inside = distances.amin(-1) > 0
     low, high = rearrange(boxes, "n (corner xy) -> corner 1 n xy", corner=2)
     central = ((places.xy[:, None] - (low + high) / 2).abs() < RADIUS * places.stride[:, None]).all(-1)
@@ -203,7 +199,7 @@ def loss(answers: Answers, places: Places, boxes: Tensor, labels: Tensor, ignore
             parts.append(focal + 0 * (answers.distances[i].sum() + answers.centerness[i].sum()))
             continue
         xy, own = places.xy[positive], b[which[positive]]
-        central = centerness_of(distances_to(own, xy).diagonal().T)
+        central = centerness_of(distances_to(own, xy))
         giou = box_utils.box_pair_giou(boxes_from(answers.distances[i][positive], xy), own)
         off = (central * (1 - giou)).sum() / central.sum().clamp(min=1e-6)
         middle = F.binary_cross_entropy_with_logits(answers.centerness[i][positive], central)
@@ -224,6 +220,7 @@ class Decoding:
     after: int = 100
     overlap: float = 0.6
 
+    @torch.no_grad()
     def __call__(self, answers: Answers, places: Places, size: tuple[int, ...]) -> list[Detections]:
         """Answers for images of `size` (height, width) -> what is in each; score: sqrt(class * centerness)."""
         found = []

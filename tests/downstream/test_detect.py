@@ -203,6 +203,7 @@ def test_predicting_what_cannot_be_read_names_it(settled, tmp_path):
     ("task", "fault"),
     [
         ({"faulty_boxes": "keep"}, "expected 'refuse' or 'drop'"),
+        ({"labels": 0.1}, "labels=0.1: expected a path"),
         ({"channels": 0}, "channels=0"),
         ({"depth": 1.5}, "depth=1.5"),
         ({"threshold": 2}, "threshold=2"),
@@ -249,3 +250,10 @@ def test_examples_are_what_the_loader_expects(settled):
     _, data = settled()
     examples = data["image"].examples
     assert isinstance(examples, BoxExamples) and len(examples.items) == len(examples.table) == 8
+
+
+def test_an_image_on_both_sides_of_the_split_is_refused(make, squares):
+    data = {"path": str(squares / "train"), "test": str(squares / "train"), "statistics": "none"}
+    config = make(data=data)
+    with pytest.raises(UserError, match="on both sides of the split"):
+        task_of(config).data(config)
