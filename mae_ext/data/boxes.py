@@ -179,23 +179,22 @@ def _agreement(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 def _checked(row: Annotation) -> tuple[Annotation, list[str]]:
     """The annotation with its usable boxes, cut to the image, and what is wrong with the others."""
     height, width = row.size or (np.inf, np.inf)
-    good, faults = [], []
+    image = "its image" if row.size is None else f"its image of {width}x{height} (width x height)"
+    rows, boxes, faults = [], [], []
     for i, (left, top, right, bottom) in enumerate(row.boxes):
-        box = f"{row.where}: box {i + 1}, {left:g} {top:g} {right:g} {bottom:g}"
+        cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+        fault = None
         if right <= left or bottom <= top:
-            faults.append(f"{box}, has no area")
-        elif min(left, top) < -ROUNDING or right > width + ROUNDING or bottom > height + ROUNDING:
-            faults.append(f"{box}, lies outside of the {width}x{height} image")
-        elif min(left, top) < 0 or right > width or bottom > height:
-            good.append((i, (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))))
-            if not (good[-1][1][0] < good[-1][1][2] and good[-1][1][1] < good[-1][1][3]):
-                good.pop()
-                faults.append(f"{box}, lies outside of the {width}x{height} image")
+            fault = "has no area"
+        elif max(-left, -top, right - width, bottom - height) > ROUNDING or cut[2] <= cut[0] or cut[3] <= cut[1]:
+            fault = f"lies outside of {image}"
+        if fault is None:
+            rows.append(i)
+            boxes.append(cut)
         else:
-            good.append((i, (left, top, right, bottom)))
-    rows = [i for i, _ in good]
+            faults.append(f"{row.where}: box {i + 1}, {left:g} {top:g} {right:g} {bottom:g}, {fault}")
     names, ignored = [row.names[i] for i in rows], [row.ignored[i] for i in rows]
-    return Annotation(row.where, row.parts, row.size, [box for _, box in good], names, ignored), faults
+    return Annotation(row.where, row.parts, row.size, boxes, names, ignored), faults
 
 
 def _table(rows: list[tuple[Annotation, list[str]]], classes: tuple[str, ...]) -> BoxTable:

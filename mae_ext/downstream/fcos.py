@@ -5,6 +5,7 @@ and row by row, are counted in one axis, L. Overlaps and suppression are MONAI's
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 
 import torch
@@ -72,7 +73,7 @@ def places_of(
     """
     xy, stride, reach = [], [], []
     bounds = [0.0, *(max(size) * TOP_SHARE / 2 ** (len(grids) - 2 - i) for i in range(len(grids) - 1)), float("inf")]
-    for (rows, columns), (down, across), low, high in zip(grids, strides, bounds, bounds[1:], strict=True):
+    for (rows, columns), (down, across), (low, high) in zip(grids, strides, pairwise(bounds), strict=True):
         y, x = torch.meshgrid(torch.arange(rows) * down, torch.arange(columns) * across, indexing="ij")
         xy.append(torch.stack([x + across / 2, y + down / 2], -1).flatten(0, 1))
         stride.append(torch.tensor([across, down]).expand(rows * columns, 2))

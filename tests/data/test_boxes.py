@@ -119,7 +119,7 @@ def test_members_of_shards_are_matched_by_their_own_name(labels):
     ("box", "fault"),
     [
         ((50, 50, 50 - 1, 60), "has no area"),
-        ((50, 50, 103, 60), "lies outside of the 100x80 image"),
+        ((50, 50, 103, 60), "lies outside of its image of 100x80"),
         ((-5, 50, 60, 60), "lies outside"),
         ((101, 10, 101, 20), "lies outside"),
     ],

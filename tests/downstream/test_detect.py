@@ -55,7 +55,7 @@ def make(squares):
     def config(task=None, train=None, **image):
         data = {
             "path": str(squares / "train"), "test": str(squares / "test"), "augment": {"scale": [0.6, 1.0]},
-            "statistics": {"mean": [0.5], "std": [0.25]},
+            "statistics": {"mean": [0.5] * 3, "std": [0.25] * 3},
         }  # fmt: skip
         small = {"labels": str(squares / "labels.json"), "channels": 16, "depth": 1, "strides": [4, 8]}
         return parse_config({
@@ -170,7 +170,7 @@ def test_without_test_data_there_is_nothing_to_evaluate(settled, squares):
     labels["images"] = [row for row in labels["images"] if row["id"] < 50]
     labels["annotations"] = [row for row in labels["annotations"] if row["image_id"] < 50]
     (squares / "train.json").write_text(json.dumps(labels))
-    data = {"path": str(squares / "train"), "statistics": {"mean": [0.5], "std": [0.25]}}
+    data = {"path": str(squares / "train"), "statistics": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     config, _ = settled(task={"labels": str(squares / "train.json")}, data=data)
     assert task_of(config).evaluate(build_model(config), config, ALONE) == {}
 
