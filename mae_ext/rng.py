@@ -17,7 +17,7 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
 
     Keys in use: ("permutation", name, epoch), ("augment", name, epoch, index, repeat), ("mask", name, step, slot),
     ("decode", name, step, slot), ("drop", name, step), ("init",), ("picture", name, i), ("probe", draw, label); of
-    tasks ("init", "task"), ("init", "head"), ("labels", name, class), ("distort", name, epoch, index, repeat) and
-    ("mix", name, step, pair).
+    tasks ("init", "task"), ("init", "head"), ("labels", name, class), ("distort", name, epoch, index, repeat),
+    ("balance", name, epoch, index, repeat) and ("mix", name, step, pair).
     """
     return torch.Generator().manual_seed(seed_of(seed, *key))

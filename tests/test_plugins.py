@@ -9,6 +9,7 @@ from mae_ext import plugins
 from mae_ext.errors import ConfigError
 from mae_ext.plugins import ALL, Registry, maskers
 
+KINDS = ("embedder", "position", "masker", "reader", "target", "task")
 BUILTINS = [(registry, name) for registry in ALL.values() for name in registry.builtins]
 
 
@@ -41,7 +42,7 @@ def test_every_builtin_can_be_imported(registry, name):
 
 
 def test_groups_are_named_as_the_documentation_names_them():
-    assert set(ALL) == {f"mae_ext.{kind}s" for kind in ("embedder", "position", "masker", "reader", "target")}
+    assert set(ALL) == {f"mae_ext.{kind}s" for kind in KINDS}
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest_and_with_all_there_are():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mae_ext.data import label_image
+from mae_ext.data.labelmap import Labels, stem
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
@@ -151,6 +154,21 @@ class ImageReader:
         shrink = next((k for k in (8, 4, 2) if k <= most), 1)
         drafted = image.draft("L" if self.channels == 1 else None, (image.width // shrink, image.height // shrink))
         return 1.0 if drafted is None else float(shrink)
+
+    def label_map(self, address: str, like: str | None = None) -> Labels:
+        """(H, W) of the numbers of a one-channel file, as stored. Raises BadSample, "label map" among others.
+
+        A map of another size than the image `like` is found when both are cut: crops are drawn for one extent.
+        """
+        content = fetch(address, 8 * self.max_pixels)
+        with _bad_sample(address):
+            return label_image.numbers(address, content, FORMATS, self.max_pixels)
+
+    def write_labels(self, labels: Labels, like: str, folder: Path) -> Path:
+        """(H, W) -> PNG. Raises OSError."""
+        path = folder / f"{stem(like, self.suffixes)}.png"
+        label_image.write(labels, path)
+        return path
 
     def _view(
         self, address: str, planes: list[Image.Image], box: Crop, turn: _Turn, extent: tuple[int, int], shrink: float

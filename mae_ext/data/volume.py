@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae_ext.data import dicom, nifti, nrrd
+from mae_ext.data import dicom, label_volume, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
 from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, lattice, orientation, window
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
+from mae_ext.data.labelmap import Labels, stem
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.scan import Array, Declared, check, pick_axis
 from mae_ext.data.source import fetch
@@ -144,6 +145,20 @@ class VolumeReader:
     def describe(self, address: str) -> str:
         """Format, type, shape, voxel size and axis directions, from the header alone."""
         return str(self._declared(address))
+
+    def label_map(self, address: str, like: str | None = None) -> Labels:
+        """(D, H, W) on the voxels that crops of the scan `like` are cut from. Raises BadSample, such as "label map"."""
+        try:
+            scan = None if like is None else (like, self._declared(like))
+            return label_volume.on_lattice(address, self._declared(address), self.spacing, scan)
+        except MemoryError as error:
+            raise BadSample(address, "out of memory", str(error)) from error
+
+    def write_labels(self, labels: Labels, like: str, folder: Path) -> Path:
+        """(D, H, W) -> NIfTI with the voxels and the affine of the scan `like`. Raises OSError, and BadSample."""
+        name = stem(like, self.suffixes)
+        label_volume.write(labels, self._declared(like), self.spacing, folder / f"{name}.nii.gz")
+        return folder / f"{name}.nii.gz"
 
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""

@@ -101,8 +101,8 @@ class Evaluations:
     """
 
     def __init__(self, out: Path, step: int, every: int | None, total: int, ranks: Ranks) -> None:
-        self.every, self.total = every, total
-        self.journal = Journal(out / "evaluations.jsonl", step) if ranks.main else None
+        self.path, self.step, self.every, self.total, self.ranks = out / "evaluations.jsonl", step, every, total, ranks
+        self.journal = Journal(self.path, step) if ranks.main and self.path.exists() else None
         self.done = ranks.from_main({row["step"] for row in self.journal.rows} if self.journal else set())
 
     def due(self, step: int) -> bool:
@@ -110,7 +110,9 @@ class Evaluations:
         return step > 0 and (regular or step == self.total) and step not in self.done
 
     def write(self, step: int, found: dict[str, float]) -> None:
-        if self.journal and found:
+        """Nothing, not even a file, where there are no scores: pretraining has none."""
+        if self.ranks.main and found:
+            self.journal = self.journal or Journal(self.path, self.step)
             self.journal.write({"step": step, **found})
             say(f"step {step}/{self.total}  held out: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
 

@@ -20,7 +20,7 @@ FREE_TO_CHANGE = {
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 
-MOVABLE = ("data.path", "data.test", "data.reader.cache")
+MOVABLE = ("data.path", "data.test", "data.reader.cache", "task.masks", "task.test_masks")
 """Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
 
 

@@ -1,5 +1,6 @@
 """The masked autoencoder (MAE, 2111.06377) over any number of modalities that share one trunk."""
 
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Literal
@@ -100,10 +101,18 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
         """(B, K, D) -> (B, [1 +] K, D), the class token first if there is one."""
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
-        out: Tensor = self.trunk(tokens, gates)
+        out: Tensor = self.trunk(self._with_class_token(tokens), gates)
         return out
+
+    def layers(self, tokens: Tensor, taken: Sequence[int], gates: Tensor | None = None) -> list[Tensor]:
+        """(B, N, D) -> [(B, N, D)]: the tokens after the blocks `taken`, counted from 1, and the last, normed."""
+        found = self.trunk.layers(self._with_class_token(tokens), taken, gates)
+        return [layer[:, self.class_token is not None :] for layer in found]
+
+    def _with_class_token(self, tokens: Tensor) -> Tensor:
+        if self.class_token is None:
+            return tokens
+        return torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
 
 
 class Decoder(nn.Module):

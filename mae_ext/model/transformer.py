@@ -1,5 +1,6 @@
 """Pre-norm transformer blocks: all that the encoder and the decoder share. They see tokens, never a modality."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,13 +103,22 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """(B, N, D), (depth, 2, B) | None -> (B, N, D)."""
-        for i, block in enumerate(self.blocks):
-            gate = None if gates is None else gates[i]
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, gate, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, gate)
+        for i in range(self.depth):
+            x = self._block(i, x, gates)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def layers(self, x: Tensor, taken: Sequence[int], gates: Tensor | None = None) -> list[Tensor]:
+        """(B, N, D) -> [(B, N, D)]: after the blocks `taken`, counted from 1, as they are, and the normed last."""
+        found = {}
+        for i in range(self.depth):
+            found[i + 1] = x = self._block(i, x, gates)
+        return [*(found[i] for i in taken), self.norm(x)]
+
+    def _block(self, i: int, x: Tensor, gates: Tensor | None) -> Tensor:
+        block, gate = self.blocks[i], None if gates is None else gates[i]
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, gate, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+        return block(x, gate)  # type: ignore[no-any-return]
 
 
 def drop_path_gates(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor:

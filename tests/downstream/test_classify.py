@@ -81,7 +81,7 @@ def test_the_encoder_starts_as_it_was_and_the_head_from_the_seed(pretrained, fin
     encoder = {name: value for name, value in tuned.items() if name.startswith("backbone.")}
     assert encoder and all(torch.allclose(before[n.removeprefix("backbone.")], v) for n, v in encoder.items())
     assert not [name for name in encoder if "decoder" in name or "predict" in name]
-    assert not (tmp_path / "ft" / "evaluations.jsonl").read_text()
+    assert not (tmp_path / "ft" / "evaluations.jsonl").exists()
 
 
 def test_the_scratch_baseline_is_the_same_command_with_none(fine_tune, tmp_path):

@@ -1,0 +1,82 @@
+"""Label maps: a whole number for every voxel of a sample, cut by the box that cuts the sample."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mae_ext.data.sample import Crop
+
+Labels = NDArray[np.int32]
+
+
+@runtime_checkable
+class LabelReader(Protocol):
+    """What a reader has, beside `read`, that segmentation can use."""
+
+    def label_map(self, address: str, like: str | None = None) -> Labels:
+        """(*extent), the extent that crop samplers are given for a sample of the same place.
+
+        like: the sample that the labels are of. Raises BadSample "label map" where the two are not of one size and
+        place, and whatever else is wrong with the file.
+        """
+        ...
+
+    def write_labels(self, labels: Labels, like: str, folder: Path) -> Path:
+        """(*extent) -> a file in `folder`, named as `like`, in its own size, axis order and place. Raises OSError."""
+        ...
+
+
+@dataclass
+class Recorded:
+    """A crop sampler that remembers the extent it was asked for."""
+
+    box: Crop | None = None
+    extent: tuple[int, ...] = ()
+
+    def __call__(self, extent: tuple[int, ...]) -> Crop:
+        self.extent = tuple(extent)
+        return self.box or Crop((0,) * len(extent), self.extent, (False,) * len(extent))
+
+
+def cut(labels: Labels, box: Crop, size: tuple[int, ...]) -> Tensor:
+    """(*extent) -> (*size) int64, the nearest voxel of each; 0 where the box reaches beyond."""
+    found, turned = labels, [axis for axis, flip in enumerate(box.flip) if flip]
+    for axis, (a, b, n, length) in enumerate(zip(box.start, box.stop, size, labels.shape, strict=True)):
+        at = np.floor(a + (np.arange(n) + 0.5) * (b - a) / n).astype(np.int64)
+        found = found.take(np.clip(at, 0, length - 1), axis)
+        outside = np.flatnonzero((at < 0) | (at >= length))
+        found[(slice(None),) * axis + (outside,)] = 0  # of a copy: `take` makes one
+    found = np.flip(found, turned)
+    return torch.from_numpy(np.ascontiguousarray(found).astype(np.int64))
+
+
+def toward_foreground(labels: Labels, box: Crop, generator: torch.Generator) -> Crop:
+    """The box moved so that it holds a voxel with a label; the box itself where there is none.
+
+    Each label that occurs is as likely as any other, then each of its voxels, then each place in the box for it.
+    """
+    classes = np.unique(labels)
+    classes = classes[classes > 0]
+    draws = torch.rand(2 + len(box.start), dtype=torch.float64, generator=generator).tolist()
+    if not len(classes):
+        return box
+    places = np.flatnonzero(labels == classes[int(draws[0] * len(classes))])
+    voxel = np.unravel_index(places[int(draws[1] * len(places))], labels.shape)
+    start = []
+    for at, a, b, length, draw in zip(voxel, box.start, box.stop, labels.shape, draws[2:], strict=True):
+        room = length - (b - a)
+        start.append(a if room <= 0 else int(np.clip(int(at) - int(draw * (b - a)), 0, room)))
+    stop = tuple(s + b - a for s, a, b in zip(start, box.start, box.stop, strict=True))
+    return Crop(tuple(start), stop, box.flip)
+
+
+def stem(address: str, suffixes: tuple[str, ...]) -> str:
+    """The name of a sample without folder and suffix: "scans/a.nii.gz" -> "a"; a row of an archive keeps its number."""
+    name = address.rstrip("/").replace("::", "_").rpartition("/")[2]
+    found = [s for s in (suffix.removesuffix("/") for suffix in suffixes) if name.lower().endswith(s)]
+    return name[: len(name) - len(max(found, key=len))] if found else name

@@ -1,0 +1,108 @@
+"""From tokens to a class for every voxel: a linear head, and UNETR's decoder with MONAI's blocks."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext.config import Config, ModalityConfig
+from mae_ext.errors import ConfigError
+from mae_ext.model.grid import unpatchify
+from mae_ext.model.linear import Linear
+from mae_ext.model.mae import MAE
+
+
+class LinearHead(nn.Module):
+    """Each token answers for its own patch: one linear layer, after a norm."""
+
+    def __init__(self, width: int, patch: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.norm = nn.LayerNorm(width)
+        self.predict = Linear(width, prod(patch) * classes)
+        nn.init.xavier_uniform_(self.predict.weight)
+        nn.init.zeros_(self.predict.bias)
+
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, ...], x: Tensor) -> Tensor:
+        """layers: (B, N, D) each, the last one normed. -> (B, classes, *S)."""
+        return unpatchify(self.predict(self.norm(layers[-1])).float(), grid, self.patch)
+
+
+class UnetrHead(nn.Module):
+    """UNETR (2103.10504): convolutions that go up by 2 from the last tokens, joined by earlier ones and by the input.
+
+    For patches of one power of two on all axes; with 16 and a depth of 12 it is the paper's, from layers 3, 6 and 9.
+    features: channels at full resolution (the paper's 16), doubled with each level.
+    """
+
+    def __init__(self, width: int, patch: tuple[int, ...], channels: int, classes: int, features: int = 16) -> None:
+        super().__init__()
+        from monai.networks.blocks.dynunet_block import UnetOutBlock
+        from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
+
+        edge = patch[0]
+        if set(patch) != {edge} or edge < 2 or edge & (edge - 1):
+            raise ConfigError(
+                f"task.head=unetr goes up by 2, so its patches are one power of two on all axes, not {list(patch)}; "
+                f"use head: linear"
+            )
+        self.levels = edge.bit_length() - 1
+        spatial, norm = len(patch), "instance"
+        self.stem = UnetrBasicBlock(spatial, channels, features, 3, 1, norm, res_block=True)
+        self.skips = nn.ModuleList(
+            UnetrPrUpBlock(
+                spatial, width, features << level, self.levels - level - 1, 3, 1, 2, norm, conv_block=True,
+                res_block=True,
+            )
+            for level in range(1, self.levels)
+        )  # fmt: skip
+        self.ups = nn.ModuleList(
+            UnetrUpBlock(
+                spatial, width if level == self.levels - 1 else features << (level + 1), features << level, 3, 2, norm,
+                res_block=True,
+            )
+            for level in reversed(range(self.levels))
+        )  # fmt: skip
+        self.out = UnetOutBlock(spatial, features, classes)
+
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, ...], x: Tensor) -> Tensor:
+        """layers: `levels` x (B, N, D), the last one normed. x: (B, C, *S) normalised. -> (B, classes, *S)."""
+        *early, last = (layer.transpose(1, 2).unflatten(2, grid) for layer in layers)
+        skips = [self.stem(x), *(skip(layer) for skip, layer in zip(self.skips, early, strict=True))]
+        y = last
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
+            y = up(y, skip)
+        out: Tensor = self.out(y)
+        return out.float()
+
+
+class Segmenter(nn.Module):
+    """An encoder without a decoder, and a head. classes: with the background, which is class 0."""
+
+    def __init__(
+        self, config: Config, name: str, head: Literal["linear", "unetr"], classes: int, features: int = 16
+    ) -> None:
+        super().__init__()
+        modality: ModalityConfig = config.modalities[name]
+        assert config.model.width and config.model.depth
+        self.backbone = MAE(config, decodes=False)
+        self.head: LinearHead | UnetrHead
+        if head == "linear":
+            self.head, levels = LinearHead(config.model.width, modality.patch, classes), 1
+        else:
+            self.head = UnetrHead(config.model.width, modality.patch, modality.channels, classes, features)
+            levels = self.head.levels
+        depth = config.model.depth
+        self.taken = [max(1, round(depth * level / levels)) for level in range(1, levels)]
+        """After which blocks earlier tokens are taken, counted from 1."""
+
+    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, gates: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, classes, *S) float32 logits."""
+        modality, encoder = self.backbone.modality(name), self.backbone.encoder
+        x = modality.normalize(x)
+        everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
+        layers = encoder.layers(modality.tokens(x, everything, spacing), self.taken, gates)
+        out: Tensor = self.head(layers, modality.grid, x)
+        return out

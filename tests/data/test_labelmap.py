@@ -1,0 +1,216 @@
+"""Label maps are cut by the box that cuts their sample, and lie where their sample lies."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mae_ext.config import AugmentConfig
+from mae_ext.data.augment import crop_sampler
+from mae_ext.data.image import ImageReader
+from mae_ext.data.labelmap import LabelReader, Recorded, cut, stem, toward_foreground
+from mae_ext.data.sample import Crop
+from mae_ext.data.video import VideoReader
+from mae_ext.data.volume import VolumeReader
+from mae_ext.errors import BadSample
+from mae_ext.rng import rng
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "volume" / "orientations48"
+
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+SHAPE = (14, 10, 12)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A scan and a label map with every voxel's label its value, at an affine each."""
+
+    def write(affine=AFFINE, label_affine=None, shape=SHAPE, label_shape=None, kind=np.int16):
+        values = np.arange(np.prod(shape)).reshape(shape).astype(np.int16)
+        labels = np.resize(values, label_shape or shape).astype(kind)
+        nib.Nifti1Image(values, affine).to_filename(tmp_path / "a.nii.gz")
+        nib.Nifti1Image(labels, affine if label_affine is None else label_affine).to_filename(tmp_path / "l.nii.gz")
+        return str(tmp_path / "a.nii.gz"), str(tmp_path / "l.nii.gz")
+
+    return write
+
+
+def volume_reader(size=(4, 6, 8), **more):
+    return VolumeReader(size, intensity="none", **more)
+
+
+def test_the_readers_that_segmentation_takes_are_those_with_label_maps():
+    assert isinstance(volume_reader(), LabelReader) and isinstance(ImageReader((4, 4)), LabelReader)
+    assert not isinstance(VideoReader((2, 4, 4)), LabelReader)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_crop_of_a_scan_and_of_its_labels_are_the_same_voxels(scan, seed):
+    """The label of every voxel is its value, so the two agree to the last voxel; some boxes reach beyond the scan."""
+    address, labels = scan()
+    reader = volume_reader((4, 14, 8))
+    augment = AugmentConfig(fixed=(0, 1, 2), flip=(0, 1, 2))
+    found = reader.label_map(labels, address)
+    box = Recorded(crop_sampler(augment, (4, 14, 8), rng(seed))(found.shape))
+    sample = reader.read(address, [box])[0]
+    assert box.extent == found.shape
+    wanted = cut(found, box.box, (4, 14, 8))
+    inside = sample.valid[0]
+    assert inside.any() and not inside.all()
+    assert torch.equal(sample.x[0][inside].long(), wanted[inside])
+    assert not wanted[~inside].any()
+
+
+def test_labels_at_another_spacing_are_the_nearest_and_never_between(scan):
+    address, labels = scan()
+    reader = volume_reader(spacing=(1.0, 1.0, 1.0))
+    found = reader.label_map(labels, address)
+    box = Recorded()
+    reader.read(address, [box])
+    assert found.shape == box.extent
+    assert set(np.unique(found)) <= set(range(np.prod(SHAPE)))
+
+
+def test_an_image_and_its_labels_are_cut_alike(tmp_path):
+    pixels = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    reader = ImageReader((8, 8), channels=1)
+    labels = reader.label_map(str(tmp_path / "a.png"))
+    assert labels.shape == (20, 30)
+    for seed in range(8):
+        box = Recorded(crop_sampler(AugmentConfig(fixed=(0, 1), flip=(0, 1)), (8, 8), rng(seed))(labels.shape))
+        sample = reader.read(str(tmp_path / "a.png"), [box])[0]
+        assert torch.equal(sample.x[0].long(), cut(labels, box.box, (8, 8)))
+
+
+def test_instances_of_16_bits_keep_their_numbers_and_colours_are_refused(tmp_path):
+    numbers = np.zeros((6, 6), np.uint16)
+    numbers[2, 2] = 700
+    Image.fromarray(numbers).save(tmp_path / "deep.png")
+    assert ImageReader((4, 4)).label_map(str(tmp_path / "deep.png"))[2, 2] == 700
+    Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(BadSample, match=r"label map.*mode is RGB; expected one channel"):
+        ImageReader((4, 4)).label_map(str(tmp_path / "rgb.png"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"label_shape": (14, 10, 11)}, r"11 x 10 x 14 voxels, and the scan .* has 12 x 10 x 14"),
+        ({"label_affine": np.diag([1.0, 1.5, 2.2, 1.0])}, r"lies up to 2\.2 mm from the scan .*: another affine"),
+        ({"label_affine": AFFINE + np.outer([0, 5, 0, 0], [0, 0, 0, 1])}, r"lies up to 5 mm from the scan"),
+    ],
+)
+def test_labels_of_another_size_or_place_are_named(scan, change, told):
+    address, labels = scan(**change)
+    with pytest.raises(BadSample, match=told) as info:
+        volume_reader().label_map(labels, address)
+    assert info.value.kind == "label map"
+
+
+def test_labels_that_are_no_whole_numbers_are_named(scan, tmp_path):
+    nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), AFFINE).to_filename(tmp_path / "half.nii.gz")
+    with pytest.raises(BadSample, match="not whole numbers from 0 on"):
+        volume_reader().label_map(str(tmp_path / "half.nii.gz"))
+
+
+def test_an_empty_label_map_is_a_label_map(tmp_path):
+    nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE).to_filename(tmp_path / "empty.nii.gz")
+    assert not volume_reader().label_map(str(tmp_path / "empty.nii.gz")).any()
+
+
+def test_a_box_moved_to_the_foreground_holds_a_label_and_stays_inside():
+    labels = np.zeros((20, 30, 25), np.int32)
+    labels[3, 28, 7], labels[10:12, 5, 5] = 1, 2
+    box, seen = Crop((0, 0, 0), (6, 8, 30), (False, True, False)), set()
+    for seed in range(40):
+        moved = toward_foreground(labels, box, rng(seed))
+        assert moved.flip == box.flip
+        assert [b - a for a, b in zip(moved.start, moved.stop, strict=True)] == [6, 8, 30]
+        assert all(a >= 0 and b <= n for a, b, n in list(zip(moved.start, moved.stop, labels.shape, strict=True))[:2])
+        held = set(np.unique(cut(labels, moved, (6, 8, 30)).numpy())) - {0}
+        assert held
+        seen |= held
+    assert seen == {1, 2}
+    assert toward_foreground(np.zeros_like(labels), box, rng(0)) == box
+
+
+def orders():
+    """All 48 ways to store axes: permutations and directions."""
+    from itertools import permutations, product
+
+    for order in permutations(range(3)):
+        for signs in product((1, -1), repeat=3):
+            affine = np.eye(4)
+            affine[:3, :3] = 0
+            for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
+                affine[world, axis] = sign * (1.0, 1.5, 2.0)[axis]
+            affine[:3, 3] = (7, -3, 11)
+            yield affine
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+def test_labels_overlay_a_real_brain_in_all_48_axis_orders(tmp_path):
+    reader, files = volume_reader(), sorted(SHARED.glob("*.nii.gz"))
+    assert len(files) == 48
+    for file in files:
+        source = nib.load(file)
+        voxels = np.asarray(source.dataobj)
+        bright = (voxels > voxels.mean()).astype(np.uint8)
+        nib.Nifti1Image(bright, source.affine).to_filename(tmp_path / "bright.nii.gz")
+        labels = reader.label_map(str(tmp_path / "bright.nii.gz"), str(file))
+        written = nib.load(reader.write_labels(labels, str(file), tmp_path))
+        assert np.array_equal(np.asarray(written.dataobj), bright), file.name
+        np.testing.assert_allclose(written.affine, source.affine, atol=1e-4)
+
+
+def oblique():
+    affine = AFFINE.copy()
+    turn = np.array([[0.9553, -0.2955, 0], [0.2955, 0.9553, 0], [0, 0, 1]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = (-20, 4, 9)
+    return affine
+
+
+@pytest.mark.parametrize("affine", [*orders(), oblique()], ids=str)
+def test_labels_read_and_written_again_overlay_their_scan_voxel_by_voxel(scan, tmp_path, affine):
+    address, labels = scan(affine)
+    reader = volume_reader()
+    out = tmp_path / "out"
+    out.mkdir()
+    path = reader.write_labels(reader.label_map(labels, address), address, out)
+    assert path == out / "a.nii.gz"
+    written, source = nib.load(path), nib.load(labels)
+    assert written.shape == source.shape
+    np.testing.assert_allclose(written.affine, nib.load(address).affine, atol=1e-5)
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(source.dataobj))
+    assert [p.name for p in out.iterdir()] == ["a.nii.gz"]
+
+
+def test_labels_from_another_spacing_come_back_on_the_voxels_of_the_scan(tmp_path):
+    """A ball, at half the voxel size and back: all but a few voxels of its surface."""
+    z, y, x = np.mgrid[:20, :24, :22]
+    ball = ((z - 10) ** 2 + (y - 12) ** 2 + (x - 11) ** 2 < 49).astype(np.uint8)
+    nib.Nifti1Image(ball, np.diag([2.0, 2.0, 2.0, 1.0])).to_filename(tmp_path / "ball.nii.gz")
+    address = str(tmp_path / "ball.nii.gz")
+    reader = volume_reader(spacing=(1.0, 1.0, 1.0))
+    (tmp_path / "out").mkdir()
+    path = reader.write_labels(reader.label_map(address), address, tmp_path / "out")
+    back = np.asarray(nib.load(path).dataobj)
+    assert (back != ball).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("scans/a.nii.gz", "a"),
+        ("b.PNG", "b"),
+        ("x/series/", "series"),
+        ("c.npz::x::17", "c.npz_x_17"),
+    ],
+)
+def test_a_sample_is_named_by_its_file(address, name):
+    assert stem(address, (".nii", ".nii.gz", ".png", ".dcm/")) == name
