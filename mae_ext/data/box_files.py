@@ -103,7 +103,11 @@ def _read_voc(folder: Path) -> Annotations:
 
 
 def _voc(where: str, name: Path) -> Annotation:
-    """VOC counts pixels from 1 and includes both ends (VOC2012 devkit, section 5), so the left edge is xmin - 1."""
+    """VOC counts pixels from 1 and includes both ends (VOC2012 devkit, section 5), so the left edge is xmin - 1.
+
+    By the letter, xmin = xmax is a box of one pixel. In practice it is a slip of the mouse (BCCD has two), and counts as
+    a box without area.
+    """
     root = parse_xml(_content(where, MAX_XML_BYTES), where)
     if root.tag != "annotation":
         raise UserError(f"labels {where}: begins with <{root.tag[:40]}>; expected <annotation>, as Pascal VOC has it")
@@ -116,7 +120,7 @@ def _voc(where: str, name: Path) -> Annotation:
         left, top, right, bottom = (
             _number(box.findtext(key), f"{place}: {key}") for key in ("xmin", "ymin", "xmax", "ymax")
         )
-        image.boxes.append((left - 1, top - 1, right, bottom))
+        image.boxes.append((left - (right > left), top - (bottom > top), right, bottom))
         image.names.append(label)
         image.ignored.append((found.findtext("difficult") or "0").strip() == "1")
     return image

@@ -10,7 +10,7 @@ from torch import Tensor
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """For classes, in turn; told apart by colour-blind readers too (Okabe and Ito, Color Universal Design, 2008)."""
 
-LINE, TEXT = 1 / 240, 1 / 40
+LINE, TEXT = 1 / 240, 1 / 48
 """Of the picture's longer side: the width of a line, at least 2 pixels, and the height of letters, at least 10."""
 
 
@@ -24,25 +24,28 @@ def as_picture(x: Tensor) -> Image.Image:
 def draw_boxes(
     picture: Image.Image, boxes: Tensor, labels: Sequence[int], names: Sequence[str], scores: Sequence[float] = ()
 ) -> Image.Image:
-    """boxes: (n, 4) in pixels of the picture; names: of the classes, by label. A copy with an outline and name of each.
+    """boxes: (n, 4) in pixels of the picture; names: of the classes, by label. -> A copy with outlines and names.
 
-    The last are drawn first, so that the best of detections lies on top. Names are at the upper edge of their box,
-    outside it where there is room.
+    Names lie over all outlines, the best of detections over the others; at the upper edge of their box, outside it
+    where there is room.
     """
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     longer = max(drawn.size)
     width, font = max(2, round(longer * LINE)), ImageFont.load_default(max(10, round(longer * TEXT)))
-    for i in reversed(range(len(boxes))):
-        colour = COLOURS[labels[i] % len(COLOURS)]
-        left, top, right, bottom = (round(v) for v in boxes[i].tolist())
-        for colour_of, line in (("black", width + 2), (colour, width)):  # a dark rim, for bright pictures
-            pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour_of, width=line)
+    last_first = list(reversed(range(len(boxes))))
+    edges = [tuple(round(v) for v in box) for box in boxes.tolist()]
+    for i in last_first:
+        left, top, right, bottom = edges[i]
+        within = (left, top, max(left, right - 1), max(top, bottom - 1))
+        pen.rectangle(within, outline="black", width=width + 1)  # a dark rim, for bright pictures
+        pen.rectangle(within, outline=COLOURS[labels[i] % len(COLOURS)], width=width)
+    for i in last_first:
+        left, top, _, _ = edges[i]
         text = f"{names[labels[i]]} {scores[i]:.2f}" if scores else names[labels[i]]
         x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
-        wide, high = x1 - x0 + 6, y1 - y0 + 6
-        x = min(max(0, left), max(0, drawn.width - wide))
-        y = top - high if top >= high else top
-        pen.rectangle((x, y, x + wide, y + high), fill=colour, outline="black")
-        pen.text((x + 3 - x0, y + 3 - y0), text, font=font, fill="black")
+        wide, high = x1 - x0 + 4, y1 - y0 + 4
+        x, y = min(max(0, left), max(0, drawn.width - wide)), top - high if top >= high else max(0, top)
+        pen.rectangle((x, y, x + wide, y + high), fill=COLOURS[labels[i] % len(COLOURS)], outline="black")
+        pen.text((x + 2 - x0, y + 2 - y0), text, font=font, fill="black")
     return drawn

@@ -118,10 +118,11 @@ def test_members_of_shards_are_matched_by_their_own_name(labels):
 @pytest.mark.parametrize(
     ("box", "fault"),
     [
-        ((50, 50, 50 - 1, 60), "has no area"),
+        ((50, 50, 49, 60), "has no area"),
+        ((50, 50, 50, 50), "has no area"),
         ((50, 50, 103, 60), "lies outside of its image of 100x80"),
         ((-5, 50, 60, 60), "lies outside"),
-        ((101, 10, 101, 20), "lies outside"),
+        ((101, 10, 102, 20), "lies outside"),
     ],
 )
 def test_a_box_outside_its_image_or_without_area_is_refused_or_dropped_by_name(labels, box, fault):

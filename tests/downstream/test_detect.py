@@ -1,6 +1,7 @@
 """Detection as a task: from images and label files to a trained model, its scores, and what it writes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mae_ext.data.sample import Crop
 from mae_ext.downstream.detect import NO_OBJECT, BoxExamples, Detector
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import build_model, task_of
+from mae_ext.engine.train import train
 from mae_ext.errors import BadSample, ConfigError, UserError
 from mae_ext.model.mae import MAE
 
@@ -231,6 +233,22 @@ def test_levels_that_cannot_be_told_apart_are_refused_as_a_setting(settled):
     config, _ = settled(task={"strides": [8, 9]})
     with pytest.raises(ConfigError, match="task: strides="):
         build_model(config)
+
+
+def test_a_run_that_goes_on_after_a_crash_logs_and_scores_the_bits_of_one_that_did_not_crash(make, tmp_path):
+    config = make(train={"steps": 4, "save_every": 2, "evaluate_every": 1, "tensorboard": False})
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "crashed")
+    shutil.rmtree(tmp_path / "crashed" / "checkpoints" / "step-00000004")
+    train(config, tmp_path / "crashed")
+
+    def told(run):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [(row["step"], row["loss"], row["grad_norm"]) for row in rows], (run / "evaluations.jsonl").read_text()
+
+    assert told(tmp_path / "crashed") == told(tmp_path / "whole")
+    assert [step for step, _, _ in told(tmp_path / "whole")[0]] == [1, 2, 3, 4]
+    assert len(told(tmp_path / "whole")[1].splitlines()) == 4
 
 
 @pytest.mark.slow
