@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +18,9 @@ from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.errors import BadSample, UserError
 from mae_ext.rng import rng
+
+if TYPE_CHECKING:
+    from mae_ext.downstream.segment import Segmentation
 
 SHOWN = 5
 TARGET = "labels"
@@ -82,7 +85,7 @@ def read_labels(reader: LabelReader, address: str, like: str, classes: int, fore
 class PairedExamples:
     """Samples with the targets `labels` (*S) int64. balance: the share of crops that are moved onto a label."""
 
-    def __init__(self, task: Any, config: Config, name: str, source: str, masks: str) -> None:
+    def __init__(self, task: "Segmentation", config: Config, name: str, source: str, masks: str) -> None:
         self.task, self.seed, self.name = task, config.seed, name
         self.modality: ModalityConfig = config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
