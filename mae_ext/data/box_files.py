@@ -105,8 +105,8 @@ def _read_voc(folder: Path) -> Annotations:
 def _voc(where: str, name: Path) -> Annotation:
     """VOC counts pixels from 1 and includes both ends (VOC2012 devkit, section 5), so the left edge is xmin - 1.
 
-    By the letter, xmin = xmax is a box of one pixel. In practice it is a slip of the mouse (BCCD has two), and counts as
-    a box without area.
+    By the letter, xmin = xmax is a box of one pixel. In practice it is a slip of the mouse (BCCD has two), and counts
+    as a box without area.
     """
     root = parse_xml(_content(where, MAX_XML_BYTES), where)
     if root.tag != "annotation":

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.boxes import BoxTable, Faulty, crop_boxes, read_boxes
+from mae_ext.data.distort import VALUES, distort
 from mae_ext.data.loader import ModalityData, build_reader
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Batch, Crop, CropSampler, Sample, read_checked
@@ -27,6 +28,7 @@ from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.mae import MAE
+from mae_ext.rng import rng
 
 NO_OBJECT = -1
 
@@ -82,8 +84,8 @@ class BoxExamples:
     An object of which a crop shows too little is ignored, and so is one that its labels say to ignore.
     """
 
-    def __init__(self, config: Config, name: str, items: Items, table: BoxTable) -> None:
-        self.modality = config.modalities[name]
+    def __init__(self, task: "Detection", config: Config, name: str, items: Items, table: BoxTable) -> None:
+        self.task, self.seed, self.name, self.modality = task, config.seed, name, config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
         self.items, self.table, self.most = items, table, max(1, table.most)
         self.identity = table.identity
@@ -93,7 +95,7 @@ class BoxExamples:
         recorded = [RecordedCrop(crop) for crop in crops]
         samples = read_checked(self.reader, address, recorded, (self.modality.channels, *self.modality.size))
         size, found = (self.modality.size[0], self.modality.size[1]), []
-        for sample, at in zip(samples, recorded, strict=True):
+        for sample, at, key in zip(samples, recorded, keys, strict=True):
             objects.check(address, at.extent)
             boxes, shown = crop_boxes(objects.boxes, at.crop, size)
             ignored = objects.ignored | ~shown
@@ -104,7 +106,9 @@ class BoxExamples:
                 "labels": pad(objects.labels[there], (0, rest), value=NO_OBJECT),
                 "ignored": pad(ignored[there], (0, rest)),
             }
-            found.append(replace(sample, targets=targets))
+            generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
+            x = distort(sample.x, self.task.distort, self.task.strength, 0.0, generator, VALUES)
+            found.append(replace(sample, x=x, targets=targets))
         return found
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
@@ -119,7 +123,8 @@ class Detection:
     area are refused, by name, or dropped. channels, depth, strides: of the pyramid's maps, of the head's towers, and
     the pixels between places of each level (ViTDet and FCOS: 256, 4, and 4, 8, 16, 32). threshold, overlap: of class
     scores, and of boxes in suppression, when answers are decoded. shown: the score from which `predict` draws a box.
-    classes: found in the data; a checkpoint holds them, a config need not.
+    distort: so many random operations on values alone (light, colour), each with `strength` 0..1. classes: found in the
+    data; a checkpoint holds them, a config need not.
 
     Training sees crops (data.augment); evaluation and prediction see whole images, stretched to `size`: it should have
     the aspect of the images.
@@ -136,6 +141,8 @@ class Detection:
         threshold: float = 0.05,
         overlap: float = 0.6,
         shown: float = 0.4,
+        distort: int = 0,
+        strength: float = 0.5,
         classes: Sequence[str] = (),
     ) -> None:
         for what, path in (("labels", labels), ("test_labels", test_labels)):
@@ -143,15 +150,16 @@ class Detection:
                 raise ValueError(f"{what}={path}: expected a path, a COCO .json or a folder of Pascal VOC .xml files")
         if faulty_boxes not in ("refuse", "drop"):
             raise ValueError(f"faulty_boxes={faulty_boxes!r}: expected 'refuse' or 'drop'")
-        for what, whole, least in (("channels", channels, 1), ("depth", depth, 0)):
+        for what, whole, least in (("channels", channels, 1), ("depth", depth, 0), ("distort", distort, 0)):
             if not isinstance(whole, int) or whole < least:
                 raise ValueError(f"{what}={whole}: expected a whole number, at least {least}")
-        for what, value in (("threshold", threshold), ("overlap", overlap), ("shown", shown)):
+        for what, value in (("threshold", threshold), ("overlap", overlap), ("shown", shown), ("strength", strength)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{what}={value}: expected 0 to 1")
         self.labels, self.test_labels, self.faulty_boxes = labels, test_labels, faulty_boxes
         self.channels, self.depth, self.strides, self.classes = channels, depth, tuple(strides), tuple(classes)
         self.decoding, self.shown = Decoding(threshold=threshold, overlap=overlap), shown
+        self.distort, self.strength = distort, strength
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         name, modality = self._modality(config)
@@ -161,7 +169,7 @@ class Detection:
         if rank == 0:
             for dropped in (fault for table in tables.values() for fault in table.dropped):
                 warn(f"left out (faulty_boxes: drop): {dropped}")
-        examples = BoxExamples(config, name, items["train"], tables["train"])
+        examples = BoxExamples(self, config, name, items["train"], tables["train"])
         return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
 
     def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:

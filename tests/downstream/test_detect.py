@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mae_ext.config import parse_config
+from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop
 from mae_ext.downstream.detect import NO_OBJECT, BoxExamples, Detector
 from mae_ext.engine.distributed import Ranks
@@ -19,6 +20,7 @@ from mae_ext.model.mae import MAE
 
 pytest.importorskip("pycocotools", reason="pip install 'mae-ext[detect]'")
 
+KEY = Key(0, 0, 0, 0, 0)
 COLOUR = {"bright": 230, "dark": 20}
 
 
@@ -111,10 +113,16 @@ def test_objects_that_a_crop_shows_too_little_of_are_ignored_and_those_outside_a
         cut = left + columns
         if not 4 < cut < 64:
             continue
-        (sample,) = examples.read(0, [None], [lambda extent, cut=cut: Crop((0, 0), (48, cut), (False, False))])
+        (sample,) = examples.read(0, [KEY], [lambda extent, cut=cut: Crop((0, 0), (48, cut), (False, False))])
         labels, ignored = sample.targets["labels"].tolist(), sample.targets["ignored"].tolist()
         expected = {"most": ([0], [False]), "little": ([0], [True]), "nothing": ([NO_OBJECT], [False])}
         assert (labels, ignored) == expected[shown]
+
+
+def test_distortion_changes_values_and_no_box_and_is_the_same_every_time(settled):
+    (plain, distorted, again) = (settled(task={"distort": n})[1]["image"].batch(0) for n in (0, 2, 2))
+    assert all(torch.equal(plain.targets[name], distorted.targets[name]) for name in plain.targets)
+    assert not torch.equal(plain.x, distorted.x) and torch.equal(distorted.x, again.x)
 
 
 def test_an_image_of_another_size_than_its_labels_say_is_a_bad_sample(settled, squares, tmp_path):
@@ -123,7 +131,7 @@ def test_an_image_of_another_size_than_its_labels_say_is_a_bad_sample(settled, s
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     _, data = settled(task={"labels": str(tmp_path / "labels.json")})
     with pytest.raises(BadSample, match="labels of another size"):
-        data["image"].examples.read(0, [None], [lambda extent: Crop((0, 0), extent, (False, False))])
+        data["image"].examples.read(0, [KEY], [lambda extent: Crop((0, 0), extent, (False, False))])
 
 
 def test_answers_cover_every_place_and_every_parameter_is_trained(settled):
