@@ -51,7 +51,7 @@ def cut(labels: Labels, box: Crop, size: tuple[int, ...]) -> Tensor:
         found = found.take(np.clip(at, 0, length - 1), axis)
         outside = np.flatnonzero((at < 0) | (at >= length))
         found[(slice(None),) * axis + (outside,)] = 0  # of a copy: `take` makes one
-    found = np.flip(found, turned)
+    found = np.flip(found, tuple(turned))
     return torch.from_numpy(np.ascontiguousarray(found).astype(np.int64))
 
 

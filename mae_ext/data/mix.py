@@ -34,7 +34,8 @@ class Mix:
         for i in range(0, len(x), 2):
             draw = np.random.default_rng(seed_of(seed, "mix", name, step, keys[i].slot // 2))
             cut = draw.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
-            share = float(draw.beta(*[self.cutmix if cut else self.mixup] * 2))
+            alike = self.cutmix if cut else self.mixup
+            share = float(draw.beta(alike, alike))
             at = draw.random(2)
             x[i : i + 2], share = cutmix(x[i : i + 2], share, at) if cut else (mixup(x[i : i + 2], share), share)
             y[i : i + 2] = mixup(y[i : i + 2], share)
@@ -52,12 +53,14 @@ def cutmix(pair: Tensor, share: float, at: np.ndarray) -> tuple[Tensor, float]:
     The box has the sample's aspect and is centred at `at` (0..1 of each axis); what of it lies outside is cut off, and
     the share is that of what was really pasted.
     """
-    slices, covered = [], 1.0
+    slices: list[slice] = []
+    covered = 1.0
     for length, centre in zip(pair.shape[-2:], at, strict=True):
         half = sqrt(1 - share) * length / 2
         start, stop = (int(np.clip(round(centre * length + way * half), 0, length)) for way in (-1, 1))
         slices.append(slice(start, stop))
         covered *= (stop - start) / length
     mixed = pair.clone()
-    mixed[(..., *slices)] = pair.flip(0)[(..., *slices)]
+    rows, columns = slices
+    mixed[..., rows, columns] = pair.flip(0)[..., rows, columns]
     return mixed, 1 - covered

@@ -38,7 +38,8 @@ def _places(score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(weight: Tensor) -> tuple[Tensor, ...]:
-    return weight.split(max(1, CHUNK // max(1, weight.shape[1])))
+    parts: tuple[Tensor, ...] = weight.split(max(1, CHUNK // max(1, weight.shape[1])))
+    return parts
 
 
 def _auroc(weight: Tensor, positive: Tensor, last: Tensor) -> Tensor:

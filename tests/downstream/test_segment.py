@@ -207,6 +207,14 @@ def test_a_label_map_of_another_size_is_a_bad_file_named_in_the_ledger(fine_tune
     assert row["kind"] == "label map" and row["path"].endswith("masks/2.png") and "20 x 36" in row["detail"]
 
 
+def test_an_image_smaller_than_a_crop_is_a_bad_file_named_in_the_ledger(fine_tune, blobs, tmp_path):
+    for part, mode in (("images", "RGB"), ("masks", "L")):
+        Image.new(mode, (36, 15)).save(blobs / "train" / part / "5.png")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    (row,) = rows(tmp_path / "ft" / "bad_samples.jsonl")
+    assert row["kind"] == "too small" and "15 x 36, and a crop has 16 x 16" in row["detail"]
+
+
 def test_labels_that_no_class_names_are_a_bad_file(fine_tune, blobs, tmp_path, capfd):
     task = nuclei(blobs) | {"foreground": False}
     assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images", overrides={"train.steps": 4}) == 2
