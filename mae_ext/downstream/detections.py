@@ -13,6 +13,7 @@ import torch
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.boxes import BoxTable, uncrop_boxes
+from mae_ext.data.labelmap import Recorded
 from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Crop, Sample, read_checked
 from mae_ext.data.source import Items, PathTable, list_items
@@ -42,17 +43,6 @@ class Found:
     row: int
     extent: tuple[int, int]
     detections: Detections
-
-
-class WholeImage:
-    """The crop that is all of it; keeps the extent that it was asked for."""
-
-    def __init__(self) -> None:
-        self.extent: tuple[int, ...] = ()
-
-    def __call__(self, extent: tuple[int, ...]) -> Crop:
-        self.extent = extent
-        return Crop((0,) * len(extent), extent, (False,) * len(extent))
 
 
 def find_objects(
@@ -91,7 +81,7 @@ def _read(
     shape = (modality.channels, *modality.size)
 
     def read(row: int) -> tuple[int, Sample, tuple[int, int]] | BadSample:
-        whole, address = WholeImage(), items.addresses[row]
+        whole, address = Recorded(), items.addresses[row]  # all of it
         try:
             (sample,) = read_checked(reader, address, [whole], shape)
             if table is not None:
@@ -180,7 +170,7 @@ def _draw(
     reader = plugins.readers.build(
         spec.name, spec.arguments, f"modalities.{name}.data.reader", size=size, channels=modality.channels
     )
-    (sample,) = read_checked(reader, address, [WholeImage()])
+    (sample,) = read_checked(reader, address, [Recorded()])
     kept = one.detections.scores >= shown
     boxes = one.detections.boxes[kept] * scale
     labels, scores = one.detections.labels[kept].tolist(), one.detections.scores[kept].tolist()
