@@ -135,6 +135,7 @@ tasks = Registry(
     {
         "pretrain": "mae_ext.engine.pretrain:Pretraining",
         "classify": "mae_ext.downstream.classify:Classification",
+        "detect": "mae_ext.downstream.detect:Detection",
         "segment": "mae_ext.downstream.segment:Segmentation",
     },
 )

@@ -49,7 +49,7 @@ def labelled_split(
                 f"train and test need the same class names"
             )
         held_out = _renumbered(held_out, classes)
-        _apart(train, held_out, path, test)
+        check_apart(train, held_out, path, test)
     return Split(_share(train, classes, labels, seed, name, path), held_out, classes)
 
 
@@ -83,7 +83,8 @@ def _renumbered(items: Items, classes: tuple[str, ...]) -> Items:
     return replace(items, labels=number[items.labels], classes=classes)
 
 
-def _apart(train: Items, test: Items, path: str, test_path: str) -> None:
+def check_apart(train: Items, test: Items, path: str, test_path: str) -> None:
+    """Raises UserError where a file or a patient is on both sides, by name."""
     pairs = [("file", set(train.addresses) & set(test.addresses))]
     if train.patients is not None and test.patients is not None:
         pairs.append(("patient", (set(train.patients) & set(test.patients)) - {""}))

@@ -1,0 +1,240 @@
+"""Boxes of objects: one table for the images of a source, and what a crop makes of them.
+
+A box is (left, top, right, bottom) in pixels of the upright image, as edges: the whole image is 0, 0, width, height.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mae_ext.data.box_files import Annotation, Annotations, enumerated, read_annotations
+from mae_ext.data.sample import Crop
+from mae_ext.errors import BadSample, UserError
+
+ROUNDING = 1.0
+"""Pixels by which a box may leave the image and is cut without a word: tools count from 0 or from 1, and round."""
+
+MIN_VISIBLE = 0.2
+"""Share of an object's area that a crop must show, for the object to be learned from it. Below, nobody could say what
+it is; it is ignored then, which is not the same as being background. Our choice."""
+
+MIN_SIDE = 1.0
+"""Pixels of the model's input: what is thinner after a crop is ignored as well."""
+
+Faulty = Literal["refuse", "drop"]
+"""What becomes of a box that lies outside its image or has no area: the source is refused, or the box is left out."""
+
+
+@dataclass(frozen=True)
+class ImageBoxes:
+    """The objects of one image.
+
+    boxes: (n, 4) float32. labels: (n,) int64 into the table's classes. ignored: (n,) bool, neither learned nor counted
+    (VOC's difficult, COCO's crowds). size: (height, width) in pixels as the label file has it, None where it does not.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+    size: tuple[int, int] | None
+
+    def check(self, address: str, extent: tuple[int, ...]) -> None:
+        """Raises BadSample where an image of extent (height, width) is not the one that was labelled."""
+        height, width = extent[-2:]
+        if self.size is not None and self.size != (height, width):
+            detail = (
+                f"the image has {width}x{height} pixels (upright), its labels are for {self.size[1]}x{self.size[0]}"
+            )
+            raise BadSample(address, "labels of another size", detail)
+        if len(self.boxes) and bool((self.boxes > self.boxes.new_tensor([width, height] * 2) + ROUNDING).any()):
+            raise BadSample(address, "boxes outside", f"the image has {width}x{height} pixels (upright)")
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """The objects of every image of a source, in its order; arrays, because workers get a copy.
+
+    dropped: boxes that were left out, in words.
+    """
+
+    classes: tuple[str, ...]
+    ends: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    dropped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> ImageBoxes:
+        rows = slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+        height, width = self.sizes[index].tolist()
+        boxes, labels, ignored = (torch.from_numpy(a[rows].copy()) for a in (self.boxes, self.labels, self.ignored))
+        return ImageBoxes(boxes, labels, ignored, (height, width) if height else None)
+
+    @property
+    def most(self) -> int:
+        """Objects in the image that has most of them."""
+        return int(np.diff(self.ends, prepend=0).max(initial=0))
+
+    @property
+    def identity(self) -> bytes:
+        """Changes when a box, a label, a class or their order does."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for array in (self.ends, self.sizes, self.boxes, self.labels, self.ignored):
+            digest.update(array.tobytes())
+        return digest.digest()
+
+
+def read_boxes(
+    sources: Mapping[str, Iterable[str]], path: str, classes: tuple[str, ...] | None = None, faulty: Faulty = "refuse"
+) -> dict[str, BoxTable]:
+    """Addresses of images, by the name of their split, and what one label file or folder says of them.
+
+    The classes are those that occur in the first split, the one to train on, in the order of COCO's ids or of VOC's
+    names; `classes` gives them instead where they are settled. An image without objects is legal; it has a label file
+    that says so. Raises UserError for labels that cannot be read; for an image without any, labels of no image, or of
+    two images; for a box outside its image or of no area, unless those are to be dropped; and for a class that another
+    split has and the first has not.
+    """
+    given = read_annotations(path)
+    found = {split: list(addresses) for split, addresses in sources.items()}
+    matched = _match(given, found, path)
+    checked = {split: [_checked(row) for row in rows] for split, rows in matched.items()}
+    faults = [fault for rows in checked.values() for _, bad in rows for fault in bad]
+    if faults and faulty == "refuse":
+        raise UserError(
+            f"labels '{path}': {len(faults)} boxes lie outside their image or have no area: {enumerated(faults)}. "
+            "Correct them, or leave them out with faulty_boxes: drop"
+        )
+    if classes is None:
+        first = next(iter(matched.values()), [])
+        seen = {name for row in first for name in row.names}
+        classes = tuple(name for name in given.order if name in seen)
+    for split, rows in matched.items():
+        unknown = sorted({name for row in rows for name in row.names} - set(classes))
+        if unknown:
+            raise UserError(
+                f"labels '{path}': {split} has the classes {', '.join(unknown)}, which what is trained on has not "
+                f"(there: {', '.join(classes) or 'none'}); move an example there, or correct the names"
+            )
+    return {split: _table(rows, classes) for split, rows in checked.items()}
+
+
+def _match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> dict[str, list[Annotation]]:
+    """The annotation of each image: the one whose path agrees with the image's in most parts, counted from the end."""
+    by_name: dict[str, list[Annotation]] = defaultdict(list)
+    for row in given.images:
+        by_name[row.parts[-1]].append(row)
+    used: dict[int, str] = {}
+    missing, ambiguous, shared = [], [], []
+    matched: dict[str, list[Annotation]] = {}
+    for split, addresses in sources.items():
+        matched[split] = []
+        for address in addresses:
+            name = PurePosixPath(address.rpartition("::")[2])
+            parts = (name if given.suffixed else name.with_suffix("")).parts
+            rows = sorted(by_name.get(parts[-1], []), key=lambda row: _agreement(row.parts, parts), reverse=True)
+            if not rows:
+                missing.append(address)
+                continue
+            if len(rows) > 1 and len({_agreement(row.parts, parts) for row in rows[:2]}) == 1:
+                ambiguous.append(f"{address} ({rows[0].where} and {rows[1].where})")
+            if (other := used.setdefault(id(rows[0]), address)) != address:
+                shared.append(f"{other} and {address} ({rows[0].where})")
+            matched[split].append(rows[0])
+    unused = [row.where for row in given.images if id(row) not in used]
+    for faults, what, remedy in (
+        (missing, "images have no labels", "an image without objects needs an entry that says so"),
+        (ambiguous, "images fit several labels equally well", "give the names in the labels their folders"),
+        (shared, "pairs of images share their labels", "give the names in the labels their folders"),
+        (unused, "labels belong to no image", f"remove them, or add the images to {' or '.join(sources)}"),
+    ):
+        if faults:
+            raise UserError(f"labels '{path}': {len(faults)} {what}: {enumerated(faults)}; {remedy}")
+    return matched
+
+
+def _agreement(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """Trailing parts that two paths have in common."""
+    count = 0
+    for one, other in zip(reversed(a), reversed(b), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _checked(row: Annotation) -> tuple[Annotation, list[str]]:
+    """The annotation with its usable boxes, cut to the image, and what is wrong with the others."""
+    height, width = row.size or (np.inf, np.inf)
+    image = "its image" if row.size is None else f"its image of {width}x{height} (width x height)"
+    rows, boxes, faults = [], [], []
+    for i, (left, top, right, bottom) in enumerate(row.boxes):
+        cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+        fault = None
+        if right <= left or bottom <= top:
+            fault = "has no area"
+        elif max(-left, -top, right - width, bottom - height) > ROUNDING or cut[2] <= cut[0] or cut[3] <= cut[1]:
+            fault = f"lies outside of {image}"
+        if fault is None:
+            rows.append(i)
+            boxes.append(cut)
+        else:
+            faults.append(f"{row.where}: box {i + 1}, {left:g} {top:g} {right:g} {bottom:g}, {fault}")
+    names, ignored = [row.names[i] for i in rows], [row.ignored[i] for i in rows]
+    return Annotation(row.where, row.parts, row.size, boxes, names, ignored), faults
+
+
+def _table(rows: list[tuple[Annotation, list[str]]], classes: tuple[str, ...]) -> BoxTable:
+    number = {name: i for i, name in enumerate(classes)}
+    return BoxTable(
+        classes,
+        np.cumsum([len(row.boxes) for row, _ in rows], dtype=np.int64),
+        np.array([row.size or (0, 0) for row, _ in rows], dtype=np.int64).reshape(-1, 2),
+        np.array([box for row, _ in rows for box in row.boxes], dtype=np.float32).reshape(-1, 4),
+        np.array([number[name] for row, _ in rows for name in row.names], dtype=np.int64),
+        np.array([flag for row, _ in rows for flag in row.ignored], dtype=np.bool_),
+        tuple(fault for _, faults in rows for fault in faults),
+    )
+
+
+def crop_boxes(boxes: Tensor, crop: Crop, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(n, 4) in pixels of the source -> (n, 4) in pixels of the crop resized to `size`, and (n,) bool: well visible.
+
+    Boxes are cut at the crop's edge; what lies outside has no area. What shows less than MIN_VISIBLE of its area, or
+    less than MIN_SIDE pixels, is not well visible. size: (height, width).
+    """
+    (top, left), (bottom, right) = crop.start, crop.stop
+    low = boxes.new_tensor([left, top])
+    extent = boxes.new_tensor([right - left, bottom - top])
+    corners = rearrange(boxes, "n (corner xy) -> n corner xy", xy=2) - low
+    cut = corners.clamp(min=torch.zeros_like(extent), max=extent)
+    flipped = torch.tensor(crop.flip[::-1], device=boxes.device)
+    cut = torch.where(flipped, (extent - cut).flip(1), cut)
+    sides, whole = cut[:, 1] - cut[:, 0], corners[:, 1] - corners[:, 0]
+    scale = boxes.new_tensor([size[1], size[0]]) / extent
+    shown = sides.prod(1) >= MIN_VISIBLE * whole.prod(1)
+    return (cut * scale).flatten(1), shown & (sides * scale >= MIN_SIDE).all(1)
+
+
+def uncrop_boxes(boxes: Tensor, crop: Crop, size: tuple[int, int]) -> Tensor:
+    """(n, 4) in pixels of a crop resized to `size` (height, width) -> (n, 4) in pixels of the source: the inverse."""
+    (top, left), (bottom, right) = crop.start, crop.stop
+    extent = boxes.new_tensor([right - left, bottom - top])
+    scale = extent / boxes.new_tensor([size[1], size[0]])
+    corners = rearrange(boxes, "n (corner xy) -> n corner xy", xy=2) * scale
+    flipped = torch.tensor(crop.flip[::-1], device=boxes.device)
+    corners = torch.where(flipped, (extent - corners).flip(1), corners)
+    return (corners + boxes.new_tensor([left, top])).flatten(1)

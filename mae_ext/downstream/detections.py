@@ -1,0 +1,177 @@
+"""What a trained detector says of whole images: for the evaluator, and as files for people."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mae_ext import plugins
+from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.boxes import BoxTable, uncrop_boxes
+from mae_ext.data.labelmap import Recorded
+from mae_ext.data.loader import build_reader
+from mae_ext.data.sample import Crop, Sample, read_checked
+from mae_ext.data.source import Items, PathTable, list_items
+from mae_ext.downstream.encoder import stack
+from mae_ext.downstream.fcos import Decoding, Detections
+from mae_ext.engine.log import warn
+from mae_ext.engine.task import Progress
+from mae_ext.errors import BadSample, UserError
+from mae_ext.report.boxes import as_picture, draw_boxes
+
+if TYPE_CHECKING:
+    from mae_ext.downstream.detect import Detector
+
+BATCH = 8
+"""Images answered at a time: their maps are large."""
+
+RESULT = "detections.json"
+
+LONGER_SIDE = 1600
+"""Pixels of a drawn picture, at most."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """row: the image's place in the list. extent: its (height, width). detections: in its own pixels, on the CPU."""
+
+    row: int
+    extent: tuple[int, int]
+    detections: Detections
+
+
+def find_objects(
+    model: "Detector", config: Config, name: str, items: Items, rows: Sequence[int], decoding: Decoding,
+    table: BoxTable | None, device: torch.device, progress: Progress | None = None,
+) -> tuple[list[Found], list[BadSample]]:  # fmt: skip
+    """Detections in the images at `rows`, seen whole, and the images that could not be read.
+
+    table: labels that each image is held against (their size); None where there are none.
+    """
+    modality = config.modalities[name]
+    size = (modality.size[0], modality.size[1])
+    found: list[Found] = []
+    bad: list[BadSample] = []
+    for part in _read(modality, name, items, rows, table, bad):
+        x, _ = stack([sample for _, sample, _ in part])
+        answers = model(x.to(device), name)
+        for (row, _, extent), one in zip(part, decoding(answers, model.places, size), strict=True):
+            boxes = uncrop_boxes(one.boxes.float(), Crop((0, 0), extent, (False, False)), size)
+            found.append(Found(row, extent, Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu())))
+        if progress is not None:
+            progress(len(found) + len(bad), len(rows))
+    return found, bad
+
+
+def _read(
+    modality: ModalityConfig,
+    name: str,
+    items: Items,
+    rows: Sequence[int],
+    table: BoxTable | None,
+    bad: list[BadSample],
+) -> Iterator[list[tuple[int, Sample, tuple[int, int]]]]:
+    """Batches of (row, image, extent), a batch decoded by threads while the one before is answered."""
+    reader = build_reader(modality, f"modalities.{name}.data.reader")
+    shape = (modality.channels, *modality.size)
+
+    def read(row: int) -> tuple[int, Sample, tuple[int, int]] | BadSample:
+        whole, address = Recorded(), items.addresses[row]  # all of it
+        try:
+            (sample,) = read_checked(reader, address, [whole], shape)
+            if table is not None:
+                table[row].check(address, whole.extent)
+        except BadSample as error:
+            return error
+        return row, sample, (whole.extent[0], whole.extent[1])
+
+    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+    with ThreadPoolExecutor(min(BATCH, cpu_count() or 1), thread_name_prefix="decode") as pool:
+        ahead = [pool.submit(read, row) for row in parts[0]] if parts else []
+        for following in [*parts[1:], []]:
+            outcomes = [future.result() for future in ahead]
+            ahead = [pool.submit(read, row) for row in following]
+            bad += [o for o in outcomes if isinstance(o, BadSample)]
+            if good := [o for o in outcomes if not isinstance(o, BadSample)]:
+                yield good
+
+
+def write_detections(
+    model: "Detector", config: Config, name: str, classes: Sequence[str], decoding: Decoding, shown: float,
+    sources: Sequence[str], out: Path, progress: Progress | None = None,
+) -> list[Path]:  # fmt: skip
+    """`out`/detections.json, and a PNG of each image with the boxes that score `shown` or more.
+
+    The JSON is a COCO dataset (images, annotations, categories) whose annotations have a score: tools for either read
+    it. bbox is [x, y, width, height] in pixels of the upright image. Raises UserError where no image can be read.
+    """
+    modality = config.modalities[name]
+    reader = build_reader(modality, f"modalities.{name}.data.reader")
+    items = Items(PathTable(a for source in sources for a in list_items(source, tuple(reader.suffixes)).addresses))
+    device = next(model.parameters()).device
+    found, bad = find_objects(model, config, name, items, range(len(items)), decoding, None, device, progress)
+    for error in bad:
+        warn(f"left out: {error}")
+    if not found:
+        raise UserError(f"{', '.join(sources)}: none of its {len(items)} images can be read; the first: {bad[0]}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = [out / RESULT]
+        partial = written[0].with_name(f"{RESULT}.tmp")
+        partial.write_text(json.dumps(_coco(items, found, classes), allow_nan=False), encoding="utf-8")
+        partial.replace(written[0])
+        for one, stem in zip(found, _stems([items.addresses[f.row] for f in found]), strict=True):
+            written.append(out / f"{stem}.png")
+            _draw(modality, name, items.addresses[one.row], one, classes, shown, written[-1])
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from error
+    return written
+
+
+def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for one in found:
+        kept = one.detections
+        for box, score, label in zip(kept.boxes.tolist(), kept.scores.tolist(), kept.labels.tolist(), strict=True):
+            left, top, right, bottom = (round(v, 2) for v in box)
+            wide, high = round(right - left, 2), round(bottom - top, 2)
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": one.row + 1, "category_id": label + 1,
+                "bbox": [left, top, wide, high], "area": round(wide * high, 2), "iscrowd": 0, "score": round(score, 5),
+            })  # fmt: skip
+    return {
+        "images": [
+            {"id": f.row + 1, "file_name": items.addresses[f.row], "height": f.extent[0], "width": f.extent[1]}
+            for f in found
+        ],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+
+
+def _stems(addresses: Sequence[str]) -> list[str]:
+    """A name for the picture of each: the file's own, numbered where two share one (a row of an array has none)."""
+    own = [PurePosixPath(address.rpartition("::")[2]).stem or "image" for address in addresses]
+    return [stem if own.count(stem) == 1 else f"{stem}-{i:05d}" for i, stem in enumerate(own)]
+
+
+def _draw(
+    modality: ModalityConfig, name: str, address: str, one: Found, classes: Sequence[str], shown: float, path: Path
+) -> None:
+    """The image at its own resolution, up to LONGER_SIDE, and not as the model saw it."""
+    scale = min(1.0, LONGER_SIDE / max(one.extent))
+    size = (max(1, round(one.extent[0] * scale)), max(1, round(one.extent[1] * scale)))
+    spec = modality.data.reader
+    reader = plugins.readers.build(
+        spec.name, spec.arguments, f"modalities.{name}.data.reader", size=size, channels=modality.channels
+    )
+    (sample,) = read_checked(reader, address, [Recorded()])
+    kept = one.detections.scores >= shown
+    boxes = one.detections.boxes[kept] * scale
+    labels, scores = one.detections.labels[kept].tolist(), one.detections.scores[kept].tolist()
+    draw_boxes(as_picture(sample.x), boxes, labels, classes, scores).save(path)

@@ -1,0 +1,289 @@
+"""Boxes: from label files to one table, and along with a crop."""
+
+import contextlib
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mae_ext.data.box_files import MAX_XML_BYTES, parse_xml
+from mae_ext.data.boxes import MIN_VISIBLE, crop_boxes, read_boxes, uncrop_boxes
+from mae_ext.data.sample import Crop
+from mae_ext.errors import BadSample, UserError
+
+
+def voc(*objects, size=(100, 80)):
+    """objects: (name, xmin, ymin, xmax, ymax[, difficult]); size: (width, height)."""
+    rows = [
+        f"<object><name>{name}</name><difficult>{int(bool(rest))}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>"
+        f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for name, a, b, c, d, *rest in objects
+    ]
+    width, height = size
+    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{''.join(rows)}</annotation>"
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """{stem: XML} -> the folder, as text."""
+
+    def write(files):
+        folder = tmp_path / "Annotations"
+        folder.mkdir()
+        for stem, text in files.items():
+            (folder / f"{stem}.xml").parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{stem}.xml").write_text(text)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Overrides of the top level -> the file's path, as text."""
+
+    def write(**overrides):
+        root = {
+            "images": [
+                {"id": 7, "file_name": "a/one.jpg", "height": 80, "width": 100},
+                {"id": 9, "file_name": "b/one.jpg", "height": 80, "width": 100},
+            ],
+            "annotations": [
+                {"id": 1, "image_id": 9, "category_id": 5, "bbox": [10, 20, 30, 40]},
+                {"id": 2, "image_id": 9, "category_id": 3, "bbox": [0, 0, 100, 80], "iscrowd": 1},
+            ],
+            "categories": [{"id": 5, "name": "cat"}, {"id": 3, "name": "zebra"}, {"id": 8, "name": "never seen"}],
+        }
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps(root | overrides))
+        return str(path)
+
+    return write
+
+
+ONE = {"train": ["images/one.jpg"]}
+
+
+# Reading
+
+
+def test_voc_counts_from_one_and_includes_both_ends(labels):
+    table = read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 100, 80), ("dog", 5, 6, 7, 8, True))}))["train"]
+    assert table.classes == ("cat", "dog")
+    assert table[0].boxes.tolist() == [[0, 0, 100, 80], [4, 5, 7, 8]]
+    assert (table[0].labels.tolist(), table[0].ignored.tolist(), table[0].size) == ([0, 1], [False, True], (80, 100))
+
+
+def test_coco_counts_from_zero_and_its_classes_are_in_the_order_of_their_ids(coco):
+    sources = {"train": ["x/b/one.jpg", "x/a/one.jpg"]}
+    table = read_boxes(sources, coco())["train"]
+    assert table.classes == ("zebra", "cat")
+    assert table[0].boxes.tolist() == [[10, 20, 40, 60], [0, 0, 100, 80]]
+    assert (table[0].labels.tolist(), table[0].ignored.tolist()) == ([1, 0], [False, True])
+    assert table[1].boxes.shape == (0, 4) and table.most == 2
+
+
+def test_an_image_without_objects_is_legal_and_one_without_labels_is_not(labels):
+    folder = labels({"one": voc(), "two": voc(("cat", 1, 1, 9, 9))})
+    table = read_boxes({"train": ["one.png", "two.png"]}, folder)["train"]
+    assert [len(table[i].boxes) for i in range(2)] == [0, 1]
+    with pytest.raises(UserError, match=r"1 images have no labels: three\.png.*needs an entry"):
+        read_boxes({"train": ["one.png", "two.png", "three.png"]}, folder)
+
+
+def test_labels_of_no_image_are_named(labels):
+    folder = labels({"one": voc(), "two": voc()})
+    with pytest.raises(UserError, match=r"1 labels belong to no image: .*two\.xml; remove them"):
+        read_boxes(ONE, folder)
+    assert set(read_boxes({**ONE, "test": ["two.jpg"]}, folder)) == {"train", "test"}
+
+
+def test_two_images_of_one_name_do_not_share_their_labels(labels):
+    with pytest.raises(UserError, match=r"1 pairs of images share their labels: a/one\.jpg and b/one\.jpg"):
+        read_boxes({"train": ["a/one.jpg", "b/one.jpg"]}, labels({"one": voc()}))
+
+
+def test_labels_that_fit_equally_well_are_not_guessed_between(coco):
+    with pytest.raises(UserError, match=r"fit several labels equally well: one\.jpg"):
+        read_boxes({"train": ["one.jpg"]}, coco())
+
+
+def test_members_of_shards_are_matched_by_their_own_name(labels):
+    address = "train.tar::512+100::images/one.jpg"
+    assert len(read_boxes({"train": [address]}, labels({"one": voc(("cat", 1, 1, 9, 9))}))["train"][0].boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        ((50, 50, 49, 60), "has no area"),
+        ((50, 50, 50, 50), "has no area"),
+        ((50, 50, 103, 60), "lies outside of its image of 100x80"),
+        ((-5, 50, 60, 60), "lies outside"),
+        ((101, 10, 102, 20), "lies outside"),
+    ],
+)
+def test_a_box_outside_its_image_or_without_area_is_refused_or_dropped_by_name(labels, box, fault):
+    folder = labels({"one": voc(("cat", *box), ("cat", 10, 10, 20, 20))})
+    with pytest.raises(UserError, match=rf"1 boxes .*one\.xml: box 1, .*{fault}.*faulty_boxes: drop"):
+        read_boxes(ONE, folder)
+    table = read_boxes(ONE, folder, faulty="drop")["train"]
+    assert len(table[0].boxes) == 1 and fault in table.dropped[0]
+
+
+def test_a_box_that_leaves_its_image_by_rounding_is_cut(labels):
+    table = read_boxes(ONE, labels({"one": voc(("cat", 0, 0, 101, 81))}))["train"]
+    assert (table[0].boxes.tolist(), table.dropped) == ([[0, 0, 100, 80]], ())
+
+
+def test_a_class_seen_only_in_test_is_refused(labels):
+    folder = labels({"one": voc(("cat", 1, 1, 9, 9)), "two": voc(("dgo", 1, 1, 9, 9))})
+    with pytest.raises(UserError, match=r"test has the classes dgo.*\(there: cat\)"):
+        read_boxes({**ONE, "test": ["two.jpg"]}, folder)
+
+
+def test_settled_classes_keep_their_numbers_whatever_occurs(labels):
+    table = read_boxes(ONE, labels({"one": voc(("dog", 1, 1, 9, 9))}), classes=("cat", "dog"))["train"]
+    assert table[0].labels.tolist() == [1]
+
+
+def test_labels_for_an_image_of_another_size_are_a_bad_sample(labels):
+    found = read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 100, 80))}))["train"][0]
+    found.check("one.jpg", (80, 100))
+    with pytest.raises(BadSample, match=r"labels of another size \(the image has 80x100 pixels .* are for 100x80"):
+        found.check("one.jpg", (100, 80))
+
+
+def test_where_labels_know_no_size_the_boxes_are_held_against_the_image(labels):
+    found = read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 100, 80), size=(0, 0))}))["train"][0]
+    found.check("one.jpg", (80, 100))
+    with pytest.raises(BadSample, match="boxes outside"):
+        found.check("one.jpg", (78, 100))
+
+
+def test_the_identity_changes_with_a_box_and_with_nothing_else(labels, tmp_path):
+    folder = labels({"one": voc(("cat", 1, 1, 9, 9))})
+    before = read_boxes(ONE, folder)["train"].identity
+    assert read_boxes({"train": ["elsewhere/one.jpg"]}, folder)["train"].identity == before
+    (tmp_path / "Annotations" / "one.xml").write_text(voc(("cat", 1, 1, 9, 8)))
+    assert read_boxes(ONE, folder)["train"].identity != before
+
+
+# Files that are not what they seem
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+OUTSIDE = '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>'
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (BOMB, "DOCTYPE"),
+        (OUTSIDE, "DOCTYPE"),
+        ("<annotation>", "not XML"),
+        ("<annotation>&c;</annotation>", "not XML"),
+        ("", "empty"),
+        ("<html/>", "expected <annotation>"),
+        ("<a>" * 20 + "</a>" * 20, "nested more than"),
+        ("<annotation><object><name>x</name></object></annotation>", "object 1: has no bndbox"),
+        (voc(("cat", 1, 1, "nan", 9)), "xmax is 'nan'; expected a number"),
+        (voc(("cat", 1, "", 9, 9)), "ymin is ''"),
+        (voc((" ", 1, 1, 9, 9)), "has no name"),
+        (voc(size=("wide", 3)), "size/width is 'wide'"),
+    ],
+)
+def test_an_xml_file_that_is_not_voc_is_refused_by_name(labels, text, fault):
+    with pytest.raises(UserError, match=rf"(?s)one\.xml.*{fault}"):
+        read_boxes(ONE, labels({"one": text}))
+
+
+def test_an_xml_file_larger_than_any_label_is_not_read(labels):
+    with pytest.raises(UserError, match="too large"):
+        read_boxes(ONE, labels({"one": f"<annotation>{' ' * MAX_XML_BYTES}</annotation>"}))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_xml_parser_raise_anything_else(content):
+    with contextlib.suppress(UserError):
+        parse_xml(content, "x.xml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"images": 3}, "no list 'images'"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4]}]},
+            r"annotations\[0\]: image_id is 1",
+        ),
+        ({"annotations": [{"image_id": 7, "category_id": 6, "bbox": [1, 2, 3, 4]}]}, "category_id is 6"),
+        ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3]}]}, "bbox is .1, 2, 3.; expected"),
+        ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 2, "x", 4]}]}, r"bbox\[2\] is 'x'"),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, r"categories\[1\]: id is 5"),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 3, "name": "a"}]}, "categories a have more than one id"),
+        ({"images": [{"id": 7, "file_name": ""}]}, "file_name is ''"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": float("nan"), "width": 3}]}, "not JSON"),
+    ],
+)
+def test_a_json_file_that_is_not_coco_is_refused_by_place(coco, overrides, fault):
+    with pytest.raises(UserError, match=rf"labels\.json.*{fault}"):
+        read_boxes({"train": ["a/one.jpg", "b/one.jpg"]}, coco(**overrides))
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere.json"])
+def test_labels_that_are_not_there_are_said_to_be_missing(tmp_path, path):
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        read_boxes(ONE, str(tmp_path / path))
+
+
+# Along with a crop
+
+
+def painted(box, extent=(40, 60)):
+    left, top, right, bottom = box
+    image = torch.zeros(extent)
+    image[top:bottom, left:right] = 1
+    return image
+
+
+def bounds(image):
+    rows, columns = image.any(1).nonzero(), image.any(0).nonzero()
+    return [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(2, 10), st.integers(2, 10)),
+    st.tuples(st.integers(0, 20), st.integers(0, 30), st.integers(20, 30), st.integers(15, 20)),
+    st.tuples(st.booleans(), st.booleans()),
+)
+def test_a_cropped_flipped_and_resized_box_is_where_its_pixels_went(box, window, flip):
+    left, top, width, height = box
+    low_x, low_y, columns, rows = window
+    rows = min(rows, 40 - low_y)
+    crop = Crop((low_y, low_x), (low_y + rows, low_x + columns), flip)
+    image = painted((left, top, left + width, top + height))[low_y : low_y + rows, low_x : low_x + columns]
+    image = image.flip([axis for axis in (0, 1) if flip[axis]]).repeat_interleave(3, 0).repeat_interleave(2, 1)
+    boxes, shown = crop_boxes(
+        torch.tensor([[left, top, left + width, top + height]]).float(), crop, (3 * rows, 2 * columns)
+    )
+    visible = image.sum().item() / 6
+    assert shown.item() == (visible >= MIN_VISIBLE * width * height - 1e-6)
+    if visible:
+        torch.testing.assert_close(boxes, torch.tensor([bounds(image)]).float())
+
+
+def test_a_box_inside_the_crop_comes_back_when_the_crop_is_undone():
+    crop, boxes = Crop((10, 20), (50, 80), (True, False)), torch.tensor([[22.0, 11, 60, 40], [30, 12, 79.5, 49]])
+    there, shown = crop_boxes(boxes, crop, (16, 32))
+    assert shown.all()
+    torch.testing.assert_close(uncrop_boxes(there, crop, (16, 32)), boxes)
+
+
+def test_no_boxes_stay_no_boxes():
+    boxes, shown = crop_boxes(torch.zeros(0, 4), Crop((0, 0), (4, 4), (False, True)), (8, 8))
+    assert boxes.shape == (0, 4) and shown.shape == (0,)
