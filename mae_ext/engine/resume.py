@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,13 @@ class Progress:
 
 def fingerprint(data: ModalityData) -> str:
     """Of the file list: names and order, without the folder they are in, which may move; and of a task's answers."""
-    addresses = data.items.addresses
-    root = len(str(Path(data.config.data.path or ".")))
+    addresses = [data.items.addresses[i] for i in range(len(data.items))]
+    root = str(Path(data.config.data.path or "."))
+    if not all(address.startswith(root) for address in addresses):  # a list: of files that are somewhere else
+        root = commonprefix([min(addresses), max(addresses)]).rpartition("/")[0]  # noqa: RUF071 absolute or not
     digest = hashlib.sha256()
-    for i in range(len(addresses)):
-        digest.update(addresses[i][root:].encode("utf-8", "surrogateescape") + b"\0")
+    for address in addresses:
+        digest.update(address[len(root) :].encode("utf-8", "surrogateescape") + b"\0")
     if data.examples is not None:
         digest.update(data.examples.identity)
     return f"{len(addresses)} files, {digest.hexdigest()[:16]}"

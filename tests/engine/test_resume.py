@@ -105,6 +105,25 @@ def test_a_changed_list_of_files_is_refused_and_a_folder_that_moved_is_not(half,
     assert trajectory(half[1]) == half[2]
 
 
+def test_a_list_of_other_files_is_refused_and_one_of_files_that_moved_is_not(tiny, photos, tmp_path, capfd):
+    moved = tmp_path / "another" / "folder"
+    shutil.copytree(photos, moved)
+    names = sorted(p.name for p in photos.iterdir())
+
+    def start(name, folder, files):
+        path = tmp_path / name
+        path.write_text("".join(f"{folder / file}\n" for file in files))
+        capfd.readouterr()
+        code = run(["pretrain", str(config), "--data", str(path), "--out", str(tmp_path / "run")])
+        return code, capfd.readouterr().err
+
+    config = tiny({"train.steps": 4})
+    assert start("files.txt", photos, names[:20])[0] == 0
+    code, said = start("a_list_with_a_longer_name.txt", photos, [*names[:19], names[30]])
+    assert code == 2 and "files of image: 20 files, " in said
+    assert start("moved.txt", moved, names[:20])[0] == 0
+
+
 @pytest.mark.usefixtures("faulty")
 def test_another_version_of_a_plug_in_is_refused_by_name(tiny, photos, tmp_path, faulty, capfd):
     reader = {"name": "faulty", "fault": "bad", "match": "nothing"}
