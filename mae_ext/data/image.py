@@ -80,8 +80,8 @@ class ImageReader:
     ICC profiles are not. Boxes refer to the upright image.
 
     Kinds of BadSample besides those of `fetch`: "not an image", "truncated", "damaged", "unsupported", "too large"
-    (over max_pixels, told from the header before anything is decoded), "non-finite", "out of range", "channels" and
-    "out of memory".
+    (over max_pixels, told from the header before anything is decoded), "too small" (for a crop of fixed length),
+    "non-finite", "out of range", "channels" and "out of memory".
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
@@ -108,7 +108,7 @@ class ImageReader:
                 width, height = image.size[::-1] if turn.swap else image.size
         # Outside of the net: a crop that fails is our fault, not the file's.
         boxes = [crop((height, width)) for crop in crops]
-        _check(boxes, (height, width))
+        _check(address, boxes, (height, width))
         with _bad_sample(address):
             if isinstance(content, np.ndarray):
                 planes, shrink = _array_planes(address, content, self.channels), 1.0
@@ -216,9 +216,12 @@ def _kind(error: Exception) -> str:
     return "damaged"
 
 
-def _check(boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
+def _check(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
     for box in boxes:
         for start, stop, length in zip(box.start, box.stop, extent, strict=True):
+            if start < 0 and stop - start > length:  # a crop of fixed length, which is centred
+                detail = f"{extent[1]}x{extent[0]} pixels, and a crop has {stop - start} where it has {length}"
+                raise BadSample(address, "too small", detail)
             if not -1e-3 <= start < stop <= length + 1e-3:
                 raise ValueError(f"{box} does not lie in an image of {extent[0]}x{extent[1]} (height x width)")
 

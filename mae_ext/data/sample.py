@@ -48,9 +48,8 @@ class Reader(Protocol):
     """The only code that knows a file format. Picklable; opens nothing before `read`.
 
     suffixes: lower case, with the dot; ".dcm/", with a slash, is a folder of such files that together are one sample.
-    A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none),
-    `example`, the size and channels that `doctor` asks of a file when no config says otherwise, and `pads`, True where
-    a crop may reach beyond the source.
+    A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none), and
+    `example`, the size and channels that `doctor` asks of a file when no config says otherwise.
     """
 
     suffixes: tuple[str, ...]

@@ -94,7 +94,6 @@ class VolumeReader:
         *(f"{suffix}/" for suffix in dicom.SUFFIXES),
     )
     display = "volume"
-    pads = True
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
 
     def __init__(

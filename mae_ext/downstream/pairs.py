@@ -14,7 +14,7 @@ from mae_ext.data.distort import VALUES, distort
 from mae_ext.data.labelmap import LabelReader, Labels, Recorded, cut, stem, toward_foreground
 from mae_ext.data.loader import build_reader
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, read_checked
+from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.errors import BadSample, UserError
 from mae_ext.rng import rng
@@ -109,7 +109,6 @@ class PairedExamples:
             box = crop(labels.shape)
             if float(torch.rand((), generator=generator)) < self.task.balance:
                 box = toward_foreground(labels, box, generator)
-            self._check_room(address, labels, box)
             boxes.append(Recorded(box))
         samples = read_checked(self.reader, address, boxes, (self.modality.channels, *size))
         found = []
@@ -120,13 +119,6 @@ class PairedExamples:
             x = distort(sample.x, self.task.distort, self.task.strength, 0.0, generator, VALUES)
             found.append(replace(sample, x=x, targets={TARGET: cut(labels, seen.box, size)}))
         return found
-
-    def _check_room(self, address: str, labels: Labels, box: Crop) -> None:
-        room = zip(box.start, box.stop, labels.shape, strict=True)
-        if not getattr(self.reader, "pads", False) and any(a < 0 or b > n for a, b, n in room):
-            wanted = " x ".join(str(b - a) for a, b in zip(box.start, box.stop, strict=True))
-            detail = f"{' x '.join(map(str, labels.shape))}, and a crop has {wanted}; lower size, or leave it out"
-            raise BadSample(address, "too small", detail)
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
         return batch

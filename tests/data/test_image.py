@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from mae_ext.data.augment import center_sampler
+from mae_ext.config import AugmentConfig
+from mae_ext.data.augment import center_sampler, evaluation_sampler
 from mae_ext.data.image import ImageReader
 from mae_ext.data.sample import Crop
 from mae_ext.data.source import list_items
@@ -261,6 +262,13 @@ class TestCrops:
         for crop in (box(0, 0, 49, 64), box(-1, 0, 40, 64), box(5, 5, 5, 9)):
             with pytest.raises(ValueError, match="does not lie in an image of 48x64"):
                 read(address, crop=crop)
+
+    def test_an_image_smaller_than_a_crop_of_fixed_length_is_a_bad_file(self, tmp_path: Path) -> None:
+        address = save(tmp_path / "a.png", photo())
+        fixed = evaluation_sampler(AugmentConfig(fixed=(0, 1)), (40, 80))
+        with pytest.raises(BadSample, match="64x48 pixels, and a crop has 80 where it has 64") as info:
+            read(address, crop=fixed)
+        assert info.value.kind == "too small"
 
     def test_an_error_in_a_crop_sampler_is_not_blamed_on_the_file(self, tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
