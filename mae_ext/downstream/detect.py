@@ -140,7 +140,7 @@ class Detection:
         strides: Sequence[int] = STRIDES,
         threshold: float = 0.05,
         overlap: float = 0.6,
-        shown: float = 0.4,
+        shown: float = 0.5,
         distort: int = 0,
         strength: float = 0.5,
         classes: Sequence[str] = (),
