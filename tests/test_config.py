@@ -7,8 +7,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mae_ext.config import MAX_CONFIG_BYTES, Config, load_config, parse_config, read_yaml, set_value
+from mae_ext.config import Config, load_config, parse_config, set_value
 from mae_ext.errors import ConfigError
+from mae_ext.strict_yaml import MAX_BYTES, read_yaml
 
 GOOD = {
     "modalities": {"image": {"size": [32, 48], "patch": [8, 16], "batch": 4, "data": {"path": "photos"}}},
@@ -170,7 +171,7 @@ def test_text_that_is_not_a_plain_mapping_is_refused(text, expected):
 
 
 def test_a_file_of_two_mebibytes_is_not_a_config_and_is_not_parsed():
-    with pytest.raises(ConfigError, match=f"larger than {MAX_CONFIG_BYTES} bytes"):
+    with pytest.raises(ConfigError, match=f"larger than {MAX_BYTES} bytes"):
         read_yaml("a: [" + "1," * (1 << 20) + "]", "here")
 
 

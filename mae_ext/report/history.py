@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mae_ext.config import Config, parse_config, read_yaml
+from mae_ext.config import Config, parse_config
 from mae_ext.errors import ConfigError, UserError
+from mae_ext.strict_yaml import read_yaml
 
 TENSOR_HEADER_BYTES = 16 << 20
 
