@@ -1,6 +1,5 @@
 """The cache serves what was built from exactly this source in exactly this way, or builds it again."""
 
-import multiprocessing
 import os
 import pickle
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from mae_ext.data.cache import Cache, Entry, require_writable, source_identity
+from mae_ext.data.sandbox import forkserver
 from mae_ext.errors import BadSample, UserError
 
 KEY = {"source": {"size": 3, "ends": "ab"}, "transform": {"short_side": 256}}
@@ -111,7 +111,7 @@ def _write_many(root, start):
 
 
 def test_two_writers_at_once_leave_whole_entries_and_nothing_else(tmp_path):
-    context = multiprocessing.get_context("forkserver")
+    context = forkserver()  # not one of its own: it would be everybody's, without what workers need
     start = context.Event()
     writers = [context.Process(target=_write_many, args=(tmp_path, start)) for _ in range(2)]
     for writer in writers:
