@@ -113,9 +113,9 @@ def test_damage_over_and_over_leaves_nothing_behind(box: Sandbox) -> None:
     assert (me.num_fds(), me.num_threads()) == before
 
 
-def test_a_bad_sample_travels_back_whole(box: Sandbox, tmp_path: Path) -> None:
+def test_a_bad_sample_travels_back_whole(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"text")
-    with pytest.raises(BadSample) as caught:
+    with Sandbox(deadline_s=60) as box, pytest.raises(BadSample) as caught:
         box.call(ImageReader((8, 8)).read, str(tmp_path / "a.jpg"), [center_sampler((8, 8))], name="other")
     assert caught.value.path == str(tmp_path / "a.jpg") and caught.value.kind == "not an image"
     assert "b'text'" in caught.value.detail
