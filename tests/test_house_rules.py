@@ -122,7 +122,7 @@ def test_pickle_stays_between_a_process_and_its_own_child(path):
 @every_file
 def test_yaml_is_read_in_one_strict_place(path):
     readers = {name for name, _ in calls(path) if re.match(r"yaml\.\w*load", name)}
-    assert readers <= ({"yaml.load"} if inside(path) == "config.py" else set())
+    assert readers <= ({"yaml.load"} if inside(path) == "strict_yaml.py" else set())
 
 
 @every_file
