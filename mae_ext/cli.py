@@ -37,6 +37,8 @@ SetOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
 BadOption = Annotated[float | None, typer.Option(help="Share of bad files to put up with; by default the run's own.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")]
+AllowOption = Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")]
 Pool = Literal["mean", "class"]
 
 
@@ -84,11 +86,9 @@ def pretrain(
     config: ConfigArg,
     data: DataOption = None,
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/latest",
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")] = None,
+    steps: StepsOption = None,
     set_: SetOption = None,
-    allow_change: Annotated[
-        bool, typer.Option(help="Go on with a run although its settings or files changed.")
-    ] = False,
+    allow_change: AllowOption = False,
 ) -> None:
     """Train; resumes by itself when --out holds a checkpoint of the same config.
 
@@ -111,11 +111,9 @@ def finetune(
     data: DataOption = None,
     test: Annotated[str | None, typer.Option("--test", help="Held-out data that the task is judged on.")] = None,
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/finetuned",
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")] = None,
+    steps: StepsOption = None,
     set_: SetOption = None,
-    allow_change: Annotated[
-        bool, typer.Option(help="Go on with a run although its settings or files changed.")
-    ] = False,
+    allow_change: AllowOption = False,
 ) -> None:
     """Train a pretrained encoder for a task; resumes as pretrain does. Scores go to OUT/evaluations.jsonl.
 

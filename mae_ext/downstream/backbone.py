@@ -36,7 +36,3 @@ def load_backbone(model: MAE, checkpoint: str) -> None:
             f"({share:.0%} of its numbers) fit; {'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}"
         )
     model.load_state_dict(loaded)
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else str(list(tensor.shape))

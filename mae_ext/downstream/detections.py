@@ -19,6 +19,7 @@ from mae_ext.data.sample import Crop, Sample, read_checked
 from mae_ext.data.source import Items, PathTable, list_items
 from mae_ext.downstream.encoder import stack
 from mae_ext.downstream.fcos import Decoding, Detections
+from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError
@@ -122,9 +123,7 @@ def write_detections(
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = [out / RESULT]
-        partial = written[0].with_name(f"{RESULT}.tmp")
-        partial.write_text(json.dumps(_coco(items, found, classes), allow_nan=False), encoding="utf-8")
-        partial.replace(written[0])
+        write_durably(written[0], json.dumps(_coco(items, found, classes), allow_nan=False))
         for one, stem in zip(found, _stems([items.addresses[f.row] for f in found]), strict=True):
             written.append(out / f"{stem}.png")
             _draw(modality, name, items.addresses[one.row], one, classes, shown, written[-1])

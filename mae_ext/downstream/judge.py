@@ -16,6 +16,7 @@ from mae_ext.data.source import Items, PathTable
 from mae_ext.downstream.encoder import FrozenEncoder, stack
 from mae_ext.downstream.ranking import auroc
 from mae_ext.downstream.scores import scores
+from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, RunError, UserError
@@ -145,7 +146,4 @@ def _lenient(config: Config, name: str) -> Any:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    partial = path.with_name(f"{path.name}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    partial.replace(path)
+    write_durably(path, "".join(json.dumps(row) + "\n" for row in rows))

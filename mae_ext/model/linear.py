@@ -1,13 +1,13 @@
 """nn.Linear whose matrix products, on a CPU that trains, take the fastest way, and whose input is not kept twice.
 
 Why this file exists: PyTorch sends fp32 matrix products on a CPU to MKL, which on other vendors' processors takes its
-AVX2 path; oneDNN, in the same wheel, has AVX-512 code for all of them (195 against 440 GFLOP/s on 2 cores). Where there
-is no AVX-512, MKL is the faster of the two (a fifth, over the products of a step). In bf16 a
-weight is cast where it is used, in the forward and again in the backward pass; autocast's cache would hold a second
-copy of the whole model through the step. What comes before the product (a norm, a GELU) is applied again in the
-backward pass, from the tensor that its own gradient needs anyway: a third of a step's activations, for 1 % of its time.
-A processor without half-precision instructions multiplies bf16 numbers at a seventh to a hundredth of its fp32 rate;
-there the products of the same rounded numbers are taken in fp32. On a GPU, and under torch.compile, this is nn.Linear.
+AVX2 path; oneDNN, in the same wheel, has AVX-512 code for all of them (195 against 440 GFLOP/s on 2 cores). Where
+there is no AVX-512, MKL is the faster of the two (a fifth, over the products of a step). In bf16 a weight is cast
+where it is used, in the forward and again in the backward pass; autocast's cache would hold a second copy of the whole
+model through the step. What comes before the product (a norm, a GELU) is applied again in the backward pass, from the
+tensor that its own gradient needs anyway: a third of a step's activations, for 1 % of its time. A processor without
+half-precision instructions multiplies bf16 numbers at a seventh to a hundredth of its fp32 rate; there the products of
+the same rounded numbers are taken in fp32. On a GPU, and under torch.compile, this is nn.Linear.
 """
 
 import threading
