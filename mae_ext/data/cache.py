@@ -10,6 +10,7 @@ import logging
 import os
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,8 +32,15 @@ MAX_HEADER_BYTES = 64 << 20
 IDENTITY_BYTES = 1 << 16
 """Hashed at the beginning and at the end of a source, beside its size and time of change."""
 
+MAPPED = 128
+"""Entries kept open by one process, the last used: finding, reading and checking a header takes as long as copying a
+crop of 64^3 from it. Each holds a file descriptor, of which a process may have as few as 1024."""
+
 STALE_S = 24 * 3600.0
 """A half-written entry that is older belongs to a writer that was killed."""
+
+Version = tuple[int, int, int]
+"""Of a file: inode, size, time of change."""
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +57,19 @@ class Cache:
     """A folder of entries. Any number of processes may read and write it; picklable; opens nothing before it is asked.
 
     An entry becomes visible by a rename, whole or not at all, so two writers of one entry do the work twice and harm
-    nobody. Its header is checked every time it is opened and its data once per process; an entry that fails is built
-    again in its place. When the disk is full the array is used and not kept, with one warning.
+    nobody. Header and data are checked when a process first opens it, the header again when it had to be closed for
+    others; an entry that fails is built again in its place. When the disk is full the array is used and not kept, with
+    one warning.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._checked: dict[Path, tuple[int, int, int]] = {}
+        self._checked: dict[Path, Version] = {}
+        self._mapped: OrderedDict[Path, tuple[Version, Entry]] = OrderedDict()
         self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_checked": {}}
+        return {**self.__dict__, "_checked": {}, "_mapped": OrderedDict()}
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Where the entry of a key lies. key: JSON, for instance {"source": source_identity(x), "short_side": 256}."""
@@ -70,7 +80,7 @@ class Cache:
         """The entry, or None when there is none or it is damaged (which is logged)."""
         path = self.path(key)
         try:
-            return self._open(path, key)
+            return self._kept_open(path) or self._open(path, key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -99,10 +109,18 @@ class Cache:
             path.unlink(missing_ok=True)
         return len(stale)
 
+    def _kept_open(self, path: Path) -> Entry | None:
+        """An entry that is mapped already, if the file is still the one that was mapped."""
+        version, entry = self._mapped.get(path, (None, None))
+        if version is None or version != _version(os.stat(path)):  # noqa: PTH116 a crop's tenth part
+            return None
+        self._mapped.move_to_end(path)
+        return entry
+
     def _open(self, path: Path, key: Mapping[str, Any], trusted: bool = False) -> Entry:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            version = _version(status)
             prefix = file.read(len(MAGIC) + 8)
             length, checksum = (int.from_bytes(prefix[i : i + 4], "little") for i in (len(MAGIC), len(MAGIC) + 4))
             if prefix[: len(MAGIC)] != MAGIC or length > MAX_HEADER_BYTES:
@@ -121,7 +139,12 @@ class Cache:
         if not trusted and self._checked.get(path) != version and _checksum(array) != header["checksum"]:
             raise ValueError("its data do not match their checksum")
         self._checked[path] = version
-        return Entry(array, header["meta"])
+        entry = Entry(array, header["meta"])
+        self._mapped[path] = version, entry
+        self._mapped.move_to_end(path)
+        if len(self._mapped) > MAPPED:
+            self._mapped.popitem(last=False)
+        return entry
 
     def _write(self, path: Path, key: Mapping[str, Any], entry: Entry) -> None:
         array = np.ascontiguousarray(entry.array)
@@ -190,6 +213,10 @@ def require_writable(root: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"cache folder '{root}': cannot be written to: {error.strerror or error}") from None
     return root
+
+
+def _version(status: os.stat_result) -> Version:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:

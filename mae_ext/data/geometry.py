@@ -112,6 +112,17 @@ class Lattice:
             found.append(Taps(low, weight, inside))
         return found
 
+    def runs(self, box: Crop, size: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+        """The stored voxels that a box shows and where they stand in it; None where it takes more than a copy."""
+        stored, placed = [], []
+        for a, b, n, extent, ratio in zip(box.start, box.stop, size, self.extent, self.ratio, strict=True):
+            first, last = max(a, 0), min(b, extent)
+            if ratio != 1 or b - a != n or first >= last:
+                return None
+            stored.append(slice(first, last))
+            placed.append(slice(first - a, last - a))
+        return tuple(stored), tuple(placed)
+
 
 def lattice(extent: tuple[int, ...], spacing: tuple[float, ...], wanted: tuple[float, ...] | None) -> Lattice:
     """wanted=None, or within KEEP_MM of the spacing: the stored voxels as they are."""
@@ -126,20 +137,8 @@ def window(taps: list[Taps]) -> tuple[slice, ...]:
     return tuple(slice(int(t.low.min()), int(t.low.max()) + 1 + bool(t.weight.any())) for t in taps)
 
 
-def runs(taps: list[Taps]) -> tuple[slice, ...] | None:
-    """Where the touched voxels stand in the box, one after another as they are stored; None where it takes more."""
-    found = []
-    for t in taps:
-        first, count = int(t.inside.argmax()), int(t.inside.sum())
-        touched = t.low[first : first + count]
-        if t.weight.any() or not t.inside[first : first + count].all() or (np.diff(touched) != 1).any() or not count:
-            return None
-        found.append(slice(first, first + count))
-    return tuple(found)
-
-
 def laid(x: NDArray[Any], where: tuple[slice, ...], size: tuple[int, ...], fill: Any) -> NDArray[Any]:
-    """(C, *window) -> (C, *size), a copy: x where `runs` says, fill, which broadcasts, in the rest."""
+    """(C, *stored) -> (C, *size), a copy: x where `runs` places it, fill, which broadcasts, in the rest."""
     if all(r.stop - r.start == n for r, n in zip(where, size, strict=True)):
         return x.copy()
     out = np.empty((len(x), *size), x.dtype)

@@ -17,7 +17,7 @@ from mae_ext.data import dicom, label_volume, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
-from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, runs, window
+from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, window
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
 from mae_ext.data.labelmap import Labels, stem
 from mae_ext.data.sample import Crop, CropSampler, Sample
@@ -54,12 +54,14 @@ class Scan:
 
     def cut(self, box: Crop, size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(channels, *size) at the model's levels, and valid (*size)."""
+        fill = self.fill.reshape(-1, 1, 1, 1)
+        if self.levels is None and (found := self.grid.runs(box, size)):  # a prepared scan: nothing to do but to copy
+            near, where = found
+            x, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
+            return laid(x, where, size, fill), laid(valid, where, size, False)[0]
         taps = self.grid.taps(box, size)
-        near, where = window(taps), runs(taps)
-        stored, fill = self.voxels[(slice(None), *near)], self.fill.reshape(-1, 1, 1, 1)
-        if self.levels is None and where is not None:  # a prepared scan: nothing to do but to copy
-            return laid(stored, where, size, fill), laid(self.valid[near][None], where, size, False)[0]
-        x = scaled(stored, self.slope, self.inter)
+        near = window(taps)
+        x = scaled(self.voxels[(slice(None), *near)], self.slope, self.inter)
         if self.levels is not None and not (fine := usable(x)).all():
             x = np.where(fine, x, fill)
         x = interpolate(x, taps)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,32 @@ def test_two_writers_at_once_leave_whole_entries_and_nothing_else(tmp_path):
     for i in range(20):
         np.testing.assert_array_equal(cache.get({"i": i}).array, made(i, (64, 64)).array)
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 20
+
+
+def test_an_entry_is_read_from_the_disk_again_only_when_its_file_is_another(cache):
+    cache.get_or_build(KEY, made)
+    first = cache.get(KEY)
+    assert cache.get(KEY) is first
+    cache.path(KEY).write_bytes(b"damaged")
+    assert cache.get(KEY) is None
+    cache.get_or_build(KEY, lambda: made(1))
+    np.testing.assert_array_equal(cache.get(KEY).array, made(1).array)
+    cache.path(KEY).unlink()
+    assert cache.get(KEY) is None
+
+
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_no_more_files_are_held_open_than_a_process_may_have(cache, monkeypatch):
+    monkeypatch.setattr("mae_ext.data.cache.MAPPED", 3)
+    before = open_files()
+    for i in range(10):
+        cache.get_or_build({"i": i}, lambda i=i: made(i))
+    assert open_files() <= before + 3
+    for i in range(10):
+        np.testing.assert_array_equal(cache.get({"i": i}).array, made(i).array)
 
 
 def test_what_killed_writers_left_is_swept_once_it_is_old(cache):

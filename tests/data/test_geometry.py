@@ -17,7 +17,6 @@ from mae_ext.data.geometry import (
     laid,
     lattice,
     orientation,
-    runs,
     window,
 )
 from mae_ext.data.sample import Crop
@@ -147,13 +146,20 @@ def test_a_box_that_needs_no_interpolation_is_a_copy_of_what_is_there(start, siz
     grid = Lattice((7, 5, 11), (1.0, ratio, 1.0))
     x = np.random.default_rng(0).normal(size=(2, *grid.extent)).astype(np.float32)
     valid = np.random.default_rng(1).random(grid.extent) < 0.7
-    taps = grid.taps(Crop(start, tuple(a + n for a, n in zip(start, size, strict=True)), (False,) * 3), size)
-    near, where = window(taps), runs(taps)
-    inside = np.logical_and.outer(np.logical_and.outer(taps[0].inside, taps[1].inside), taps[2].inside)
+    box = Crop(start, tuple(a + n for a, n in zip(start, size, strict=True)), (False,) * 3)
+    taps, found = grid.taps(box, size), grid.runs(box, size)
     overlaps = all(a < n and a + m > 0 for a, m, n in zip(start, size, grid.shape, strict=True))
-    assert (where is not None) == (overlaps and not any(t.weight.any() for t in taps)) or ratio != 1
-    if where is not None:
+    assert (found is not None) == (overlaps and ratio == 1)
+    if found is not None:
+        here, where = found
+        near = window(taps)
+        inside = np.logical_and.outer(np.logical_and.outer(taps[0].inside, taps[1].inside), taps[2].inside)
         fill = np.array([-3.0, 5.0], np.float32).reshape(-1, 1, 1, 1)
         expected = np.where(inside, interpolate(x[(slice(None), *near)], taps), fill)
-        np.testing.assert_array_equal(laid(x[(slice(None), *near)], where, size, fill), expected)
-        np.testing.assert_array_equal(laid(valid[near][None], where, size, False)[0], covered(valid[near], taps))
+        np.testing.assert_array_equal(laid(x[(slice(None), *here)], where, size, fill), expected)
+        np.testing.assert_array_equal(laid(valid[here][None], where, size, False)[0], covered(valid[near], taps))
+
+
+def test_a_box_that_is_stretched_is_not_a_copy():
+    grid = Lattice((7, 5, 11), (1.0, 1.0, 1.0))
+    assert grid.runs(Crop((0, 0, 0), (4, 4, 4), (False,) * 3), (4, 4, 8)) is None
