@@ -24,7 +24,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class History:
-    """metrics: column -> (n,) float64, NaN where a line lacks it. problems: sentences about what was unreadable."""
+    """metrics: column -> (n,) float64, NaN where a line lacks it; evaluations: the same, of scores on held-out data.
+
+    problems: sentences about what was unreadable.
+    """
 
     run: Path
     config: Config | None
@@ -33,6 +36,7 @@ class History:
     bad: list[dict[str, Any]]
     probes: list[dict[str, Any]]
     checkpoints: list[Checkpoint]
+    evaluations: dict[str, np.ndarray] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def column(self, name: str) -> np.ndarray:
@@ -61,6 +65,7 @@ def read_history(run: Path) -> History:
     problems: list[str] = []
     text, config = _config(run / "config.yaml", problems)
     metrics, probes = _lines(run / "metrics.jsonl", problems), _lines(run / "probes.jsonl", problems)
+    evaluations = columns(_lines(run / "evaluations.jsonl", problems))
     # One ledger for each rank that met a bad file.
     bad = [line for file in sorted(run.glob("bad_samples*.jsonl")) for line in _lines(file, problems)]
     checkpoints = _checkpoints(run / "checkpoints", problems)
@@ -68,7 +73,7 @@ def read_history(run: Path) -> History:
         f"The run was stopped by a non-finite loss: see {path.parent.name}/record.json"
         for path in sorted(run.glob("failure-*/record.json"))
     ]
-    return History(run, config, text, columns(metrics), bad, probes, checkpoints, problems)
+    return History(run, config, text, columns(metrics), bad, probes, checkpoints, evaluations, problems)
 
 
 def _config(path: Path, problems: list[str]) -> tuple[str, Config | None]:

@@ -21,6 +21,8 @@ from mae_ext.report.history import History, parameters, read_history
 from mae_ext.report.probes import probes_section
 
 MAX_PICTURES = 12
+MAX_SCORES = 6
+"""That are drawn as curves; the table has all."""
 MAX_PICTURE_BYTES = 24 << 20
 MAX_BAD_ROWS = 200
 MEDIA = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
@@ -54,6 +56,7 @@ def page(history: History) -> str:
         _facts(history),
         *(f'<p class="warn">{escape(problem)}</p>' for problem in history.problems),
         _section("Training", _charts(history)),
+        _section("Scores on held-out data", _evaluations(history.evaluations)),
         _section("Reconstructions", _pictures(history.run / "pictures")),
         _section("Probes of the frozen encoder", probes_section(history.probes)),
         _section("Features", _maps(history.run / "maps")),
@@ -161,6 +164,29 @@ def _share(steps: np.ndarray, history: History) -> list[Series]:
     """Time waited for data in each step, in percent of that step."""
     share = history.waited()
     return [Series("data wait", steps, 100 * share)] if len(share) else []
+
+
+def _evaluations(scores: dict[str, np.ndarray]) -> str:
+    """Of a fine-tuned run: how each score went, and what it is now. The number of samples is no score."""
+    steps = scores.get("step", np.empty(0))
+    named = {name: values for name, values in scores.items() if name not in ("step", "samples")}
+    if not len(steps) or not named:
+        return ""
+    charts = [curve(name, [Series(name, steps, values)]) for name, values in named.items()] if len(steps) > 1 else []
+    rows = [(name, f"{values[-1]:.4f}", *_spread(steps, values)) for name, values in named.items()]
+    last = f"{int(steps[-1]):,}"
+    drawn = f'<div class="charts">{"".join(charts[:MAX_SCORES])}</div>' if charts else ""
+    return drawn + table(("score", f"at step {last}", "lowest", "highest"), rows, numbers=(1, 2, 3))
+
+
+def _spread(steps: np.ndarray, values: np.ndarray) -> tuple[str, str]:
+    """The lowest and the highest value, each with its step; which of them is the better one depends on the score."""
+    there = np.flatnonzero(np.isfinite(values))
+    if not len(there):
+        return "–", "–"
+    ends = (there[values[there].argmin()], there[values[there].argmax()])
+    low, high = (f"{values[i]:.4f} ({int(steps[i]):,})" for i in ends)
+    return low, high
 
 
 def _pictures(folder: Path) -> str:

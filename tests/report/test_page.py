@@ -159,6 +159,21 @@ def test_every_modality_of_a_joint_run_has_its_curve(make_run: MakeRun) -> None:
     assert "loss by modality" in html and 'data-name="photos"' in html and 'data-name="clips"' in html
 
 
+def test_what_a_fine_tuned_run_scores_on_held_out_data_is_on_the_page(make_run: MakeRun) -> None:
+    run = make_run()
+    assert "Scores on held-out data" not in write_report(run).read_text()
+    rows = [{"step": s, "samples": 40, "dice": d, "dice/<i>": 1 - d} for s, d in ((10, 0.25), (20, 0.75), (30, 0.5))]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = write_report(run).read_text()
+    text = " ".join(Checked(html).text)
+    assert "Scores on held-out data" in text
+    assert "at step 30" in text
+    assert "0.7500 (20)" in text  # the best was not the last
+    assert "0.2500 (10)" in text
+    assert "samples" not in [name for name, *_ in re.findall(r"<td>(.*?)</td>", html)]
+    assert "<i>" not in html
+
+
 def test_a_run_stopped_by_a_nonfinite_loss_says_so(make_run: MakeRun) -> None:
     run = make_run()
     (run / "failure-00000012").mkdir()
