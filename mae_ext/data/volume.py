@@ -57,8 +57,8 @@ class Scan:
         fill = self.fill.reshape(-1, 1, 1, 1)
         if self.levels is None and (found := self.grid.runs(box, size)):  # a prepared scan: nothing to do but to copy
             near, where = found
-            x, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
-            return laid(x, where, size, fill), laid(valid, where, size, False)[0]
+            stored, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
+            return laid(stored, where, size, fill), laid(valid, where, size, False)[0]
         taps = self.grid.taps(box, size)
         near = window(taps)
         x = scaled(self.voxels[(slice(None), *near)], self.slope, self.inter)
