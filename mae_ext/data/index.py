@@ -2,7 +2,8 @@
 
 `index.csv::test` are the rows whose column `split` says test. `index.csv::KEY=VALUE,KEY=VALUE` says more: `split=test`,
 and with `path=`, `label=` and `patient=` which columns are meant; `label=effusion+edema` takes several columns of 0 and
-1, one for each class.
+1, one for each class. `fold=2/5` is the second of five parts and `rest=2/5` the other four: patients whole, classes
+spread evenly (folds.py).
 """
 
 import csv
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+from mae_ext.data.folds import deal
 from mae_ext.errors import UserError
 
 PATHS = ("path", "file", "filename", "id")
@@ -21,7 +23,9 @@ PATHS = ("path", "file", "filename", "id")
 FOLDERS = ("", "images")
 """Where a name is looked for, seen from the list's own folder."""
 
-KEYS = ("split", "path", "label", "patient")
+KEYS = ("split", "path", "label", "patient", "fold", "rest")
+FOLD_SEED = 0
+"""Folds are the same for everybody who says the same of the same list, or `fold` and `rest` would overlap."""
 BETWEEN = "|"
 """Between the classes of a sample that has several; a lone one says that it has none of them."""
 
@@ -74,6 +78,8 @@ def _options(asked: str | None, where: str) -> dict[str, str]:
     options = dict(part.partition("=")[::2] for part in asked.split(","))
     if not options.keys() <= set(KEYS) or "" in options.values():
         raise UserError(f"{where}: after '::' expected a split's name or {', '.join(f'{key}=...' for key in KEYS)}")
+    if "fold" in options and "rest" in options:
+        raise UserError(f"{where}: give fold=, to have that part, or rest=, to have all but that part")
     return options
 
 
@@ -92,12 +98,17 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
         rows = [(line, row) for line, row in rows if row["split"] == wanted]
         if not rows:
             raise UserError(f"{where}: no row has the split '{wanted}'; there are: {', '.join(map(repr, there[:10]))}")
+    patient = options.get("patient") or "patient"
+    chosen = [_column(name, header, where) for name in options.get("label", "").split("+") if name]
+    if {"fold", "rest"} & options.keys():
+        who = [row[_column(patient, header, where)].strip() for _, row in rows] if patient in header else None
+        labels = [row.get((chosen or ["label"])[0], "").strip() if len(chosen) < 2 else "" for _, row in rows]
+        rows = _folded(rows, who or [row[naming] for _, row in rows], labels, options, where)
     lines, values = [line for line, _ in rows], [row for _, row in rows]
     addresses = _addresses(path, lines, [row[naming] for row in values], suffixes if naming == "id" else (), where)
     listed = Listed(addresses, [None] * len(values))
-    if (patient := options.get("patient") or "patient") in header or "patient" in options:
+    if patient in header or "patient" in options:
         listed.patients = [row[_column(patient, header, where)].strip() for row in values]
-    chosen = [_column(name, header, where) for name in options.get("label", "").split("+") if name]
     if len(chosen) > 1:
         listed.several = tuple(chosen)
         listed.marks = [
@@ -110,6 +121,27 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
     else:
         listed.labels = [label or None for label in labels]
     return listed
+
+
+def _folded(
+    rows: list[tuple[int, dict[str, str]]], groups: list[str], labels: list[str], options: dict[str, str], where: str
+) -> list[tuple[int, dict[str, str]]]:
+    key = "fold" if "fold" in options else "rest"
+    asked = re.fullmatch(r"(\d{1,4})/(\d{1,4})", options[key])
+    number, count = map(int, asked.groups()) if asked else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"{where}: {key}={options[key]}: expected K/N, the K-th of N parts, such as 1/5")
+    if "" in groups:
+        line = rows[groups.index("")][0]
+        raise UserError(
+            f"{where}: line {line} has no patient; where the list has the column, folds need it in every row"
+        )
+    if not 2 <= count <= len(set(groups)):
+        raise UserError(f"{where}: {key}={options[key]}: there are {len(set(groups))} patients or files to deal out")
+    # A sample of several classes has no one class to spread.
+    kinds = [""] * len(rows) if any(BETWEEN in label for label in labels) else labels
+    parts = deal(groups, kinds, count, FOLD_SEED)
+    return [row for row, part in zip(rows, parts, strict=True) if (part == number - 1) == (key == "fold")]
 
 
 def _column(name: str, header: Sequence[str], where: str) -> str:

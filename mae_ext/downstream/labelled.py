@@ -1,6 +1,5 @@
 """Features with labels and patients: what a probe learns from and is judged on, and what makes the two comparable."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mae_ext.data.folds import deal
 from mae_ext.downstream.encoder import Features
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
-from mae_ext.rng import rng
 
 NAMED = 10
 """How many names an error lists."""
@@ -145,23 +144,12 @@ def folds(data: Labelled, count: int, seed: int) -> Tensor:
     Raises UserError: fewer patients (or samples) than folds, or a class that one fold has all of.
     """
     what = "patients" if data.groups is not None else "samples"
-    groups = torch.arange(len(data.y)) if data.groups is None else data.groups
-    members = {g: (groups == g).nonzero()[:, 0] for g in groups.unique().tolist()}
-    if not 2 <= count <= len(members):
-        raise UserError(f"folds={count}: expected 2 up to the number of {what} in {data.source}, {len(members)}")
+    groups = range(len(data.y)) if data.groups is None else data.groups.tolist()
+    if not 2 <= count <= len(set(groups)):
+        raise UserError(f"folds={count}: expected 2 up to the number of {what} in {data.source}, {len(set(groups))}")
     check_classes(data)
-    kind = {g: 0 if data.several else int(data.y[rows].mode().values) for g, rows in members.items()}
-    fold, sizes = torch.zeros(len(data.y), dtype=torch.int64), [0] * count
-    # Rare classes first: the others can still even out the sizes.
-    for label, _ in sorted(Counter(kind.values()).items(), key=lambda item: (item[1], item[0])):
-        own = [g for g in members if kind[g] == label]
-        order = torch.randperm(len(own), generator=rng(seed, "folds", label)).tolist()
-        of_class = [0] * count
-        for g in sorted((own[i] for i in order), key=lambda g: -len(members[g])):
-            place = min(range(count), key=lambda f: (of_class[f], sizes[f]))
-            fold[members[g]] = place
-            of_class[place] += len(members[g])
-            sizes[place] += len(members[g])
+    kinds = [0] * len(data.y) if data.several else data.y.tolist()
+    fold = torch.tensor(deal(groups, kinds, count, seed))
     for label in data.has_classes():
         holding = fold[data.have(label)].unique()
         if len(holding) < 2:
