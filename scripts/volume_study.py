@@ -2,7 +2,7 @@
 
     python scripts/volume_study.py --make-split DIR/images --train train.txt --test test.txt
     mae-ext pretrain volume_hippocampus_vitt --data train.txt --out runs/hippocampus
-    python scripts/volume_study.py runs/hippocampus --train train.txt --test test.txt --labels DIR/labels
+    python scripts/volume_study.py runs/hippocampus --train train.txt --test test.txt --labels DIR/labels --crops 4
 
 Prints one JSON object; several runs (seeds) are given one after another, with the mean and standard deviation of every
 number. hidden: the mean squared error on hidden voxels of held-out scans, the same voxels and the same visible patches
@@ -10,7 +10,8 @@ for all, in units of the data's standard deviation: the model, two interpolation
 and the mean training scan. Nothing is told the hidden patches' statistics. share: R2, on held-out scans, of a ridge
 regression from each token to the share of its patch that is labelled, on the pretrained encoder, on random weights, and
 on the patch's voxels, alone and with their place. shifted: the same on voxels alone, with the labels moved by one patch
-along each axis, both ways; all of these must be lower, or scans and labels are not aligned.
+along each axis, both ways; all of these must be lower, or scans and labels are not aligned. --crops: share is asked of
+so many boxes of each scan, at random places, and not of its middle, in which place alone says where the organ is.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv3d, max_pool3d, pad
 
-from mae_ext.data.augment import evaluation_sampler
+from mae_ext.data.augment import crop_sampler, evaluation_sampler
 from mae_ext.data.source import list_items
 from mae_ext.data.volume import VolumeReader
 from mae_ext.downstream.encoder import FrozenEncoder, load_encoder
@@ -64,20 +65,26 @@ def label_reader(encoder: FrozenEncoder) -> VolumeReader:
     return VolumeReader(encoder.modality.size, **{**encoder.modality.data.reader.arguments, **plain})
 
 
-def read(encoder: FrozenEncoder, source: str, labels: str) -> Scans:
-    """A scan and the label map of the same name, cut alike. Raises SystemExit where the two do not cover each other."""
+def read(encoder: FrozenEncoder, source: str, labels: str, crops: int = 0) -> Scans:
+    """Scans and the label maps of the same names, cut alike: `crops` boxes of each, or its middle where that is 0.
+
+    Raises SystemExit where the two do not cover each other.
+    """
     modality = encoder.modality
-    crop = evaluation_sampler(modality.data.augment, modality.size)
     readers = (encoder.reader(), label_reader(encoder))
+    upright = modality.data.augment.model_copy(update={"flip": ()})
     rows = []
     for address in encoder.items(source).addresses:
         there = str(Path(labels) / Path(address).name)
-        scan, label = (r.read(a, [crop])[0] for r, a in zip(readers, (address, there), strict=True))
-        assert scan.valid is not None and label.valid is not None and scan.spacing and label.spacing
-        if not np.allclose(scan.spacing, label.spacing, rtol=1e-3) or (scan.valid & ~label.valid).any():
-            raise SystemExit(f"{there}: another voxel size or extent than {address}")
-        share = patchify((label.x > 0.5).float()[None], modality.patch).mean(-1)[0]
-        rows.append((scan.x, scan.valid, torch.tensor(scan.spacing), share))
+        boxes = [crop_sampler(upright, modality.size, rng(0, "crop", Path(address).name, i)) for i in range(crops)]
+        boxes = boxes or [evaluation_sampler(upright, modality.size)]
+        scans, maps = (r.read(a, boxes) for r, a in zip(readers, (address, there), strict=True))
+        for scan, label in zip(scans, maps, strict=True):
+            assert scan.valid is not None and label.valid is not None and scan.spacing and label.spacing
+            if not np.allclose(scan.spacing, label.spacing, rtol=1e-3) or (scan.valid & ~label.valid).any():
+                raise SystemExit(f"{there}: another voxel size or extent than {address}")
+            share = patchify((label.x > 0.5).float()[None], modality.patch).mean(-1)[0]
+            rows.append((scan.x, scan.valid, torch.tensor(scan.spacing), share))
     return Scans(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -197,12 +204,13 @@ def label_share(encoder: FrozenEncoder, train: Scans, test: Scans) -> dict[str, 
 
 def study(run: str, args: argparse.Namespace) -> dict[str, Any]:
     encoder = load_encoder(run, device="cpu")
-    train, test = (read(encoder, source, args.labels) for source in (args.train, args.test))
+    middles = [read(encoder, source, args.labels) for source in (args.train, args.test)]
+    boxes = [read(encoder, source, args.labels, args.crops) for source in (args.train, args.test)]
     return {
         "step": encoder.step,
-        "scans": {"train": len(train.x), "test": len(test.x)},
-        "hidden": hidden_error(encoder, train, test),
-        "share": label_share(encoder, train, test),
+        "scans": {"train": len(middles[0].x), "test": len(middles[1].x)},
+        "hidden": hidden_error(encoder, *middles),
+        "share": label_share(encoder, *boxes),
     }
 
 
@@ -219,6 +227,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--labels", help="the folder of label maps, each named as its scan")
+    parser.add_argument("--crops", type=int, default=0, help="of each scan, at random places; 0: its middle")
     parser.add_argument("--make-split", metavar="IMAGES", help="only write the two lists, a fifth of IMAGES for test")
     args = parser.parse_args()
     if args.make_split:
