@@ -1,5 +1,10 @@
 """What can go wrong, by who has to act: the user (exit 2), the run (exit 1), or nobody (one bad file)."""
 
+from collections.abc import Sequence
+
+NAMED = 5
+"""Names in a message, which stays one line."""
+
 
 class UserError(Exception):
     """The input is wrong: one line saying what, where, what was expected, what to do. Exit code 2."""
@@ -29,3 +34,18 @@ class BadSample(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
+
+
+def some(things: Sequence[object], between: str = ", ", most: int = NAMED) -> str:
+    """The first few, and how many more there are."""
+    rest = len(things) - most
+    return between.join(map(str, things[:most])) + (f"{between.rstrip()} and {rest} more" if rest > 0 else "")
+
+
+def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) -> None:
+    """Raises RunError, naming files, when more than a share `allowed` of a source cannot be used."""
+    if len(bad) > allowed * total:
+        raise RunError(
+            f"{source}: {len(bad)} of {total} samples cannot be used, more than max_bad_fraction={allowed:g}: "
+            f"{some(bad, '; ')}"
+        )

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
 from mae_ext.data.source import fetch
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample, UserError, some
 
 MAX_COCO_BYTES = 1 << 30
 """The largest file of COCO itself, instances_train2017.json, has 0.45 GB."""
@@ -26,9 +26,6 @@ MAX_XML_DEPTH = 16
 """VOC's own files are five deep (annotation, object, part, bndbox, xmin)."""
 
 T = TypeVar("T")
-
-MAX_NAMED = 5
-"""Faults that a message spells out; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,6 @@ def read_annotations(path: str) -> Annotations:
     raise UserError(f"labels '{path}': expected a COCO .json or a folder of Pascal VOC .xml files, but {found}")
 
 
-def enumerated(faults: list[str]) -> str:
-    """The first few, and how many more there are."""
-    rest = len(faults) - MAX_NAMED
-    return "; ".join(faults[:MAX_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
-
-
 def _content(path: str, max_bytes: int) -> bytes:
     try:
         content = fetch(path, max_bytes)
@@ -98,7 +89,7 @@ def _read_voc(folder: Path) -> Annotations:
         except UserError as error:
             faults.append(str(error))
     if faults:
-        raise UserError(f"{len(faults)} of {len(files)} label files cannot be used: {enumerated(faults)}")
+        raise UserError(f"{len(faults)} of {len(files)} label files cannot be used: {some(faults, '; ')}")
     return Annotations(images, tuple(sorted({name for image in images for name in image.names})), suffixed=False)
 
 

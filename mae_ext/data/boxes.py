@@ -16,9 +16,9 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae_ext.data.box_files import Annotation, Annotations, enumerated, read_annotations
+from mae_ext.data.box_files import Annotation, Annotations, read_annotations
 from mae_ext.data.sample import Crop
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample, UserError, some
 
 ROUNDING = 1.0
 """Pixels by which a box may leave the image and is cut without a word: tools count from 0 or from 1, and round."""
@@ -115,7 +115,7 @@ def read_boxes(
     faults = [fault for rows in checked.values() for _, bad in rows for fault in bad]
     if faults and faulty == "refuse":
         raise UserError(
-            f"labels '{path}': {len(faults)} boxes lie outside their image or have no area: {enumerated(faults)}. "
+            f"labels '{path}': {len(faults)} boxes lie outside their image or have no area: {some(faults, '; ')}. "
             "Correct them, or leave them out with faulty_boxes: drop"
         )
     if classes is None:
@@ -162,7 +162,7 @@ def _match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> d
         (unused, "labels belong to no image", f"remove them, or add the images to {' or '.join(sources)}"),
     ):
         if faults:
-            raise UserError(f"labels '{path}': {len(faults)} {what}: {enumerated(faults)}; {remedy}")
+            raise UserError(f"labels '{path}': {len(faults)} {what}: {some(faults, '; ')}; {remedy}")
     return matched
 
 

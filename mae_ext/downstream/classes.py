@@ -8,11 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from mae_ext.data.source import Items, PathTable, list_items
-from mae_ext.errors import UserError
+from mae_ext.errors import UserError, some
 from mae_ext.rng import rng
-
-SHOWN = 5
-"""Names in a message."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def labelled_split(
         unknown = [held_out.classes[i] for i in np.unique(held_out.labels) if held_out.classes[i] not in classes]
         if unknown:
             raise UserError(
-                f"{test}: class {_named(unknown)} is not in the training data {path} (there: {_named(classes)}); "
+                f"{test}: class {quoted(unknown)} is not in the training data {path} (there: {quoted(classes)}); "
                 f"train and test need the same class names"
             )
         held_out = _renumbered(held_out, classes)
@@ -92,7 +89,7 @@ def check_apart(train: Items, test: Items, path: str, test_path: str) -> None:
         if shared:
             raise UserError(
                 f"{len(shared)} {what}{'s' * (len(shared) > 1)} on both sides of the split, in {path} and in "
-                f"{test_path}: {_named(sorted(shared))}; a score on what was trained on says nothing, so keep each on "
+                f"{test_path}: {quoted(sorted(shared))}; a score on what was trained on says nothing, so keep each on "
                 f"one side"
             )
 
@@ -114,6 +111,5 @@ def _share(items: Items, classes: tuple[str, ...], labels: float | int, seed: in
     return _taken(items, np.sort(np.concatenate(chosen)))
 
 
-def _named(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + rest
+def quoted(names: Sequence[str]) -> str:
+    return some([f"'{name}'" for name in names])

@@ -26,7 +26,7 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
-from mae_ext.errors import ConfigError, UserError
+from mae_ext.errors import ConfigError, UserError, check_bad
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
@@ -210,12 +210,8 @@ class Detection:
         found, bad = find_objects(model, config, name, items["test"], rows, self.decoding, table, ranks.device)
         parts = ranks.gather((found, bad))
         every: list[Found] = sorted((f for part, _ in parts for f in part), key=lambda f: f.row)
-        allowed, wrong = modality.data.max_bad_fraction, [b for _, part in parts for b in part]
-        if len(wrong) > allowed * len(items["test"]):
-            raise UserError(
-                f"{modality.data.test}: {len(wrong)} of {len(items['test'])} images cannot be used, more than "
-                f"max_bad_fraction={allowed:g}: {'; '.join(map(str, wrong[:5]))}"
-            )
+        wrong = [b for _, part in parts for b in part]
+        check_bad(wrong, len(items["test"]), modality.data.max_bad_fraction, modality.data.test)
         return average_precision([table[f.row] for f in every], [f.detections for f in every], table.classes)
 
     def predict(

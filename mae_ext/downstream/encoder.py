@@ -1,7 +1,7 @@
 """A frozen encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Reader, Sample
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.checkpoint import load_run
-from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.errors import BadSample, RunError, UserError, check_bad, some
 from mae_ext.model.mae import MAE
 
 Pool = Literal["mean", "class", "tokens"]
@@ -132,7 +132,7 @@ class FrozenEncoder:
         for index, outcome in enumerate(self.decode(items, threads)):
             if isinstance(outcome, BadSample):
                 bad.append({"path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
-                _stop_if_too_many(bad, len(items), allowed, source)
+                check_bad(kinds(bad), len(items), allowed, source)
                 continue
             good.append(index)
             waiting.append(outcome)
@@ -146,7 +146,7 @@ class FrozenEncoder:
         if progress is not None:
             progress(len(items), len(items))
         if not rows:
-            raise UserError(f"{source}: none of its {len(items)} samples can be read; {_named(bad)}")
+            raise UserError(f"{source}: none of its {len(items)} samples can be read; {some(kinds(bad), '; ')}")
         return Features(
             torch.cat(rows).numpy(),
             None if items.labels is None else items.labels[good].astype(np.int64),
@@ -204,17 +204,9 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
     return torch.stack(views), torch.tensor(spacing) if len(spacing) == len(samples) else None
 
 
-def _named(bad: list[dict[str, Any]], count: int = 5) -> str:
-    shown = "; ".join(f"{b['path']}: {b['kind']}" for b in bad[:count])
-    return shown + (f"; and {len(bad) - count} more" if len(bad) > count else "")
-
-
-def _stop_if_too_many(bad: list[dict[str, Any]], total: int, allowed: float, source: str) -> None:
-    if len(bad) > allowed * total:
-        raise RunError(
-            f"{source}: {len(bad)} of {total} samples cannot be read, more than max_bad_fraction={allowed:g}: "
-            f"{_named(bad)}"
-        )
+def kinds(bad: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of rows as a ledger has them, what a message says."""
+    return [f"{row['path']}: {row['kind']}" for row in bad]
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:

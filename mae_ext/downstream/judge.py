@@ -13,13 +13,13 @@ from torch.nn.functional import nll_loss
 from mae_ext.config import Config
 from mae_ext.data.sample import Sample
 from mae_ext.data.source import Items, PathTable
-from mae_ext.downstream.encoder import FrozenEncoder, stack
+from mae_ext.downstream.encoder import FrozenEncoder, kinds, stack
 from mae_ext.downstream.ranking import auroc
 from mae_ext.downstream.scores import scores
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.errors import BadSample, UserError, some
 
 BATCH = 64
 PREDICTIONS = "predictions.jsonl"
@@ -41,10 +41,7 @@ def probabilities(
     model: nn.Module, config: Config, name: str, items: Items, rows: Sequence[int], device: torch.device,
     progress: Progress | None = None,
 ) -> Found:  # fmt: skip
-    """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged.
-
-    Raises RunError, naming files, when more of them are bad than the run puts up with.
-    """
+    """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged."""
     backbone = model.backbone
     encoder = FrozenEncoder(backbone, config, name, 0, Path(), device)  # type: ignore[arg-type]
     chosen = Items(PathTable(items.addresses[i] for i in rows))
@@ -66,12 +63,6 @@ def probabilities(
         good += [row for row, _ in part]
         if progress is not None:
             progress(len(good) + len(bad), len(rows))
-    allowed = config.modalities[name].data.max_bad_fraction
-    if len(bad) > allowed * len(rows):
-        listed = "; ".join(f"{b['path']}: {b['kind']}" for b in bad[:5])
-        raise RunError(
-            f"{len(bad)} of {len(rows)} samples cannot be read, more than max_bad_fraction={allowed:g}: {listed}"
-        )
     return Found(good, torch.cat(values) if values else torch.zeros(0, 1), bad)
 
 
@@ -112,11 +103,10 @@ def write_predictions(
     encoder = FrozenEncoder(model.backbone, config, name, 0, Path(), torch.device("cpu"))  # type: ignore[arg-type]
     tables = [encoder.items(source) for source in sources]
     items = Items(PathTable(address for table in tables for address in table.addresses))
-    lenient = config.model_copy(update={"modalities": {name: _lenient(config, name)}})
-    found = probabilities(model, lenient, name, items, range(len(items)), torch.device("cpu"), progress)
+    found = probabilities(model, config, name, items, range(len(items)), torch.device("cpu"), progress)
     if not found.rows:
-        first = "; ".join(f"{b['path']}: {b['kind']}" for b in found.bad[:3])
-        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {first}")
+        named = some(kinds(found.bad), "; ")
+        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {named}")
     lines = [
         {
             "path": items.addresses[row],
@@ -138,11 +128,6 @@ def write_predictions(
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     return written
-
-
-def _lenient(config: Config, name: str) -> Any:
-    modality = config.modalities[name]
-    return modality.model_copy(update={"data": modality.data.model_copy(update={"max_bad_fraction": 1.0})})
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

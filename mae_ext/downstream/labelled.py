@@ -11,10 +11,7 @@ from torch import Tensor
 from mae_ext.data.folds import deal
 from mae_ext.downstream.encoder import Features
 from mae_ext.engine.log import warn
-from mae_ext.errors import UserError
-
-NAMED = 10
-"""How many names an error lists."""
+from mae_ext.errors import UserError, some
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,9 @@ def matched(train: Labelled, test: Labelled) -> Labelled:
     where = {name: i for i, name in enumerate(train.classes)}
     unknown = [test.classes[i] for i in test.has_classes() if where.get(test.classes[i]) not in present]
     if unknown:
-        known = ", ".join(train.classes[i] for i in present[:NAMED])
+        known = some([train.classes[i] for i in present])
         raise UserError(
-            f"{test.source}: class {', '.join(map(repr, unknown[:NAMED]))} is not in the training data {train.source} "
+            f"{test.source}: class {some([*map(repr, unknown)])} is not in the training data {train.source} "
             f"(there: {known}); train and test need the same class names"
         )
     if not test.several:
@@ -127,11 +124,9 @@ def _same_people(train: Labelled, test: Labelled) -> None:
     if train.patients is not None and test.patients is not None:
         both = sorted(set(train.patients) & set(test.patients))
         if both:
-            more = f" and {len(both) - NAMED} more" if len(both) > NAMED else ""
             raise UserError(
-                f"{len(both)} patient(s) are in both {train.source} and {test.source}: {', '.join(both[:NAMED])}"
-                f"{more}; what one patient shows is alike, and the score would be too good: put each on one side, or "
-                "use --folds"
+                f"{len(both)} patient(s) are in both {train.source} and {test.source}: {some(both)}; what "
+                "one patient shows is alike, and the score would be too good: put each on one side, or use --folds"
             )
     same = set(train.paths) & set(test.paths)
     if same:
@@ -153,7 +148,7 @@ def folds(data: Labelled, count: int, seed: int) -> Tensor:
     for label in data.has_classes():
         holding = fold[data.have(label)].unique()
         if len(holding) < 2:
-            who = f" (patient {', '.join(_whose(data, label)[:NAMED])})" if data.patients is not None else ""
+            who = f" (patient {some(_whose(data, label))})" if data.patients is not None else ""
             raise UserError(
                 f"{data.source}: all samples of class '{data.classes[label]}'{who} fall into one fold, so nothing is "
                 f"left to learn it from; it needs at least two {what}: add some, or leave the class out of the list"

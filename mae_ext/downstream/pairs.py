@@ -16,13 +16,12 @@ from mae_ext.data.loader import build_reader
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.source import Items, list_items
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample, UserError, some
 from mae_ext.rng import rng
 
 if TYPE_CHECKING:
     from mae_ext.downstream.segment import Segmentation
 
-SHOWN = 5
 TARGET = "labels"
 
 
@@ -52,8 +51,9 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
         )
     missing = [address for address, there in zip(items.addresses, found, strict=True) if there is None]
     if missing:
-        names = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-        raise UserError(f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {names}")
+        raise UserError(
+            f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {some(missing)}"
+        )
     return [there for there in found if there is not None]
 
 

@@ -21,7 +21,7 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, ConfigError, RunError, UserError
+from mae_ext.errors import BadSample, ConfigError, UserError, check_bad
 
 LOOKED_AT = 64
 """Label maps, spread over the training data, of which one at least has to hold a label."""
@@ -127,11 +127,7 @@ class Segmentation:
                 (index, scores | (surface_scores(found, labels, self.classes, spacing) if self.surface else {}))
             )
         bad = [problem for part in ranks.gather(bad) for problem in part]
-        if len(bad) > modality.data.max_bad_fraction * len(examples.items):
-            raise RunError(
-                f"{modality.data.test}: {len(bad)} of {len(examples.items)} samples cannot be used, more than "
-                f"max_bad_fraction={modality.data.max_bad_fraction:g}: {'; '.join(bad[:5])}"
-            )
+        check_bad(bad, len(examples.items), modality.data.max_bad_fraction, str(modality.data.test))
         # In the order of the list, so that the sums are the same for any number of ranks.
         everyone = sorted((row for part in ranks.gather(rows) for row in part), key=lambda row: row[0])
         return mean_scores([scores for _, scores in everyone])
