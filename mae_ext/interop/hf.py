@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mae_ext.config import Config, parse_config
 from mae_ext.errors import CheckpointError
+from mae_ext.interop.mapping import Theirs
 from mae_ext.model.position import coordinates_of, sincos
 
 TRUNKS = {"encoder": "vit.layers", "decoder": "decoder.decoder_layers"}
@@ -76,42 +77,38 @@ def vitmae_config(theirs: Mapping[str, object], batch: int, steps: int = 1) -> C
 
 
 def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "image") -> dict[str, Tensor]:
-    """Their state dict -> ours, complete.
+    """Their state dict -> ours, complete. Raises CheckpointError for what is missing.
 
     Position tables are not mapped: ours are the same fixed sines and cosines. Raises CheckpointError if theirs are not,
     which happens: transformers 5.23 builds a new ViTMAE with all-zero position tables.
     """
-    weights = {_renamed(name): tensor for name, tensor in weights.items()}
-    ours: dict[str, Tensor] = {}
-
-    def put(here: str, there: str) -> None:
-        for kind in ("weight", "bias"):
-            ours[f"{here}.{kind}"] = weights[f"{there}.{kind}"]
-
+    theirs = Theirs({_renamed(name): tensor for name, tensor in weights.items()}, "transformers' ViTMAEForPreTraining")
+    ours = theirs.ours
     depths = {"encoder": config.model.depth, "decoder": config.model.decoder.depth}
     for part, depth in depths.items():
         for i in range(depth or 0):
             here, there = f"{part}.trunk.blocks.{i}", f"{TRUNKS[part]}.{i}"
-            for kind in ("weight", "bias"):
-                three = [weights[f"{there}.attention.{role}_proj.{kind}"] for role in "qkv"]
-                ours[f"{here}.attention.qkv.{kind}"] = torch.cat(three)
+            query, key, value = (f"{there}.attention.{role}_proj" for role in "qkv")
+            theirs.put_qkv(f"{here}.attention.qkv", (query, key, value))
             for mine, yours in PARTS.items():
-                put(f"{here}.{mine}", f"{there}.{yours}")
-        put(f"{part}.trunk.norm", NORMS[part])
-    put("decoder.project", "decoder.decoder_embed")
-    put(f"modalities.{name}.predict", "decoder.decoder_pred")
+                theirs.put(f"{here}.{mine}", f"{there}.{yours}")
+        theirs.put(f"{part}.trunk.norm", NORMS[part])
+    theirs.put("decoder.project", "decoder.decoder_embed")
+    theirs.put(f"modalities.{name}.predict", "decoder.decoder_pred")
     projection = "vit.embeddings.patch_embeddings.projection"
-    ours[f"modalities.{name}.embed.project.weight"] = rearrange(weights[f"{projection}.weight"], "d c h w -> d (h w c)")
-    ours[f"modalities.{name}.embed.project.bias"] = weights[f"{projection}.bias"]
-    ours["encoder.class_token"] = weights["vit.embeddings.cls_token"].flatten()
-    ours["decoder.mask_token"] = weights["decoder.mask_token"].flatten()
+    ours[f"modalities.{name}.embed.project.weight"] = rearrange(
+        theirs.take(f"{projection}.weight"), "d c h w -> d (h w c)"
+    )
+    ours[f"modalities.{name}.embed.project.bias"] = theirs.take(f"{projection}.bias")
+    ours["encoder.class_token"] = theirs.take("vit.embeddings.cls_token").flatten()
+    ours["decoder.mask_token"] = theirs.take("decoder.mask_token").flatten()
     widths = {
         "vit.embeddings.position_embeddings": config.model.width,
         "decoder.decoder_pos_embed": config.model.decoder.width,
     }
     for table, width in widths.items():
-        fixed = sincos(coordinates_of(config.modalities[name].grid), width or 0)
-        if weights[table][0, 1:].shape != fixed.shape or (weights[table][0, 1:] - fixed).abs().max() > 1e-4:
+        fixed, found = sincos(coordinates_of(config.modalities[name].grid), width or 0), theirs.take(table)[0, 1:]
+        if found.shape != fixed.shape or (found - fixed).abs().max() > 1e-4:
             raise CheckpointError(
                 f"{table} is not MAE's sine-cosine table; these weights were trained with other positions"
             )

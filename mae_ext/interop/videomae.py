@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mae_ext.config import Config, Statistics, parse_config
 from mae_ext.data.statistics import IMAGENET
-from mae_ext.errors import CheckpointError, ConfigError
+from mae_ext.errors import ConfigError
+from mae_ext.interop.mapping import Theirs
 
 TRUNKS = {"encoder": "videomae.encoder.layer", "decoder": "decoder.decoder_layers"}
 NORMS = {"encoder": "videomae.layernorm", "decoder": "decoder.norm"}
@@ -80,47 +81,31 @@ def from_videomae(weights: Mapping[str, Tensor], config: Config, name: str = "vi
     """Their state dict -> ours, complete, with the config's statistics. Raises CheckpointError for what is missing."""
     for old, new in VERSION_4.items():
         weights = {key.replace(old, new): tensor for key, tensor in weights.items()}
-    ours: dict[str, Tensor] = {}
-
-    def take(key: str) -> Tensor:
-        if key not in weights:
-            raise CheckpointError(f"no weight '{key}'; expected those of transformers' VideoMAEForPreTraining")
-        return weights[key]
-
-    def put(here: str, there: str) -> None:
-        ours[f"{here}.weight"] = take(f"{there}.weight")
-        ours[f"{here}.bias"] = take(f"{there}.bias")
-
+    theirs = Theirs(weights, "transformers' VideoMAEForPreTraining")
+    ours = theirs.ours
     depths = {"encoder": config.model.depth, "decoder": config.model.decoder.depth}
     for part, depth in depths.items():
         for i in range(depth or 0):
             here, there = f"{part}.trunk.blocks.{i}", f"{TRUNKS[part]}.{i}"
-            attention = f"{there}.attention.attention"
-            three = [take(f"{attention}.{role}.weight") for role in ("query", "key", "value")]
-            # Absent with qv_bias=False; a key's bias changes nothing in a softmax, so they left it out.
-            biases = [weights.get(f"{attention}.{role}.bias", three[0].new_zeros(len(three[0]))) for role in _ROLES]
-            ours[f"{here}.attention.qkv.weight"] = torch.cat(three)
-            ours[f"{here}.attention.qkv.bias"] = torch.cat(biases)
+            query, key, value = (f"{there}.attention.attention.{role}" for role in ("query", "key", "value"))
+            theirs.put_qkv(f"{here}.attention.qkv", (query, key, value))
             for mine, yours in PARTS.items():
-                put(f"{here}.{mine}", f"{there}.{yours}")
-        put(f"{part}.trunk.norm", NORMS[part])
-    ours["decoder.project.weight"] = take("encoder_to_decoder.weight")
+                theirs.put(f"{here}.{mine}", f"{there}.{yours}")
+        theirs.put(f"{part}.trunk.norm", NORMS[part])
+    ours["decoder.project.weight"] = theirs.take("encoder_to_decoder.weight")
     ours["decoder.project.bias"] = torch.zeros(len(ours["decoder.project.weight"]))
-    ours["decoder.mask_token"] = take("mask_token").flatten()
-    put(f"modalities.{name}.predict", "decoder.head")
+    ours["decoder.mask_token"] = theirs.take("mask_token").flatten()
+    theirs.put(f"modalities.{name}.predict", "decoder.head")
     projection = "videomae.embeddings.patch_embeddings.projection"
     ours[f"modalities.{name}.embed.project.weight"] = rearrange(
-        take(f"{projection}.weight"), "d c t h w -> d (t h w c)"
+        theirs.take(f"{projection}.weight"), "d c t h w -> d (t h w c)"
     )
-    ours[f"modalities.{name}.embed.project.bias"] = take(f"{projection}.bias")
+    ours[f"modalities.{name}.embed.project.bias"] = theirs.take(f"{projection}.bias")
     statistics = config.modalities[name].data.statistics
     assert isinstance(statistics, Statistics)
     for which in ("mean", "std"):
         ours[f"modalities.{name}.{which}"] = torch.tensor(getattr(statistics, which))
     return ours
-
-
-_ROLES = ("query", "key", "value")
 
 
 def _pair(value: Any) -> list[int]:

@@ -97,6 +97,24 @@ def test_gradients_agree_for_every_weight(norm_pix):
         assert (parameter.grad - mapped[name]).abs().max() < 1e-5, name
 
 
+def test_attention_without_biases_agrees_too():
+    theirs, ours = pair(True, qkv_bias=False)
+    x, noise, mask = inputs()
+    with torch.no_grad():
+        assert abs(ours(x, mask) - theirs(x, noise=noise).loss) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "lost", ["decoder.decoder_pred.bias", "vit.layers.1.attention.q_proj.bias", "vit.layers.0.attention.v_proj.weight"]
+)
+def test_a_weight_that_is_missing_is_named(lost):
+    theirs = peer(True)
+    weights = theirs.state_dict()
+    del weights[lost]
+    with pytest.raises(CheckpointError, match=lost.replace(".", r"\.")):
+        from_vitmae(weights, vitmae_config(theirs.config.to_dict(), batch=4))
+
+
 def test_the_position_tables_of_both_are_the_same():
     theirs, ours = pair(True)
     modality = ours.modality()
