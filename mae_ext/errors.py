@@ -39,7 +39,7 @@ class BadSample(Exception):
 def some(things: Sequence[object], between: str = ", ", most: int = NAMED) -> str:
     """The first few, and how many more there are."""
     rest = len(things) - most
-    return between.join(map(str, things[:most])) + (f"{between.rstrip()} and {rest} more" if rest > 0 else "")
+    return between.join([*map(str, things[:most]), *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) -> None:

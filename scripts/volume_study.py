@@ -205,7 +205,9 @@ def label_share(encoder: FrozenEncoder, train: Scans, test: Scans) -> dict[str, 
 def study(run: str, args: argparse.Namespace) -> dict[str, Any]:
     encoder = load_encoder(run, device="cpu")
     middles = [read(encoder, source, args.labels) for source in (args.train, args.test)]
-    boxes = [read(encoder, source, args.labels, args.crops) for source in (args.train, args.test)]
+    boxes = middles
+    if args.crops:
+        boxes = [read(encoder, source, args.labels, args.crops) for source in (args.train, args.test)]
     return {
         "step": encoder.step,
         "scans": {"train": len(middles[0].x), "test": len(middles[1].x)},

@@ -34,7 +34,7 @@ IDENTITY_BYTES = 1 << 16
 
 MAPPED = 128
 """Entries kept open by one process, the last used: finding, reading and checking a header takes as long as copying a
-crop of 64^3 from it. Each holds a file descriptor, of which a process may have as few as 1024."""
+crop of 96^3 from it. Each holds a file descriptor, of which a process may have as few as 1024."""
 
 STALE_S = 24 * 3600.0
 """A half-written entry that is older belongs to a writer that was killed."""
@@ -112,7 +112,7 @@ class Cache:
     def _kept_open(self, path: Path) -> Entry | None:
         """An entry that is mapped already, if the file is still the one that was mapped."""
         version, entry = self._mapped.get(path, (None, None))
-        if version is None or version != _version(os.stat(path)):  # noqa: PTH116 a crop's tenth part
+        if version is None or version != _version(path.stat()):
             return None
         self._mapped.move_to_end(path)
         return entry

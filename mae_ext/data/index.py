@@ -100,10 +100,11 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
             raise UserError(f"{where}: no row has the split '{wanted}'; there are: {', '.join(map(repr, there[:10]))}")
     patient = options.get("patient") or "patient"
     chosen = [_column(name, header, where) for name in options.get("label", "").split("+") if name]
+    labelling = (chosen or ["label"])[0]
     if {"fold", "rest"} & options.keys():
         who = [row[_column(patient, header, where)].strip() for _, row in rows] if patient in header else None
-        labels = [row.get((chosen or ["label"])[0], "").strip() if len(chosen) < 2 else "" for _, row in rows]
-        rows = _folded(rows, who or [row[naming] for _, row in rows], labels, options, where)
+        kinds = [row.get(labelling, "").strip() if len(chosen) < 2 else "" for _, row in rows]
+        rows = _folded(rows, who or [row[naming] for _, row in rows], kinds, options, where)
     lines, values = [line for line, _ in rows], [row for _, row in rows]
     addresses = _addresses(path, lines, [row[naming] for row in values], suffixes if naming == "id" else (), where)
     listed = Listed(addresses, [None] * len(values))
@@ -115,7 +116,7 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
             [_mark(row[c], c, line, where) for c in chosen] for line, row in zip(lines, values, strict=True)
         ]
         return listed
-    labels = [row.get(chosen[0] if chosen else "label", "").strip() for row in values]
+    labels = [row.get(labelling, "").strip() for row in values]
     if any(BETWEEN in label for label in labels):
         listed.several, listed.marks = _marks([label.split(BETWEEN) if label else None for label in labels])
     else:
@@ -136,11 +137,13 @@ def _folded(
         raise UserError(
             f"{where}: line {line} has no patient; where the list has the column, folds need it in every row"
         )
-    if not 2 <= count <= len(set(groups)):
-        raise UserError(f"{where}: {key}={options[key]}: there are {len(set(groups))} patients or files to deal out")
     # A sample of several classes has no one class to spread.
     kinds = [""] * len(rows) if any(BETWEEN in label for label in labels) else labels
-    parts = deal(groups, kinds, count, FOLD_SEED)
+    try:
+        parts = deal(groups, kinds, count, FOLD_SEED)
+    except ValueError:
+        found = len(set(groups))
+        raise UserError(f"{where}: {key}={options[key]}: there are {found} patients or files to deal out") from None
     return [row for row, part in zip(rows, parts, strict=True) if (part == number - 1) == (key == "fold")]
 
 

@@ -140,11 +140,13 @@ def folds(data: Labelled, count: int, seed: int) -> Tensor:
     """
     what = "patients" if data.groups is not None else "samples"
     groups = range(len(data.y)) if data.groups is None else data.groups.tolist()
-    if not 2 <= count <= len(set(groups)):
-        raise UserError(f"folds={count}: expected 2 up to the number of {what} in {data.source}, {len(set(groups))}")
-    check_classes(data)
     kinds = [0] * len(data.y) if data.several else data.y.tolist()
-    fold = torch.tensor(deal(groups, kinds, count, seed))
+    try:
+        fold = torch.tensor(deal(groups, kinds, count, seed))
+    except ValueError:
+        found = len(set(groups))
+        raise UserError(f"folds={count}: expected 2 up to the number of {what} in {data.source}, {found}") from None
+    check_classes(data)
     for label in data.has_classes():
         holding = fold[data.have(label)].unique()
         if len(holding) < 2:

@@ -24,7 +24,7 @@ from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
 from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
 from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
 from mae_ext.engine.task import Task, backbone_of, build_model, task_of
-from mae_ext.errors import CheckpointError, RunError, UserError
+from mae_ext.errors import CheckpointError, RunError, UserError, some
 from mae_ext.model.linear import is_native
 
 
@@ -236,11 +236,10 @@ def _opening(
 def _stop_if_too_many(name: str, data: ModalityData, ledger: Ledger, config: Config) -> None:
     bad, limit = ledger.bad(name), config.modalities[name].data.max_bad_fraction
     if len(bad) > limit * len(data.items):
-        listed = "\n  ".join(bad[:20] + ([f"and {len(bad) - 20} more"] if len(bad) > 20 else []))
         raise RunError(
             f"modality '{name}': {len(bad)} of {len(data.items)} files are bad, and max_bad_fraction is {limit:g} "
             f"(bad_samples.jsonl says why). Repair or remove them, or raise the limit with "
-            f"--set modalities.{name}.data.max_bad_fraction=...:\n  {listed}"
+            f"--set modalities.{name}.data.max_bad_fraction=...:\n  " + some(bad, "\n  ", 20)
         )
 
 

@@ -17,6 +17,7 @@ from mae_ext.model.position import coordinates_of, sincos
 
 TRUNKS = {"encoder": "vit.layers", "decoder": "decoder.decoder_layers"}
 NORMS = {"encoder": "vit.layernorm", "decoder": "decoder.decoder_norm"}
+ROLES = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
 PARTS = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -86,13 +87,7 @@ def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "imag
     ours = theirs.ours
     depths = {"encoder": config.model.depth, "decoder": config.model.decoder.depth}
     for part, depth in depths.items():
-        for i in range(depth or 0):
-            here, there = f"{part}.trunk.blocks.{i}", f"{TRUNKS[part]}.{i}"
-            query, key, value = (f"{there}.attention.{role}_proj" for role in "qkv")
-            theirs.put_qkv(f"{here}.attention.qkv", (query, key, value))
-            for mine, yours in PARTS.items():
-                theirs.put(f"{here}.{mine}", f"{there}.{yours}")
-        theirs.put(f"{part}.trunk.norm", NORMS[part])
+        theirs.put_trunk(part, depth or 0, TRUNKS[part], ROLES, PARTS, NORMS[part])
     theirs.put("decoder.project", "decoder.decoder_embed")
     theirs.put(f"modalities.{name}.predict", "decoder.decoder_pred")
     projection = "vit.embeddings.patch_embeddings.projection"

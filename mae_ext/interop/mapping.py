@@ -28,9 +28,21 @@ class Theirs:
     def put_qkv(self, here: str, roles: tuple[str, str, str]) -> None:
         """Three maps as one. A key's bias changes nothing in a softmax, and some have none at all: absent, it is 0."""
         weights = [self.take(f"{role}.weight") for role in roles]
-        query, key, value = (self.weights.get(f"{role}.bias") for role in roles)
-        if (query is None) != (value is None) or (query is None and key is not None):
-            self.take(next(f"{role}.bias" for role in roles if f"{role}.bias" not in self.weights))
-        zero = weights[0].new_zeros(len(weights[0]))
-        biases = [zero if bias is None else bias for bias in (query, key, value)]
+        names = [f"{role}.bias" for role in roles]
+        missing = [name for name in names if name not in self.weights]
+        if missing not in ([], [names[1]], names):
+            self.take(missing[0])
+        biases = [self.weights.get(name, weights[0].new_zeros(len(weights[0]))) for name in names]
         self.ours[f"{here}.weight"], self.ours[f"{here}.bias"] = torch.cat(weights), torch.cat(biases)
+
+    def put_trunk(
+        self, part: str, depth: int, blocks: str, roles: tuple[str, str, str], parts: Mapping[str, str], norm: str
+    ) -> None:
+        """All blocks of our encoder or decoder and the norm after them; blocks, roles, parts, norm: their names."""
+        for i in range(depth):
+            here, there = f"{part}.trunk.blocks.{i}", f"{blocks}.{i}"
+            query, key, value = (f"{there}.{role}" for role in roles)
+            self.put_qkv(f"{here}.attention.qkv", (query, key, value))
+            for mine, yours in parts.items():
+                self.put(f"{here}.{mine}", f"{there}.{yours}")
+        self.put(f"{part}.trunk.norm", norm)

@@ -20,6 +20,7 @@ from mae_ext.interop.mapping import Theirs
 
 TRUNKS = {"encoder": "videomae.encoder.layer", "decoder": "decoder.decoder_layers"}
 NORMS = {"encoder": "videomae.layernorm", "decoder": "decoder.norm"}
+ROLES = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
 PARTS = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -85,13 +86,7 @@ def from_videomae(weights: Mapping[str, Tensor], config: Config, name: str = "vi
     ours = theirs.ours
     depths = {"encoder": config.model.depth, "decoder": config.model.decoder.depth}
     for part, depth in depths.items():
-        for i in range(depth or 0):
-            here, there = f"{part}.trunk.blocks.{i}", f"{TRUNKS[part]}.{i}"
-            query, key, value = (f"{there}.attention.attention.{role}" for role in ("query", "key", "value"))
-            theirs.put_qkv(f"{here}.attention.qkv", (query, key, value))
-            for mine, yours in PARTS.items():
-                theirs.put(f"{here}.{mine}", f"{there}.{yours}")
-        theirs.put(f"{part}.trunk.norm", NORMS[part])
+        theirs.put_trunk(part, depth or 0, TRUNKS[part], ROLES, PARTS, NORMS[part])
     ours["decoder.project.weight"] = theirs.take("encoder_to_decoder.weight")
     ours["decoder.project.bias"] = torch.zeros(len(ours["decoder.project.weight"]))
     ours["decoder.mask_token"] = theirs.take("mask_token").flatten()

@@ -172,10 +172,11 @@ def _evaluations(scores: dict[str, np.ndarray]) -> str:
     named = {name: values for name, values in scores.items() if name not in ("step", "samples")}
     if not len(steps) or not named:
         return ""
-    charts = [curve(name, [Series(name, steps, values)]) for name, values in named.items()] if len(steps) > 1 else []
+    shown = list(named.items())[:MAX_SCORES] if len(steps) > 1 else []
+    charts = [curve(name, [Series(name, steps, values)]) for name, values in shown]
     rows = [(name, f"{values[-1]:.4f}", *_spread(steps, values)) for name, values in named.items()]
     last = f"{int(steps[-1]):,}"
-    drawn = f'<div class="charts">{"".join(charts[:MAX_SCORES])}</div>' if charts else ""
+    drawn = f'<div class="charts">{"".join(charts)}</div>' if charts else ""
     return drawn + table(("score", f"at step {last}", "lowest", "highest"), rows, numbers=(1, 2, 3))
 
 
