@@ -4,9 +4,10 @@
         --out runs/pays --score accuracy --seeds 3 --set task.labels=0.1 --scratch-set train.layer_decay=1
 
 A seed draws the head's first weights, the order, the augmentations and, where task.labels is less than all, which
-samples have labels: the two sides of a seed share all of that. --init may be given several times, one pretrained run
-for each seed. --scratch-set: for the scratch side alone; layer-wise decay, which spares what is already learned, only
-slows a beginner. Runs that are there go on, so the same command after an interruption costs nothing again.
+samples have labels: the two sides of a seed share all of that. {seed} in --data, --init or a --set stands for the
+seed's number (few-{seed}.txt, runs/hippocampus-{seed}). --scratch-set: for the scratch side alone; layer-wise decay,
+which spares what is already learned, only slows a beginner. Runs that are there go on, so the same command after an
+interruption costs nothing again.
 
 Prints a line for each run, then the mean, the standard deviation over seeds and the difference seed by seed.
 """
@@ -21,20 +22,9 @@ from pathlib import Path
 
 def command(args: argparse.Namespace, init: str, seed: int, more: list[str], out: Path) -> list[str]:
     options = [f"--set={value}" for value in [*args.set, *more, f"seed={seed}"]]
-    data = ["--data", args.data, "--test", args.test]
-    return [
-        sys.executable,
-        "-m",
-        "mae_ext",
-        "finetune",
-        args.config,
-        "--init",
-        init,
-        *data,
-        *options,
-        "--out",
-        str(out),
-    ]
+    files = ["--data", args.data, "--test", args.test, "--out", str(out)]
+    words = [sys.executable, "-m", "mae_ext", "finetune", args.config, "--init", init, *files, *options]
+    return [word.replace("{seed}", str(seed)) for word in words]
 
 
 def last_scores(run: Path) -> dict[str, float]:
@@ -57,7 +47,7 @@ def summary(score: str, found: dict[str, list[float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
-    parser.add_argument("--init", action="append", required=True, help="a pretrained run; once, or once for each seed")
+    parser.add_argument("--init", required=True, help="a pretrained run, or with {seed} in its name one for each seed")
     parser.add_argument("--data", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -66,12 +56,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--scratch-set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    if len(args.init) not in (1, args.seeds):
-        parser.error(f"--init is given {len(args.init)} times; expected once, or {args.seeds} times")
     found: dict[str, list[float]] = {"pretrained": [], "scratch": []}
     for seed in range(args.seeds):
         for side, more in (("pretrained", []), ("scratch", args.scratch_set)):
-            init = args.init[seed % len(args.init)] if side == "pretrained" else "none"
+            init = args.init if side == "pretrained" else "none"
             run = args.out / f"{side}-{seed}"
             if subprocess.run(command(args, init, seed, more, run), check=False).returncode:
                 raise SystemExit(f"{run}: fine-tuning stopped; the same command goes on")

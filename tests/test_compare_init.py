@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import compare_init
@@ -22,6 +23,12 @@ def test_a_run_is_judged_by_its_end(tmp_path):
     rows = [{"step": 1, "accuracy": 0.9}, {"step": 2, "accuracy": 0.5}]
     (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert compare_init.last_scores(tmp_path)["accuracy"] == 0.5
+
+
+def test_each_seed_has_a_list_and_a_pretrained_run_of_its_own_where_asked():
+    args = Namespace(config="c", data="few-{seed}.txt", test="test.txt", set=["task.labels=10"])
+    words = compare_init.command(args, "runs/a-{seed}", 2, [], Path("out"))
+    assert {"few-2.txt", "runs/a-2", "test.txt", "--set=seed=2"} < set(words)
 
 
 @pytest.mark.slow
