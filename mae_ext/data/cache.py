@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import time
 import zlib
 from collections import OrderedDict
@@ -32,9 +33,10 @@ MAX_HEADER_BYTES = 64 << 20
 IDENTITY_BYTES = 1 << 16
 """Hashed at the beginning and at the end of a source, beside its size and time of change."""
 
-MAPPED = 128
+_DESCRIPTORS, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+MAPPED = 4096 if _DESCRIPTORS == resource.RLIM_INFINITY else min(4096, _DESCRIPTORS // 4)
 """Entries kept open by one process, the last used: finding, reading and checking a header takes as long as copying a
-crop of 96^3 from it. Each holds a file descriptor, of which a process may have as few as 1024."""
+crop of 96^3 from it. Each holds a file descriptor, of which a process may have no more than 1024."""
 
 STALE_S = 24 * 3600.0
 """A half-written entry that is older belongs to a writer that was killed."""
