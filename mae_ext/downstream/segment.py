@@ -126,10 +126,11 @@ class Segmentation:
             rows.append(
                 (index, scores | (surface_scores(found, labels, self.classes, spacing) if self.surface else {}))
             )
-        bad = [problem for part in ranks.gather(bad) for problem in part]
-        check_bad(bad, len(examples.items), modality.data.max_bad_fraction, str(modality.data.test))
+        parts = ranks.gather((rows, bad))
+        wrong = [problem for _, problems in parts for problem in problems]
+        check_bad(wrong, len(examples.items), modality.data.max_bad_fraction, modality.data.test)
         # In the order of the list, so that the sums are the same for any number of ranks.
-        everyone = sorted((row for part in ranks.gather(rows) for row in part), key=lambda row: row[0])
+        everyone = sorted((row for found, _ in parts for row in found), key=lambda row: row[0])
         return mean_scores([scores for _, scores in everyone])
 
     def predict(
