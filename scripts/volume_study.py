@@ -9,9 +9,10 @@ number. hidden: the mean squared error on hidden voxels of held-out scans, the s
 for all, in units of the data's standard deviation: the model, two interpolations from the visible voxels, their mean,
 and the mean training scan. Nothing is told the hidden patches' statistics. share: R2, on held-out scans, of a ridge
 regression from each token to the share of its patch that is labelled, on the pretrained encoder, on random weights, and
-on the patch's voxels, alone and with their place. shifted: the same on voxels alone, with the labels moved by one patch
-along each axis, both ways; all of these must be lower, or scans and labels are not aligned. --crops: share is asked of
-so many boxes of each scan, at random places, and not of its middle, in which place alone says where the organ is.
+on the patch's voxels, alone and with their place. shifted: the same from the encoder's tokens, with the labels moved by
+one patch along each axis, both ways; all of these must be lower, or scans and labels are not aligned. --crops: share is
+asked of so many boxes of each scan, at random places, and not of its middle, in which place alone says where the organ
+is.
 """
 
 import argparse
@@ -189,16 +190,17 @@ def label_share(encoder: FrozenEncoder, train: Scans, test: Scans) -> dict[str, 
             both.append(torch.cat([of.encode(x, spacing).float() for x, spacing in pairs]))
         return both
 
+    learned = tokens(encoder)
     voxels = [patchify(modality.normalize(s.x), modality.patch) for s in (train, test)]
     place = torch.eye(prod(modality.grid))
     placed = [torch.cat([v, place.expand(len(v), -1, -1)], -1) for v in voxels] if len(place) <= 512 else None
     steps = [tuple(way * (axis == a) for a in range(3)) for axis in range(3) for way in (-1, 1)]
     return {
-        "pretrained": probe(tokens(encoder)),
+        "pretrained": probe(learned),
         "random": probe(tokens(encoder.randomised())),
         "voxels": probe(voxels),
         **({"voxels and place": probe(placed)} if placed else {}),
-        "shifted": {" ".join(map(str, step)): probe(voxels, step) for step in steps},
+        "shifted": {" ".join(map(str, step)): probe(learned, step) for step in steps},
     }
 
 

@@ -118,9 +118,9 @@ def test_a_ridge_finds_what_is_linear_and_nothing_in_noise():
     assert study.ridge(x, noise, x_test, noise_test) < 0.05
 
 
-def test_shifted_labels_are_harder_to_read_from_a_patch(encoder, scans):
+def test_shifted_labels_are_harder_to_read_from_a_token(encoder, scans):
     found = study.label_share(encoder, *scans)
-    assert found["voxels"] > 0.5 and max(found["shifted"].values()) < found["voxels"]
+    assert found["pretrained"] > 0.5 and max(found["shifted"].values()) < found["pretrained"]
     assert set(found) == {"pretrained", "random", "voxels", "voxels and place", "shifted"}
 
 
