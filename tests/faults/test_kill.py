@@ -5,11 +5,14 @@ In full, 20 kills of 300 steps, on images in each precision, on clips and on vol
     scripts/test -m slow -k kill -s
 """
 
+import json
+
 import av
 import nibabel as nib
 import numpy as np
 import pytest
 from faults.kills import command, finish, run_with_kills, trajectory
+from PIL import Image
 
 
 def undisturbed(config, photos, out):
@@ -82,6 +85,31 @@ def test_five_kills_of_a_segmentation_change_no_bit(scans, tiny, tmp_path):
     )  # fmt: skip
     report = check_fine_tuning(config, *lists, tmp_path, kills=5)
     print(f"\nsegmentation: 5 SIGKILLs after steps {report.kills}: 60 of 60 losses identical, {report.seconds:.0f} s")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_five_kills_of_a_detection_change_no_bit(tiny, tmp_path):
+    pytest.importorskip("pycocotools", reason="pip install 'mae-ext[detect]'")
+    images, boxes = [], []
+    for number in range(10):
+        left, top, side = 3 * number, 2 * number, 12 + number % 5
+        pixels = np.random.default_rng(number).integers(100, 140, (48, 64, 3), dtype=np.uint8)
+        pixels[top : top + side, left : left + side] = 230
+        folder = tmp_path / ("train" if number < 8 else "test")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 48})
+        boxes.append({"image_id": number, "category_id": 1, "bbox": [left, top, side, side]})
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "square"}]}))
+    config = tiny(
+        {"modalities.image": {"size": [48, 64], "patch": [8, 8], "batch": 4, "data": {"augment": {"scale": [0.6, 1]}}},
+         "task": {"name": "detect", "labels": str(labels), "channels": 16, "depth": 1, "strides": [4, 8], "distort": 1},
+         "train.steps": 60, "train.save_every": 10, "train.evaluate_every": 20}
+    )  # fmt: skip
+    report = check_fine_tuning(config, tmp_path / "train", tmp_path / "test", tmp_path, kills=5)
+    print(f"\ndetection: 5 SIGKILLs after steps {report.kills}: 60 of 60 losses identical, {report.seconds:.0f} s")
 
 
 @pytest.mark.slow
