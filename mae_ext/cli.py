@@ -295,6 +295,9 @@ def probe(
     max_bad_fraction: BadOption = None,
     random_weights: Annotated[bool, typer.Option(help="The same probe on untrained weights, to compare with.")] = False,
     attentive: Annotated[bool, typer.Option(help="Also a probe that attends over all tokens (more time).")] = False,
+    mirror: Annotated[
+        bool, typer.Option(help="Learn from mirror images too; not where labels are left or right.")
+    ] = False,
 ) -> None:
     """kNN and linear probe on frozen features; prints one JSON object.
 
@@ -307,7 +310,7 @@ def probe(
         result = judge(
             run, train, test, k, pool, baseline="random" if random_weights else None, name=modality,
             max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
-            attentive=attentive, folds=folds,
+            attentive=attentive, folds=folds, mirror=mirror,
         )  # fmt: skip
     print(json.dumps(result))
 

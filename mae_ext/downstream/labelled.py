@@ -50,6 +50,12 @@ class Labelled:
         paths = tuple(self.paths[i] for i in chosen)
         return replace(self, x=self.x[index], y=self.y[index], paths=paths, patients=patients)
 
+    def and_mirrored(self, mirrored: Tensor) -> "Labelled":
+        """(n, ...) features of the same samples, mirrored -> 2n rows. A sample and its mirror image stay together."""
+        together = self.patients or tuple(map(str, range(len(self.y))))
+        x, y = torch.cat([self.x, mirrored]), torch.cat([self.y, self.y])
+        return replace(self, x=x, y=y, paths=self.paths * 2, patients=together * 2)
+
     def have(self, label: int) -> Tensor:
         """(n,) bool: which samples have the class."""
         return self.y[:, label] == 1 if self.several else self.y == label

@@ -43,6 +43,7 @@ def probe(
     attentive: bool = False,
     view: View | None = None,
     folds: int | None = None,
+    mirror: bool = False,
 ) -> dict[str, Any]:
     """Scores of kNN and of a linear classifier on frozen features of two labelled sources: one JSON-able dict.
 
@@ -50,9 +51,11 @@ def probe(
     split, of folds, of bootstrap draws and of the random weights. baseline="random": the same architecture and
     statistics with untrained weights. attentive: also the probe that attends over all tokens, which takes a second
     pass over both sources. view: what the encoder is shown instead of a sample. folds: judge on each of so many parts
-    of `train` after learning from the others, whole patients where they are known, and `test` is None. record: add the
-    result to probes.jsonl where `run` is a run directory, for its report. Labels are matched by class name. Raises
-    UserError: no labels, a class seen only in test, a patient in both, fewer than two classes, k or epochs below 1.
+    of `train` after learning from the others, whole patients where they are known, and `test` is None. mirror:
+    learn from each sample and from its mirror image along the last axis, for which labels have to hold (the code of
+    MAE's linear probe flips at random); judged are samples as they are. record: add the result to probes.jsonl where
+    `run` is a run directory, for its report. Labels are matched by class name. Raises UserError: no labels, a class
+    seen only in test, a patient in both, fewer than two classes, k or epochs below 1.
     """
     if baseline not in (None, "random"):
         raise UserError(f"baseline '{baseline}': expected 'random', or none")
@@ -63,7 +66,7 @@ def probe(
     if baseline == "random":
         encoder = encoder.randomised(seed)
     read = Reading(encoder, batch_size, max_bad_fraction, progress, view)
-    result = judged(read, train, test, k, pool, epochs, seed, attentive, folds, baseline or "pretrained")
+    result = judged(read, train, test, k, pool, epochs, seed, attentive, folds, baseline or "pretrained", mirror)
     if record and Path(run).is_dir() and (Path(run) / "config.yaml").is_file():
         _record(Path(run) / PROBES, result)
     return result
@@ -87,21 +90,26 @@ class Reading:
         self.encoder, self.batch_size, self.max_bad_fraction = encoder, batch_size, max_bad_fraction
         self.progress, self.view = progress, view
 
-    def __call__(self, what: str, source: str, pool: Pool) -> tuple[Labelled, Features]:
-        progress = self.progress
+    def __call__(self, what: str, source: str, pool: Pool, mirror: bool = False) -> tuple[Labelled, Features]:
+        progress, view = self.progress, self.view or (lambda x: x)
         report = None if progress is None else lambda done, total: progress(what, done, total)
         features = self.encoder.features(
-            source, pool, self.batch_size, max_bad_fraction=self.max_bad_fraction, progress=report, view=self.view
-        )
-        if features.bad:
+            source, pool, self.batch_size, max_bad_fraction=self.max_bad_fraction, progress=report,
+            view=(lambda x: view(x).flip(-1)) if mirror else view,
+        )  # fmt: skip
+        if features.bad and not mirror:
             files = "; ".join(f"{b['path']}: {b['kind']}" for b in features.bad)
             warn(f"{source}: {len(features.bad)} samples could not be read and are left out: {files}")
         return labelled(features, str(source)), features
 
+    def also_mirrored(self, found: Labelled, what: str, source: str, pool: Pool) -> Labelled:
+        """What was found in a source, and below it the same samples' mirror images."""
+        return found.and_mirrored(self(what, source, pool, mirror=True)[0].x)
+
 
 def judged(
     read: Reading, train: str, test: str | None, k: int, pool: Pool, epochs: int, seed: int, attentive: bool,
-    parts: int | None, weights: str,
+    parts: int | None, weights: str, mirror: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """What `probe` returns, of an encoder in memory. test None: `parts` folds of train."""
     started = perf_counter()
@@ -137,6 +145,9 @@ def judged(
         result |= {"folds": parts, "n_test_of_fold": fold.bincount(minlength=parts or 0).tolist()}
     if learn.patients is not None or judge_on.patients is not None:
         result["patients"] = {"train": people(learn), "test": people(judge_on)}
+    if mirror:
+        result["mirrored"] = True
+        learn = read.also_mirrored(learn, "train", train, pool)
     kinds: dict[str, Votes] = {
         "knn": lambda a, b: _neighbours(a, b, k),
         "linear": lambda a, b: linear_votes(a.x, a.y, b.x, epochs, seed, a.groups),
@@ -147,6 +158,8 @@ def judged(
     if attentive:
         tokens = read("train", train, "tokens")[0]
         tokens_test = tokens if test is None else matched(tokens, read("test", test, "tokens")[0])
+        if mirror:
+            tokens = read.also_mirrored(tokens, "train", train, "tokens")
         result["attentive"] = _scored(
             lambda a, b: attentive_votes(a.x, a.y, b.x, seed=seed, groups=a.groups), tokens, tokens_test, fold, seed
         )
@@ -171,10 +184,11 @@ def _scored(votes: Votes, train: Labelled, test: Labelled, fold: Tensor | None, 
         return {**_judged(found, test, seed), **settings}
     together = torch.zeros(len(fold), len(train.classes), dtype=torch.float64)
     each = []
+    learned = fold.repeat(len(train.y) // len(fold))  # mirror images are in the folds of their samples
     for number in range(int(fold.max()) + 1):
         inside = (fold == number).nonzero()[:, 0]
         part = test.rows(inside)
-        found, settings = votes(train.rows((fold != number).nonzero()[:, 0]), part)
+        found, settings = votes(train.rows((learned != number).nonzero()[:, 0]), part)
         together[inside, : found.shape[1]] = found.double()
         own = {key: value for key, value in _judged(found, part, seed).items() if not key.endswith("_ci")}
         each.append({**own, **settings})

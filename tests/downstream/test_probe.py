@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from mae_ext.downstream.classifiers import knn, linear, logistic_regression, softmax_regression
-from mae_ext.downstream.probe import probe
+from mae_ext.downstream.encoder import load_encoder
+from mae_ext.downstream.probe import Reading, probe
 from mae_ext.downstream.scores import scores, split
 from mae_ext.errors import UserError
 from mae_ext.rng import rng
@@ -129,6 +130,36 @@ def test_an_attentive_probe_stands_beside_the_others(make_run: MakeRun, striped:
     assert both["attentive"]["accuracy"] > 0.6
     with pytest.raises(UserError, match="attentive=True"):
         probe(run, *sources, pool="tokens")
+
+
+def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    run, train, test = make_run(), str(striped / "train"), str(striped / "test")
+    plain, mirrored = probe(run, train, test), probe(run, train, test, mirror=True, attentive=True)
+    assert mirrored["mirrored"] and "mirrored" not in plain
+    assert (mirrored["n_train"], mirrored["n_test"]) == (plain["n_train"], plain["n_test"])
+    as_is, flipped = tmp_path / "as_is", tmp_path / "flipped"
+    for path in sorted((striped / "train").rglob("*.png")):
+        # Of the model's own size: the middle of a larger one may be half a pixel off, and then mirrored it is another.
+        picture = Image.open(path).crop((0, 0, 16, 24))
+        for folder, saved in ((as_is, picture), (flipped, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+            (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+            saved.save(folder / path.parent.name / path.name)
+    read = Reading(load_encoder(run))
+    found = read("train", str(as_is), "mean")[0]
+    images = read.also_mirrored(found, "train", str(as_is), "mean").x[len(found.x) :]
+    assert torch.allclose(images, read("train", str(flipped), "mean")[0].x, atol=1e-4)
+    assert not torch.allclose(images, found.x, atol=1e-2)
+
+
+def test_a_mirror_image_is_in_the_fold_of_its_sample(make_run: MakeRun, tmp_path: Path) -> None:
+    # Pictures of noise: a nearest neighbour knows one only by its own mirror image, which its fold must not learn from.
+    for number in range(40):
+        folder = tmp_path / "noise" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        half = np.random.default_rng(number).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+        Image.fromarray(np.concatenate([half, half[:, ::-1]], 1)).save(folder / f"{number}.png")
+    result = probe(make_run(), str(tmp_path / "noise"), None, folds=4, k=1, mirror=True)
+    assert result["n_test"] == 40 and result["knn"]["accuracy"] < 0.9
 
 
 def test_the_random_baseline_says_so_and_both_are_kept_for_the_report(make_run: MakeRun, striped: Path) -> None:
