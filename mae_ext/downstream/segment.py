@@ -21,10 +21,10 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, ConfigError, UserError, check_bad
+from mae_ext.errors import BadSample, ConfigError, UserError, check_bad, some
 
-LOOKED_AT = 64
-"""Label maps, spread over the training data, of which one at least has to hold a label."""
+LOOKED_AT = 32
+"""Label maps, spread over the training data, of which one has to hold a label; those that hold none are named."""
 
 WINDOWS = 4
 """Windows of a whole sample that are answered together."""
@@ -80,15 +80,23 @@ class Segmentation:
             return with_statistics(config, old)
         examples = next(iter(data.values())).examples
         assert isinstance(examples, PairedExamples)
-        problems = []
-        for index in spread(len(examples.items), LOOKED_AT):
+        looked_at = spread(len(examples.items), LOOKED_AT)
+        problems, empty = [], []
+        for index in looked_at:
             try:
-                if bool((examples.label_map(index) > 0).any()):
-                    return resolve_statistics(config, data)
+                if not bool((examples.label_map(index) > 0).any()):
+                    empty.append(examples.maps[index])
             except BadSample as error:
                 problems.append(str(error))
-        told = f"; {len(problems)} cannot be read, the first: {problems[0]}" if problems else ""
-        raise UserError(f"task.masks {self.masks}: no label map that was looked at holds a label above 0{told}")
+        if len(empty) + len(problems) == len(looked_at):
+            told = f"; {len(problems)} cannot be read, the first: {problems[0]}" if problems else ""
+            raise UserError(f"task.masks {self.masks}: no label map that was looked at holds a label above 0{told}")
+        if empty:
+            warn(
+                f"task.masks {self.masks}: {len(empty)} of {len(looked_at)} label maps that were looked at hold no "
+                f"label, so their samples teach background alone: {some(empty)}"
+            )
+        return resolve_statistics(config, data)
 
     def model(self, config: Config) -> nn.Module:
         name, _ = self._modality(config)

@@ -227,3 +227,10 @@ def test_pairs_may_be_listed_in_a_csv(fine_tune, blobs, tmp_path):
     listed.write_text("\n".join(["path,mask", *lines]) + "\n")
     task = nuclei(blobs) | {"masks": str(listed)}
     assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images") == 0
+
+
+def test_a_label_map_without_a_label_among_others_is_named_and_trained_on(fine_tune, blobs, capfd):
+    Image.fromarray(np.zeros((28, 36), np.uint16)).save(blobs / "train" / "masks" / "5.png")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    said = capfd.readouterr().err
+    assert "1 of 8 label maps that were looked at hold no label" in said and "5.png" in said
