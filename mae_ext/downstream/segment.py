@@ -23,7 +23,7 @@ from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, ConfigError, UserError, check_bad, some
 
-LOOKED_AT = 32
+LOOKED_AT = 64
 """Label maps, spread over the training data, of which one has to hold a label; those that hold none are named."""
 
 WINDOWS = 4
