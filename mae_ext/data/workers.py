@@ -72,6 +72,8 @@ class Worker:
                         self._since = time.monotonic()
                         break
                     self._since = value
+                    if self._pipe.poll(0):  # its batch may lie here: begun long ago is not hung
+                        continue
             except (EOFError, OSError, pickle.UnpicklingError):
                 raise WorkerLost(self._obituary()) from None
             now = time.monotonic()

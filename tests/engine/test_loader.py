@@ -116,6 +116,19 @@ def test_a_file_that_crashes_while_earlier_batches_are_slow_is_still_the_one_tha
     assert {row["path"].split("/")[-1] for batch in batches for row in batch.bad} == {"07.jpg"}
 
 
+def test_a_batch_that_lies_ready_for_longer_than_the_timeout_is_taken_and_nobody_is_replaced(load):
+    """A step, a probe or a save may take longer than a batch ever may."""
+    reference = everything(load(workers=0, match="nothing"))
+    loader, batches = load(timeout=1.0, match="nothing"), []
+    try:
+        for step in loader:
+            batches.append(step["image"])
+            time.sleep(0.8)
+    finally:
+        loader.close()
+    assert same(batches, reference) and not loader.incidents
+
+
 def test_a_substitute_that_crashes_is_found_too(load, photos, tmp_path):
     # 07 is bad, and the file that stands in for it kills.
     peek = load(workers=0)
