@@ -153,8 +153,8 @@ class Decoders:
     def open(self, address: str, short_side: int | None, decoder: str) -> Iterator["Opened"]:
         """A file's clip, and its frames. Raises BadSample, also from what `Opened.frames` is asked."""
         path, offset, size = locate(address)
+        child = self._take()  # a new one imports first, and that is not the file's fault
         until = time.monotonic() + self.deadline_s
-        child = self._take()
         try:
             request = {
                 "op": "open", "path": str(Path(path).absolute()), "offset": offset, "size": size, "decoder": decoder,

@@ -4,6 +4,7 @@ import contextlib
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from math import ceil
@@ -25,6 +26,9 @@ START_S = 120.0
 PRELOAD = ["mae_ext.data.image", "mae_ext.data.doctor", "mae_ext.data.workers", "mae_ext.data.loader"]
 
 
+_starting = threading.Lock()
+
+
 def forkserver() -> ForkServerContext:
     """Where sandboxes and loader workers come from: a server that has imported what they need, and opened nothing.
 
@@ -41,12 +45,13 @@ def start(process: BaseProcess) -> None:
     multiprocessing would run that program again in every child, as far as it is not below `if __name__ == "__main__"`:
     a script that just calls train() would train in each of its workers. All that is called here is in modules.
     """
-    program = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        process.start()
-    finally:
-        sys.modules["__main__"] = program
+    with _starting:  # one thread would put back what another has put there
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            process.start()
+        finally:
+            sys.modules["__main__"] = program
 
 
 class Sandbox:

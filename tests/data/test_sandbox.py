@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,18 @@ def test_closing_ends_the_child_and_the_sandbox_can_be_used_again() -> None:
     assert not psutil.pid_exists(child)
     assert box.call(os.getpid) != child
     box.close()
+
+
+def test_children_started_by_several_threads_leave_the_program_as_it_was() -> None:
+    program = sys.modules["__main__"]
+    boxes = [Sandbox(deadline_s=5.0) for _ in range(6)]
+    try:
+        with ThreadPoolExecutor(len(boxes)) as pool:
+            assert len(set(pool.map(lambda box: box.call(os.getpid), boxes))) == len(boxes)
+    finally:
+        for box in boxes:
+            box.close()
+    assert sys.modules["__main__"] is program
 
 
 def test_one_call_by_itself_names_its_first_string() -> None:
