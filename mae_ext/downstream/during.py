@@ -37,7 +37,7 @@ class ProbesDuring:
             raise UserError(
                 "train.probe.pool=class: this model has no class token (model.class_token is false); use mean"
             )
-        self.spec, self.model, self.total = spec, model, total
+        self.spec, self.model, self.total, self.initialised = spec, model, total, config.init is not None
         self.encoder = FrozenEncoder(model, config, name, start, out, next(model.parameters()).device)
         for key, source in (("train", spec.train), ("test", spec.test)):
             items = self.encoder.items(source)
@@ -47,11 +47,12 @@ class ProbesDuring:
         self.done = {row["step"] for row in self.journal.rows if row.get("in_training")}
 
     def __call__(self, step: int) -> None:
-        if step in self.done or (step % self.spec.every and step != self.total):
+        if step in self.done or not self.spec.due(step, self.total):
             return
         self.done.add(step)
         spec = self.spec
-        read, weights = Reading(replace(self.encoder, step=step)), "pretrained" if step else "untrained"
+        read = Reading(replace(self.encoder, step=step))
+        weights = "pretrained" if step or self.initialised else "untrained"
         try:
             with _aside(self.model):
                 row = judged(read, spec.train, spec.test, spec.k, spec.pool, 100, 0, False, None, weights)

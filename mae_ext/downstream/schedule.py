@@ -20,3 +20,6 @@ class ProbeConfig(BaseModel):
     """Which one, if the run has several."""
     pool: Literal["mean", "class"] = "mean"
     k: Count = 20
+
+    def due(self, step: int, total: int) -> bool:
+        return step % self.every == 0 or step == total

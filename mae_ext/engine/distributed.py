@@ -16,7 +16,10 @@ from mae_ext.errors import RunError, UserError
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""For a rank that is alive but silent; the longest legitimate wait is for rank 0 to save. A dead rank shows at once."""
+"""For a rank that is alive but silent; in a step nobody has to wait for long. A dead rank shows at once."""
+
+PATIENCE = timedelta(hours=12)
+"""Where rank 0 works for all: it measures statistics, probes, saves. As long as that takes for any source."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    waiting: dist.ProcessGroup | None = None
+    """Of all ranks, on CPUs, for what rank 0 does while the others wait."""
 
     @property
     def main(self) -> bool:
@@ -36,10 +41,10 @@ class Ranks:
         return values
 
     def from_main(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
+        """Rank 0's value, on every rank, however long it takes rank 0 to come to it."""
         box: list[Any] = [value]
         if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, src=0, group=self.waiting)
         return box[0]  # type: ignore[no-any-return]
 
     def gather(self, value: T) -> list[T]:
@@ -86,7 +91,8 @@ def join(device: str = "auto") -> Ranks:
             dist.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"rank {rank} of {world} could not join the others: {str(error).splitlines()[0]}") from None
-    return Ranks(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"))
+    waiting = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
+    return Ranks(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"), waiting)
 
 
 def leave() -> None:

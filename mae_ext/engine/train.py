@@ -59,6 +59,7 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
     Raises UserError, RunError, or Stopped after a signal.
     """
     out = Path(out)
+    settle_in()  # before torch's threads are there, which take it over
     ranks = join(config.train.device)
     try:
         with StopFlag() as stop, _own(out, ranks):
@@ -91,7 +92,6 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     task = task_of(config)  # as settled
     total, warmup = schedule(config, next(iter(data.values())).plan.samples_per_epoch)
     torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
-    settle_in()
     model = build_model(config)
     if found is None and config.init is not None:
         task.start(model, config)
@@ -101,6 +101,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
     if found is not None:
         restore(found, model, optimizer, scaler, at)
+    if ranks.main:
+        _clear(out, found)  # before ranks meet in `wrap`, after which each writes files of its own
     objective: nn.Module = ranks.wrap(Objective(model, config, task))
     if config.train.compile:
         objective = torch.compile(objective)  # type: ignore[assignment]
@@ -119,7 +121,6 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             return False
 
     if ranks.main:
-        _clear(out, found)
         checkpoint.write_durably(out / "config.yaml", config.to_yaml())
         for name, modality in data.items():
             for what, count in modality.items.ignored.items():
@@ -137,11 +138,17 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     evaluations = Evaluations(out, at.step, config.train.evaluate_every, total, ranks)
     loader = Loader(StepData(data), config, at.step, total, ranks.device)
     saved_at, incidents = at.step, 0
+
+    def probe(step: int) -> None:
+        if probes:
+            probes(step)
+        if config.train.probe and config.train.probe.due(step, total):
+            ranks.from_main(None)  # the others wait here, and not in the next step, where a silent rank is a lost one
+
     try:
         if evaluations.due(at.step):  # stopped between the save and the evaluation
             evaluations.write(at.step, _evaluate(task, model, config, ranks))
-        if probes:
-            probes(at.step)  # untrained, or what a signal left no time for
+        probe(at.step)  # untrained, or what a signal left no time for
         for step in range(at.step, total):
             began = time.perf_counter()
             lr = lr_at(step, peak_lr(config), config.train.min_lr, warmup, total)
@@ -157,18 +164,19 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             if log:
                 seconds = time.perf_counter() - began
                 log.write(_row(config, data, done, losses, lr, norm, loader.waited, seconds))
-            if probes and not stopping:
-                probes(done)
             if ranks.main and (done % config.train.save_every == 0 or done == total or stopping) and save(done):
                 saved_at = done
             if stopping and done < total:
+                saved_at = ranks.from_main(saved_at)  # a rank that left now would have the launcher end the others
                 raise Stopped(
                     f"stopped by a signal after step {done}, saved at step {saved_at}; the same command goes on"
                 )
+            probe(done)
             if evaluations.due(done):
                 evaluations.write(done, _evaluate(task, model, config, ranks))
     except NonFinite as failure:
-        raise RunError(_record(failure, out, config, model, optimizer, scaler, data, ranks)) from None
+        told = ranks.from_main(_record(failure, out, config, model, optimizer, scaler, data, ranks))
+        raise RunError(told) from None
     finally:
         loader.close()
         ledger.journal.close()
@@ -249,7 +257,7 @@ def _record(
 ) -> str:  # fmt: skip
     """Write failure-XXXXXXXX/: what happened, and the state just before the step, from which `replay` repeats it."""
     step = failure.step
-    where = out / f"failure-{step + 1:08d}"
+    where = _free_for(out / f"failure-{step + 1:08d}", config)
     if ranks.main:
         sources = {
             n: [d.items.addresses[i] for i in dict.fromkeys(k.index for k in d.plan.keys(step))]
@@ -268,16 +276,25 @@ def _record(
     )
 
 
+def _free_for(where: Path, config: Config) -> Path:
+    """The folder itself, or where another config failed at this step before, the next of its name that is free."""
+    known, number, found = config.to_yaml(), 1, where
+    while any(path.read_text(encoding="utf-8") != known for path in found.glob("checkpoints/step-*/config.yaml")):
+        number += 1
+        found = where.with_name(f"{where.name}-{number}")
+    return found
+
+
 def replay(failure: str | Path) -> dict[str, Any]:
     """Repeat the step of a failure record, bit for bit: the losses and gradient norm, finite or not."""
     found = checkpoint.find(failure)
     if not (Path(failure) / "record.json").is_file():
         raise UserError(f"{failure} is not the folder of a failure: it has no record.json")
+    settle_in()
     config, at = checkpoint.read_config(found), Progress.read(found)
     task = task_of(config)
     data = task.data(config)
     at.set_aside(data)
-    settle_in()
     ranks = Ranks(0, 1, torch.device("cpu"))
     model = build_model(config).train()
     freeze(model, config.train.freeze)

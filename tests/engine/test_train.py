@@ -116,6 +116,12 @@ def test_a_non_finite_input_stops_the_run_leaves_the_weights_and_can_be_replayed
     # Started again, the run comes to the same step and stops in the same way.
     assert train(config) == 1
     assert complaint(capfd) == said
+    assert list(out.glob("failure-*")) == failures
+    # With other settings it is another failure, with a folder and a state of its own.
+    assert train(config, "--allow-change", "--set", "train.lr=0.02") == 1
+    assert f"{failures[0].name}-2/record.json names the files" in complaint(capfd)
+    assert checkpoint.read_config(checkpoint.find(failures[0])).train.lr != 0.02
+    assert checkpoint.read_config(checkpoint.find(out / f"{failures[0].name}-2")).train.lr == 0.02
 
 
 def test_a_learning_rate_that_blows_up_stops_the_run(tiny, train, tmp_path, capfd):
