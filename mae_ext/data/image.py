@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mae_ext.data import label_image
-from mae_ext.data.labelmap import Labels, stem
+from mae_ext.data.labelmap import Labels
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
@@ -86,6 +86,7 @@ class ImageReader:
 
     suffixes: tuple[str, ...] = SUFFIXES
     display = "image"
+    label_suffix = ".png"
 
     def __init__(self, size: tuple[int, ...], channels: int = 3, max_pixels: int = MAX_PIXELS) -> None:
         if len(size) != 2 or min(size) < 1:
@@ -164,11 +165,9 @@ class ImageReader:
         with _bad_sample(address):
             return label_image.numbers(address, content, FORMATS, self.max_pixels)
 
-    def write_labels(self, labels: Labels, like: str, folder: Path) -> Path:
+    def write_labels(self, labels: Labels, like: str, path: Path) -> None:
         """(H, W) -> PNG. Raises OSError."""
-        path = folder / f"{stem(like, self.suffixes)}.png"
         label_image.write(labels, path)
-        return path
 
     def _view(
         self, address: str, planes: list[Image.Image], box: Crop, turn: _Turn, extent: tuple[int, int], shrink: float

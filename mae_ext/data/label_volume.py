@@ -29,7 +29,8 @@ def on_lattice(
         raise BadSample(address, "label map", "values that are not whole numbers from 0 on")
     if like is not None:
         _same_place(address, found, place, *like)
-    grid = lattice(labels.shape, place.spacing, spacing)
+    # By the scan's spacing: a label map's may differ in its last digit, and would become another number of voxels.
+    grid = lattice(labels.shape, (place if like is None else orientation(like[1].affine)).spacing, spacing)
     index = [
         np.clip(np.rint(np.arange(n) * ratio), 0, stored_n - 1).astype(np.int64)
         for n, ratio, stored_n in zip(grid.shape, grid.ratio, labels.shape, strict=True)

@@ -16,7 +16,9 @@ Labels = NDArray[np.int32]
 
 @runtime_checkable
 class LabelReader(Protocol):
-    """What a reader has, beside `read`, that segmentation can use."""
+    """What a reader has, beside `read`, that segmentation can use. label_suffix: of the files that it writes."""
+
+    label_suffix: str
 
     def label_map(self, address: str, like: str | None = None) -> Labels:
         """(*extent), the extent that crop samplers are given for a sample of the same place.
@@ -26,8 +28,8 @@ class LabelReader(Protocol):
         """
         ...
 
-    def write_labels(self, labels: Labels, like: str, folder: Path) -> Path:
-        """(*extent) -> a file in `folder`, named as `like`, in its own size, axis order and place. Raises OSError."""
+    def write_labels(self, labels: Labels, like: str, path: Path) -> None:
+        """(*extent) -> the file `path`, in the size, axis order and place of the sample `like`. Raises OSError."""
         ...
 
 

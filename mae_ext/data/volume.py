@@ -19,7 +19,7 @@ from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
 from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, window
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
-from mae_ext.data.labelmap import Labels, stem
+from mae_ext.data.labelmap import Labels
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.scan import Array, Declared, check, pick_axis
 from mae_ext.data.source import fetch
@@ -98,6 +98,7 @@ class VolumeReader:
         *(f"{suffix}/" for suffix in dicom.SUFFIXES),
     )
     display = "volume"
+    label_suffix = ".nii.gz"
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
 
     def __init__(
@@ -158,11 +159,9 @@ class VolumeReader:
         except MemoryError as error:
             raise BadSample(address, "out of memory", str(error)) from error
 
-    def write_labels(self, labels: Labels, like: str, folder: Path) -> Path:
+    def write_labels(self, labels: Labels, like: str, path: Path) -> None:
         """(D, H, W) -> NIfTI with the voxels and the affine of the scan `like`. Raises OSError, and BadSample."""
-        name = stem(like, self.suffixes)
-        label_volume.write(labels, self._declared(like), self.spacing, folder / f"{name}.nii.gz")
-        return folder / f"{name}.nii.gz"
+        label_volume.write(labels, self._declared(like), self.spacing, path)
 
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
@@ -209,6 +208,7 @@ class VolumeReader:
             "intensity": self.described,
             "axes": [self.channel_axis, self.time_axis, self.time],
             "body": self.body,
+            "min_finite": self.min_finite,
             "array_spacing": self.array_spacing,
         }
 

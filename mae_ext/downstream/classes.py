@@ -1,5 +1,6 @@
 """Labelled samples for a task: what is trained on, what is judged on, and what cannot be used, by name."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mae_ext.config import Config, PlugIn
 from mae_ext.data.source import Items, PathTable, list_items
 from mae_ext.errors import UserError, some
 from mae_ext.rng import rng
@@ -82,7 +84,8 @@ def _renumbered(items: Items, classes: tuple[str, ...]) -> Items:
 
 def check_apart(train: Items, test: Items, path: str, test_path: str) -> None:
     """Raises UserError where a file or a patient is on both sides, by name."""
-    pairs = [("file", set(train.addresses) & set(test.addresses))]
+    ours, theirs = (set(map(os.path.abspath, items.addresses)) for items in (train, test))
+    pairs = [("file", ours & theirs)]
     if train.patients is not None and test.patients is not None:
         pairs.append(("patient", (set(train.patients) & set(test.patients)) - {""}))
     for what, shared in pairs:
@@ -109,6 +112,20 @@ def _share(items: Items, classes: tuple[str, ...], labels: float | int, seed: in
         order = torch.randperm(len(members), generator=rng(seed, "labels", name, called)).numpy()
         chosen.append(members[order[:count]])
     return _taken(items, np.sort(np.concatenate(chosen)))
+
+
+def settled(task: PlugIn, classes: Sequence[str], old: Config | None) -> PlugIn:
+    """The task with the classes of its data. Of a resumed run they are `old`'s, or its head would answer for others.
+
+    Raises UserError where they are not, which no --allow-change can permit.
+    """
+    before = classes if old is None else old.task.arguments.get("classes", [])
+    if list(before) != list(classes):
+        raise UserError(
+            f"the run's classes are {quoted(before)}, and the data has {quoted(classes)}; its head cannot go on with "
+            f"others: start a new run, with --init of this one"
+        )
+    return PlugIn(name=task.name, **{**task.arguments, "classes": list(classes)})
 
 
 def quoted(names: Sequence[str]) -> str:

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from mae_ext.config import Config, ModalityConfig, PlugIn
+from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.distort import distort
 from mae_ext.data.loader import ModalityData, build_reader
 from mae_ext.data.mix import Mix
@@ -19,7 +19,7 @@ from mae_ext.data.sample import Batch, CropSampler, Sample, read_checked
 from mae_ext.data.source import Items
 from mae_ext.data.statistics import resolve_statistics
 from mae_ext.downstream.backbone import load_backbone
-from mae_ext.downstream.classes import Split, labelled_split
+from mae_ext.downstream.classes import Split, labelled_split, settled
 from mae_ext.downstream.encoder import kinds
 from mae_ext.downstream.judge import judge, probabilities, write_predictions
 from mae_ext.engine.distributed import Ranks
@@ -64,7 +64,7 @@ class ClassExamples:
         self.modality = config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
         self.items: Items = split.train
-        self.classes = len(split.classes)
+        self.classes = split.classes
         assert split.train.labels is not None
         self.identity = json.dumps([split.classes, split.train.labels.tolist()]).encode()
 
@@ -72,7 +72,7 @@ class ClassExamples:
         shape = (self.modality.channels, *self.modality.size)
         samples = read_checked(self.reader, self.items.addresses[index], crops, shape)
         assert self.items.labels is not None
-        target = smoothed(torch.tensor(int(self.items.labels[index])), self.classes, self.task.smoothing)
+        target = smoothed(torch.tensor(int(self.items.labels[index])), len(self.classes), self.task.smoothing)
         found = []
         for sample, key in zip(samples, keys, strict=True):
             generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
@@ -148,11 +148,10 @@ class Classification:
         return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
 
     def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
-        if old is not None:
-            config, classes = with_statistics(config, old), old.task.arguments.get("classes", [])
-        else:
-            config, classes = resolve_statistics(config, data), list(self._split(config).classes)
-        return config.model_copy(update={"task": with_arguments(config.task, classes=classes)})
+        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
+        (examples,) = (d.examples for d in data.values())
+        assert isinstance(examples, ClassExamples)
+        return config.model_copy(update={"task": settled(config.task, examples.classes, old)})
 
     def model(self, config: Config) -> nn.Module:
         if not self.classes:
@@ -201,7 +200,3 @@ class Classification:
             raise UserError(f"modalities.{name}.data.path is not set: give --data PATH")
         suffixes = tuple(build_reader(modality, f"modalities.{name}.data.reader").suffixes)
         return labelled_split(name, modality.data.path, modality.data.test, suffixes, self.labels, config.seed)
-
-
-def with_arguments(spec: PlugIn, **arguments: Any) -> PlugIn:
-    return PlugIn(name=spec.name, **{**spec.arguments, **arguments})

@@ -17,8 +17,7 @@ from mae_ext.data.source import Items, list_items
 from mae_ext.data.statistics import resolve_statistics
 from mae_ext.downstream.average_precision import average_precision, require_pycocotools
 from mae_ext.downstream.backbone import load_backbone
-from mae_ext.downstream.classes import check_apart
-from mae_ext.downstream.classify import with_arguments
+from mae_ext.downstream.classes import check_apart, settled
 from mae_ext.downstream.detections import Found, find_objects, write_detections
 from mae_ext.downstream.fcos import Answers, Decoding, Head, Places, loss, places_of
 from mae_ext.downstream.pyramid import STRIDES, Pyramid
@@ -173,14 +172,10 @@ class Detection:
         return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
 
     def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
-        if old is not None:
-            config, classes = with_statistics(config, old), old.task.arguments.get("classes", [])
-        else:
-            config = resolve_statistics(config, data)
-            (examples,) = (d.examples for d in data.values())
-            assert isinstance(examples, BoxExamples)
-            classes = list(examples.table.classes)
-        return config.model_copy(update={"task": with_arguments(config.task, classes=classes)})
+        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
+        (examples,) = (d.examples for d in data.values())
+        assert isinstance(examples, BoxExamples)
+        return config.model_copy(update={"task": settled(config.task, examples.table.classes, old)})
 
     def model(self, config: Config) -> nn.Module:
         name, _ = self._modality(config)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from mae_ext.data.sample import Crop, Sample, read_checked
 from mae_ext.data.source import Items, PathTable, list_items
 from mae_ext.downstream.encoder import stack
 from mae_ext.downstream.fcos import Decoding, Detections
+from mae_ext.downstream.outputs import check_free, result_paths
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
@@ -113,8 +114,12 @@ def write_detections(
     """
     modality = config.modalities[name]
     reader = build_reader(modality, f"modalities.{name}.data.reader")
-    items = Items(PathTable(a for source in sources for a in list_items(source, tuple(reader.suffixes)).addresses))
-    device = next(model.parameters()).device
+    suffixes = tuple(reader.suffixes)
+    # A file that two sources name is answered once.
+    addresses = list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
+    pictures = result_paths(addresses, suffixes, out, ".png")
+    check_free([out / RESULT], out)
+    items, device = Items(PathTable(addresses)), next(model.parameters()).device
     found, bad = find_objects(model, config, name, items, range(len(items)), decoding, None, device, progress)
     for error in bad:
         warn(f"left out: {error}")
@@ -124,8 +129,9 @@ def write_detections(
         out.mkdir(parents=True, exist_ok=True)
         written = [out / RESULT]
         write_durably(written[0], json.dumps(_coco(items, found, classes), allow_nan=False))
-        for one, stem in zip(found, _stems([items.addresses[f.row] for f in found]), strict=True):
-            written.append(out / f"{stem}.png")
+        for one in found:
+            written.append(pictures[one.row])
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
             _draw(modality, name, items.addresses[one.row], one, classes, shown, written[-1])
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error}") from error
@@ -151,12 +157,6 @@ def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
     }
-
-
-def _stems(addresses: Sequence[str]) -> list[str]:
-    """A name for the picture of each: the file's own, numbered where two share one (a row of an array has none)."""
-    own = [PurePosixPath(address.rpartition("::")[2]).stem or "image" for address in addresses]
-    return [stem if own.count(stem) == 1 else f"{stem}-{i:05d}" for i, stem in enumerate(own)]
 
 
 def _draw(

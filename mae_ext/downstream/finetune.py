@@ -100,8 +100,7 @@ def _modality(given: dict[str, Any], run: ModalityConfig, name: str, problems: l
         if not isinstance(found, Statistics) or statistics != own["data"]["statistics"]:
             _compare(f"{where}.data.statistics", statistics, own["data"]["statistics"], problems)
     augment = {**own["data"]["augment"], **_section(data.get("augment"), f"{where}.data.augment", "config")}
-    cache = _arguments(data.get("reader")).get("cache", own["data"]["reader"].get("cache"))
-    reader = own["data"]["reader"] | ({"cache": cache} if cache else {})
+    reader = own["data"]["reader"] | {k: v for k, v in _arguments(data.get("reader")).items() if k in FREE}
     kept = {"reader": reader, "statistics": own["data"]["statistics"], "augment": augment}
     tokens = {key: own[key] for key in (*TOKENS, "mask", "decode", "target")}
     return {**given, **tokens, "size": size, "data": {**data, **kept}}

@@ -14,6 +14,7 @@ from mae_ext.config import Config
 from mae_ext.data.sample import Sample
 from mae_ext.data.source import Items, PathTable
 from mae_ext.downstream.encoder import FrozenEncoder, kinds, stack
+from mae_ext.downstream.outputs import check_free
 from mae_ext.downstream.ranking import auroc
 from mae_ext.downstream.scores import scores
 from mae_ext.engine.checkpoint import write_durably
@@ -100,10 +101,14 @@ def write_predictions(
 
     Samples that cannot be read go to predictions.bad.jsonl, with a warning.
     """
-    encoder = FrozenEncoder(model.backbone, config, name, 0, Path(), torch.device("cpu"))  # type: ignore[arg-type]
+    device = next(model.parameters()).device
+    encoder = FrozenEncoder(model.backbone, config, name, 0, Path(), device)  # type: ignore[arg-type]
     tables = [encoder.items(source) for source in sources]
     items = Items(PathTable(address for table in tables for address in table.addresses))
-    found = probabilities(model, config, name, items, range(len(items)), torch.device("cpu"), progress)
+    written = [out / PREDICTIONS]
+    bad = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")
+    check_free([*written, bad], out)
+    found = probabilities(model, config, name, items, range(len(items)), device, progress)
     if not found.rows:
         named = some(kinds(found.bad), "; ")
         raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {named}")
@@ -115,12 +120,9 @@ def write_predictions(
         }
         for row, values in found.numbered()
     ]
-    written = [out / PREDICTIONS]
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write(written[0], lines)
-        bad = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")
-        bad.unlink(missing_ok=True)
         if found.bad:
             _write(bad, found.bad)
             written.append(bad)

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +11,10 @@ import torch
 
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.distort import VALUES, distort
-from mae_ext.data.labelmap import LabelReader, Labels, Recorded, cut, stem, toward_foreground
+from mae_ext.data.labelmap import LabelReader, Labels, cut, stem, toward_foreground
 from mae_ext.data.loader import build_reader
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
+from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.errors import BadSample, UserError, some
 from mae_ext.rng import rng
@@ -44,7 +44,7 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
         found = [by_name.get(Path(address).name) or by_stem.get(stem(address, suffixes)) for address in items.addresses]
     elif where.is_file() and where.suffix == ".csv":
         listed = _listed(where)
-        found = [listed.get(str(Path(address).absolute())) for address in items.addresses]
+        found = [listed.get(str(Path(address).resolve())) for address in items.addresses]
     else:
         raise UserError(
             f"task.masks {masks}: expected a folder of label maps, or a .csv with the columns path and mask"
@@ -54,7 +54,16 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
         raise UserError(
             f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {some(missing)}"
         )
-    return [there for there in found if there is not None]
+    owner: dict[str, str] = {}
+    for address, there in zip(items.addresses, found, strict=True):
+        assert there is not None
+        if there in owner:
+            raise UserError(
+                f"task.masks {masks}: {owner[there]} and {address} share the label map {there}; where names repeat, "
+                f"give a .csv with the columns path and mask"
+            )
+        owner[there] = address
+    return list(owner)
 
 
 def _listed(where: Path) -> dict[str, str]:
@@ -65,7 +74,7 @@ def _listed(where: Path) -> dict[str, str]:
     if not rows or not {"path", "mask"} <= rows[0].keys():
         raise UserError(f"task.masks {where}: expected a first line with the columns path and mask")
     return {
-        str((where.parent / row["path"]).absolute()): str(where.parent / row["mask"])
+        str((where.parent / row["path"]).resolve()): str(where.parent / row["mask"])
         for row in rows
         if row["path"] and row["mask"]
     }
@@ -80,6 +89,20 @@ def read_labels(reader: LabelReader, address: str, like: str, classes: int, fore
         detail = f"label {int(labels.max())}, and task.classes names {classes}; task.foreground=true makes one of all"
         raise BadSample(address, "label map", detail)
     return labels
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A crop sampler with the box that cuts the label map, for a sample of the same extent. Raises BadSample."""
+
+    box: Crop
+    map: str
+    labels: Labels
+    address: str
+
+    def __call__(self, extent: tuple[int, ...]) -> Crop:
+        check_extent(self.map, self.labels, self.address, extent)
+        return self.box
 
 
 class PairedExamples:
@@ -109,15 +132,13 @@ class PairedExamples:
             box = crop(labels.shape)
             if float(torch.rand((), generator=generator)) < self.task.balance:
                 box = toward_foreground(labels, box, generator)
-            boxes.append(Recorded(box))
+            boxes.append(Paired(box, self.maps[index], labels, address))
         samples = read_checked(self.reader, address, boxes, (self.modality.channels, *size))
         found = []
-        for sample, seen, key in zip(samples, boxes, keys, strict=True):
-            check_extent(self.maps[index], labels, address, seen.extent)
-            assert seen.box is not None
+        for sample, pair, key in zip(samples, boxes, keys, strict=True):
             generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
             x = distort(sample.x, self.task.distort, self.task.strength, 0.0, generator, VALUES)
-            found.append(replace(sample, x=x, targets={TARGET: cut(labels, seen.box, size)}))
+            found.append(replace(sample, x=x, targets={TARGET: cut(labels, pair.box, size)}))
         return found
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:

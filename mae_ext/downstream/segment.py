@@ -15,7 +15,9 @@ from mae_ext.data.sample import Batch, read_checked
 from mae_ext.data.source import list_items
 from mae_ext.data.statistics import resolve_statistics, spread
 from mae_ext.downstream.backbone import load_backbone
+from mae_ext.downstream.classes import check_apart
 from mae_ext.downstream.heads import Segmenter
+from mae_ext.downstream.outputs import result_paths
 from mae_ext.downstream.pairs import TARGET, PairedExamples, check_extent, label_reader
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
@@ -73,6 +75,9 @@ class Segmentation:
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         name, modality = self._modality(config)
         examples = self._examples(config, modality.data.path, self.masks, "data.path", "--data")
+        if modality.data.test is not None:
+            assert modality.data.path is not None
+            check_apart(examples.items, self._held_out(config).items, modality.data.path, modality.data.test)
         return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
 
     def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
@@ -119,7 +124,7 @@ class Segmentation:
         _, modality = self._modality(config)
         if modality.data.test is None:
             return {}
-        examples = self._examples(config, modality.data.test, self.test_masks or self.masks, "data.test", "--test")
+        examples = self._held_out(config)
         rows: list[tuple[int, dict[str, float]]] = []
         bad: list[str] = []
         for index in range(ranks.rank, len(examples.items), ranks.world):
@@ -144,23 +149,25 @@ class Segmentation:
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
     ) -> list[Path]:
-        """A label map for each sample, in its own geometry and under its own name."""
+        """A label map for each sample, in its own geometry and under its own name; see `result_paths`."""
         name, modality = self._modality(config)
         reader = build_reader(modality, f"modalities.{name}.data.reader")
         writer = label_reader(reader, modality.data.reader.name)
-        addresses = [a for source in sources for a in list_items(source, tuple(reader.suffixes)).addresses]
+        suffixes = tuple(reader.suffixes)
+        # A file that two sources name is answered once.
+        addresses = list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
+        paths = result_paths(addresses, suffixes, out, writer.label_suffix)
+        device = next(model.parameters()).device
         written: list[Path] = []
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            for done, address in enumerate(addresses):
+            for done, (address, path) in enumerate(zip(addresses, paths, strict=True)):
                 try:
-                    found, _ = self._segmented(model, config, address, torch.device("cpu"))
-                    path = writer.write_labels(found, address, out)
+                    found, _ = self._segmented(model, config, address, device)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    writer.write_labels(found, address, path)
                 except BadSample as error:
                     warn(f"left out: {error}")
                     continue
-                if path in written:
-                    raise UserError(f"{address}: {path} is written already, for another sample of the same name")
                 written.append(path)
                 if progress is not None:
                     progress(done + 1, len(addresses))
@@ -195,6 +202,10 @@ class Segmentation:
         )
         assert isinstance(scores, Tensor)
         return scores[0].argmax(0).cpu().numpy().astype(np.int32), sample.spacing
+
+    def _held_out(self, config: Config) -> PairedExamples:
+        _, modality = self._modality(config)
+        return self._examples(config, modality.data.test, self.test_masks or self.masks, "data.test", "--test")
 
     def _examples(self, config: Config, path: str | None, masks: str | None, key: str, option: str) -> PairedExamples:
         name, _ = self._modality(config)

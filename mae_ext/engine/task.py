@@ -98,10 +98,15 @@ def build_model(config: Config) -> nn.Module:
         return task_of(config).model(config)
 
 
-def load_task(run: str | Path) -> tuple[Task, nn.Module, Config, Path]:
-    """The task of a run, its trained model in eval mode on the CPU, the config, and the checkpoint they are from."""
+def load_task(run: str | Path, device: str = "auto") -> tuple[Task, nn.Module, Config, Path]:
+    """The task of a run, its trained model in eval mode, the config, and the checkpoint they are from.
+
+    device: "auto" (a GPU where there is one), "cpu" or "cuda".
+    """
     path = find(run)
     config = read_config(path)
     model = build_model(config)
     load_weights(model, read_tensors(path / "model.safetensors"), str(path))
-    return task_of(config), model.eval(), config, path
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return task_of(config), model.eval().to(device), config, path

@@ -111,6 +111,20 @@ def test_labels_of_another_size_or_place_are_named(scan, change, told):
     assert info.value.kind == "label map"
 
 
+def test_a_spacing_that_differs_in_its_last_digit_gives_labels_on_the_voxels_of_the_scan(tmp_path):
+    """1.5 mm by 40 at 1 mm are 60 voxels, and a hair less are 59: labels are resampled as their scan is."""
+    for name, length in (("a", 1.5), ("l", 1.5 * (1 - 1e-7))):
+        affine = np.diag([length, 1.0, 1.0, 1.0])
+        nib.Nifti1Image(np.eye(40, 30, dtype=np.uint8).reshape(40, 5, 6), affine).to_filename(
+            tmp_path / f"{name}.nii.gz"
+        )
+    reader = volume_reader(spacing=(1.0, 1.0, 1.0))
+    labels = reader.label_map(str(tmp_path / "l.nii.gz"), str(tmp_path / "a.nii.gz"))
+    seen = Recorded()
+    VolumeReader((4, 4, 4), intensity="none", spacing=(1.0, 1.0, 1.0)).read(str(tmp_path / "a.nii.gz"), [seen])
+    assert labels.shape == seen.extent == (6, 5, 60)
+
+
 def test_labels_that_are_no_whole_numbers_are_named(scan, tmp_path):
     nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), AFFINE).to_filename(tmp_path / "half.nii.gz")
     with pytest.raises(BadSample, match="not whole numbers from 0 on"):
@@ -162,7 +176,8 @@ def test_labels_overlay_a_real_brain_in_all_48_axis_orders(tmp_path):
         bright = (voxels > voxels.mean()).astype(np.uint8)
         nib.Nifti1Image(bright, source.affine).to_filename(tmp_path / "bright.nii.gz")
         labels = reader.label_map(str(tmp_path / "bright.nii.gz"), str(file))
-        written = nib.load(reader.write_labels(labels, str(file), tmp_path))
+        reader.write_labels(labels, str(file), tmp_path / "written.nii.gz")
+        written = nib.load(tmp_path / "written.nii.gz")
         assert np.array_equal(np.asarray(written.dataobj), bright), file.name
         np.testing.assert_allclose(written.affine, source.affine, atol=1e-4)
 
@@ -181,9 +196,8 @@ def test_labels_read_and_written_again_overlay_their_scan_voxel_by_voxel(scan, t
     reader = volume_reader()
     out = tmp_path / "out"
     out.mkdir()
-    path = reader.write_labels(reader.label_map(labels, address), address, out)
-    assert path == out / "a.nii.gz"
-    written, source = nib.load(path), nib.load(labels)
+    reader.write_labels(reader.label_map(labels, address), address, out / "a.nii.gz")
+    written, source = nib.load(out / "a.nii.gz"), nib.load(labels)
     assert written.shape == source.shape
     np.testing.assert_allclose(written.affine, nib.load(address).affine, atol=1e-5)
     assert np.array_equal(np.asarray(written.dataobj), np.asarray(source.dataobj))
@@ -198,8 +212,8 @@ def test_labels_from_another_spacing_come_back_on_the_voxels_of_the_scan(tmp_pat
     address = str(tmp_path / "ball.nii.gz")
     reader = volume_reader(spacing=(1.0, 1.0, 1.0))
     (tmp_path / "out").mkdir()
-    path = reader.write_labels(reader.label_map(address), address, tmp_path / "out")
-    back = np.asarray(nib.load(path).dataobj)
+    reader.write_labels(reader.label_map(address), address, tmp_path / "out" / "ball.nii.gz")
+    back = np.asarray(nib.load(tmp_path / "out" / "ball.nii.gz").dataobj)
     assert (back != ball).mean() < 0.01
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning for classes, from the command line to the predictions, on the smallest encoders there are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,17 @@ def test_other_labels_of_the_same_files_are_another_run(pretrained, tiny, stripe
     capfd.readouterr()
     assert go(turned=True) == 2
     assert "files of image" in complaint(capfd)
+
+
+def test_a_class_of_another_name_is_another_head_whatever_is_allowed(pretrained, fine_tune, striped, tmp_path, capfd):
+    """Numbered anew, labels would mean other classes than the head has learned, and predictions have wrong names."""
+    own = shutil.copytree(striped / "train", tmp_path / "own")
+    assert fine_tune(pretrained, train=own, test=None) == 0
+    (own / "across").rename(own / "wide")
+    capfd.readouterr()
+    assert fine_tune(pretrained, "--allow-change", "--set", "train.steps=12", train=own, test=None) == 2
+    said = complaint(capfd)
+    assert "classes are 'across', " in said and "and the data has 'd" in said and "'wide'" in said
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_labels_that_no_class_names_are_a_bad_file(fine_tune, blobs, tmp_path, c
 
 def test_pairs_may_be_listed_in_a_csv(fine_tune, blobs, tmp_path):
     listed = tmp_path / "pairs.csv"
-    lines = [f"train/images/{n}.png,train/masks/{n}.png" for n in range(8)]
+    lines = [f"test/../train/images/{n}.png,train/masks/{n}.png" for n in range(8)]
     listed.write_text("\n".join(["path,mask", *lines]) + "\n")
     task = nuclei(blobs) | {"masks": str(listed)}
     assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images") == 0
@@ -234,3 +234,50 @@ def test_a_label_map_without_a_label_among_others_is_named_and_trained_on(fine_t
     assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
     said = capfd.readouterr().err
     assert "1 of 8 label maps that were looked at hold no label" in said and "5.png" in said
+
+
+def test_the_same_sample_or_patient_on_both_sides_is_refused_by_name(fine_tune, blobs, tmp_path, capfd):
+    images = blobs / "train" / "images"
+    assert fine_tune({"image": IMAGE}, nuclei(blobs, test_masks=None), images, "--test", images) == 2
+    assert "8 files on both sides of the split" in complaint(capfd)
+    listed = tmp_path / "list.csv"
+    lines = [f"train/images/{n}.png,{'P1' if n in (2, 5) else n},{'test' if n > 4 else 'train'}" for n in range(8)]
+    listed.write_text("\n".join(["path,patient,split", *lines]) + "\n")
+    task = nuclei(blobs, test_masks=None)
+    assert fine_tune({"image": IMAGE}, task, f"{listed}::train", "--test", f"{listed}::test") == 2
+    assert "1 patient on both sides" in (said := complaint(capfd)) and "'P1'" in said
+    assert not (tmp_path / "ft" / "checkpoints").exists()
+
+
+def test_a_test_sample_without_a_label_map_is_named_before_anything_is_trained(fine_tune, blobs, tmp_path, capfd):
+    (blobs / "test" / "masks" / "1.png").unlink()
+    held_out = ("--test", blobs / "test" / "images")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images", *held_out) == 2
+    assert "1 of 3 samples have no label map there" in complaint(capfd)
+    assert not (tmp_path / "ft" / "checkpoints").exists()
+
+
+def test_a_label_map_larger_than_its_image_is_a_bad_file_too(fine_tune, blobs, tmp_path):
+    Image.fromarray(np.ones((80, 90), np.uint16)).save(blobs / "train" / "masks" / "2.png")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    (row,) = rows(tmp_path / "ft" / "bad_samples.jsonl")
+    assert row["kind"] == "label map" and "80 x 90" in row["detail"]
+
+
+def test_one_label_map_for_two_samples_is_refused_by_name(fine_tune, blobs, capfd):
+    again = blobs / "train" / "images" / "more"
+    again.mkdir()
+    (again / "3.png").write_bytes((blobs / "train" / "images" / "3.png").read_bytes())
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 2
+    said = complaint(capfd)
+    assert "more/3.png share the label map" in said and "give a .csv with the columns path and mask" in said
+
+
+def test_samples_of_one_name_keep_their_folders_when_they_are_answered(fine_tune, blobs, tmp_path):
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    for name in ("s1", "s2"):
+        (tmp_path / "new" / name).mkdir(parents=True)
+        (tmp_path / "new" / name / "slice.png").write_bytes((blobs / "test" / "images" / "0.png").read_bytes())
+    assert run(["predict", str(tmp_path / "ft"), str(tmp_path / "new"), "--out", str(tmp_path / "out")]) == 0
+    written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
+    assert written == ["s1/slice.png", "s2/slice.png"]
