@@ -58,6 +58,10 @@ def configured(
             values["modalities"][name]["data"]["path"] = path
     for name, path in _paths(test, list(values["modalities"])).items() if test is not None else ():
         values["modalities"][name]["data"]["test"] = path
+    for modality in values["modalities"].values():
+        if cache := modality["data"]["reader"].get("cache"):
+            # It stays with the run, whose later commands may be given elsewhere.
+            modality["data"]["reader"]["cache"] = str(Path(cache).absolute())
     return parse_config(values, config if isinstance(config, str) else "config")
 
 
@@ -179,21 +183,29 @@ def doctor(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, lists, shards or .npz.")],
     reader: Annotated[str, typer.Option("--reader", help="A name from `mae-ext plugins`.")] = "image",
     deadline: Annotated[float, typer.Option("--deadline", min=0.1, help="Seconds one file may take.")] = 20.0,
+    config: Annotated[str | None, typer.Option("--config", help="Instead of --reader: as this config reads.")] = None,
+    set_: SetOption = None,
+    modality: NameOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also say what the good ones hold.")] = False,
 ) -> None:
     """Open every file in a killable child and report which are bad and why; exit 1 if any.
 
     Example: mae-ext doctor photos/ --reader image
     """
-    from mae_ext.data.doctor import inspect, summary
+    from mae_ext.data.doctor import as_config, inspect, summary
 
+    if config is None and (set_ or modality):
+        raise UserError("--set and --modality are of --config, which is not given")
+    how = {"reader_name": reader} if config is None else as_config(configured(config, None, set_), modality, config)
     verdicts = []
     with progress_bar("opening") as progress:
-        for verdict in inspect(paths, reader, deadline_s=deadline):
+        for verdict in inspect(paths, deadline_s=deadline, **how):
             verdicts.append(verdict)
             progress(len(verdicts), None)
-            if verdict.ok:
-                continue
-            print(f"{verdict.path}: {verdict.kind}" + (f" ({verdict.detail})" if verdict.detail else ""))
+            if not verdict.ok:
+                print(f"{verdict.path}: {verdict.kind}" + (f" ({verdict.detail})" if verdict.detail else ""))
+            elif verbose:
+                print(f"{verdict.path}: {verdict.description or verdict.detail}")
     print(summary(verdicts))
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)

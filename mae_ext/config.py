@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mae_ext import plugins
 from mae_ext.downstream.schedule import ProbeConfig
-from mae_ext.errors import ConfigError
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.grid import grid_of
 from mae_ext.strict_yaml import read_yaml
 
@@ -262,6 +262,16 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def one_modality(name: str | None, config: Config, where: str) -> str:
+    """The modality that is meant: `name`, or the only one. Raises UserError, which begins with `where`."""
+    names = list(config.modalities)
+    if name is None and len(names) > 1:
+        raise UserError(f"{where}: there are the modalities {', '.join(names)}; say which one")
+    if name is not None and name not in names:
+        raise UserError(f"{where}: no modality '{name}'{plugins.nearest(name, names)} (there are: {', '.join(names)})")
+    return name or names[0]
 
 
 def builtin_dir(kind: Literal["configs", "datasets"]) -> Path:

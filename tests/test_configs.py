@@ -5,11 +5,15 @@ import json
 import pytest
 
 from mae_ext.cards import HEAD, read_head, shipped
-from mae_ext.config import SIZES, find_config, json_schema, load_config
+from mae_ext.config import SIZES, find_config, json_schema, load_config, load_values, parse_config
+from mae_ext.downstream.finetune import from_run
+from mae_ext.engine import checkpoint
 from mae_ext.engine.optim import peak_lr
 from mae_ext.errors import ConfigError
 
 RECIPES = {path.stem: path for path in shipped("configs")}
+ON_ANY_RUN = {"finetune_folder": "image_folder", "finetune_scans": "volume_ct_vitb"}
+"""They leave the architecture to the run that they start from, here one of another recipe."""
 MAE_TABLE_8 = {"vitb": (768, 12, 12, 16), "vitl": (1024, 24, 16, 16), "vith": (1280, 32, 16, 14)}
 
 
@@ -18,7 +22,28 @@ def test_the_recipes_that_the_documentation_names_ship():
     assert expected <= set(RECIPES)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ON_ANY_RUN)
+def test_a_recipe_for_ones_own_run_takes_architecture_and_reader_from_it(name, tmp_path):
+    pretraining = load_config(ON_ANY_RUN[name])
+    saved = checkpoint.save(tmp_path / "checkpoints", 1, pretraining, {"model": {}}, {})
+    config = from_run(*_from(name, str(tmp_path)))
+    ((_, tuned),) = config.modalities.items()
+    own = pretraining.modalities[next(iter(config.modalities))]
+    assert config.init == str(saved.absolute()) and config.model.width == pretraining.model.width
+    assert (tuned.size, tuned.patch, tuned.channels, tuned.data.reader) == (
+        own.size, own.patch, own.channels, own.data.reader
+    )  # fmt: skip
+    config.check_plugins()
+    with pytest.raises(ConfigError, match=r"patch|model"):  # from nothing, it would have to say what to build
+        parse_config(load_values(name)[0], name)
+
+
+def _from(name, run):
+    values, where = load_values(name)
+    return values, run, where
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - ON_ANY_RUN))
 def test_a_recipe_loads_by_its_name_alone(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config(name).samefile(RECIPES[name])
@@ -40,7 +65,8 @@ def test_a_recipe_opens_with_command_hardware_time_and_the_number_to_expect(name
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_names_no_data_of_its_own(name):
     """A path in a recipe is a path of somebody else's machine."""
-    assert all(modality.data.path is None for modality in load_config(name).modalities.values())
+    values, _ = load_values(name)
+    assert not [key for m in values["modalities"].values() for key in ("path", "test") if key in m.get("data", {})]
 
 
 @pytest.mark.parametrize("size", MAE_TABLE_8)

@@ -1,10 +1,13 @@
 """Open every file in a child that may die of it, and say of each whether it can be trained on."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from mae_ext import plugins
+from mae_ext.config import Config, one_modality
 from mae_ext.data.augment import center_sampler
 from mae_ext.data.sample import Reader
 from mae_ext.data.sandbox import Sandbox
@@ -33,17 +36,19 @@ def inspect(
     deadline_s: float = DEADLINE_S,
     size: tuple[int, ...] | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Verdict]:
     """A verdict on every sample behind `paths`, in order, as each is known.
 
     paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
-    for each axis; None is the reader's own example. A file that hangs, crashes or swallows memory costs its own verdict
-    and nothing else. Raises UserError for a path that holds nothing, before any file is opened.
+    for each axis; None is the reader's own example. arguments: of the reader, as in a config. A file that hangs,
+    crashes or swallows memory costs its own verdict and nothing else. Raises UserError for a path that holds nothing, before
+    any file is opened.
     """
     example = getattr(plugins.readers.get(reader_name, "doctor"), "example", {"size": (224, 224), "channels": 3})
     size = size or example["size"]
     reader: Reader = plugins.readers.build(
-        reader_name, {}, "doctor", size=size, channels=channels or example["channels"]
+        reader_name, dict(arguments), "doctor", size=size, channels=channels or example["channels"]
     )
     sources = [list_items(path, reader.suffixes) for path in paths]
     with Sandbox(deadline_s, memory_bytes) as sandbox:
@@ -55,6 +60,15 @@ def inspect(
                 yield Verdict(address, unasked, "" if unasked else error.kind, error.detail)
             else:
                 yield Verdict(address, True, description=description)
+
+
+def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
+    """What `inspect` is given to read files as a modality of the config does, though never from a cache."""
+    asked = config.modalities[one_modality(name, config, where)]
+    arguments = {key: value for key, value in asked.data.reader.arguments.items() if key != "cache"}
+    return {
+        "reader_name": asked.data.reader.name, "arguments": arguments, "size": asked.size, "channels": asked.channels
+    }  # fmt: skip
 
 
 def summary(verdicts: Iterable[Verdict]) -> str:

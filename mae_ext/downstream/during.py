@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mae_ext import plugins
-from mae_ext.config import Config
+from mae_ext.config import Config, one_modality
 from mae_ext.downstream.encoder import FrozenEncoder
 from mae_ext.downstream.probe import PROBES, Reading, judged
 from mae_ext.downstream.schedule import ProbeConfig
@@ -25,14 +24,7 @@ class ProbesDuring:
     """
 
     def __init__(self, spec: ProbeConfig, model: MAE, config: Config, out: Path, start: int, total: int) -> None:
-        names = list(config.modalities)
-        if spec.modality is None and len(names) > 1:
-            raise UserError(f"train.probe.modality: the model has {', '.join(names)}; say which one is probed")
-        name = spec.modality or names[0]
-        if name not in names:
-            raise UserError(
-                f"train.probe.modality '{name}'{plugins.nearest(name, names)} (there are: {', '.join(names)})"
-            )
+        name = one_modality(spec.modality, config, "train.probe.modality")
         if spec.pool == "class" and not config.model.class_token:
             raise UserError(
                 "train.probe.pool=class: this model has no class token (model.class_token is false); use mean"

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_ext import plugins
-from mae_ext.config import Config, ModalityConfig
+from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Reader, Sample
@@ -216,15 +215,7 @@ def load_encoder(run_or_file: str | Path, name: str | None = None, device: str =
     UserError.
     """
     run = load_run(run_or_file)
-    names = list(run.config.modalities)
-    if name is None:
-        if len(names) > 1:
-            raise UserError(f"{run_or_file}: the model has the modalities {', '.join(names)}; say which one")
-        name = names[0]
-    if name not in names:
-        raise UserError(
-            f"{run_or_file}: no modality '{name}'{plugins.nearest(name, names)} (there are: {', '.join(names)})"
-        )
+    name = one_modality(name, run.config, str(run_or_file))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)

@@ -6,7 +6,7 @@ from math import prod
 import torch
 
 from mae_ext.config import Config
-from mae_ext.engine.optim import peak_lr, schedule
+from mae_ext.engine.optim import peak_lr, rising, schedule
 from mae_ext.model.mae import MAE
 
 BYTES_PER_PARAMETER = 16
@@ -91,6 +91,8 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
         f"effective batch   {samples} samples a step ({per_step / 1e12:.3f} TFLOP): {world} ranks x {train.accumulate}",
         f"learning rate     {peak_lr(config):.3g} at its peak ({train.lr:g} x {samples} / {train.lr_per or samples})",
     ]
+    if told := rising(config):
+        lines.append(f"                  {told}")
     first, m = next(iter(config.modalities.items()))
     if first in files:
         steps, warmup = schedule(config, files[first] * m.data.repeats)

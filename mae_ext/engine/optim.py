@@ -94,6 +94,17 @@ def peak_lr(config: Config) -> float:
     return config.train.lr * config.samples_per_step / per if per else config.train.lr
 
 
+def rising(config: Config) -> str | None:
+    """What to say where min_lr is above the peak: it does not follow the batch as lr does. None where it is not."""
+    peak, floor = peak_lr(config), config.train.min_lr
+    if floor <= peak:
+        return None
+    return (
+        f"train.min_lr={floor:g} is above the learning rate at its peak, {peak:.3g} with {config.samples_per_step} "
+        f"samples a step, so the rate only rises; min_lr does not follow the batch as lr does: set it too"
+    )
+
+
 def lr_at(step: int, peak: float, floor: float, warmup: int, total: int) -> float:
     """Learning rate of step `step` (from 0): linear from 0 to peak over `warmup` steps, then half a cosine to floor."""
     if step < warmup:

@@ -20,7 +20,7 @@ from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks, check_split, join, leave
 from mae_ext.engine.log import Evaluations, Ledger, Log, say, warn
-from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
+from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, rising, schedule
 from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
 from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
 from mae_ext.engine.task import Task, backbone_of, build_model, task_of
@@ -126,6 +126,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             for what, count in modality.items.ignored.items():
                 warn(f"{name}: {count} {what} passed over")
         say(_opening(config, data, model, ranks, at.step, total, out))
+        if told := rising(config):
+            warn(told)
         if ranks.device.type == "cpu" and not is_native(DTYPES[config.train.precision]):
             say(
                 f"this processor has no {config.train.precision} products: they are taken in fp32, of rounded numbers; "

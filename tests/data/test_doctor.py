@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
+from mae_ext.cli import run
 from mae_ext.data.doctor import Verdict, inspect, summary
 from mae_ext.errors import ConfigError, UserError
 
@@ -79,6 +81,21 @@ def test_a_file_that_needs_too_much_memory_is_named(tmp_path: Path) -> None:
     save(tmp_path / "small.png")
     found = by_name(list(inspect([str(tmp_path)], memory_bytes=100 << 20)))
     assert found["large.png"].kind == "out of memory" and found["small.png"].ok
+
+
+def test_scans_are_judged_as_a_config_reads_them(tiny, tmp_path: Path, capsys) -> None:
+    """A fourth axis is damage to one config and contrasts to another."""
+    nib.Nifti1Image(np.random.default_rng(0).normal(size=(9, 10, 8, 2)), np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    assert run(["doctor", str(tmp_path / "a.nii.gz"), "--reader", "volume"]) == 1
+    assert "set the reader's channel_axis or time_axis" in capsys.readouterr().out
+    reader = {"name": "volume", "channel_axis": 3}
+    volume = {"size": [4, 4, 4], "patch": [2, 2, 2], "channels": 2, "batch": 2, "data": {"reader": reader}}
+    config = str(tiny({"modalities": {"volume": volume}}))
+    assert run(["doctor", str(tmp_path / "a.nii.gz"), "--config", config, "--verbose"]) == 0
+    said = capsys.readouterr().out
+    assert "a.nii.gz: NIfTI" in said and said.endswith("1 files, all good\n")
+    assert run(["doctor", str(tmp_path / "a.nii.gz"), "--config", config, "--set", "modalities.volume.channels=3"]) == 1
+    assert run(["doctor", str(tmp_path / "a.nii.gz"), "--set", "seed=1"]) == 2
 
 
 def test_the_summary_is_one_line_that_counts_by_kind() -> None:

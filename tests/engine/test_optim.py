@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_ext.config import parse_config
-from mae_ext.engine.optim import adamw, lr_at, parameter_groups, peak_lr, schedule
+from mae_ext.engine.optim import adamw, lr_at, parameter_groups, peak_lr, rising, schedule
 from mae_ext.model.mae import MAE
 
 
@@ -72,6 +72,15 @@ def test_the_peak_is_the_base_rate_per_256_samples_of_everything_in_a_step():
     assert peak_lr(config({"lr": 1e-3}, image={"batch": 64}, clip={"batch": 192})) == pytest.approx(1e-3)
     assert peak_lr(config({"lr": 1e-3, "lr_per": 64, "accumulate": 2}, image={"batch": 128})) == pytest.approx(2e-3)
     assert peak_lr(config({"lr": 1e-3, "lr_per": None}, image={"batch": 4096})) == 1e-3
+
+
+def test_a_floor_above_the_peak_is_said_with_both_numbers():
+    """VideoMAE's recipe has a floor of 8e-5 for 2048 samples; with 64 the peak is below it."""
+    spec = {"lr": 1.5e-4, "min_lr": 8e-5}
+    assert rising(config(spec, image={"batch": 2048})) is None
+    assert "min_lr=8e-05 is above the learning rate at its peak, 3.75e-05 with 64" in rising(
+        config(spec, image={"batch": 64})
+    )
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine():
