@@ -42,8 +42,8 @@ def inspect(
 
     paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
     for each axis; None is the reader's own example. arguments: of the reader, as in a config. A file that hangs,
-    crashes or swallows memory costs its own verdict and nothing else. Raises UserError for a path that holds nothing, before
-    any file is opened.
+    crashes or swallows memory costs its own verdict and nothing else. Raises UserError for a path that holds nothing,
+    before any file is opened.
     """
     example = getattr(plugins.readers.get(reader_name, "doctor"), "example", {"size": (224, 224), "channels": 3})
     size = size or example["size"]
