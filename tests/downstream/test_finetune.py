@@ -57,6 +57,13 @@ def test_what_agrees_with_the_run_may_be_said_again(make_run):
     assert config.model.drop_path == 0.2
 
 
+def test_what_a_reader_may_refuse_is_the_configs_and_the_rest_the_runs(make_run):
+    """Limits change no sample, and a machine with more memory may read what another could not."""
+    reader = {"name": "image", "max_pixels": 1000}
+    config = from_run(values(data={"reader": reader}), str(make_run()), "config")
+    assert config.modalities["image"].data.reader.arguments == {"max_pixels": 1000}
+
+
 def test_another_size_is_taken_where_positions_are_sincos_and_nowhere_else(make_run):
     config = from_run(values(size=[40, 32]), str(make_run()), "config")
     assert config.modalities["image"].grid == (5, 8)

@@ -24,8 +24,10 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_ranks(config, photos, out, *more, world=2, verb="pretrain"):
+def start_ranks(config, photos, out, *more, world=2, verb="pretrain", module="mae_ext"):
     """-> [(process, log)], as torchrun starts them."""
+    arguments = command(config, photos, out, *more, verb=verb)
+    arguments[2] = module
     port, started = free_port(), []
     for rank in range(world):
         variables = {
@@ -33,7 +35,7 @@ def start_ranks(config, photos, out, *more, world=2, verb="pretrain"):
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
         log = out.with_name(f"{out.name}.rank{rank}.log")
-        started.append((launch(command(config, photos, out, *more, verb=verb), log, environment(**variables)), log))
+        started.append((launch(arguments, log, environment(**variables)), log))
     return started
 
 
@@ -172,6 +174,16 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_is_writt
     assert wait_for(started) == [2, 2]
     assert "batch=8 does not split over 2 ranks with train.accumulate=8" in started[0][1].read_text()
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.usefixtures("test_path")
+def test_ranks_wait_for_rank_0_for_longer_than_for_each_other(tiny, striped, tmp_path):
+    """In a step a silent rank is a lost one; while rank 0 measures or probes for all, silence is what it should be."""
+    probe = {"every": 9, "train": str(striped / "train"), "test": str(striped / "test"), "k": 3}
+    config = tiny({"train.steps": 3, "train.warmup_steps": 1, "train.probe": probe})
+    started = start_ranks(config, striped / "train", tmp_path / "run", module="faults.impatient")
+    assert wait_for(started) == [0, 0], [log.read_text()[-2000:] for _, log in started]
+    assert [row["step"] for row in rows(tmp_path / "run" / "probes.jsonl")] == [0, 3]
 
 
 @pytest.mark.slow

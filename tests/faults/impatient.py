@@ -1,0 +1,23 @@
+"""mae-ext where a collective is waited for two seconds, and a probe takes four: python -m faults.impatient ..."""
+
+import sys
+import time
+from datetime import timedelta
+
+from mae_ext import cli
+from mae_ext.downstream import during
+from mae_ext.engine import distributed
+
+distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
+judged = during.judged
+
+
+def slowly(*arguments, **options):
+    time.sleep(4)
+    return judged(*arguments, **options)
+
+
+during.judged = slowly
+
+if __name__ == "__main__":
+    sys.exit(cli.run())
