@@ -188,8 +188,7 @@ class Segmentation:
         read_checked(build_reader(modality, "reader"), address, [seen])
         whole = modality.model_copy(update={"size": seen.extent})
         sample = read_checked(build_reader(whole, "reader"), address, [Recorded()])[0]
-        x = sample.x[None].to(device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        x = sample.x[None].float() / 255 if sample.x.dtype == torch.uint8 else sample.x[None]
         spacing = None if sample.spacing is None else torch.tensor(sample.spacing, device=device)
 
         def answer(windows: Tensor) -> Tensor:
@@ -197,11 +196,13 @@ class Segmentation:
             logits: Tensor = model(windows, name, steps)
             return logits.softmax(1)
 
+        # Windows are answered on the device; what adds up to the whole, a float for each voxel and class, is not.
         scores = sliding_window_inference(
-            x, modality.size, WINDOWS, answer, overlap=self.overlap, mode="gaussian", cval=float(x.min())
-        )
+            x, modality.size, WINDOWS, answer, overlap=self.overlap, mode="gaussian", cval=float(x.min()),
+            sw_device=device, device=torch.device("cpu"),
+        )  # fmt: skip
         assert isinstance(scores, Tensor)
-        return scores[0].argmax(0).cpu().numpy().astype(np.int32), sample.spacing
+        return scores[0].argmax(0).numpy().astype(np.int32), sample.spacing
 
     def _held_out(self, config: Config) -> PairedExamples:
         _, modality = self._modality(config)
