@@ -45,8 +45,9 @@ def held_out(encoder: FrozenEncoder, source: str) -> dict[str, float]:
     for start in range(0, len(samples), 50):
         x, _ = stack(samples[start : start + 50])
         mask = modality.draw_mask([rng(0, "held-out", start + i) for i in range(len(x))])
+        mask = mask.each(lambda t: t.to(encoder.device))
         for name, shown in (("ordered", x), ("shuffled", shuffled(x, start))):
-            sums[name] += float(model(shown, mask, encoder.name)) * len(x)
+            sums[name] += float(model(shown.to(encoder.device), mask, encoder.name)) * len(x)
     losses = {name: total / len(samples) for name, total in sums.items()}
     return {**losses, "ordered_lower_by": 1 - losses["ordered"] / losses["shuffled"], "clips": len(samples)}
 

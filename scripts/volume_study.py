@@ -60,10 +60,15 @@ def make_split(images: str, train: Path, test: Path, part: float = 0.2) -> None:
         into.write_text("".join(f"{files[i]}\n" for i in sorted(chosen)))
 
 
+def scan_reader(encoder: FrozenEncoder, **others: Any) -> VolumeReader:
+    """The encoder's own, but that it takes each box as it is, and does not look for one with more of the body."""
+    arguments = {**encoder.modality.data.reader.arguments, "min_body": 0.0, **others}
+    return VolumeReader(encoder.modality.size, **{"channels": encoder.modality.channels, **arguments})
+
+
 def label_reader(encoder: FrozenEncoder) -> VolumeReader:
     """Reads label maps by the same axes, spacing and crops as the encoder's scans, and leaves their values alone."""
-    plain = {"intensity": "none", "body": None, "min_body": 0.0, "cache": None}
-    return VolumeReader(encoder.modality.size, **{**encoder.modality.data.reader.arguments, **plain})
+    return scan_reader(encoder, channels=1, intensity="none", body=None, cache=None)
 
 
 def read(encoder: FrozenEncoder, source: str, labels: str, crops: int = 0) -> Scans:
@@ -72,7 +77,7 @@ def read(encoder: FrozenEncoder, source: str, labels: str, crops: int = 0) -> Sc
     Raises SystemExit where the two do not cover each other.
     """
     modality = encoder.modality
-    readers = (encoder.reader(), label_reader(encoder))
+    readers = (scan_reader(encoder), label_reader(encoder))
     upright = modality.data.augment.model_copy(update={"flip": ()})
     rows = []
     for address in encoder.items(source).addresses:
@@ -155,10 +160,15 @@ def hidden_error(encoder: FrozenEncoder, train: Scans, test: Scans) -> dict[str,
     return {**found, "model to interpolation": found["model"] / min(found["linear"], found["harmonic"])}
 
 
-def ridge(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
-    """(scans, N, F), (scans, N), and the same for test -> R2 on test; the strength is chosen on a tenth of train."""
-    order = torch.randperm(len(x), generator=rng(0, "ridge"))
-    held, rest = order.split([max(1, round(len(x) / 10)), len(x) - max(1, round(len(x) / 10))])
+def ridge(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, crops: int = 1) -> float:
+    """(scans, N, F), (scans, N), and the same for test -> R2 on test; the strength is chosen on a tenth of train.
+
+    crops: rows in a row that are of one scan, which overlap, and so are held out together.
+    """
+    scans = torch.arange(len(x)).unflatten(0, (-1, crops))
+    order = scans[torch.randperm(len(scans), generator=rng(0, "ridge"))]
+    tenth = max(1, round(len(scans) / 10))
+    held, rest = order[:tenth].flatten(), order[tenth:].flatten()
     scores = _r2(x[rest], y[rest], x[held], y[held], STRENGTHS)
     return _r2(x, y, x_test, y_test, (STRENGTHS[int(np.argmax(scores))],))[0]
 
@@ -176,12 +186,12 @@ def _r2(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, strengths: tuple[f
     return scores
 
 
-def label_share(encoder: FrozenEncoder, train: Scans, test: Scans) -> dict[str, Any]:
+def label_share(encoder: FrozenEncoder, train: Scans, test: Scans, crops: int = 1) -> dict[str, Any]:
     modality = encoder.model.modality(encoder.name)
 
     def probe(features: list[Tensor], shift: tuple[int, ...] = (0, 0, 0)) -> float:
         y, y_test = (s.share.unflatten(1, modality.grid).roll(shift, (1, 2, 3)).flatten(1) for s in (train, test))
-        return ridge(features[0], y, features[1], y_test)
+        return ridge(features[0], y, features[1], y_test, crops)
 
     def tokens(of: FrozenEncoder) -> list[Tensor]:
         both = []
@@ -214,7 +224,7 @@ def study(run: str, args: argparse.Namespace) -> dict[str, Any]:
         "step": encoder.step,
         "scans": {"train": len(middles[0].x), "test": len(middles[1].x)},
         "hidden": hidden_error(encoder, *middles),
-        "share": label_share(encoder, *boxes),
+        "share": label_share(encoder, *boxes, args.crops or 1),
     }
 
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
+from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
 from mae_ext.report.map import draw_map
@@ -46,6 +47,9 @@ def embed(
         raise UserError(f"{out}: features are written as safetensors; name the file {out.name}.safetensors")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder to write {out.name} into")
+    sidecars = [out.with_suffix(suffix) for suffix in (".jsonl", ".bad.jsonl")]
+    if not out.exists() and (there := [path for path in sidecars if path.exists()]):
+        raise UserError(f"{there[0]}: belongs to no {out.name}, and would be written over; name another file")
     encoder = load_encoder(run, name)
     features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=progress)
     metadata = {
@@ -57,7 +61,7 @@ def embed(
         "bad": str(len(features.bad)),
         "classes": json.dumps(features.classes),
     }
-    ledger = out.with_suffix(".bad.jsonl")
+    ledger = sidecars[1]
     try:
         partial = _partial(out)
         save_file({"features": features.features}, partial, metadata)
@@ -109,7 +113,7 @@ def _draw(
             written.append(draw_map(features.features, names, out.with_suffix(".map.png"), title))
         if neighbours is not None:
             written.append(draw_neighbours(encoder, features, neighbours, out.with_suffix(".neighbours")))
-        if (run / "config.yaml").is_file() and not (run / "manifest.json").is_file():
+        if is_run(run):
             (run / MAPS).mkdir(exist_ok=True)
             for path in written:
                 shutil.copyfile(path, run / MAPS / path.name)

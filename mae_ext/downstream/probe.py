@@ -14,6 +14,7 @@ from mae_ext.downstream.classifiers import linear_votes, neighbour_votes
 from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, View, load_encoder
 from mae_ext.downstream.labelled import Labelled, check_classes, confounds, folds, labelled, matched, people
 from mae_ext.downstream.scores import accuracy, each_class, judge, judge_marks
+from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
 
@@ -67,7 +68,7 @@ def probe(
         encoder = encoder.randomised(seed)
     read = Reading(encoder, batch_size, max_bad_fraction, progress, view)
     result = judged(read, train, test, k, pool, epochs, seed, attentive, folds, baseline or "pretrained", mirror)
-    if record and Path(run).is_dir() and (Path(run) / "config.yaml").is_file():
+    if record and is_run(run):
         _record(Path(run) / PROBES, result)
     return result
 

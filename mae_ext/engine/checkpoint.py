@@ -129,6 +129,11 @@ def set_aside(path: Path) -> None:
     path.rename(grave)
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether it is the directory of a run, and not of one checkpoint in it, which has a config of its own."""
+    return (Path(path) / "config.yaml").is_file() and not (Path(path) / "manifest.json").is_file()
+
+
 def latest(run: Path, warn: Any = None) -> Path | None:
     """The newest checkpoint of a run that verifies, or None if there has never been one.
 

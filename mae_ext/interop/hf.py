@@ -10,7 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mae_ext.config import Config, parse_config
+from mae_ext.config import Config, Statistics, parse_config
+from mae_ext.data.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.mapping import Theirs
 from mae_ext.model.position import coordinates_of, sincos
@@ -44,7 +45,11 @@ def _renamed(name: str) -> str:
 
 
 def vitmae_config(theirs: Mapping[str, object], batch: int, steps: int = 1) -> Config:
-    """Our config for a transformers `ViTMAEConfig.to_dict()`: same shapes, same epsilon, same target."""
+    """Our config for a transformers `ViTMAEConfig.to_dict()`: same shapes, same epsilon, same target.
+
+    As their model, it takes pixels that are normalised already. To feed it images in 0..1 or uint8, as our readers give
+    them, set the modality's data.statistics to "imagenet", with which the published weights were trained.
+    """
     size, patch = theirs["image_size"], theirs["patch_size"]
     return parse_config(
         {
@@ -78,7 +83,7 @@ def vitmae_config(theirs: Mapping[str, object], batch: int, steps: int = 1) -> C
 
 
 def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "image") -> dict[str, Tensor]:
-    """Their state dict -> ours, complete. Raises CheckpointError for what is missing.
+    """Their state dict -> ours, complete, with the config's statistics. Raises CheckpointError for what is missing.
 
     Position tables are not mapped: ours are the same fixed sines and cosines. Raises CheckpointError if theirs are not,
     which happens: transformers 5.23 builds a new ViTMAE with all-zero position tables.
@@ -107,5 +112,9 @@ def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "imag
             raise CheckpointError(
                 f"{table} is not MAE's sine-cosine table; these weights were trained with other positions"
             )
-    channels = config.modalities[name].channels
-    return ours | {f"modalities.{name}.mean": torch.zeros(channels), f"modalities.{name}.std": torch.ones(channels)}
+    channels, given = config.modalities[name].channels, config.modalities[name].data.statistics
+    plain = Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
+    statistics = {"none": plain, "imagenet": IMAGENET}.get(given) if isinstance(given, str) else given
+    if statistics is None:
+        raise CheckpointError(f"modalities.{name}.data.statistics={given}: of weights from elsewhere, say which")
+    return ours | {f"modalities.{name}.{which}": torch.tensor(getattr(statistics, which)) for which in ("mean", "std")}

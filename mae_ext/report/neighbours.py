@@ -70,7 +70,7 @@ def _panel(encoder: FrozenEncoder, features: Features, rows: list[int], similari
               enumerate(zip(rows, similarity, strict=True))]  # fmt: skip
     columns = tuple(zip(titles, on_a_scale(x, x), strict=True))
     display = getattr(encoder.reader(), "display", "image")
-    panel = Panel(columns, (), display, samples[0].spacing)
+    panel = Panel(columns, (), display, tuple(sample.spacing for sample in samples))
     labels = features.labels
     if labels is None or labels[rows[0]] < 0:
         return panel

@@ -243,8 +243,10 @@ def _loader(history: History) -> str:
     body = _pairs(rows)
     if not history.bad:
         return f'<div class="columns"><div>{body}</div><div><p>No bad sample was met.</p></div></div>'
-    kinds = Counter(str(b.get("kind", "–")) for b in history.bad).most_common(20)
-    by_file = {str(line.get("path", "–")): line for line in reversed(history.bad)}
+    # Each rank has a ledger of its own, and a file that several of them met is one file.
+    by_step = sorted(history.bad, key=lambda line: s if isinstance(s := line.get("step"), int) else 0)
+    by_file = {str(line.get("path", "–")): line for line in reversed(by_step)}
+    kinds = Counter(str(line.get("kind", "–")) for line in by_file.values()).most_common(20)
     files = [
         (path, line.get("kind", "–"), line.get("detail", ""), line.get("step", "–"))
         for path, line in list(reversed(by_file.items()))[:MAX_BAD_ROWS]
@@ -281,17 +283,18 @@ def _setup(history: History) -> str:
 def _settings(config: Config) -> tuple[str, str]:
     """Two tables: what is learned from, and how."""
     data: list[tuple[str, str]] = []
+    hides = config.task.name == "pretrain"  # a task sees every token, and has no decoder
     for name, m in config.modalities.items():
         tokens = prod(m.grid)
-        masker = maskers.build(m.mask.name, m.mask.arguments, "mask")
+        visible = f", {maskers.build(m.mask.name, m.mask.arguments, 'mask').num_keep(m.grid)} visible" if hides else ""
         s = m.data.statistics
         statistics = s if isinstance(s, str) else f"mean {_numbers(s.mean)}, std {_numbers(s.std)}"
         data += [
             (name, f"{_by(m.size)} × {m.channels} channels, patch {_by(m.patch)}"),
-            ("tokens", f"{_by(m.grid)} = {tokens}, {masker.num_keep(m.grid)} visible"),
-            ("mask", _plugin(m.mask.name, m.mask.arguments)),
-            *([("decode", _plugin(m.decode.name, m.decode.arguments))] if m.decode else []),
-            ("target", _plugin(m.target.name, m.target.arguments)),
+            ("tokens", f"{_by(m.grid)} = {tokens}{visible}"),
+            *([("mask", _plugin(m.mask.name, m.mask.arguments))] if hides else []),
+            *([("decode", _plugin(m.decode.name, m.decode.arguments))] if m.decode and hides else []),
+            *([("target", _plugin(m.target.name, m.target.arguments))] if hides else []),
             ("data", str(m.data.path)),
             ("statistics", statistics),
         ]
@@ -301,7 +304,8 @@ def _settings(config: Config) -> tuple[str, str]:
     warm = f"{train.warmup_steps} steps" if train.warmup_steps is not None else f"{train.warmup_epochs or 0:g} epochs"
     how = [
         ("encoder", f"{model.size or ''} {model.width} wide, {model.depth} deep, {model.heads} heads".strip()),
-        ("decoder", f"{decoder.width} wide, {decoder.depth} deep, {decoder.heads} heads"),
+        *([("decoder", f"{decoder.width} wide, {decoder.depth} deep, {decoder.heads} heads")] if hides else []),
+        *([] if hides else [("task", _plugin(config.task.name, config.task.arguments))]),
         ("length", f"{length}, warm-up {warm}"),
         ("batch", f"{config.samples_per_step}" + (f" in {train.accumulate} parts" if train.accumulate > 1 else "")),
         ("peak learning rate", f"{short(rate)} (base {short(train.lr)})"),

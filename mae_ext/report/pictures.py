@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mae_ext.data.loader import valid_share
 from mae_ext.data.sample import Sample
@@ -44,14 +45,14 @@ FRAME_MS = 120
 class Panel:
     """One row of a picture. columns: (title, (C, *S) in 0..1), all of one shape. caption: lines of text under them.
 
-    display: how the reader wants its samples drawn. spacing: of the samples, where they have one. bars: a colour along
-    the foot of each column, or None.
+    display: how the reader wants its samples drawn. spacings: of each column's sample, where they have one.
+    bars: a colour along the foot of each column, or None.
     """
 
     columns: tuple[tuple[str, Tensor], ...]
     caption: tuple[str, ...]
     display: str = "image"
-    spacing: tuple[float, ...] | None = None
+    spacings: tuple[tuple[float, ...] | None, ...] = ()
     bars: tuple[tuple[int, int, int] | None, ...] = ()
 
 
@@ -80,6 +81,8 @@ def reconstruct(
     if encoder.model.decoder is None:
         task = encoder.config.task.name
         raise UserError(f"{run}: a run of task '{task}' has no decoder; give the run of pretraining it started from")
+    if any(Path(source).is_dir() and out.resolve() == Path(source).resolve() for source in inputs):
+        raise UserError(f"--out {out}: is a folder of inputs, whose files are not written over; name another")
     total = min(limit, sum(len(encoder.items(str(source))) for source in inputs))
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,7 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     for sample, *columns in rows:
         caption = (sample.source, f"mask ratio {share:.3g} · step {encoder.step}", how)
         titled = tuple(zip(("input", "masked", "reconstruction"), columns, strict=True))
-        yield Panel(titled, caption, display, sample.spacing)
+        yield Panel(titled, caption, display, (sample.spacing,) * len(titled))
 
 
 def on_a_scale(x: Tensor, given: Tensor) -> Tensor:
@@ -186,7 +189,11 @@ def moments(panel: Panel) -> list[Panel]:
     """
     columns = panel.columns
     if panel.display == "volume":
-        return [_still(panel, [three_planes(x, panel.spacing) for _, x in columns])]
+        spacings = panel.spacings or (None,) * len(columns)
+        planes = [three_planes(x, mm) for (_, x), mm in zip(columns, spacings, strict=True)]
+        # Voxels of another shape make planes of another size.
+        tall, wide = (max(plane.shape[axis] for plane in planes) for axis in (1, 2))
+        return [_still(panel, [pad(p, (0, wide - p.shape[2], 0, tall - p.shape[1])) for p in planes])]
     if panel.display == "clip":
         return [_still(panel, [x[:, i] for _, x in columns]) for i in range(columns[0][1].shape[1])]
     if (axes := columns[0][1].ndim - 1) != 2:

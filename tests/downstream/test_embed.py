@@ -74,6 +74,19 @@ def test_a_link_at_the_place_of_the_output_is_replaced_not_written_through(
     assert precious.read_text() == "keep me" and not out.is_symlink()
 
 
+def test_files_beside_the_output_that_are_not_its_own_are_left_alone(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    """As metrics.jsonl of a run, where somebody writes metrics.safetensors."""
+    run = make_run()
+    (tmp_path / "metrics.jsonl").write_text("somebody's")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: belongs to no metrics\.safetensors"):
+        embed(run, str(striped / "test"), tmp_path / "metrics.safetensors")
+    assert (tmp_path / "metrics.jsonl").read_text() == "somebody's"
+    for _ in range(2):  # its own are replaced with it
+        embed(run, str(striped / "test"), tmp_path / "f.safetensors")
+
+
 def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         embed(make_run(), str(striped / "test"), tmp_path / "missing" / "features.safetensors")

@@ -71,6 +71,15 @@ def test_where_nothing_can_be_said_nothing_is():
     assert one_class["auroc"] is None and one_class["auroc_ci"] is None
 
 
+def test_areas_of_very_many_classes_have_no_interval_and_the_same_value(monkeypatch):
+    """A thousand classes and as many draws over fifty thousand samples would be an hour after every probe."""
+    votes, wanted = guesses(60, 0.8)
+    with_intervals = judge(votes, wanted)
+    monkeypatch.setattr("mae_ext.downstream.scores.MOST_AREAS", 179)
+    without = judge(votes, wanted)
+    assert without == {**with_intervals, "auroc_ci": None} and with_intervals["auroc_ci"] is not None
+
+
 def test_marks_are_judged_class_by_class_and_what_is_unknown_does_not_count():
     g = rng(0, "marks")
     marks = torch.randint(2, (120, 3), generator=g)

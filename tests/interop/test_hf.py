@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mae_ext.config import parse_config
 from mae_ext.engine.checkpoint import load_weights
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.hf import VERSION_4, from_vitmae, vitmae_config
@@ -165,6 +166,20 @@ def test_weights_with_other_positions_are_refused(table, damage):
         state[table] = state[table][:, :-5]
     with pytest.raises(CheckpointError, match=f"{table} is not MAE's sine-cosine table"):
         from_vitmae(state, vitmae_config(theirs.config.to_dict(), batch=4))
+
+
+def test_statistics_are_the_configs_so_that_pixels_in_0_to_1_can_be_fed():
+    theirs = peer(True, num_channels=1)
+    plain = vitmae_config(theirs.config.to_dict(), batch=4)
+    mapped = from_vitmae(theirs.state_dict(), plain)
+    assert mapped["modalities.image.mean"].tolist() == [0.0] and mapped["modalities.image.std"].tolist() == [1.0]
+    values = plain.model_dump(mode="json")
+    values["modalities"]["image"]["data"]["statistics"] = {"mean": [0.25], "std": [0.5]}
+    mapped = from_vitmae(theirs.state_dict(), parse_config(values, "config"))
+    assert mapped["modalities.image.mean"].tolist() == [0.25] and mapped["modalities.image.std"].tolist() == [0.5]
+    values["modalities"]["image"]["data"]["statistics"] = "measured"
+    with pytest.raises(CheckpointError, match=r"data\.statistics=measured: of weights from elsewhere, say which"):
+        from_vitmae(theirs.state_dict(), parse_config(values, "config"))
 
 
 def test_their_config_becomes_ours():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mae_ext.config import load_config
 from mae_ext.downstream.probe import probe
 from mae_ext.errors import UserError
 from mae_ext.report.page import write_report
@@ -190,6 +191,23 @@ def test_many_bad_samples_and_pictures_are_cut_with_their_number(make_run: MakeR
         (run / "pictures" / f"{i:02d}.png").write_bytes(b"x")
     text = " ".join(read(run).text)
     assert "and 30 more files" in text and "8 more in pictures/" in text
+
+
+def test_a_file_that_several_ranks_met_is_one_file_first_met_by_the_first(make_run: MakeRun) -> None:
+    run = make_run()
+    for name, step in (("bad_samples.1.jsonl", 90), ("bad_samples.jsonl", 30)):
+        row = {"step": step, "path": "a.jpg", "kind": "damaged", "detail": ""}
+        (run / name).write_text(json.dumps(row) + "\n")
+    text = " ".join(read(run).text)
+    assert "damaged 1 " in text and " 30 " in text and " 90 " not in text
+
+
+def test_a_fine_tuned_run_is_described_by_its_task_and_hides_nothing(make_run: MakeRun) -> None:
+    run = make_run()
+    config = load_config(run / "config.yaml", ["task=classify"])
+    (run / "config.yaml").write_text(config.to_yaml())
+    text = " ".join(read(run).text)
+    assert "3×4 = 12" in text and "visible" not in text and "decoder" not in text.partition("config.yaml")[0]
 
 
 def test_only_run_directories_are_reported_on(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from PIL import Image
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.errors import UserError
 from mae_ext.model.mask import Mask
-from mae_ext.report.pictures import Panel, draw, panels_of, reconstruct, save, to_image, visible_pixels
+from mae_ext.report.pictures import Panel, draw, moments, panels_of, reconstruct, save, to_image, visible_pixels
+from mae_ext.report.planes import three_planes
 
 MakeRun = Callable[..., Path]
 
@@ -153,6 +154,21 @@ def test_names_of_inputs_cannot_leave_the_output_folder_or_break_the_drawing(
     written = reconstruct(make_run(), [folder], tmp_path / "out")
     assert len(written) == 5
     assert all(file.parent == tmp_path / "out" and file.is_file() for file in written)
+
+
+def test_columns_of_different_voxels_are_each_drawn_in_their_own(tmp_path: Path) -> None:
+    """A neighbour with slices of 5 mm beside a query of 1 mm is neither squashed nor stretched."""
+    columns = (("query", torch.rand(1, 8, 8, 8)), ("near", torch.rand(1, 8, 8, 8)))
+    (moment,) = moments(Panel(columns, (), "volume", ((1.0, 1.0, 1.0), (5.0, 1.0, 1.0))))
+    (_, query), (_, near) = moment.columns
+    assert query.shape == near.shape
+    assert torch.equal(query[:, :28, :8], three_planes(columns[0][1], (1.0, 1.0, 1.0)))
+    assert torch.equal(near, three_planes(columns[1][1], (5.0, 1.0, 1.0)))
+
+
+def test_pictures_are_not_written_among_their_inputs(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder of inputs"):
+        reconstruct(make_run(), [striped / "test"], striped / "test")
 
 
 def test_inputs_stay_as_they_are_and_a_link_in_the_way_is_not_written_through(
