@@ -16,10 +16,10 @@ from mae_ext.data.boxes import BoxTable, uncrop_boxes
 from mae_ext.data.labelmap import Recorded
 from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Crop, Sample, read_checked
-from mae_ext.data.source import Items, PathTable, list_items
+from mae_ext.data.source import Items, PathTable
 from mae_ext.downstream.encoder import stack
 from mae_ext.downstream.fcos import Decoding, Detections
-from mae_ext.downstream.outputs import check_free, result_paths
+from mae_ext.downstream.outputs import addresses_of, check_free, result_paths
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
@@ -115,8 +115,7 @@ def write_detections(
     modality = config.modalities[name]
     reader = build_reader(modality, f"modalities.{name}.data.reader")
     suffixes = tuple(reader.suffixes)
-    # A file that two sources name is answered once.
-    addresses = list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
+    addresses = addresses_of(sources, suffixes)
     pictures = result_paths(addresses, suffixes, out, ".png")
     check_free([out / RESULT], out)
     items, device = Items(PathTable(addresses)), next(model.parameters()).device

@@ -20,6 +20,7 @@ from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Reader, Sample
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.checkpoint import load_run
+from mae_ext.engine.task import device_of
 from mae_ext.errors import BadSample, RunError, UserError, check_bad, some
 from mae_ext.model.mae import MAE
 
@@ -216,7 +217,5 @@ def load_encoder(run_or_file: str | Path, name: str | None = None, device: str =
     """
     run = load_run(run_or_file)
     name = one_modality(name, run.config, str(run_or_file))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
+    place = device_of(device)
     return FrozenEncoder(run.model.eval().to(place), run.config, name, run.step, Path(run.path), place)

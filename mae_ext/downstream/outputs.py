@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae_ext.data.labelmap import stem
+from mae_ext.data.source import list_items
 from mae_ext.errors import UserError, some
+
+
+def addresses_of(sources: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
+    """Every sample of the sources in their order, one that several of them name once."""
+    return list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
 
 
 def check_free(paths: Sequence[Path], out: Path) -> None:

@@ -12,12 +12,11 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.labelmap import Labels, Recorded
 from mae_ext.data.loader import ModalityData, build_reader
 from mae_ext.data.sample import Batch, read_checked
-from mae_ext.data.source import list_items
 from mae_ext.data.statistics import resolve_statistics, spread
 from mae_ext.downstream.backbone import load_backbone
 from mae_ext.downstream.classes import check_apart
 from mae_ext.downstream.heads import Segmenter
-from mae_ext.downstream.outputs import result_paths
+from mae_ext.downstream.outputs import addresses_of, result_paths
 from mae_ext.downstream.pairs import TARGET, PairedExamples, check_extent, label_reader
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
@@ -154,8 +153,7 @@ class Segmentation:
         reader = build_reader(modality, f"modalities.{name}.data.reader")
         writer = label_reader(reader, modality.data.reader.name)
         suffixes = tuple(reader.suffixes)
-        # A file that two sources name is answered once.
-        addresses = list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
+        addresses = addresses_of(sources, suffixes)
         paths = result_paths(addresses, suffixes, out, writer.label_suffix)
         device = next(model.parameters()).device
         written: list[Path] = []

@@ -98,6 +98,11 @@ def build_model(config: Config) -> nn.Module:
         return task_of(config).model(config)
 
 
+def device_of(name: str) -> torch.device:
+    """ "auto" is a GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 def load_task(run: str | Path, device: str = "auto") -> tuple[Task, nn.Module, Config, Path]:
     """The task of a run, its trained model in eval mode, the config, and the checkpoint they are from.
 
@@ -107,6 +112,4 @@ def load_task(run: str | Path, device: str = "auto") -> tuple[Task, nn.Module, C
     config = read_config(path)
     model = build_model(config)
     load_weights(model, read_tensors(path / "model.safetensors"), str(path))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return task_of(config), model.eval().to(device), config, path
+    return task_of(config), model.eval().to(device_of(device)), config, path

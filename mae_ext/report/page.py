@@ -14,6 +14,7 @@ import numpy as np
 
 from mae_ext import __version__
 from mae_ext.config import Config
+from mae_ext.engine.optim import peak_lr
 from mae_ext.errors import UserError
 from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
@@ -285,30 +286,31 @@ def _settings(config: Config) -> tuple[str, str]:
     data: list[tuple[str, str]] = []
     hides = config.task.name == "pretrain"  # a task sees every token, and has no decoder
     for name, m in config.modalities.items():
-        tokens = prod(m.grid)
-        visible = f", {maskers.build(m.mask.name, m.mask.arguments, 'mask').num_keep(m.grid)} visible" if hides else ""
+        tokens, hidden = f"{_by(m.grid)} = {prod(m.grid)}", []
+        if hides:
+            tokens += f", {maskers.build(m.mask.name, m.mask.arguments, 'mask').num_keep(m.grid)} visible"
+            parts = {"mask": m.mask, "decode": m.decode, "target": m.target}
+            hidden = [(key, _plugin(spec.name, spec.arguments)) for key, spec in parts.items() if spec]
         s = m.data.statistics
         statistics = s if isinstance(s, str) else f"mean {_numbers(s.mean)}, std {_numbers(s.std)}"
         data += [
             (name, f"{_by(m.size)} × {m.channels} channels, patch {_by(m.patch)}"),
-            ("tokens", f"{_by(m.grid)} = {tokens}{visible}"),
-            *([("mask", _plugin(m.mask.name, m.mask.arguments))] if hides else []),
-            *([("decode", _plugin(m.decode.name, m.decode.arguments))] if m.decode and hides else []),
-            *([("target", _plugin(m.target.name, m.target.arguments))] if hides else []),
+            ("tokens", tokens),
+            *hidden,
             ("data", str(m.data.path)),
             ("statistics", statistics),
         ]
     model, train, decoder = config.model, config.train, config.model.decoder
-    rate = train.lr * config.samples_per_step / train.lr_per if train.lr_per else train.lr
     length = f"{train.steps:,} steps" if train.steps is not None else f"{train.epochs:g} epochs"
     warm = f"{train.warmup_steps} steps" if train.warmup_steps is not None else f"{train.warmup_epochs or 0:g} epochs"
     how = [
         ("encoder", f"{model.size or ''} {model.width} wide, {model.depth} deep, {model.heads} heads".strip()),
-        *([("decoder", f"{decoder.width} wide, {decoder.depth} deep, {decoder.heads} heads")] if hides else []),
-        *([] if hides else [("task", _plugin(config.task.name, config.task.arguments))]),
+        ("decoder", f"{decoder.width} wide, {decoder.depth} deep, {decoder.heads} heads")
+        if hides
+        else ("task", _plugin(config.task.name, config.task.arguments)),
         ("length", f"{length}, warm-up {warm}"),
         ("batch", f"{config.samples_per_step}" + (f" in {train.accumulate} parts" if train.accumulate > 1 else "")),
-        ("peak learning rate", f"{short(rate)} (base {short(train.lr)})"),
+        ("peak learning rate", f"{short(peak_lr(config))} (base {short(train.lr)})"),
         ("AdamW", f"weight decay {train.weight_decay:g}, betas {train.betas[0]:g} and {train.betas[1]:g}"),
         ("precision", train.precision + (", compiled" if train.compile else "")),
         ("seed", str(config.seed)),
