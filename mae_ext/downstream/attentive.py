@@ -19,13 +19,18 @@ from mae_ext.rng import rng
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 WEIGHT_DECAY = 0.1
 BATCH = 64
+HEADS = (12, 8, 6, 4, 3, 2, 1)
 
 
-class AttentiveHead(nn.Module):
-    """heads: queries, each over all D features of a token. Built from `generator` alone."""
+class AttentivePool(nn.Module):
+    """heads: queries, each over all D features of a token; the most of `HEADS` that divide D where it is not given.
 
-    def __init__(self, width: int, heads: int, classes: int, generator: torch.Generator) -> None:
+    Built from `generator` alone. In fp32 under autocast too: it costs a thousandth of the encoder.
+    """
+
+    def __init__(self, width: int, generator: torch.Generator, heads: int | None = None) -> None:
         super().__init__()
+        heads = heads or next(h for h in HEADS if width % h == 0)
         assert width % heads == 0
 
         def drawn(*shape: int, fan_in: int) -> nn.Parameter:
@@ -34,16 +39,30 @@ class AttentiveHead(nn.Module):
         self.query = drawn(heads, width, fan_in=width)
         self.value = drawn(heads, width, width // heads, fan_in=width)
         self.up, self.down = drawn(2 * width, width, fan_in=width), drawn(width, 2 * width, fan_in=2 * width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) of about unit variance -> (B, D) normalised, float32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            weight = (tokens @ self.query.T).softmax(1)
+            gathered = torch.einsum("bnh,bnd->bhd", weight, tokens)
+            x = torch.einsum("bhd,hde->bhe", gathered, self.value).flatten(1)
+            x = F.layer_norm(x, x.shape[1:])
+            return F.layer_norm(x + F.gelu(x @ self.up.T) @ self.down.T, x.shape[1:])
+
+
+class AttentiveHead(nn.Module):
+    """A pool and a linear layer that starts from zero."""
+
+    def __init__(self, width: int, classes: int, generator: torch.Generator, heads: int | None = None) -> None:
+        super().__init__()
+        self.pool = AttentivePool(width, generator, heads)
         self.classify = nn.Parameter(torch.zeros(classes, width))
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) standardised -> (B, classes)."""
-        weight = (tokens @ self.query.T).softmax(1)
-        gathered = torch.einsum("bnh,bnd->bhd", weight, tokens)
-        x = torch.einsum("bhd,hde->bhe", gathered, self.value).flatten(1)
-        x = F.layer_norm(x, x.shape[1:])
-        x = F.layer_norm(x + F.gelu(x @ self.up.T) @ self.down.T, x.shape[1:])
+        x: Tensor = self.pool(tokens)
         return x @ self.classify.T + self.bias
 
 
@@ -82,7 +101,7 @@ def attentive_votes(
         "train_accuracy": accuracy(_predict(head, x, mean, scale).argmax(1), y),
         "lr": best,
         "held_out_accuracy": {f"{lr:g}": round(value, 6) for lr, value in tried.items()},
-        "heads": len(head.query),
+        "heads": len(head.pool.query),
         "epochs": epochs,
     }
 
@@ -90,9 +109,7 @@ def attentive_votes(
 def _fit(
     x: Tensor, y: Tensor, rows: Tensor, mean: Tensor, scale: Tensor, lr: float, epochs: int, seed: int
 ) -> AttentiveHead:
-    width = x.shape[2]
-    heads = next(h for h in (12, 8, 6, 4, 3, 2, 1) if width % h == 0)
-    head = AttentiveHead(width, heads, int(y.max()) + 1, rng(seed, "attentive"))
+    head = AttentiveHead(x.shape[2], int(y.max()) + 1, rng(seed, "attentive"))
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     with torch.enable_grad():
         for epoch in range(epochs):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mae_ext.data.plan import Key
 from mae_ext.data.sample import Batch, CropSampler, Sample, read_checked
 from mae_ext.data.source import Items
 from mae_ext.data.statistics import resolve_statistics
+from mae_ext.downstream.attentive import AttentivePool
 from mae_ext.downstream.backbone import load_backbone
 from mae_ext.downstream.classes import Split, labelled_split, settled
 from mae_ext.downstream.encoder import kinds
@@ -31,16 +32,19 @@ from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
 TARGET = "classes"
+Pooling = Literal["mean", "class", "attentive"]
 HEAD_STD = 2e-5
 """Of the last layer's first weights (facebookresearch/mae, main_finetune.py)."""
 
 
 class Classifier(nn.Module):
-    def __init__(self, config: Config, pool: Literal["mean", "class"], classes: int) -> None:
+    def __init__(self, config: Config, pool: Pooling, classes: int) -> None:
         super().__init__()
         assert config.model.width
         self.pool = pool
         self.backbone = MAE(config, decodes=False)
+        if pool == "attentive":
+            self.gather = AttentivePool(config.model.width, rng(config.seed, "init", "pool"))
         # The mean of normalised tokens is not normalised (MAE's fc_norm).
         self.norm = nn.LayerNorm(config.model.width, eps=config.model.norm_eps)
         self.head = Linear(config.model.width, classes)
@@ -50,8 +54,14 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, gates: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, classes) float32 logits."""
         tokens = self.backbone.encode_all(x, name, spacing, gates)
-        first = int(self.backbone.encoder.class_token is not None)
-        pooled = tokens[:, 0] if self.pool == "class" else tokens[:, first:].mean(1)
+        patches = tokens[:, int(self.backbone.encoder.class_token is not None) :]
+        match self.pool:
+            case "class":
+                pooled = tokens[:, 0]
+            case "attentive":
+                pooled = self.gather(patches)
+            case "mean":
+                pooled = patches.mean(1)
         logits: Tensor = self.head(self.norm(pooled))
         return logits.float()
 
@@ -92,16 +102,18 @@ def smoothed(label: Tensor, classes: int, smoothing: float) -> Tensor:
 class Classification:
     """Fine-tune for classes, of any modality.
 
-    pool: mean of the patch tokens, or the class token. labels: the share of each class's samples that is used, as a
-    fraction (0.1), or so many a class (10); which ones depends on the seed alone. smoothing, mixup, cutmix: of labels,
-    and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1.0). distort: so many random
-    operations on values and place, each with `strength` 0..1 (table 9: RandAugment with 2 of 0.5), and `erase`: the
-    chance of an erased box (MAE's code: 0.25). classes: found in the data; a checkpoint holds them, a config need not.
+    pool: mean of the patch tokens, the class token, or what learned queries gather from the patch tokens, which tells
+    apart what differs only in where it is seen (a rotation). labels: the share of each class's samples that
+    is used, as a fraction (0.1), or so many a class (10); which ones depends on the seed alone. smoothing, mixup,
+    cutmix: of labels, and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1.0).
+    distort: so many random operations on values and place, each with `strength` 0..1 (table 9: RandAugment with 2 of
+    0.5), and `erase`: the chance of an erased box (MAE's code: 0.25). classes: found in the data; a checkpoint holds
+    them, a config need not.
     """
 
     def __init__(
         self,
-        pool: Literal["mean", "class"] = "mean",
+        pool: Pooling = "mean",
         labels: float | int = 1.0,
         smoothing: float = 0.0,
         mixup: float = 0.0,
@@ -111,8 +123,10 @@ class Classification:
         erase: float = 0.0,
         classes: Sequence[str] = (),
     ) -> None:
-        if pool not in ("mean", "class"):
-            raise ValueError(f"pool={pool!r}: expected 'mean' (over patch tokens) or 'class' (the class token)")
+        if pool not in get_args(Pooling):
+            raise ValueError(
+                f"pool={pool!r}: expected 'mean' (over patch tokens), 'class' (the class token) or 'attentive'"
+            )
         if isinstance(labels, bool) or not (labels >= 1 if isinstance(labels, int) else 0 < labels <= 1):
             raise ValueError(f"labels={labels}: expected a share above 0 and at most 1.0, or a count per class")
         for what, value, most in (("smoothing", smoothing, 0.999), ("strength", strength, 1.0), ("erase", erase, 1.0)):

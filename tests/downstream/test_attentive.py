@@ -33,6 +33,22 @@ def test_it_reads_one_token_among_many_where_the_mean_says_little(told):
     assert found["accuracy"] == pytest.approx(found["balanced_accuracy"], abs=0.05)
 
 
+def place_tells(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 16, 12): tokens left and right say opposite things, as of a rotation; the class is which says which."""
+    g = rng(seed, "turns")
+    x, y = torch.randn(n, 16, 12, generator=g), torch.randint(2, (n,), generator=g)
+    side = torch.tensor([-1.0, 1.0]).repeat_interleave(8)
+    x[:, :, 0] = 3 * side
+    x[:, :, 1] = side * (2 * y[:, None] - 1) + 0.5 * x[:, :, 1]
+    return x.half(), y
+
+
+def test_it_tells_apart_what_differs_only_in_where_it_is_seen():
+    (x, y), (x_test, y_test) = place_tells(300, 0), place_tells(300, 1)
+    assert attentive(x, y, x_test, y_test, epochs=30)["accuracy"] > 0.95
+    assert linear(x.float().mean(1), y, x_test.float().mean(1), y_test)["accuracy"] < 0.6
+
+
 def test_the_same_seed_gives_the_same_scores_and_the_test_set_teaches_nothing(told):
     (x, y), (x_test, y_test) = told
     first = attentive(x, y, x_test, y_test, epochs=3)
@@ -51,7 +67,7 @@ def test_without_anything_to_learn_it_stays_near_chance():
 
 
 def test_the_order_of_tokens_means_nothing_and_scale_is_taken_out():
-    head = AttentiveHead(12, 3, 4, rng(0, "head"))
+    head = AttentiveHead(12, 4, rng(0, "head"), heads=3)
     torch.nn.init.normal_(head.classify)
     x = torch.randn(2, 9, 12, generator=rng(0, "x"))
     assert torch.allclose(head(x), head(x.flip(1)), atol=1e-5)

@@ -207,6 +207,17 @@ def test_the_class_token_pools_where_there_is_one(fine_tune, tmp_path, capfd):
     assert "model.class_token is false" in complaint(capfd)
 
 
+def test_a_learned_pool_is_fine_tuned_kept_and_used_to_predict(fine_tune, striped, tmp_path):
+    pooled = {"task": {"name": "classify", "pool": "attentive"}}
+    assert fine_tune("none", "--set", "train.steps=60", "--set", "train.lr=0.05", overrides=pooled) == 0
+    task, model, config, _ = load_task(tmp_path / "ft")
+    fresh = task.model(config)
+    assert not torch.equal(model.gather.query, fresh.gather.query), "the queries did not learn"
+    assert run(["predict", str(tmp_path / "ft"), str(striped / "test"), "--out", str(tmp_path / "p")]) == 0
+    found = rows(tmp_path / "p" / "predictions.jsonl")
+    assert sum(row["class"] == Path(row["path"]).parent.name for row in found) / len(found) > 0.9
+
+
 def test_a_non_finite_loss_stops_a_task_and_is_replayed_as_in_pretraining(fine_tune, tmp_path, capfd):
     from mae_ext.engine.train import replay
 
