@@ -1,9 +1,11 @@
 """The attentive probe: learned queries gather from frozen tokens what a mean would wash out, and a layer classifies.
 
 Where an encoder says something in a few tokens only, or says opposite things in different places (the edges of a zoom),
-the mean of its tokens says nothing. One block of cross-attention with a learned query and a residual MLP, as in V-JEPA
-(2404.08471, section 4) and CAE (2202.03026). The keys' projection is folded into the queries, which changes nothing but
-the cost: tokens are never projected one by one.
+the mean of its tokens says nothing. One block of cross-attention with learned queries and a residual MLP, as in V-JEPA
+(2404.08471, section 4) and CAE (2202.03026), with two changes. The keys' projection is folded into the queries, which
+changes nothing but the cost: tokens are never projected one by one. And keys know their token's place, which an encoder
+has used up: opposite motions on opposite sides are a rotation, and queries that start with a side of their own tell its
+sense in a few epochs where others, at the same rate, learn the clips by heart (docs/results.md).
 """
 
 from math import cos, pi
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae_ext.downstream.scores import DRAWS, MANY, accuracy, judge, split
+from mae_ext.model.position import coordinates_of, sincos
 from mae_ext.rng import rng
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -28,8 +31,14 @@ class AttentivePool(nn.Module):
     Built from `generator` alone. In fp32 under autocast too: it costs a thousandth of the encoder.
     """
 
-    def __init__(self, width: int, generator: torch.Generator, heads: int | None = None) -> None:
+    place: Tensor
+
+    def __init__(self, width: int, grid: tuple[int, ...], generator: torch.Generator, heads: int | None = None) -> None:
         super().__init__()
+        place = sincos(coordinates_of(grid), width)
+        place = place - place.mean(0)
+        # As large as the tokens it is added to; all zero where the grid is a single token.
+        self.register_buffer("place", place / place.square().mean().sqrt().clamp(min=1e-6), persistent=False)
         heads = heads or next(h for h in HEADS if width % h == 0)
         assert width % heads == 0
 
@@ -41,10 +50,10 @@ class AttentivePool(nn.Module):
         self.up, self.down = drawn(2 * width, width, fan_in=width), drawn(width, 2 * width, fan_in=2 * width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) of about unit variance -> (B, D) normalised, float32."""
+        """(B, N, D) of about unit variance, N tokens of the grid, row-major -> (B, D) normalised, float32."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
-            weight = (tokens @ self.query.T).softmax(1)
+            weight = ((tokens + self.place) @ self.query.T).softmax(1)
             gathered = torch.einsum("bnh,bnd->bhd", weight, tokens)
             x = torch.einsum("bhd,hde->bhe", gathered, self.value).flatten(1)
             x = F.layer_norm(x, x.shape[1:])
@@ -54,9 +63,9 @@ class AttentivePool(nn.Module):
 class AttentiveHead(nn.Module):
     """A pool and a linear layer that starts from zero."""
 
-    def __init__(self, width: int, classes: int, generator: torch.Generator, heads: int | None = None) -> None:
+    def __init__(self, width: int, grid: tuple[int, ...], classes: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.pool = AttentivePool(width, generator, heads)
+        self.pool = AttentivePool(width, grid, generator)
         self.classify = nn.Parameter(torch.zeros(classes, width))
         self.bias = nn.Parameter(torch.zeros(classes))
 
@@ -67,22 +76,23 @@ class AttentiveHead(nn.Module):
 
 
 def attentive(
-    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 60, seed: int = 0,
+    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, grid: tuple[int, ...], epochs: int = 60, seed: int = 0,
     groups: Tensor | None = None, groups_test: Tensor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """(n, N, D) tokens, (n,) int64, and the same for test -> scores.
+    """(n, N, D) tokens of a grid, (n,) int64, and the same for test -> scores.
 
     The learning rate is the best of `LEARNING_RATES` on a tenth of train, held out class by class (the mean of five
     draws where that is less than `MANY` / 10 samples); then all of train is fitted. Tokens are standardised by train.
     groups: patients of train, held out whole; groups_test: patients of test, for the intervals.
     """
-    votes, settings = attentive_votes(x, y, x_test, epochs, seed, groups)
+    votes, settings = attentive_votes(x, y, x_test, grid, epochs, seed, groups)
     return {**judge(votes, y_test, seed, groups_test), **settings}
 
 
 def attentive_votes(
-    x: Tensor, y: Tensor, x_test: Tensor, epochs: int = 60, seed: int = 0, groups: Tensor | None = None
-) -> tuple[Tensor, dict[str, Any]]:
+    x: Tensor, y: Tensor, x_test: Tensor, grid: tuple[int, ...], epochs: int = 60, seed: int = 0,
+    groups: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
     """-> (n, classes) float64 probabilities for test, and what was tried and chosen."""
     flat = x.flatten(0, 1)
     # Over a part of the tokens where there are millions: a mean and a deviation need no more.
@@ -93,10 +103,10 @@ def attentive_votes(
     for draw in range(draws):
         fit, held = split(y, seed, draw, groups)
         for lr in tried if len(held) else ():
-            head = _fit(x, y, fit, mean, scale, lr, epochs, seed)
+            head = _fit(x, y, grid, fit, mean, scale, lr, epochs, seed)
             tried[lr] += accuracy(_predict(head, x[held], mean, scale).argmax(1), y[held]) / draws
     best = max(tried, key=lambda lr: (round(tried[lr], 9), -lr))
-    head = _fit(x, y, torch.arange(len(y)), mean, scale, best, epochs, seed)
+    head = _fit(x, y, grid, torch.arange(len(y)), mean, scale, best, epochs, seed)
     return _predict(head, x_test, mean, scale), {
         "train_accuracy": accuracy(_predict(head, x, mean, scale).argmax(1), y),
         "lr": best,
@@ -107,9 +117,10 @@ def attentive_votes(
 
 
 def _fit(
-    x: Tensor, y: Tensor, rows: Tensor, mean: Tensor, scale: Tensor, lr: float, epochs: int, seed: int
-) -> AttentiveHead:
-    head = AttentiveHead(x.shape[2], int(y.max()) + 1, rng(seed, "attentive"))
+    x: Tensor, y: Tensor, grid: tuple[int, ...], rows: Tensor, mean: Tensor, scale: Tensor, lr: float, epochs: int,
+    seed: int,
+) -> AttentiveHead:  # fmt: skip
+    head = AttentiveHead(x.shape[2], grid, int(y.max()) + 1, rng(seed, "attentive"))
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     with torch.enable_grad():
         for epoch in range(epochs):

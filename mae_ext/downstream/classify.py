@@ -38,13 +38,14 @@ HEAD_STD = 2e-5
 
 
 class Classifier(nn.Module):
-    def __init__(self, config: Config, pool: Pooling, classes: int) -> None:
+    def __init__(self, config: Config, name: str, pool: Pooling, classes: int) -> None:
         super().__init__()
         assert config.model.width
         self.pool = pool
         self.backbone = MAE(config, decodes=False)
         if pool == "attentive":
-            self.gather = AttentivePool(config.model.width, rng(config.seed, "init", "pool"))
+            grid = config.modalities[name].grid
+            self.gather = AttentivePool(config.model.width, grid, rng(config.seed, "init", "pool"))
         # The mean of normalised tokens is not normalised (MAE's fc_norm).
         self.norm = nn.LayerNorm(config.model.width, eps=config.model.norm_eps)
         self.head = Linear(config.model.width, classes)
@@ -172,7 +173,7 @@ class Classification:
             raise ConfigError("task.classes is empty; they are found in the data when a run is started")
         if self.pool == "class" and not config.model.class_token:
             raise ConfigError("task.pool=class, but model.class_token is false; use mean")
-        return Classifier(config, self.pool, len(self.classes))
+        return Classifier(config, self._modality(config)[0], self.pool, len(self.classes))
 
     def start(self, model: nn.Module, config: Config) -> None:
         assert isinstance(model, Classifier) and config.init is not None

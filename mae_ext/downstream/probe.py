@@ -157,12 +157,17 @@ def judged(
         result[kind] = _scored(votes, learn, judge_on, fold, seed)
     result["seed"] = seed
     if attentive:
+        grid = read.encoder.modality.grid
         tokens = read("train", train, "tokens")[0]
         tokens_test = tokens if test is None else matched(tokens, read("test", test, "tokens")[0])
         if mirror:
             tokens = read.also_mirrored(tokens, "train", train, "tokens")
         result["attentive"] = _scored(
-            lambda a, b: attentive_votes(a.x, a.y, b.x, seed=seed, groups=a.groups), tokens, tokens_test, fold, seed
+            lambda a, b: attentive_votes(a.x, a.y, b.x, grid, seed=seed, groups=a.groups),
+            tokens,
+            tokens_test,
+            fold,
+            seed,
         )
     result["seconds"] = round(perf_counter() - started, 2)
     return result

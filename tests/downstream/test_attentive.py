@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from mae_ext.downstream.attentive import AttentiveHead, attentive
+from mae_ext.downstream.attentive import AttentivePool, attentive
 from mae_ext.downstream.classifiers import linear
 from mae_ext.rng import rng
+
+GRID = (4, 6)
 
 
 def one_token_tells(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,39 +24,39 @@ def one_token_tells(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def told():
-    return one_token_tells(300, 0), one_token_tells(300, 1)
+    return one_token_tells(400, 0), one_token_tells(300, 1)
 
 
 def test_it_reads_one_token_among_many_where_the_mean_says_little(told):
     (x, y), (x_test, y_test) = told
-    found = attentive(x, y, x_test, y_test, epochs=30)
+    found = attentive(x, y, x_test, y_test, GRID, epochs=30)
     by_mean = linear(x.float().mean(1), y, x_test.float().mean(1), y_test)
     assert found["accuracy"] > 0.9 > 0.75 > by_mean["accuracy"]
     assert found["accuracy"] == pytest.approx(found["balanced_accuracy"], abs=0.05)
 
 
 def place_tells(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, 16, 12): tokens left and right say opposite things, as of a rotation; the class is which says which."""
+    """(n, 24, 12): halves of the grid say opposite things, as of a rotation; the class is which says which."""
     g = rng(seed, "turns")
-    x, y = torch.randn(n, 16, 12, generator=g), torch.randint(2, (n,), generator=g)
-    side = torch.tensor([-1.0, 1.0]).repeat_interleave(8)
-    x[:, :, 0] = 3 * side
-    x[:, :, 1] = side * (2 * y[:, None] - 1) + 0.5 * x[:, :, 1]
-    return x.half(), y
+    x, y = torch.randn(n, *GRID, 12, generator=g), torch.randint(2, (n,), generator=g)
+    sign = (2 * y - 1)[:, None, None]
+    x[:, :, :3, 1] = 0.5 * x[:, :, :3, 1] - sign
+    x[:, :, 3:, 1] = 0.5 * x[:, :, 3:, 1] + sign
+    return x.flatten(1, 2).half(), y
 
 
 def test_it_tells_apart_what_differs_only_in_where_it_is_seen():
     (x, y), (x_test, y_test) = place_tells(300, 0), place_tells(300, 1)
-    assert attentive(x, y, x_test, y_test, epochs=30)["accuracy"] > 0.95
+    assert attentive(x, y, x_test, y_test, GRID, epochs=30)["accuracy"] > 0.95
     assert linear(x.float().mean(1), y, x_test.float().mean(1), y_test)["accuracy"] < 0.6
 
 
 def test_the_same_seed_gives_the_same_scores_and_the_test_set_teaches_nothing(told):
     (x, y), (x_test, y_test) = told
-    first = attentive(x, y, x_test, y_test, epochs=3)
+    first = attentive(x, y, x_test, y_test, GRID, epochs=3)
     torch.manual_seed(7)
-    assert attentive(x, y, x_test, y_test, epochs=3) == first
-    other = attentive(x, y, x_test[:50], y_test[:50], epochs=3)
+    assert attentive(x, y, x_test, y_test, GRID, epochs=3) == first
+    other = attentive(x, y, x_test[:50], y_test[:50], GRID, epochs=3)
     assert {k: other[k] for k in ("lr", "train_accuracy", "held_out_accuracy")} == {
         k: first[k] for k in ("lr", "train_accuracy", "held_out_accuracy")
     }
@@ -63,16 +65,17 @@ def test_the_same_seed_gives_the_same_scores_and_the_test_set_teaches_nothing(to
 def test_without_anything_to_learn_it_stays_near_chance():
     g = rng(0, "noise")
     x, y = torch.randn(400, 8, 12, generator=g), torch.randint(4, (400,), generator=g)
-    assert attentive(x[:200], y[:200], x[200:], y[200:], epochs=10)["accuracy"] < 0.35
+    assert attentive(x[:200], y[:200], x[200:], y[200:], (8,), epochs=10)["accuracy"] < 0.35
 
 
-def test_the_order_of_tokens_means_nothing_and_scale_is_taken_out():
-    head = AttentiveHead(12, 4, rng(0, "head"), heads=3)
-    torch.nn.init.normal_(head.classify)
-    x = torch.randn(2, 9, 12, generator=rng(0, "x"))
-    assert torch.allclose(head(x), head(x.flip(1)), atol=1e-5)
+def test_place_is_of_the_tokens_own_size_and_of_one_token_there_is_none():
+    assert AttentivePool(12, GRID, rng(0, "pool")).place.square().mean() == pytest.approx(1.0)
+    assert not AttentivePool(12, (1, 1), rng(0, "pool")).place.any()
+
+
+def test_the_scale_of_features_is_taken_out():
     (a, y), (b, z) = one_token_tells(120, 0), one_token_tells(60, 1)
-    plain = attentive(a, y, b, z, epochs=3)
-    assert attentive(a.float() * 1000 + 50, y, b.float() * 1000 + 50, z, epochs=3)["accuracy"] == pytest.approx(
+    plain = attentive(a, y, b, z, GRID, epochs=3)
+    assert attentive(a.float() * 1000 + 50, y, b.float() * 1000 + 50, z, GRID, epochs=3)["accuracy"] == pytest.approx(
         plain["accuracy"], abs=0.05
     )
