@@ -26,21 +26,20 @@ HEADS = (12, 8, 6, 4, 3, 2, 1)
 
 
 class AttentivePool(nn.Module):
-    """heads: queries, each over all D features of a token; the most of `HEADS` that divide D where it is not given.
+    """The most queries of `HEADS` that divide D, each over all D features of a token.
 
     Built from `generator` alone. In fp32 under autocast too: it costs a thousandth of the encoder.
     """
 
     place: Tensor
 
-    def __init__(self, width: int, grid: tuple[int, ...], generator: torch.Generator, heads: int | None = None) -> None:
+    def __init__(self, width: int, grid: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
         place = sincos(coordinates_of(grid), width)
         place = place - place.mean(0)
         # As large as the tokens it is added to; all zero where the grid is a single token.
         self.register_buffer("place", place / place.square().mean().sqrt().clamp(min=1e-6), persistent=False)
-        heads = heads or next(h for h in HEADS if width % h == 0)
-        assert width % heads == 0
+        heads = next(h for h in HEADS if width % h == 0)
 
         def drawn(*shape: int, fan_in: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(shape, generator=generator) * fan_in**-0.5)
