@@ -5,14 +5,18 @@
     python scripts/plant_faults.py --check          no tests: the faults that do not fit the code, and where to aim them
     python scripts/plant_faults.py --all-tests      afterwards: the survivors again, under the whole fast suite
 
-A fault is an entry of a table:
+A table says which tests judge a module, most telling first, beside tests/x/test_y.py that mirrors mae_ext/x/y.py; and
+the faults:
 
-    - name: clip-unused                 # unique in all tables
-      file: mae_ext/engine/step.py
-      what: train.clip is never applied
-      old: if self.clip is not None     # occurs exactly once in the file; a line, or as much of it as says where
-      new: if False
-      tests: [tests/engine/test_train.py::test_x]   # most telling first; left out: what mirrors the file
+    tests:
+      mae_ext/engine/step.py: [tests/engine/test_train.py]
+    faults:
+      - name: clip-unused                   # unique in all tables
+        file: mae_ext/engine/step.py
+        what: train.clip is never applied
+        old: if train.clip is not None      # once in the file: a line, or as much of it as says where
+        new: if False
+        tests: [tests/engine/test_train.py::test_x]     # of this fault, instead of its module's
 
 Every worker has a copy of the tracked files, which is what is imported in it and in every process that tests start; no
 bytecode is written, so none can hide a change. The tests run unplanted first: what is red then cannot notice anything,
@@ -70,18 +74,22 @@ class Stale(Exception):
     """A fault that does not fit the code."""
 
 
-def mirrored(file: str) -> tuple[str, ...]:
-    """mae_ext/x/y.py -> tests/x/test_y.py."""
+def mirrored(root: Path, file: str) -> list[str]:
+    """mae_ext/x/y.py -> tests/x/test_y.py, if there is one."""
     inside = Path(file).relative_to("mae_ext")
-    return (str(Path("tests") / inside.with_name(f"test_{inside.name}")),)
+    found = Path("tests") / inside.with_name(f"test_{inside.name}")
+    return [found.as_posix()] if (root / found).is_file() else []
 
 
 def read_tables(root: Path) -> list[Fault]:
     faults = []
     for table in sorted((root / TABLES).glob("*.yaml")):
-        for entry in yaml.safe_load(table.read_text(encoding="utf-8")):
-            tests = tuple(entry.pop("tests", mirrored(entry["file"])))
-            faults.append(Fault(table=table.stem, tests=tests, **entry))
+        found = yaml.safe_load(table.read_text(encoding="utf-8"))
+        of_module = found.get("tests", {})
+        for entry in found["faults"]:
+            file = entry["file"]
+            tests = entry.pop("tests", None) or dict.fromkeys([*mirrored(root, file), *of_module.get(file, ())])
+            faults.append(Fault(table=table.stem, tests=tuple(tests), **entry))
     return faults
 
 
@@ -138,6 +146,7 @@ def stale(root: Path, faults: Sequence[Fault]) -> list[str]:
     for fault in faults:
         what = [f"there are {names.count(fault.name)} of this name"] if names.count(fault.name) > 1 else []
         what += [f"no such test: {test}" for test in missing_tests(root, fault.tests)]
+        what += [] if fault.tests else [f"no test judges {fault.file}; name one under `tests` in the table"]
         try:
             planted(root, fault)
         except Stale as error:

@@ -46,7 +46,7 @@ def checkout(root: Path, faults: list[dict[str, Any]], code: str = CODE) -> Path
         "mae_ext/__init__.py": "",
         "mae_ext/sums.py": code,
         "tests/test_sums.py": TESTS,
-        f"{TABLES}/table.yaml": yaml.safe_dump(faults),
+        f"{TABLES}/table.yaml": yaml.safe_dump({"faults": faults}),
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,15 @@ def test_two_faults_of_one_name_are_told(tmp_path):
     assert len(stale(root, read_tables(root))) == 2
 
 
-def test_tests_mirror_the_package():
-    assert mirrored("mae_ext/data/video.py") == ("tests/data/test_video.py",)
+def test_a_module_is_judged_by_the_tests_that_mirror_it_and_those_that_its_table_names(tmp_path):
+    root = checkout(tmp_path, FAULTS[:1])
+    assert mirrored(root, "mae_ext/sums.py") == ["tests/test_sums.py"] and mirrored(root, "mae_ext/other.py") == []
+    more = {"tests": {"mae_ext/sums.py": ["tests/test_sums.py", "tests/test_more.py"]}, "faults": FAULTS[:1]}
+    (root / TABLES / "table.yaml").write_text(yaml.safe_dump(more))
+    assert read_tables(root)[0].tests == ("tests/test_sums.py", "tests/test_more.py")
+    own = [FAULTS[0] | {"tests": ["tests/test_sums.py::test_sums"]}]
+    (root / TABLES / "table.yaml").write_text(yaml.safe_dump(more | {"faults": own}))
+    assert read_tables(root)[0].tests == ("tests/test_sums.py::test_sums",)
 
 
 def test_a_run_is_judged_by_its_exit_code_and_its_summary():
