@@ -35,6 +35,7 @@ import json
 import os
 import queue
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +187,12 @@ class Copy:
         said = subprocess.run(words, cwd="/", env=self._env(), capture_output=True, text=True, check=False)
         if not Path(said.stdout.strip()).is_relative_to(self.tree):
             raise SystemExit(f"the copy is not what is imported, but {said.stdout or said.stderr}")
+        words = [sys.executable, __file__, "--serve", str(self.folder / "said")]
+        self.server = subprocess.Popen(
+            words, cwd=self.tree, env=self._env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
 
     def _env(self) -> dict[str, str]:
-        (self.folder / "tmp").mkdir(exist_ok=True)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))}
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"OMP_WAIT_POLICY": "PASSIVE"}
         ours = {"PYTHONPATH": str(self.tree), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(self.folder / "tmp")}
@@ -195,24 +200,18 @@ class Copy:
 
     def pytest(self, arguments: Sequence[str], limit_s: float) -> tuple[int | None, str]:
         """The exit code, None for a run over its limit, and what was said."""
-        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *arguments]
-        with (self.folder / "said").open("w+b") as file:
-            process = subprocess.Popen(
-                words, cwd=self.tree, env=self._env(), stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                code = process.wait(limit_s)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            file.seek(0)
-            said = file.read().decode(errors="replace")
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.write(json.dumps(["-q", "-p", "no:cacheprovider", "--tb=line", *arguments]) + "\n")
+        self.server.stdin.flush()
+        group = int(self.server.stdout.readline())
+        ended, _, _ = select.select([self.server.stdout], [], [], limit_s)
+        with suppress(ProcessLookupError):  # it, or whatever it has left behind
+            os.killpg(group, signal.SIGKILL)
+        code = int(self.server.stdout.readline())
+        said = (self.folder / "said").read_text(encoding="utf-8", errors="replace")
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
-        return code, said
+        return (code if ended else None), said
 
     def judge(self, fault: Fault, tests: Sequence[str], red: Sequence[str], limit_s: float) -> dict[str, Any]:
         """{"outcome": noticed | survived | error, "by": the test that noticed, "seconds"}."""
@@ -228,7 +227,48 @@ class Copy:
         return {"outcome": outcome, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
     def remove(self) -> None:
+        self.server.kill()
+        self.server.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stands_on(package: Path) -> set[str]:
+    """What the files of a package import when they are imported, but for the package itself."""
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    return {name for name in found if name.partition(".")[0] not in ("", package.name)}
+
+
+def serve(said: Path) -> None:
+    """In the process of a copy: for each line of pytest's arguments a fork that runs it; its pid, then its exit code.
+
+    What the package stands on is imported once, and nothing of the package: half of a short run would be imports.
+    """
+    import pytest
+
+    for name in sorted(stands_on(Path("mae_ext"))):
+        with suppress(ImportError):
+            import_module(name)
+
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        if not (child := os.fork()):
+            os.setsid()
+            with said.open("wb") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(1, 2)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.argv = ["pytest", *json.loads(line)]
+            code = int(pytest.main(sys.argv[1:]))
+            sys.stdout.flush()
+            os._exit(code)
+        print(child, file=answers, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
 def failures(said: str) -> list[str]:
@@ -349,7 +389,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--all-tests", action="store_true", help="survivors again, under the whole fast suite")
     parser.add_argument("--check", action="store_true", help="only say which faults no longer fit the code")
     parser.add_argument("--out", type=Path, default=root / "runs" / "planted")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if args.serve:
+        serve(args.serve)
+        return 0
     faults = read_tables(root)
     unknown = [name for name in args.only if not any(f.is_named(name) for f in faults)]
     if unknown:

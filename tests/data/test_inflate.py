@@ -18,11 +18,15 @@ def taken(source, *counts):
     return [source.read(count).tobytes() for count in counts]
 
 
-def refused(content, count, kind, told, compressed=None):
-    source = Source("a.nii.gz", content, compressed)
+def to_the_end(content, count):
+    source = Source("a.nii.gz", content)
+    source.read(count)
+    source.finish()
+
+
+def refused(content, count, kind, told):
     with pytest.raises(BadSample, match=told) as info:
-        source.read(count)
-        source.finish()
+        to_the_end(content, count)
     assert (info.value.path, info.value.kind) == ("a.nii.gz", kind)
 
 
