@@ -42,9 +42,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -181,6 +181,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="planted-"))
         self.tree = self.folder / "tree"
+        self.group = 0
         copy_tracked(root, self.tree)
         where = "import mae_ext; print(mae_ext.__file__)"
         words = [sys.executable, "-c", where]
@@ -204,11 +205,11 @@ class Copy:
         assert self.server.stdin and self.server.stdout
         self.server.stdin.write(json.dumps(["-q", "-p", "no:cacheprovider", "--tb=line", *arguments]) + "\n")
         self.server.stdin.flush()
-        group = int(self.server.stdout.readline())
+        self.group = int(self.server.stdout.readline())
         ended, _, _ = select.select([self.server.stdout], [], [], limit_s)
         with suppress(ProcessLookupError):  # it, or whatever it has left behind
-            os.killpg(group, signal.SIGKILL)
-        code = int(self.server.stdout.readline())
+            os.killpg(self.group, signal.SIGKILL)
+        code, self.group = int(self.server.stdout.readline()), 0
         said = (self.folder / "said").read_text(encoding="utf-8", errors="replace")
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         return (code if ended else None), said
@@ -227,6 +228,9 @@ class Copy:
         return {"outcome": outcome, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
     def remove(self) -> None:
+        if self.group:
+            with suppress(ProcessLookupError):
+                os.killpg(self.group, signal.SIGKILL)
         self.server.kill()
         self.server.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -328,6 +332,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@contextmanager
+def closing_at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """What is interrupted does not first finish all that waits."""
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def run(root: Path, faults: Sequence[Fault], out: Path, jobs: int, limit_s: float, everything: bool) -> int:
     """Judge the faults that have no result yet, print and write the summary. -> the exit code."""
     results = out / "results.jsonl"
@@ -359,7 +372,8 @@ def run(root: Path, faults: Sequence[Fault], out: Path, jobs: int, limit_s: floa
                 finally:
                     copies.put(copy)
 
-            with ThreadPoolExecutor(len(made)) as pool, results.open("a", encoding="utf-8") as file:
+            pool = ThreadPoolExecutor(len(made))
+            with closing_at_once(pool), results.open("a", encoding="utf-8") as file:
                 waiting = {pool.submit(judge, fault): fault for fault in due}
                 for number, done in enumerate(as_completed(waiting), 1):
                     fault = waiting[done]
@@ -403,6 +417,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     if problems := stale(root, faults):
         print(f"{len(problems)} of {len(faults)} faults do not fit the code:", *problems, sep="\n", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that copies and what runs in them go as well
     print(f"{len(faults)} faults fit the code", flush=True)
     if args.check:
         return 0

@@ -61,7 +61,7 @@ def results(root: Path) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if "outcome" in row]
 
 
-def test_a_fault_is_noticed_by_a_test_that_is_green_without_it_also_in_a_child_and_is_judged_again_on_a_change(
+def test_a_fault_is_noticed_by_a_test_that_is_green_without_it_and_judged_again_on_a_change(
     tmp_path,
 ):
     root = checkout(tmp_path, FAULTS)
