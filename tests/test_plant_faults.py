@@ -34,6 +34,17 @@ def test_sums():
 def test_sums_in_a_child():
     assert child() == 3
 """
+MOODY = """\
+from pathlib import Path
+
+def test_quiet():
+    assert True
+
+def test_that_fails_the_second_time():
+    count = len(list(Path("times").glob("*")))
+    (Path("times") / str(count)).mkdir(parents=True)
+    assert count != 1
+"""
 FAULTS = [
     {"name": "minus", "file": "mae_ext/sums.py", "what": "differs", "old": "a + b", "new": "a - b"},
     {"name": "product", "file": "mae_ext/sums.py", "what": "is right for 2", "old": "a + b", "new": "a * b"},
@@ -81,6 +92,13 @@ def test_a_fault_is_noticed_by_a_test_that_is_green_without_it_and_judged_again_
     (root / "tests/test_sums.py").write_text(more)
     assert main(["--only", "unused"], root) == 0
     assert [row["by"] for row in results(root)[3:]] == ["tests/test_sums.py::test_spare"]
+
+
+def test_a_test_has_to_notice_twice(tmp_path):
+    root = checkout(tmp_path, FAULTS[2:])
+    (root / "tests/test_sums.py").write_text(MOODY)
+    assert main([], root) == 1
+    assert [row["outcome"] for row in results(root)] == ["survived"]
 
 
 def test_a_fault_that_does_not_fit_the_code_is_told_with_the_nearest_line_and_nothing_runs(tmp_path, capsys):

@@ -96,6 +96,13 @@ class TestPixels:
         expected = Image.fromarray(photo(480, 640)).resize(size[::-1], Image.Resampling.BICUBIC)
         assert distance(x, chw(np.asarray(expected))) <= 2
 
+    @pytest.mark.parametrize("shrink", [1.5, 3, 4, 9])
+    def test_details_finer_than_the_output_are_averaged_and_not_skipped(self, tmp_path: Path, shrink: float) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (int(24 * shrink), int(32 * shrink), 3), dtype=np.uint8)
+        expected = Image.fromarray(noise).resize((32, 24), Image.Resampling.BICUBIC)
+        off = (read(save(tmp_path / "a.png", noise), (24, 32)).float() - chw(np.asarray(expected)).float()).abs()
+        assert off.mean() < (1 if shrink < 4 else 6)  # a box filter goes first where an image is much larger
+
     def test_are_writable_and_own_their_memory(self, tmp_path: Path) -> None:
         address = save(tmp_path / "a.png", photo())
         first = read(address)
