@@ -31,6 +31,10 @@ MAX_PIXELS = 8192 * 4320
 MEMORY_BYTES = 4 << 30
 """Address space of a decoding child; a quarter of it may be frames of one answer."""
 
+ROUNDED_S = 1.5e-3
+"""A frame that begins so much later is on display already: MKV and WebM round times to milliseconds, and one of the
+first and one of the wanted frame may differ by one. Else of 30 frames a second every third would be taken twice."""
+
 LUMA = (19595, 38470, 7471)
 """ITU-R 601-2 in 1/65536, as the image reader has it from Pillow."""
 
@@ -200,8 +204,7 @@ class VideoReader:
         steps = np.arange(self.size[0])
         if self.fps is None:
             return first + steps * self.stride
-        # Times are sums of rounded durations: a thousandth of a step keeps 1/30 + 1/30 from missing 2/30.
-        at = np.searchsorted(times, times[first] + (steps + 1e-3) / self.fps, side="right")
+        at = np.searchsorted(times, times[first] + steps / self.fps + ROUNDED_S, side="right")
         return np.asarray(at - 1)
 
     def _last(self, first: int, times: NDArray[np.float64]) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mae_ext.config import AugmentConfig
-from mae_ext.data.augment import CenterCrop, RandomResizedCrop, center_sampler, crop_sampler
+from mae_ext.data.augment import CenterCrop, RandomResizedCrop, center_sampler, crop_sampler, evaluation_sampler
 from mae_ext.data.sample import Crop
 from mae_ext.errors import ConfigError
 from mae_ext.rng import rng
@@ -140,3 +140,55 @@ def test_parameters_are_drawn_apart_from_being_applied() -> None:
     state = torch.random.get_rng_state()
     sampler((100, 100))
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_every_place_is_reached_along_the_rows_too() -> None:
+    config = AugmentConfig(scale=(0.25, 0.25), aspect=(1, 1))
+    lefts = [crop_sampler(config, (8, 8), rng(i))((8, 8)).start[1] for i in range(1000)]
+    counts = torch.bincount(torch.tensor(lefts), minlength=5)
+    assert len(counts) == 5 and counts.min() > 140 and counts.max() < 260
+
+
+def test_a_box_is_as_wide_as_the_aspect_says_and_not_as_tall() -> None:
+    height, width = sides(crop_sampler(AugmentConfig(scale=(0.25, 0.25), aspect=(4, 4)), (8, 8), rng(0))((800, 800)))
+    assert (height, width) == (200, 800)
+
+
+def test_aspects_are_as_often_twice_as_half() -> None:
+    config = AugmentConfig(scale=(0.1, 0.1), aspect=(1 / 4, 4))
+    wide = [w > h for h, w in (sides(crop_sampler(config, (8, 8), rng(i))((900, 900))) for i in range(1000))]
+    assert 440 < sum(wide) < 560  # uniform in the aspect itself, four in five would be wide
+
+
+def test_each_axis_has_a_coin_of_its_own() -> None:
+    config = AugmentConfig(flip=(0, 1, 2))
+    drawn = [crop_sampler(config, (8, 8, 8), rng(i))((9, 9, 9)).flip for i in range(400)]
+    counts = [drawn.count((a, b, c)) for a in (False, True) for b in (False, True) for c in (False, True)]
+    assert sum(counts) == 400 and min(counts) > 25 and max(counts) < 80
+
+
+def test_place_and_flip_are_drawn_apart() -> None:
+    """A flip that went with the place would show the left side of pictures in mirror writing, and the right never."""
+    config = AugmentConfig(scale=(0.25, 0.25), aspect=(1, 1))
+    crops = [crop_sampler(config, (8, 8), rng(i))((101, 101)) for i in range(1000)]
+    lefts = torch.tensor([float(crop.start[1]) for crop in crops])
+    flipped = torch.tensor([crop.flip[1] for crop in crops])
+    assert abs(lefts[flipped].mean() - lefts[~flipped].mean()) < 5
+
+
+def test_crops_of_a_key_are_what_they_always_were() -> None:
+    """A run of an older version goes on with the same samples."""
+    image = [crop_sampler(AugmentConfig(), (224, 160), rng(0, "augment", i))((480, 640)) for i in range(2)]
+    assert image == [Crop((56, 219), (400, 535), (False, True)), Crop((61, 114), (446, 327), (False, False))]
+    clip = crop_sampler(AugmentConfig(fixed=(0,), flip=(0, -1)), (8, 32, 32), rng(0, "augment", 9))((100, 48, 64))
+    assert clip == Crop((76, 14, 6), (84, 48, 46), (False, False, True))
+    scan = crop_sampler(AugmentConfig(fixed=(0, 1, 2), flip=(0, 1, 2)), (8, 32, 32), rng(0, "augment", 9))
+    assert scan((100, 48, 64)) == Crop((76, 3, 12), (84, 35, 44), (False, False, True))
+
+
+def test_evaluation_sees_the_middle_along_every_fixed_axis_and_flips_nothing() -> None:
+    clip = evaluation_sampler(AugmentConfig(fixed=(0,), flip=(0, -1)), (16, 8, 8))((101, 60, 80))
+    assert clip == Crop((43, 0, 10), (59, 60, 70), (False,) * 3)
+    scan = evaluation_sampler(AugmentConfig(fixed=(0, 1, 2)), (16, 8, 10))((40, 8, 7))
+    assert scan == Crop((12, 0, -2), (28, 8, 8), (False,) * 3)
+    assert evaluation_sampler(AugmentConfig(), (8, 8))((60, 80)) == Crop((0, 10), (60, 70), (False, False))

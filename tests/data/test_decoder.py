@@ -113,6 +113,22 @@ def test_one_child_reads_file_after_file_and_threads_get_one_each(tmp_path):
     assert len(seen) == 2
 
 
+def test_times_of_a_film_are_still_its_own_after_frames_were_put_where_they_lay(tmp_path):
+    with Decoders(20.0, 4 << 30, 1 << 30).open(_write(tmp_path / "clip.mp4", 64), None, "auto") as opened:
+        opened.frames([0, 5, 9])
+        assert opened.clip.times.tolist() == pytest.approx([i / 25 for i in range(12)])
+
+
+def test_many_frames_have_more_time_than_the_deadline_and_few_have_not(stub, file):
+    """The deadline is for 200 frames, and each more has a tenth of a second."""
+    fate = "time.sleep(1.5); os.ftruncate(memory, 18 * 240); print(json.dumps({'ok': {}}), flush=True)"
+    decoders = stub(fate, deadline_s=1.0)
+    with decoders.open(file, None, "auto") as opened:
+        assert len(opened.frames(list(range(240)))) == 240
+    with decoders.open(file, None, "auto") as opened, pytest.raises(BadSample, match="no answer within 1 s"):
+        opened.frames(list(range(200)))
+
+
 def test_frames_come_back_without_a_copy_and_are_read_only(tmp_path):
     clip = _write(tmp_path / "clip.mp4", 64)
     with Decoders(20.0, 4 << 30, 1 << 30).open(clip, None, "auto") as opened:

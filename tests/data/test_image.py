@@ -96,6 +96,13 @@ class TestPixels:
         expected = Image.fromarray(photo(480, 640)).resize(size[::-1], Image.Resampling.BICUBIC)
         assert distance(x, chw(np.asarray(expected))) <= 2
 
+    @pytest.mark.parametrize("shrink", [1.5, 3, 4, 9])
+    def test_details_finer_than_the_output_are_averaged_and_not_skipped(self, tmp_path: Path, shrink: float) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (int(24 * shrink), int(32 * shrink), 3), dtype=np.uint8)
+        expected = Image.fromarray(noise).resize((32, 24), Image.Resampling.BICUBIC)
+        off = (read(save(tmp_path / "a.png", noise), (24, 32)).float() - chw(np.asarray(expected)).float()).abs()
+        assert off.mean() < (1 if shrink < 4 else 6)  # a box filter goes first where an image is much larger
+
     def test_are_writable_and_own_their_memory(self, tmp_path: Path) -> None:
         address = save(tmp_path / "a.png", photo())
         first = read(address)
@@ -187,6 +194,30 @@ class TestPixels:
         values = np.linspace(-1000, 3000, 48 * 64, dtype=np.float32).reshape(48, 64)
         x = read(save(tmp_path / "a.tif", Image.fromarray(values)), channels=1)
         assert torch.equal(x[0], torch.from_numpy(values))
+
+    def test_deep_grey_has_an_opaque_alpha_of_1_and_bytes_one_of_255(self, tmp_path: Path) -> None:
+        deep = read(save(tmp_path / "a.png", np.full((48, 64), 13107, np.uint16)), channels=4)
+        assert deep[:3].unique().tolist() == pytest.approx([0.2]) and deep[3].unique().tolist() == [1.0]
+        assert read(save(tmp_path / "b.png", photo()[..., 0]), channels=4)[3].unique().tolist() == [255]
+
+    def test_half_of_a_colour_over_white_is_half_way_and_its_luma_too(self, tmp_path: Path) -> None:
+        pixels = np.zeros((48, 64, 4), np.uint8)
+        pixels[:] = (200, 100, 0, 51)  # a fifth
+        address = save(tmp_path / "a.png", Image.fromarray(pixels))
+        colour = [255 - (255 - v) / 5 for v in (200, 100, 0)]
+        assert read(address)[:, 9, 9].tolist() == pytest.approx(colour, abs=1)
+        luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+        assert read(address, channels=1)[0, 9, 9].item() == pytest.approx(luma, abs=1)
+        assert read(address, channels=4)[:, 9, 9].tolist() == pytest.approx([200, 100, 0, 51], abs=3)
+
+    def test_the_description_says_format_mode_stored_size_and_what_is_special(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = 6
+        told = ImageReader((48, 64)).describe
+        assert told(save(tmp_path / "a.jpg", photo(), exif=exif)) == "JPEG RGB 64x48, turned by EXIF"
+        assert told(save(tmp_path / "b.png", photo()[..., 0])) == "PNG L 64x48"
+        np.savez(tmp_path / "c.npz", train_images=photo()[None])
+        assert told(f"{tmp_path}/c.npz::train_images::0") == "array uint8 48x64x3"
 
     def test_one_pixel_is_enough(self, tmp_path: Path) -> None:
         assert bool((read(save(tmp_path / "a.png", np.full((1, 1, 3), 7, np.uint8))) == 7).all())
@@ -295,6 +326,13 @@ class TestArrays:
         assert torch.equal(read(self.rows(tmp_path, pixels)), chw(pixels).expand(3, -1, -1))
         x = read(self.rows(tmp_path, pixels > 128), channels=1)
         assert torch.equal(x[0], torch.from_numpy(pixels > 128) * torch.tensor(255, dtype=torch.uint8))
+
+    def test_colours_become_luma_and_transparent_ones_lie_on_white(self, tmp_path: Path) -> None:
+        colour = self.rows(tmp_path, photo())
+        luma = photo().astype(float) @ [0.299, 0.587, 0.114]
+        assert distance(read(colour, channels=1), torch.from_numpy(luma)[None]) <= 1
+        clear = np.concatenate([photo(), np.zeros((48, 64, 1), np.uint8)], -1)
+        assert read(self.rows(tmp_path, clear)).unique().tolist() == [255]
 
     @pytest.mark.parametrize(
         ("shape", "dtype", "kind"),

@@ -1,5 +1,6 @@
 """Mixtures of neighbours: labels move with the pixels, and no rank needs another's samples."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,3 +61,48 @@ def test_the_ends_of_the_share_are_the_sample_itself_and_the_other():
     assert kept == 1 and torch.equal(alone, pair)
     other, kept = cutmix(pair, 0.0, torch.tensor([0.5, 0.5]).numpy())
     assert kept == 0 and torch.equal(other, pair.flip(0))
+
+
+def test_mixup_leaves_the_share_of_itself_and_cutmix_too():
+    pair = torch.stack([torch.zeros(1, 8, 6), torch.ones(1, 8, 6)])
+    assert mixup(pair, 0.75)[0].unique().tolist() == [0.25] and mixup(pair, 0.75)[1].unique().tolist() == [0.75]
+    mixed, kept = cutmix(pair, 0.75, np.array([0.5, 0.5]))
+    assert torch.equal(mixed[0, 0], 1 - mixed[1, 0]) and kept == pytest.approx(1 - mixed[0].mean().item())
+
+
+def test_the_box_has_the_samples_aspect_the_share_as_its_area_and_its_centre_where_it_was_drawn():
+    pair = torch.stack([torch.zeros(1, 40, 80), torch.ones(1, 40, 80)])
+    mixed, kept = cutmix(pair, 0.75, np.array([0.25, 0.75]))
+    assert kept == 0.75
+    rows, columns = mixed[0, 0].nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 19, 40, 79)
+    mixed, kept = cutmix(pair, 0.75, np.array([0.0, 1.0]))  # a quarter of the box is inside
+    rows, columns = mixed[0, 0].nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 9, 60, 79)
+    assert kept == 1 - 10 * 20 / 3200
+
+
+def shares(mix, steps=200):
+    """(n, 2): the share of slot 0 that is its own, and whether a box was pasted."""
+    plan, rows = Plan(0, "image", 20, 2), []
+    for step in range(steps):
+        found = mixed(mix, plan, step)
+        rows.append((float(found.targets["classes"][0, 0]), len(found.x[0].unique()) > 1))
+    return rows
+
+
+def test_each_mixture_has_its_own_parameter_and_a_coin_decides_where_both_are_on():
+    """Beta(200, 200) is near a half, Beta(0.01, 0.01) near 0 or 1."""
+    assert all(abs(share - 0.5) < 0.15 and not cut for share, cut in shares(Mix(200.0, 0.0)))
+    assert all(min(share, 1 - share) < 0.2 for share, _ in shares(Mix(0.01, 0.0), 40))
+    both = shares(Mix(0.01, 200.0))
+    pasted = [share for share, cut in both if cut]
+    assert 70 < len(pasted) < 130
+    assert all(0.3 < share < 0.9 for share in pasted)  # of half the area, less what was cut off
+    extreme = [min(share, 1 - share) < 0.2 for share, cut in both if not cut]
+    assert sum(extreme) > 0.9 * len(extreme)
+
+
+def test_every_pair_of_a_batch_has_a_share_of_its_own():
+    found = mixed(Mix(0.8, 0.0), Plan(0, "image", 20, 8)).targets["classes"].amax(1)[::2]
+    assert len({round(float(share), 6) for share in found}) == 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from data.numbered_clips import HEIGHT, WIDTH, at, numbers, picture, write
+from PIL import Image
 
 from mae_ext.config import AugmentConfig
 from mae_ext.data import video_child
@@ -310,6 +311,122 @@ def test_a_crop_that_lies_outside_is_our_fault_and_not_the_files(read, clip):
 def test_the_child_of_the_reader_imports_neither_torch_nor_the_package():
     source = Path(video_child.__file__).read_text()
     assert "import torch" not in source and "from mae_ext" not in source and "import mae_ext" not in source
+
+
+def extents(reader, path, **arguments):
+    """What a crop sampler is told of a film."""
+    seen = []
+
+    def crop(extent):
+        seen.append(extent)
+        return Crop((0,) * len(extent), extent, (False,) * len(extent))
+
+    reader(path, crop, **arguments)
+    return seen[0]
+
+
+def test_crops_are_told_where_clips_can_begin_and_how_large_frames_are(read, clip, tmp_path):
+    assert extents(read, clip, stride=4, short_side=0) == (60 - 28 + 7, 72, 128)
+    assert extents(read, clip, stride=8, short_side=0) == (60 - 56 + 7, 72, 128)
+    assert extents(read, clip, stride=9, short_side=0) == (1 + 7, 72, 128)  # too short by four frames
+    # 25 frames a second: the seventh step of 0.2 s ends with the display of the last frame, half a frame later.
+    assert extents(read, clip, fps=5, short_side=0) == (25 + 7, 72, 128)
+    assert extents(read, clip, size=(8, 28, 40)) == (32 + 7, 32, 57)  # by default 8/7 of the shorter side of the output
+    assert extents(read, clip, size=(8, 42, 28)) == (32 + 7, 32, 57)
+    assert extents(read, clip, short_side=36) == (32 + 7, 36, 64)
+    assert extents(read, clip, short_side=100) == (32 + 7, 72, 128)  # nothing is enlarged
+    upright = write(tmp_path / "upright.mp4", 30, size=(128, 72))
+    assert extents(read, upright, size=(2, 28, 40), short_side=36) == (30 - 4 + 1, 64, 36)
+
+
+def test_a_box_is_cut_out_of_every_frame_in_rows_and_columns_and_flips_turn_it_upside_down(read, clip):
+    whole = read(clip, at(3), stride=2, short_side=0, size=(8, 72, 128)).x
+
+    def box(*flip):
+        return lambda extent: Crop((3, 10, 20), (11, 50, 110), flip)
+
+    cut = read(clip, box(False, False, False), stride=2, short_side=0, size=(8, 40, 90)).x
+    assert torch.equal(cut, whole[:, :, 10:50, 20:110])
+    turned = read(clip, box(False, True, False), stride=2, short_side=0, size=(8, 40, 90)).x
+    assert torch.equal(turned, cut.flip(2)) and not torch.equal(turned, cut)
+
+
+def test_a_longer_box_is_a_clip_spread_evenly_over_what_it_covers(read, clip):
+    """30 positions of a clip of 8 at stride 4: from frame 10 up to where a clip at the last of them would end."""
+    got = numbers(read(clip, lambda extent: Crop((10, 0, 0), (30, *extent[1:]), (False,) * 3), stride=4).x)
+    assert got == np.linspace(10, 22 + 28, 8).round().tolist()
+
+
+def test_a_rate_of_the_films_own_takes_every_frame_though_its_times_are_rounded(read, tmp_path):
+    """A thirtieth of a second is 33 ms in a container that counts milliseconds, and 33 + 33 + 33 is not 100."""
+    for rate in (24, 30, 60):
+        path = write(tmp_path / f"{rate}.mkv", 40, pts=[round(1000 * i / rate) for i in range(40)])
+        for first in (0, 1, 2):
+            assert numbers(read(path, at(first), fps=rate).x) == list(range(first, first + 8))
+            assert numbers(read(path, at(first), fps=rate / 2).x) == list(range(first, first + 16, 2))
+
+
+def colours(path):
+    """A film of two halves, orange and blue."""
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:, :48], frame[:, 48:] = (230, 120, 20), (30, 60, 220)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv444p"
+        for i in range(12):
+            one = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            one.pts = i
+            container.mux(stream.encode(one))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_channels_are_red_green_and_blue(read, tmp_path, decoder):
+    x = read(
+        colours(tmp_path / "c.mp4"), at(0, (2, 64, 96)), size=(2, 64, 96), short_side=0, stride=1, decoder=decoder
+    ).x
+    for column, wanted in ((20, (230, 120, 20)), (70, (30, 60, 220))):
+        assert x[:, 1, 30, column].tolist() == pytest.approx(wanted, abs=12)
+
+
+def test_luma_weighs_colours_as_the_image_reader_does(read, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", train_images=frames[None])
+    x = read(f"{tmp_path}/a.npz::train_images::0", at(0, (4, 6, 8)), size=(4, 6, 8), stride=1, channels=1).x
+    expected = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in frames])
+    assert torch.equal(x[0], torch.from_numpy(expected))
+    np.savez(tmp_path / "g.npz", train_images=frames[None, ..., 1])
+    grey = read(f"{tmp_path}/g.npz::train_images::0", at(0, (4, 6, 8)), size=(4, 6, 8), stride=1).x
+    assert torch.equal(grey, torch.from_numpy(frames[..., 1]).expand(3, -1, -1, -1))
+
+
+def test_frames_without_times_follow_each_other_at_the_rate_of_the_stream(tmp_path, read):
+    """A raw stream says how fast it is meant to be, and of no frame when."""
+    path = tmp_path / "raw.mpg"
+    with av.open(str(path), "w", format="mpeg2video") as container:
+        stream = container.add_stream("mpeg2video", rate=10, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for i in range(30):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert numbers(read(path, at(2), stride=3).x) == list(range(2, 26, 3))
+    assert numbers(read(path, at(0), fps=5).x) == list(range(0, 16, 2))
+
+
+def test_what_is_cached_is_asked_for_by_the_size_of_frames_and_keeps_their_times(tmp_path, clip):
+    size, cache = (8, 36, 64), str(tmp_path / "cache")
+    for arguments in ({"short_side": 40}, {"short_side": 60}, {"short_side": 0}, {"decoder": "pyav"}):
+        crops = [at(3), crop_sampler(AugmentConfig(fixed=(0,)), size, rng(1))]
+        cached, plain = (VideoReader(size, fps=5, **arguments, **more) for more in ({"cache": cache}, {}))
+        for _ in range(2):  # built, then found
+            for a, b in zip(cached.read(clip, crops), plain.read(clip, crops), strict=True):
+                assert torch.equal(a.x, b.x)
+    entry = cached.prepared(clip)
+    assert entry.meta["times"] == pytest.approx([i / 25 for i in range(60)])
+    assert len(list((tmp_path / "cache").rglob("*.array"))) == 4
 
 
 BROKEN = {

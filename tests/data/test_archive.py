@@ -1,0 +1,122 @@
+"""Samples inside shards and arrays: each at its own bytes, with its own label, whoever packed them."""
+
+import io
+import tarfile
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mae_ext.data.archive import list_npz, list_tar, read_row
+from mae_ext.errors import BadSample, UserError
+
+
+def shard(path, members, form=tarfile.PAX_FORMAT):
+    """members: [(name, bytes)], in this order."""
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def listed(path, suffixes=(".jpg", ".png")):
+    ignored, others = Counter(), Counter()
+    return list(list_tar(path, suffixes, ignored, others)), ignored, others
+
+
+def bytes_at(address):
+    path, place, _ = address.split("::", 2)
+    offset, size = map(int, place.split("+"))
+    with open(path, "rb") as file:  # noqa: PTH123
+        file.seek(offset)
+        return file.read(size)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_members_are_found_behind_headers_of_any_length(tmp_path, form):
+    deep = "/".join(["folder" * 8] * 3)  # beyond the 100 characters of a plain header
+    members = [("0.jpg", b"a" * 513), (f"{deep}/1.jpg", b"b" * 512), ("2.jpg", b""), ("3.jpg", b"d")]
+    rows, _, _ = listed(shard(tmp_path / "a.tar", members, form))
+    assert [bytes_at(address) for address, _ in rows] == [content for _, content in members]
+    assert rows[1][0].endswith(f"+512::{deep}/1.jpg")
+
+
+def test_a_class_file_labels_the_sample_of_its_name_wherever_it_stands(tmp_path):
+    members = [
+        ("a/1.cls", b" 007\n"), ("a/1.jpg", b"1"), ("b/1.jpg", b"2"), ("a/2.jpg", b"3"), ("a/2.cls", b"-1"),
+        ("a/3.jpg", b"4"),
+    ]  # fmt: skip
+    rows, _, _ = listed(shard(tmp_path / "a.tar", members))
+    assert [(bytes_at(address), label) for address, label in rows] == [
+        (b"1", "7"), (b"2", None), (b"3", "-1"), (b"4", None),
+    ]  # fmt: skip
+
+
+def test_the_first_of_several_files_of_one_name_is_the_sample(tmp_path):
+    members = [("1.JPG", b"upper"), ("1.png", b"second"), ("1.seg.png", b"mask"), (".2.jpg", b"hidden"), ("x.txt", b"")]
+    rows, ignored, others = listed(shard(tmp_path / "a.tar", members))
+    assert [bytes_at(address) for address, _ in rows] == [b"upper"]
+    assert ignored == {"hidden": 1} and others == {".png": 1, ".seg.png": 1, ".txt": 1}
+
+
+@pytest.mark.parametrize("text", [b"1.5", b"cat", b"", b"1 2", b"1" * 10, b"0" * 40])
+def test_a_class_that_is_no_integer_of_nine_digits_is_named(tmp_path, text):
+    path = shard(tmp_path / "a.tar", [("1.jpg", b"1"), ("1.cls", text)])
+    with pytest.raises(UserError, match=r"member '1\.cls' is .*, expected an integer label"):
+        listed(path)
+
+
+IMAGES = np.arange(4 * 2 * 3).reshape(4, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", ">u2", "<f4", ">f4", "|b1", "<i8"])
+@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_rows_come_back_whatever_the_byte_order_and_where_their_member_stands(tmp_path, dtype, packed):
+    path, images = tmp_path / "m.npz", (IMAGES % 2).astype(dtype) if dtype == "|b1" else IMAGES.astype(dtype)
+    with zipfile.ZipFile(path, "w", packed) as zipped:
+        for name, array in (("other", np.zeros(99)), ("val_images", images), ("last", np.ones(5))):
+            held = io.BytesIO()
+            np.save(held, array)
+            zipped.writestr(f"{name}.npy", held.getvalue())  # without the extra field that numpy leaves room for
+    addresses, labels = list_npz(str(path), "val")
+    assert addresses == [f"{path}::val_images::{i}" for i in range(4)] and labels is None
+    for i in range(4):
+        row = read_row(addresses[i], str(path), "val_images", i, 1000)
+        assert row.tolist() == images[i].tolist() and row.dtype == images.dtype
+    assert isinstance(row, np.memmap) is (packed == zipfile.ZIP_STORED)  # mapped, and shared by all workers
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (np.array([3, 0, 1, 3], np.int64), ["3", "0", "1", "3"]),
+        (np.array([[1], [0], [1], [-1]], np.int8), ["1", "0", "1", "-1"]),
+        (np.array([True, False, True, False]), ["1", "0", "1", "0"]),
+        (np.array([0.0, 1.0, 1.0, 0.0]), None),
+        (np.array([0, 1, 1]), None),
+        (np.zeros((4, 2), int), None),
+    ],
+)
+def test_labels_are_one_integer_a_row_or_none(tmp_path, labels, expected):
+    np.savez(tmp_path / "m.npz", train_images=IMAGES.astype(np.uint8), train_labels=labels)
+    assert list_npz(str(tmp_path / "m.npz"), "train")[1] == expected
+
+
+def test_a_row_takes_as_many_bytes_as_allowed_and_none_more(tmp_path):
+    np.savez(tmp_path / "m.npz", train_images=IMAGES.astype(np.uint16))
+    where = str(tmp_path / "m.npz")
+    assert read_row("a", where, "train_images", 3, 12).nbytes == 12
+    with pytest.raises(BadSample, match="12 bytes, the limit is 11"):
+        read_row("a", where, "train_images", 3, 11)
+    with pytest.raises(BadSample, match="'train_images' has 4 rows"):
+        read_row("a", where, "train_images", 4, 12)
+
+
+def test_arrays_that_hold_no_rows_are_refused(tmp_path):
+    for images in (np.zeros(4, np.uint8), np.zeros((0, 2, 2), np.uint8), np.zeros((4, 2, 0), np.uint8)):
+        np.savez(tmp_path / "m.npz", train_images=images)
+        with pytest.raises(UserError, match="expected rows of at least one value"):
+            list_npz(str(tmp_path / "m.npz"), "train")
