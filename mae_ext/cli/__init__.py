@@ -25,8 +25,9 @@ from mae_ext.cli.app import (
     progress_bar,
     run,
 )
-from mae_ext.config import builtin_dir, json_schema, load_values
+from mae_ext.config import builtin_dir, json_schema, load_values, uncached
 from mae_ext.errors import UserError
+from mae_ext.writing import folder_for
 
 __all__ = ["app", "main", "run"]
 
@@ -91,9 +92,9 @@ def predict(
 
     from mae_ext.engine.task import load_task
 
-    task, model, config, _ = load_task(run)
-    with progress_bar("predicting") as progress, torch.no_grad():
-        paths = task.predict(model, config, inputs, Path(out), progress)
+    with folder_for(out) as folder, progress_bar("predicting") as progress, torch.no_grad():
+        task, model, config, _ = load_task(run)
+        paths = task.predict(model, uncached(config), inputs, folder, progress)
     for path in paths:
         print(path)
 
@@ -164,6 +165,7 @@ def prepare(
     data: DataOption = None,
     set_: SetOption = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Files at a time; default: cores.")] = None,
+    modality: NameOption = None,
 ) -> None:
     """Decode everything once into a cache that makes training decode-free; exit 1 if any file is bad.
 
@@ -173,9 +175,13 @@ def prepare(
 
     loaded = configured(config, data, set_)
     with progress_bar("preparing") as progress:
-        prepared = fill(loaded, Path(out), workers, progress=progress)
+        prepared = fill(loaded, Path(out), workers, progress=progress, modality=modality)
     print(prepared)
-    for name in loaded.modalities:
+    for name in prepared.without:
+        print(
+            f"modality {name}: reader '{loaded.modalities[name].data.reader.name}' keeps no cache; it reads the files"
+        )
+    for name in prepared.modalities:
         print(f"train from it with --set modalities.{name}.data.reader.cache={prepared.out.absolute()}")
     if prepared.bad:
         raise typer.Exit(1)
