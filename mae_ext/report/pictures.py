@@ -24,6 +24,7 @@ from mae_ext.engine.log import warn
 from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mask import Mask
+from mae_ext.report.boxes import legible
 from mae_ext.report.history import OVERVIEW
 from mae_ext.report.planes import three_planes
 from mae_ext.rng import rng
@@ -318,7 +319,7 @@ def _line_height(size: int) -> int:
 
 def _fitting(text: str, size: int, width: int) -> str:
     """The text, or its end after "…": of a long path the end says more."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = legible(text)
     if _font(size).getlength(text) <= width:
         return text
     while text and _font(size).getlength("…" + text) > width:

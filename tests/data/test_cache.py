@@ -9,7 +9,7 @@ import pytest
 
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.sandbox import forkserver
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample
 
 KEY = {"source": {"size": 3, "ends": "ab"}, "transform": {"short_side": 256}}
 
