@@ -264,14 +264,29 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def one_modality(name: str | None, config: Config, where: str) -> str:
-    """The modality that is meant: `name`, or the only one. Raises UserError, which begins with `where`."""
+def one_modality(name: str | None, config: Config, where: str, how: str = "--modality {}") -> str:
+    """The modality that is meant: `name`, or the only one. Raises UserError, which begins with `where`.
+
+    how: in which words one is chosen, with {} for its name.
+    """
     names = list(config.modalities)
     if name is None and len(names) > 1:
-        raise UserError(f"{where}: there are the modalities {', '.join(names)}; say which one")
+        ways = " or ".join(how.format(known) for known in names)
+        raise UserError(f"{where}: there are the modalities {', '.join(names)}; say which one: {ways}")
     if name is not None and name not in names:
         raise UserError(f"{where}: no modality '{name}'{plugins.nearest(name, names)} (there are: {', '.join(names)})")
     return name or names[0]
+
+
+def uncached(config: Config) -> Config:
+    """The config with readers that keep no cache: for commands that look at files once, and must add to none."""
+
+    def plain(m: ModalityConfig) -> ModalityConfig:
+        spec = m.data.reader
+        reader = PlugIn(name=spec.name, **{key: value for key, value in spec.arguments.items() if key != "cache"})
+        return m.model_copy(update={"data": m.data.model_copy(update={"reader": reader})})
+
+    return config.model_copy(update={"modalities": {name: plain(m) for name, m in config.modalities.items()}})
 
 
 def builtin_dir(kind: Literal["configs", "datasets"]) -> Path:

@@ -8,7 +8,6 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
@@ -18,6 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.passed_over import DOTTED, NOT_REGULAR, REPEATED, PassedOver
 from mae_ext.errors import BadSample, UserError
 
 MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
@@ -35,9 +35,7 @@ _DAMAGE = (
 )
 
 
-def list_tar(
-    shard: str, suffixes: tuple[str, ...], ignored: Counter[str], others: Counter[str]
-) -> Iterator[tuple[str, str | None]]:
+def list_tar(shard: str, suffixes: tuple[str, ...], passed: PassedOver) -> Iterator[tuple[str, str | None]]:
     """(address, label or None) for each sample, in the order of the shard.
 
     A sample is the members that share a name up to its first dot; the first of them whose rest is one of `suffixes` is
@@ -55,15 +53,20 @@ def list_tar(
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
-                    ignored["not regular files"] += 1
+                    passed.add(NOT_REGULAR, member.name)
                 elif not stem:
-                    ignored["hidden"] += 1
+                    passed.hidden(member.name)
                 elif suffix in suffixes and key not in data:
                     data[key] = f"{shard}::{member.offset_data}+{member.size}::{member.name}"
                 elif suffix == ".cls":
                     labels[key] = _class_of(tar, member, shard)
+                elif suffix in suffixes:
+                    passed.add(REPEATED, member.name)
+                elif suffix.endswith(suffixes):
+                    passed.found[suffix] += 1
+                    passed.add(DOTTED, member.name)
                 else:
-                    others[suffix or "without suffix"] += 1
+                    passed.other(member.name, suffix)
             # To tarfile, a header that is cut or wrong is the end of the archive. The true end is a block of zeros.
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ crop of 96^3 from it. Each holds a file descriptor, of which a process may have 
 STALE_S = 24 * 3600.0
 """A half-written entry that is older belongs to a writer that was killed."""
 
+Keeps = Literal["if possible", "always", "never"]
 Version = tuple[int, int, int]
 """Of a file: inode, size, time of change."""
 
@@ -62,10 +63,14 @@ class Cache:
     nobody. Header and data are checked when a process first opens it, the header again when it had to be closed for
     others; an entry that fails is built again in its place. When the disk is full the array is used and not kept, with
     one warning.
+
+    keeps: "if possible" as just said, "always", where what cannot be kept is a UserError, or "never", for those who
+    read with another's cache: its entries serve them, and nothing is added, mended or removed.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.keeps: Keeps = "if possible"
         self._checked: dict[Path, Version] = {}
         self._mapped: OrderedDict[Path, tuple[Version, Entry]] = OrderedDict()
         self._warned = False
@@ -86,7 +91,8 @@ class Cache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("cache entry %s is damaged (%s) and is built again", path, error)
+            what = "not used" if self.keeps == "never" else "built again"
+            log.warning("cache entry %s is damaged (%s) and is %s", path, error, what)
             return None
 
     def get_or_build(self, key: Mapping[str, Any], build: Callable[[], Entry]) -> Entry:
@@ -95,10 +101,15 @@ class Cache:
         if found is not None:
             return found
         made = build()
+        if self.keeps == "never":
+            return made
         try:
             self._write(self.path(key), key, made)
             return self._open(self.path(key), key, trusted=True)
         except (OSError, ValueError) as error:
+            if self.keeps == "always":
+                why = (isinstance(error, OSError) and error.strerror) or error
+                raise UserError(f"{self.root}: cannot be written to: {why}; make room, and run it again") from None
             if not self._warned:
                 log.warning("%s: cannot be written to (%s); decoded data are used and not kept", self.root, error)
                 self._warned = True
@@ -176,6 +187,14 @@ class Cache:
             partial.unlink(missing_ok=True)
 
 
+def keeping(reader: Any, keeps: Keeps) -> Any:
+    """The reader itself, whose cache, if it has one, now keeps what is decoded as `Cache` says."""
+    cache = getattr(reader, "cache", None)
+    if isinstance(cache, Cache):
+        cache.keeps = keeps
+    return reader
+
+
 def source_identity(address: str) -> dict[str, Any]:
     """What distinguishes the bytes behind an address: size, time of change, SHA-256 of the first and last 64 KiB.
 
@@ -202,19 +221,6 @@ def _identity(
             file.seek(start)
             digest.update(file.read(min(IDENTITY_BYTES, offset + size - start)))
     return ("size", size), ("changed_ns", changed_ns), ("ends", digest.hexdigest())
-
-
-def require_writable(root: str | Path) -> Path:
-    """The folder, made if it was not there. Raises UserError when nothing can be written in it."""
-    root = Path(root)
-    probe = root / f".probe-{os.getpid()}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cache folder '{root}': cannot be written to: {error.strerror or error}") from None
-    return root
 
 
 def _version(status: os.stat_result) -> Version:

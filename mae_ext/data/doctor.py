@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mae_ext import plugins
-from mae_ext.config import Config, one_modality
+from mae_ext.config import Config, one_modality, uncached
 from mae_ext.data.augment import center_sampler
 from mae_ext.data.sample import Reader
 from mae_ext.data.sandbox import Sandbox
@@ -64,10 +64,10 @@ def inspect(
 
 def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
     """What `inspect` is given to read files as a modality of the config does, though never from a cache."""
-    asked = config.modalities[one_modality(name, config, where)]
-    arguments = {key: value for key, value in asked.data.reader.arguments.items() if key != "cache"}
+    asked = uncached(config).modalities[one_modality(name, config, where)]
+    reader = asked.data.reader
     return {
-        "reader_name": asked.data.reader.name, "arguments": arguments, "size": asked.size, "channels": asked.channels
+        "reader_name": reader.name, "arguments": reader.arguments, "size": asked.size, "channels": asked.channels
     }  # fmt: skip
 
 

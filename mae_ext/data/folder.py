@@ -1,16 +1,12 @@
 """Folders of samples, and samples that are folders."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from mae_ext.data.passed_over import LINKS_OUT, LINKS_TO_FOLDERS, LINKS_TO_NOTHING, NOT_REGULAR, PassedOver
 from mae_ext.errors import BadSample, UserError
 
-LINKS_OUT = "links that leave the folder"
-LINKS_TO_FOLDERS = "links to folders"
-NOT_REGULAR = "not regular files"
-HIDDEN = "hidden"
 MAX_MEMBERS = 20_000
 """Files of one sample: more slices than any scanner writes into a series."""
 
@@ -30,9 +26,7 @@ def members(address: str, suffixes: tuple[str, ...]) -> list[str]:
     return [os.path.join(address, name) for name in names]  # noqa: PTH118 the address stays as it is written
 
 
-def walk(
-    root: Path, suffixes: tuple[str, ...], where: str, ignored: Counter[str], others: Counter[str]
-) -> Iterator[tuple[str, str | None]]:
+def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Iterator[tuple[str, str | None]]:
     """(address, first folder level or None), depth first, names in code-point order whatever the locale.
 
     Where a suffix ends in a slash, the folder stands for all its files of the kind, once, and is no label.
@@ -55,26 +49,28 @@ def walk(
         name, link = entry.name.lower(), entry.is_symlink()
         part = bool(joined) and name.endswith(joined)
         wanted = part or name.endswith(single)
+        seen_from_root = os.path.relpath(entry.path, root)
         if entry.name.startswith("."):
             # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
-            ignored[HIDDEN] += 1
-        elif link and not is_inside(entry.path, inside):
-            ignored[LINKS_OUT] += 1
+            passed.hidden(seen_from_root)
         elif link and Path(entry.path).is_dir():
-            ignored[LINKS_TO_FOLDERS] += 1  # its files are listed where they stand, and a link can close a circle
+            # The files of one inside are listed where they stand, and a link can close a circle.
+            passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, seen_from_root)
         elif entry.is_dir(follow_symlinks=False):
             stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
-        elif wanted and (Path(entry.path).is_file() if link else entry.is_file()):
+        elif not wanted:
+            passed.other(seen_from_root)
+        elif link and not is_inside(entry.path, inside):
+            passed.add(LINKS_OUT, seen_from_root)
+        elif Path(entry.path).is_file() if link else entry.is_file():
             folder = f"{Path(entry.path).parent}/"
             if not part:
                 yield entry.path, top
             elif folder not in seen:
                 seen.add(folder)
                 yield folder, None if top is None or Path(folder) == root / top else top
-        elif wanted:
-            ignored[NOT_REGULAR] += 1
         else:
-            others[Path(entry.name).suffix.lower() or "without suffix"] += 1
+            passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
 
 
 def is_inside(path: str, root: str) -> bool:

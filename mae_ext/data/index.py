@@ -36,7 +36,7 @@ class Listed:
 
     several: names of the classes where a sample can have more than one; `marks` then holds 1, 0 or -1 (not known) for
     each, and `labels` nothing but None. patients: None where the list has no such column, "" where
-    a row leaves it empty.
+    a row leaves it empty. nameless: how many rows name no file, and are left out.
     """
 
     addresses: list[str] = field(default_factory=list)
@@ -44,6 +44,7 @@ class Listed:
     several: tuple[str, ...] = ()
     marks: list[list[int]] = field(default_factory=list)
     patients: list[str] | None = None
+    nameless: int = 0
 
 
 def read_list(path: Path, asked: str | None, suffixes: tuple[str, ...], where: str) -> Listed:
@@ -91,7 +92,8 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
         rows = [(reader.line_num, {k: v or "" for k, v in row.items() if k is not None}) for row in reader]
     except csv.Error as error:
         raise UserError(f"{where}: line {reader.line_num}: not CSV: {error}") from error
-    rows = [(line, row) for line, row in rows if row[naming]]
+    everything, rows = len(rows), [(line, row) for line, row in rows if row[naming]]
+    nameless = everything - len(rows)
     if (wanted := options.get("split")) is not None:
         _column("split", header, where)
         there = sorted({row["split"] for _, row in rows})
@@ -107,7 +109,7 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
         rows = _folded(rows, who or [row[naming] for _, row in rows], kinds, options, where)
     lines, values = [line for line, _ in rows], [row for _, row in rows]
     addresses = _addresses(path, lines, [row[naming] for row in values], suffixes if naming == "id" else (), where)
-    listed = Listed(addresses, [None] * len(values))
+    listed = Listed(addresses, [None] * len(values), nameless=nameless)
     if patient in header or "patient" in options:
         listed.patients = [row[_column(patient, header, where)].strip() for row in values]
     if len(chosen) > 1:

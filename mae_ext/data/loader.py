@@ -24,7 +24,7 @@ from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items, list_items
 from mae_ext.data.workers import Worker, WorkerLost
-from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.errors import BadSample, NothingUsable, RunError, UserError, reasons
 from mae_ext.model.grid import patches
 from mae_ext.model.mask import Mask, Masker, from_scores
 from mae_ext.rng import rng
@@ -122,9 +122,11 @@ class ModalityData:
             try:
                 return self.read(index, keys)
             except BadSample as error:
-                bad.append({"modality": self.name, "path": error.path, "kind": error.kind, "detail": error.detail})
-        names = ", ".join(row["path"] for row in bad[-3:])
-        raise RunError(f"modality '{self.name}': {len(bad)} files in a row could not be used, the last: {names}")
+                bad.append({"modality": self.name, **error.row})
+        found = list({row["path"]: row for row in bad}.values())
+        raise NothingUsable(
+            f"modality '{self.name}': {len(found)} files in a row could not be used: {reasons(found)}", found
+        )
 
     def batch(self, step: int) -> Batch:
         """What this rank trains on in `step`."""

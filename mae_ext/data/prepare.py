@@ -13,29 +13,38 @@ from pathlib import Path
 from typing import Any
 
 from mae_ext import plugins
-from mae_ext.config import Config, ModalityConfig
-from mae_ext.data.cache import Cache, require_writable
+from mae_ext.config import Config, ModalityConfig, one_modality
+from mae_ext.data.cache import Cache, keeping
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
-from mae_ext.errors import BadSample, ConfigError, UserError
+from mae_ext.errors import BadSample, ConfigError, UserError, reasons
+from mae_ext.writing import folder_for, staged
 
+LEDGER = "bad_samples.jsonl"
 DEADLINE_S = 600.0
 """For one file: a whole file is decoded, where training would take a clip of it."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """bad: {"modality", "path", "kind", "detail"} for each file that is. size_bytes: of all that the folder holds."""
+    """bad: {"modality", "path", "kind", "detail"} for each file that is. size_bytes: of all that the folder holds.
+
+    modalities: those whose files were decoded; without: those whose reader keeps no cache.
+    """
 
     out: Path
     files: int
     bad: list[dict[str, str]]
     size_bytes: int
+    modalities: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kinds = Counter(row["kind"] for row in self.bad)
         what = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        bad = f", {len(self.bad)} bad ({what}; see {self.out / 'bad_samples.jsonl'})" if self.bad else ""
+        if self.bad and len(self.bad) == self.files:
+            what = reasons(self.bad)
+        bad = f", {len(self.bad)} bad ({what}; see {self.out / LEDGER})" if self.bad else ""
         return f"{self.files} files{bad}, {self.size_bytes / 2**30:.2f} GiB in {self.out}"
 
 
@@ -45,34 +54,54 @@ def prepare(
     workers: int | None = None,
     deadline_s: float = DEADLINE_S,
     progress: Callable[[int, int], None] | None = None,
+    modality: str | None = None,
 ) -> Prepared:
-    """Fill the folder `out` for every modality of a config. What is there already, and still good, is left alone.
+    """Fill the folder `out` for every modality of a config whose reader keeps a cache, or for the one that is named.
 
-    workers: files at a time, by default one per core. Bad files are listed in `out`/bad_samples.jsonl. Train from it
-    with `modalities.<name>.data.reader.cache=<out>`: samples are the same, bit for bit. Raises ConfigError for a reader
-    that keeps no cache, UserError for data that are missing, or a folder that cannot be written to.
+    What is there already, and still good, is left alone. workers: files at a time, by default one per core. Bad files
+    are listed in `out`/bad_samples.jsonl. Train from it with `modalities.<name>.data.reader.cache=<out>`: samples are
+    the same, bit for bit. Raises ConfigError where no reader keeps a cache, UserError for data that are missing, or a
+    folder that cannot be written to, also when the disk is full in the midst of it.
     """
-    out = require_writable(out)
-    Cache(out).sweep()
-    work = [(name, address, reader) for name, m in config.modalities.items() for address, reader in _work(name, m, out)]
-    bad: list[dict[str, str]] = []
-    for done, (name, outcome) in enumerate(_outcomes(work, workers or cpu_count() or 1, deadline_s), start=1):
-        if outcome is not None:
-            bad.append({"modality": name, "path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
-        if progress is not None:
-            progress(done, len(work))
-    (out / "bad_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
-    size = sum(file.stat().st_size for file in out.rglob("*.array"))
-    return Prepared(out, len(work), bad, size)
+    names, without = _chosen(config, modality)
+    with folder_for(out) as out:
+        Cache(out).sweep()
+        work = [(name, *row) for name in names for row in _work(name, config.modalities[name], out)]
+        bad: list[dict[str, str]] = []
+        with staged(out / LEDGER) as [ledger]:
+            for done, (name, outcome) in enumerate(_outcomes(work, workers or cpu_count() or 1, deadline_s), start=1):
+                if outcome is not None:
+                    bad.append({"modality": name, **outcome.row})
+                if progress is not None:
+                    progress(done, len(work))
+            ledger.write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
+        size = sum(file.stat().st_size for file in out.rglob("*.array"))
+    return Prepared(out, len(work), bad, size, names, without)
+
+
+def _chosen(config: Config, modality: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of all modalities, or of one that is named: those that can be prepared, and the others. Raises ConfigError."""
+    asked = list(config.modalities) if modality is None else [one_modality(modality, config, "--modality")]
+    able = tuple(name for name in asked if hasattr(_factory(config, name), "prepared"))
+    if not able:
+        readers = ", ".join(f"'{config.modalities[name].data.reader.name}'" for name in asked)
+        where = f"modalities.{asked[0]}.data.reader" if len(asked) == 1 else "modalities"
+        raise ConfigError(f"{where}: reader {readers} keeps no cache; there is nothing to prepare")
+    return able, tuple(name for name in asked if name not in able)
+
+
+def _factory(config: Config, name: str) -> Any:
+    return plugins.readers.get(config.modalities[name].data.reader.name, f"modalities.{name}.data.reader")
 
 
 def _work(name: str, modality: ModalityConfig, out: Path) -> list[tuple[str, str]]:
     """(address, recipe of the reader) for every file."""
     where, spec = f"modalities.{name}", modality.data.reader
     if modality.data.path is None:
-        raise UserError(f"{where}.data.path is not set: give --data PATH")
-    if not hasattr(plugins.readers.get(spec.name, f"{where}.data.reader"), "prepared"):
-        raise ConfigError(f"{where}.data.reader: reader '{spec.name}' keeps no cache; there is nothing to prepare")
+        raise UserError(
+            f"{where}.data.path is not set: give --data PATH, of several modalities --data NAME=PATH, or --modality "
+            "NAME to prepare another alone"
+        )
     arguments = spec.arguments | {"cache": str(out), "size": modality.size, "channels": modality.channels}
     recipe = json.dumps([spec.name, arguments])
     items = list_items(modality.data.path, tuple(_reader(recipe).suffixes))
@@ -116,7 +145,7 @@ def _outcomes(
 def _reader(recipe: str) -> Any:
     """One for each process, so that what a reader starts lives as long."""
     name, arguments = json.loads(recipe)
-    return plugins.readers.build(name, arguments, "prepare")
+    return keeping(plugins.readers.build(name, arguments, "prepare"), "always")
 
 
 def _prepare_one(recipe: str, address: str) -> None:

@@ -6,11 +6,11 @@ a file path, `folder/` for files that are one sample together, `shard.tar::OFFSE
 """
 
 import errno
+import logging
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from mae_ext.data import archive
 from mae_ext.data.folder import walk
 from mae_ext.data.index import Listed, is_list, read_list
+from mae_ext.data.passed_over import NAMELESS, PassedOver
 from mae_ext.errors import BadSample, UserError
 
 MAX_SHARDS = 100_000
 INTEGER_CLASSES = 100_000
-"""Labels that are all integers from 0 to below this are kept as they are; anything else is numbered in sorted order."""
+"""Classes whose names are all whole numbers below this are sorted as numbers, all others as text."""
+
+log = logging.getLogger(__name__)
 
 
 class PathTable:
@@ -60,10 +63,10 @@ class PathTable:
 class Items:
     """What a data path holds, in a fixed order.
 
-    labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name. Two
-    sources that lack different classes number names differently: match them by name. ignored: what was passed over, and
-    how often. marks: (n, classes) int8 where a sample can have several classes, and labels is None: 1 has, 0 has not,
-    -1 not known. patients: whose each sample is, where a list says so.
+    labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name, and all
+    classes occur. Two sources that lack different classes number names differently: match them by name. ignored: what
+    was passed over, and how often. marks: (n, classes) int8 where a sample can have several classes, and labels is
+    None: 1 has, 0 has not, -1 not known. patients: whose each sample is, where a list says so.
     """
 
     addresses: PathTable
@@ -86,8 +89,18 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
     layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them), or file.npz[::split] in MedMNIST layout.
-    Raises UserError when it is missing, unreadable, or holds nothing of the kind.
+    What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
+    UserError when it is missing, unreadable, or holds nothing of the kind.
     """
+    passed = PassedOver()
+    items = _list(path, suffixes, passed)
+    if passed.counts:
+        log.warning("data path '%s': passed over: %s", path, passed)
+        items = replace(items, ignored=dict(passed.counts))
+    return items
+
+
+def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
     if not path.strip():
         raise UserError("no data: the path is empty; expected a folder, a list, shards or an .npz")
     where = f"data path '{path}'"
@@ -106,16 +119,16 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     if (listed := is_list(path)) and not _exists(here, where):
         here, asked = Path(listed["file"]), listed["asked"]
     if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
-        return _list_shards(_expand(path, where), suffixes, where)
+        return _list_shards(_expand(path, where), suffixes, where, passed)
     _require(here, where)
     if here.is_dir():
-        return _list_folder(here, suffixes, where)
+        return _list_folder(here, suffixes, where, passed)
     if not here.is_file():
         raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
     if here.suffix in (".txt", ".csv"):
-        return _of_list(read_list(here, asked, suffixes, where))
+        return _of_list(read_list(here, asked, suffixes, where), passed)
     if here.suffix == ".tar":
-        return _list_shards([path], suffixes, where)
+        return _list_shards([path], suffixes, where, passed)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
         raise UserError(
             f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
@@ -215,22 +228,26 @@ def _require(path: Path, where: str) -> None:
         raise UserError(f"{where}: no such file or folder (the path exists up to '{parent}')")
 
 
-def _items(addresses: Iterable[str], names: list[str | None] | None, ignored: Mapping[str, int] | None = None) -> Items:
-    """Names of classes, None for unlabelled, become numbers."""
-    table, ignored = PathTable(addresses), dict(ignored or {})
+def _items(addresses: Iterable[str], names: list[str | None] | None) -> Items:
+    """Names of classes, None for unlabelled, become numbers: places among the names that occur."""
+    table = PathTable(addresses)
     known = {name for name in names or () if name is not None}
     if names is None or not known:
-        return Items(table, ignored=ignored)
-    if all(re.fullmatch(r"0|[1-9]\d{0,8}", name) for name in known) and max(map(int, known)) < INTEGER_CLASSES:
-        classes = tuple(map(str, range(max(map(int, known)) + 1)))
-    else:
-        classes = tuple(sorted(known))
+        return Items(table)
+    classes = tuple(sorted(known, key=int) if are_numbers(known) else sorted(known))
     numbers = {name: i for i, name in enumerate(classes)}
     labels = np.array([-1 if name is None else numbers[name] for name in names], dtype=np.int64)
-    return Items(table, labels, classes, ignored)
+    return Items(table, labels, classes)
 
 
-def _of_list(listed: Listed) -> Items:
+def are_numbers(classes: Collection[str]) -> bool:
+    """Whether the classes are whole numbers, as in an .npz or a column of 0..9."""
+    return all(re.fullmatch(r"0|[1-9]\d{0,8}", name) and int(name) < INTEGER_CLASSES for name in classes)
+
+
+def _of_list(listed: Listed, passed: PassedOver) -> Items:
+    if listed.nameless:
+        passed.add(NAMELESS, "an empty field", listed.nameless)
     found = _items(listed.addresses, None if listed.several else listed.labels)
     if listed.several:
         found = replace(found, classes=listed.several, marks=np.array(listed.marks, dtype=np.int8))
@@ -241,54 +258,39 @@ def _join(words: Iterable[str]) -> str:
     return " ".join(words)
 
 
-def _instead(others: Mapping[str, int], ignored: Mapping[str, int]) -> str:
-    found = [f"{n} {kind}" for kind, n in Counter(others).most_common(5)]
-    passed = [f"{n} {what}" for what, n in ignored.items()]
-    text = f"found instead: {', '.join(found)}" if found else "there is nothing else in it"
-    return text + (f"; passed over: {', '.join(passed)}" if passed else "")
-
-
 # Folders
 
 
-def _list_folder(root: Path, suffixes: tuple[str, ...], where: str) -> Items:
-    ignored: Counter[str] = Counter()
-    others: Counter[str] = Counter()
+def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
     names: list[str | None] = []
     table: list[str] = []
-    for path, top in walk(root, suffixes, where, ignored, others):
+    for path, top in walk(root, suffixes, where, passed):
         table.append(path)
         names.append(top)
     if table:
-        return _items(table, names, ignored)
+        return _items(table, names)
     if shards := sorted(str(p) for p in root.glob("*.tar")):
-        return _list_shards(shards, suffixes, where)
-    hint = ""
-    if others[".npz"]:
-        hint = "; to read arrays, name the .npz file itself"
-    elif others[".gz"] or others[".tgz"] or others[".zip"]:
-        hint = "; unpack the archives first"
-    raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {_instead(others, ignored)}{hint}")
+        passed.counts.pop(".tar", None)
+        return _list_shards(shards, suffixes, where, passed)
+    raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}")
 
 
 # Tar shards
 
 
-def _list_shards(shards: list[str], suffixes: tuple[str, ...], where: str) -> Items:
-    ignored: Counter[str] = Counter()
-    others: Counter[str] = Counter()
+def _list_shards(shards: list[str], suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
     addresses: list[str] = []
     labels: list[str | None] = []
     for shard in shards:
-        for address, label in archive.list_tar(shard, suffixes, ignored, others):
+        for address, label in archive.list_tar(shard, suffixes, passed):
             addresses.append(address)
             labels.append(label)
     if not addresses:
         raise UserError(
             f"{where}: no sample in {len(shards)} tar shard(s); expected members called KEY.SUFFIX with nothing but "
-            f"{_join(suffixes)} after the first dot; {_instead(others, ignored)}"
+            f"{_join(suffixes)} after the first dot; {passed.instead()}"
         )
-    return _items(addresses, labels, ignored)
+    return _items(addresses, labels)
 
 
 def _expand(pattern: str, where: str) -> list[str]:

@@ -133,13 +133,14 @@ class VideoReader:
     def prepared(self, address: str) -> Entry | None:
         """All frames of a file, mapped from the cache, where they are put if need be; None for what is not kept.
 
-        Not kept: array rows, files too long for a quarter of memory_bytes, and all files without a cache.
+        Not kept: array rows, files too long for a quarter of memory_bytes, all files without a cache, or where it may
+        not grow.
         """
         if self.cache is None or ROW.fullmatch(address):
             return None
         key = self._key(address)
         found = self.cache.get(key)
-        if found is not None:
+        if found is not None or self.cache.keeps == "never":
             return found
         with self.decoders.open(address, self.short_side, self.decoder) as opened:
             clip = opened.clip

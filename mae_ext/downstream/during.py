@@ -24,13 +24,13 @@ class ProbesDuring:
     """
 
     def __init__(self, spec: ProbeConfig, model: MAE, config: Config, out: Path, start: int, total: int) -> None:
-        name = one_modality(spec.modality, config, "train.probe.modality")
+        name = one_modality(spec.modality, config, "train.probe", "train.probe.modality={}")
         if spec.pool == "class" and not config.model.class_token:
             raise UserError(
                 "train.probe.pool=class: this model has no class token (model.class_token is false); use mean"
             )
         self.spec, self.model, self.total, self.initialised = spec, model, total, config.init is not None
-        self.encoder = FrozenEncoder(model, config, name, start, out, next(model.parameters()).device)
+        self.encoder = FrozenEncoder(model, config, name, start, out, next(model.parameters()).device, keeps=True)
         for key, source in (("train", spec.train), ("test", spec.test)):
             items = self.encoder.items(source)
             if items.labels is None and items.marks is None:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.data.augment import evaluation_sampler
+from mae_ext.data.cache import keeping
 from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Reader, Sample
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.checkpoint import load_run
 from mae_ext.engine.task import device_of
-from mae_ext.errors import BadSample, RunError, UserError, check_bad, some
+from mae_ext.errors import BadSample, RunError, UserError, check_bad, reasons
 from mae_ext.model.mae import MAE
 
 Pool = Literal["mean", "class", "tokens"]
@@ -59,7 +60,10 @@ class Features:
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """model: in eval mode, on `device`. step: optimiser steps behind the weights; 0 for random ones."""
+    """model: in eval mode, on `device`. step: optimiser steps behind the weights; 0 for random ones.
+
+    keeps: whether the reader's cache, which is a training's, may grow by what is read here: during the training alone.
+    """
 
     model: MAE
     config: Config
@@ -67,13 +71,18 @@ class FrozenEncoder:
     step: int
     path: Path
     device: torch.device
+    keeps: bool = False
 
     @property
     def modality(self) -> ModalityConfig:
         return self.config.modalities[self.name]
 
     def reader(self) -> Reader:
-        return build_reader(self.modality, f"modalities.{self.name}.data.reader")
+        reader: Reader = keeping(
+            build_reader(self.modality, f"modalities.{self.name}.data.reader"),
+            "if possible" if self.keeps else "never",
+        )
+        return reader
 
     def items(self, source: str) -> Items:
         return list_items(source, tuple(self.reader().suffixes))
@@ -131,7 +140,7 @@ class FrozenEncoder:
         bad: list[dict[str, Any]] = []
         for index, outcome in enumerate(self.decode(items, threads)):
             if isinstance(outcome, BadSample):
-                bad.append({"path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
+                bad.append(outcome.row)
                 check_bad(kinds(bad), len(items), allowed, source)
                 continue
             good.append(index)
@@ -146,7 +155,7 @@ class FrozenEncoder:
         if progress is not None:
             progress(len(items), len(items))
         if not rows:
-            raise UserError(f"{source}: none of its {len(items)} samples can be read; {some(kinds(bad), '; ')}")
+            raise UserError(f"{source}: none of its {len(items)} samples can be read: {reasons(bad)}")
         return Features(
             torch.cat(rows).numpy(),
             None if items.labels is None else items.labels[good].astype(np.int64),
@@ -206,7 +215,7 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
 
 def kinds(bad: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of rows as a ledger has them, what a message says."""
-    return [f"{row['path']}: {row['kind']}" for row in bad]
+    return [str(BadSample(row["path"], row["kind"], row["detail"])) for row in bad]
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:

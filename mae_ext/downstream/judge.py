@@ -13,14 +13,14 @@ from torch.nn.functional import nll_loss
 from mae_ext.config import Config
 from mae_ext.data.sample import Sample
 from mae_ext.data.source import Items, PathTable
-from mae_ext.downstream.encoder import FrozenEncoder, kinds, stack
+from mae_ext.downstream.encoder import FrozenEncoder, stack
 from mae_ext.downstream.outputs import check_free
 from mae_ext.downstream.ranking import auroc
 from mae_ext.downstream.scores import scores
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, UserError, some
+from mae_ext.errors import BadSample, UserError, reasons
 
 BATCH = 64
 PREDICTIONS = "predictions.jsonl"
@@ -40,11 +40,14 @@ class Found:
 
 def probabilities(
     model: nn.Module, config: Config, name: str, items: Items, rows: Sequence[int], device: torch.device,
-    progress: Progress | None = None,
+    progress: Progress | None = None, keeps: bool = False,
 ) -> Found:  # fmt: skip
-    """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged."""
+    """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged.
+
+    keeps: whether a cache may grow by them, as for `FrozenEncoder`.
+    """
     backbone = model.backbone
-    encoder = FrozenEncoder(backbone, config, name, 0, Path(), device)  # type: ignore[arg-type]
+    encoder = FrozenEncoder(backbone, config, name, 0, Path(), device, keeps)  # type: ignore[arg-type]
     chosen = Items(PathTable(items.addresses[i] for i in rows))
     good: list[int] = []
     bad: list[dict[str, Any]] = []
@@ -53,7 +56,7 @@ def probabilities(
     def readable() -> Iterator[tuple[int, Sample]]:
         for row, outcome in zip(rows, encoder.decode(chosen), strict=True):
             if isinstance(outcome, BadSample):
-                bad.append({"path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
+                bad.append(outcome.row)
                 continue
             yield row, outcome
 
@@ -110,8 +113,7 @@ def write_predictions(
     check_free([*written, bad], out)
     found = probabilities(model, config, name, items, range(len(items)), device, progress)
     if not found.rows:
-        named = some(kinds(found.bad), "; ")
-        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {named}")
+        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {reasons(found.bad)}")
     lines = [
         {
             "path": items.addresses[row],

@@ -13,6 +13,7 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.distort import VALUES, distort
 from mae_ext.data.labelmap import LabelReader, Labels, cut, stem, toward_foreground
 from mae_ext.data.loader import build_reader
+from mae_ext.data.passed_over import PassedOver
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.source import Items, list_items
@@ -51,8 +52,13 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
         )
     missing = [address for address, there in zip(items.addresses, found, strict=True) if there is None]
     if missing:
+        passed = PassedOver()
+        for path in sorted(where.iterdir()) if where.is_dir() else ():
+            if path.is_file() and not path.name.lower().endswith(suffixes):
+                passed.other(path.name)
         raise UserError(
             f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {some(missing)}"
+            + (f"; passed over: {passed}" if passed.counts else "")
         )
     owner: dict[str, str] = {}
     for address, there in zip(items.addresses, found, strict=True):

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from mae_ext import __version__
@@ -173,9 +173,15 @@ def sweep(directory: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def is_text(path: Path) -> bool:
+    """Whether a path's bytes are UTF-8; of others Python keeps each as a sign of its own (PEP 383)."""
+    return not any("\udc80" <= sign <= "\udcff" for sign in str(path))
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        # The library opens only names that are UTF-8; where one is not, all is read through memory.
+        return load_file(path) if is_text(path) else load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
 

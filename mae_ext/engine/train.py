@@ -24,7 +24,7 @@ from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, rising, schedule
 from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
 from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
 from mae_ext.engine.task import Task, backbone_of, build_model, task_of
-from mae_ext.errors import CheckpointError, RunError, UserError, some
+from mae_ext.errors import CheckpointError, NothingUsable, RunError, UserError, some
 from mae_ext.model.linear import is_native
 
 
@@ -176,6 +176,9 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             probe(done)
             if evaluations.due(done):
                 evaluations.write(done, _evaluate(task, model, config, ranks))
+    except NothingUsable as failure:
+        ledger.add(step + 1, failure.bad)
+        raise
     except NonFinite as failure:
         told = ranks.from_main(_record(failure, out, config, model, optimizer, scaler, data, ranks))
         raise RunError(told) from None

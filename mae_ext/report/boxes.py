@@ -14,6 +14,11 @@ LINE, TEXT = 1 / 240, 1 / 48
 """Of the picture's longer side: the width of a line, at least 2 pixels, and the height of letters, at least 10."""
 
 
+def legible(text: str) -> str:
+    """Text that fonts can draw: a line break, or a byte of a name that is no text, is shown as "?"."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
 def as_picture(x: Tensor) -> Image.Image:
     """(C, H, W), uint8 or float in 0..1 -> an RGB picture of the first three channels, or of the first in grey."""
     pixels = (x if x.dtype.is_floating_point else x / 255).clamp(0, 1).mul(255).round().byte()
@@ -40,6 +45,7 @@ def draw_boxes(
         within = (left, top, max(left, right - 1), max(top, bottom - 1))
         pen.rectangle(within, outline="black", width=width + 1)  # a dark rim, for bright pictures
         pen.rectangle(within, outline=COLOURS[labels[i] % len(COLOURS)], width=width)
+    names = [legible(name) for name in names]
     for i in last_first:
         left, top, _, _ = edges[i]
         text = f"{names[labels[i]]} {scores[i]:.2f}" if scores else names[labels[i]]

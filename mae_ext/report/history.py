@@ -12,6 +12,8 @@ from mae_ext.errors import ConfigError, UserError
 from mae_ext.strict_yaml import read_yaml
 
 TENSOR_HEADER_BYTES = 16 << 20
+OVERVIEW = "overview"
+"""Of a sheet with the first reconstructions; overview_NAME where a run has several modalities."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mae_ext.report.boxes import legible
 from mae_ext.rng import rng, seed_of
 
 MAX_POINTS = 20_000
@@ -78,7 +79,7 @@ def draw_map(features: np.ndarray, names: list[str | None], path: Path, title: s
             for name, colour in colours.items()
         ]
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=10, color="#69717c", x=0.01, ha="left")
+    figure.suptitle(legible(title).replace("$", r"\$"), fontsize=10, color="#69717c", x=0.01, ha="left")
     partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     figure.savefig(partial, format="png")
     partial.replace(path)
@@ -117,5 +118,5 @@ def _scatter(
 
 def _short(name: str, most: int = 24) -> str:
     # matplotlib reads a dollar as mathematics, and leaves out a label that begins with an underscore.
-    name = name if len(name) <= most else name[: most - 1] + "…"
+    name = legible(name if len(name) <= most else name[: most - 1] + "…")
     return name.replace("$", r"\$") if not name.startswith("_") else "\u200b" + name.replace("$", r"\$")

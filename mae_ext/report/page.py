@@ -1,7 +1,6 @@
 """report.html: everything a run directory tells, in one file that needs nothing else."""
 
 import base64
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -15,11 +14,11 @@ import numpy as np
 from mae_ext import __version__
 from mae_ext.config import Config
 from mae_ext.engine.optim import peak_lr
-from mae_ext.errors import UserError
 from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
-from mae_ext.report.history import History, parameters, read_history
+from mae_ext.report.history import OVERVIEW, History, parameters, read_history
 from mae_ext.report.probes import probes_section
+from mae_ext.writing import staged
 
 MAX_PICTURES = 12
 MAX_SCORES = 6
@@ -36,14 +35,10 @@ def write_report(run: str | Path) -> Path:
     escaped. Raises UserError when `run` is not a run directory or cannot be written to.
     """
     run = Path(run)
-    html = page(read_history(run))
+    history = read_history(run)
     path = run / "report.html"
-    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with staged(path) as [partial]:
+        partial.write_text(page(history), encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -193,8 +188,9 @@ def _spread(steps: np.ndarray, values: np.ndarray) -> tuple[str, str]:
 
 def _pictures(folder: Path) -> str:
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in MEDIA) if folder.is_dir() else []
-    whole = [figure for f in files if f.stem == "overview" and (figure := _figure(f, MAX_PICTURE_BYTES))]
-    single = [f for f in files if f.stem != "overview"]
+    sheets = [f for f in files if f.stem == OVERVIEW or f.stem.startswith(f"{OVERVIEW}_")]  # one for each modality
+    whole = [figure for f in sheets if (figure := _figure(f, MAX_PICTURE_BYTES))]
+    single = [f for f in files if f not in sheets]
     shown, left = [], MAX_PICTURE_BYTES
     for file in single[:MAX_PICTURES]:
         if figure := _figure(file, left):

@@ -21,11 +21,14 @@ from mae_ext.data.loader import valid_share
 from mae_ext.data.sample import Sample
 from mae_ext.downstream.encoder import FrozenEncoder, load_encoder, stack
 from mae_ext.engine.log import warn
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mask import Mask
+from mae_ext.report.boxes import legible
+from mae_ext.report.history import OVERVIEW
 from mae_ext.report.planes import three_planes
 from mae_ext.rng import rng
+from mae_ext.writing import folder_for
 
 BATCH = 8
 SHEET_ROWS = 24
@@ -68,7 +71,7 @@ def reconstruct(
 ) -> list[Path]:
     """One picture for each input, and `overview` with the first of them in one sheet (last in the list returned).
 
-    PNG; GIF for clips.
+    PNG; GIF for clips. Where the run has several modalities, the name of the one that is drawn is in the files' names.
 
     inputs: files, folders or any other source; the first `limit` samples are drawn. Masks depend on (seed, position in
     the inputs) alone. own_statistics: undo patch normalisation with the hidden patches' own mean and variance, which
@@ -83,21 +86,23 @@ def reconstruct(
         raise UserError(f"{run}: a run of task '{task}' has no decoder; give the run of pretraining it started from")
     if any(Path(source).is_dir() and out.resolve() == Path(source).resolve() for source in inputs):
         raise UserError(f"--out {out}: is a folder of inputs, whose files are not written over; name another")
-    total = min(limit, sum(len(encoder.items(str(source))) for source in inputs))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
-        panels: list[Panel] = []
-        for index, panel in enumerate(panels_of(encoder, inputs, own_statistics, seed, limit)):
-            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(panel.caption[0]).stem)[:60]
-            written.append(save(panel, out / f"{index:04d}_{stem}"))
-            if len(panels) < SHEET_ROWS:
-                panels.append(panel)
-            if progress is not None:
-                progress(index + 1, total)
-        written.append(save_sheet(panels, out / "overview"))
-    except OSError as error:
-        raise UserError(f"{out}: pictures cannot be written: {error.strerror or error}") from None
+    # Pictures of another modality of the run may lie there already.
+    prefix, suffix = (f"{encoder.name}_", f"_{encoder.name}") if len(encoder.config.modalities) > 1 else ("", "")
+    with folder_for(out):
+        total = min(limit, sum(len(encoder.items(str(source))) for source in inputs))
+        try:
+            written: list[Path] = []
+            panels: list[Panel] = []
+            for index, panel in enumerate(panels_of(encoder, inputs, own_statistics, seed, limit)):
+                stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(panel.caption[0]).stem)[:60]
+                written.append(save(panel, out / f"{prefix}{index:04d}_{stem}"))
+                if len(panels) < SHEET_ROWS:
+                    panels.append(panel)
+                if progress is not None:
+                    progress(index + 1, total)
+            written.append(save_sheet(panels, out / (OVERVIEW + suffix)))
+        except OSError as error:
+            raise UserError(f"{out}: pictures cannot be written: {error.strerror or error}") from None
     return written
 
 
@@ -105,20 +110,23 @@ def panels_of(
     encoder: FrozenEncoder, inputs: Sequence[str | Path], own_statistics: bool = False, seed: int = 0, limit: int = 64
 ) -> Iterator[Panel]:
     """What `reconstruct` draws, before it is drawn. The caption's first line is the source."""
-    samples = _readable(encoder, inputs)
+    bad: list[dict[str, str]] = []
+    samples = _readable(encoder, inputs, bad)
     first = 0
     while batch := list(islice(samples, min(BATCH, limit - first))):
         yield from _panels(encoder, batch, own_statistics, seed, first)
         first += len(batch)
     if not first:
-        raise UserError(f"{', '.join(map(str, inputs)) or 'no input'}: none of the inputs can be read")
+        named = ", ".join(map(str, inputs)) or "no input"
+        raise UserError(f"{named}: none of the {len(bad)} inputs can be read: {reasons(bad)}")
 
 
-def _readable(encoder: FrozenEncoder, inputs: Sequence[str | Path]) -> Iterator[Sample]:
+def _readable(encoder: FrozenEncoder, inputs: Sequence[str | Path], bad: list[dict[str, str]]) -> Iterator[Sample]:
     for source in inputs:
         for outcome in encoder.decode(encoder.items(str(source))):
             if isinstance(outcome, BadSample):
                 warn(f"left out: {outcome}")
+                bad.append(outcome.row)
             else:
                 yield outcome
 
@@ -311,7 +319,7 @@ def _line_height(size: int) -> int:
 
 def _fitting(text: str, size: int, width: int) -> str:
     """The text, or its end after "…": of a long path the end says more."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = legible(text)
     if _font(size).getlength(text) <= width:
         return text
     while text and _font(size).getlength("…" + text) > width:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae_ext.data.cache import Cache, Entry, require_writable, source_identity
+from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.sandbox import forkserver
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample
 
 KEY = {"source": {"size": 3, "ends": "ab"}, "transform": {"short_side": 256}}
 
@@ -101,8 +101,6 @@ def test_where_nothing_can_be_written_the_array_is_used_all_the_same(tmp_path, c
     found = Cache(tmp_path / "file").get_or_build(KEY, made)
     np.testing.assert_array_equal(found.array, made().array)
     assert "not kept" in caplog.text
-    with pytest.raises(UserError, match="cannot be written"):
-        require_writable(tmp_path / "file")
 
 
 def _write_many(root, start):

@@ -4,85 +4,32 @@ Exit codes: 0 done, 1 failed, 2 the input is wrong (one line), 75 stopped by a s
 """
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from mae_ext.config import Config, builtin_dir, json_schema, load_config, load_values, parse_config
-from mae_ext.errors import BadSample, RunError, UserError
-
-app = typer.Typer(
-    name="mae-ext",
-    help="Pretrain masked autoencoders on images, video and CT/MRI volumes, and use their encoders.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+from mae_ext.cli.app import (
+    AllowOption,
+    BadOption,
+    ConfigArg,
+    DataOption,
+    NameOption,
+    Pool,
+    RunArg,
+    SetOption,
+    StepsOption,
+    app,
+    configured,
+    main,
+    progress_bar,
+    run,
 )
+from mae_ext.config import builtin_dir, json_schema, load_values, uncached
+from mae_ext.errors import UserError
+from mae_ext.writing import folder_for
 
-ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped recipe.")]
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint in it.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated."),
-]
-NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
-BadOption = Annotated[float | None, typer.Option(help="Share of bad files to put up with; by default the run's own.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")]
-AllowOption = Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")]
-Pool = Literal["mean", "class"]
-
-
-def configured(
-    config: str | Config, data: str | None, sets: Sequence[str] | None, steps: int | None = None,
-    test: str | None = None,
-) -> Config:  # fmt: skip
-    """The config with the command line applied, validated as a whole."""
-    loaded = load_config(config, list(sets or [])) if isinstance(config, str) else config
-    values = loaded.model_dump(mode="json")
-    if steps is not None:
-        values["train"] |= {"steps": steps, "epochs": None}
-        if values["train"]["warmup_epochs"] is not None or (values["train"]["warmup_steps"] or 0) >= steps:
-            values["train"] |= {"warmup_epochs": None, "warmup_steps": steps // 10}
-    if data is not None:
-        for name, path in _paths(data, list(values["modalities"])).items():
-            values["modalities"][name]["data"]["path"] = path
-    for name, path in _paths(test, list(values["modalities"])).items() if test is not None else ():
-        values["modalities"][name]["data"]["test"] = path
-    for modality in values["modalities"].values():
-        if cache := modality["data"]["reader"].get("cache"):
-            # It stays with the run, whose later commands may be given elsewhere.
-            modality["data"]["reader"]["cache"] = str(Path(cache).absolute())
-    return parse_config(values, config if isinstance(config, str) else "config")
-
-
-def _paths(data: str, names: list[str]) -> dict[str, str]:
-    if len(names) == 1:
-        return {names[0]: data}
-    pairs = dict(part.partition("=")[::2] for part in data.split(","))
-    if not pairs.keys() <= set(names) or "" in pairs.values():
-        raise UserError(f"--data {data}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
-    return pairs
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+__all__ = ["app", "main", "run"]
 
 
 @app.command()
@@ -145,9 +92,9 @@ def predict(
 
     from mae_ext.engine.task import load_task
 
-    task, model, config, _ = load_task(run)
-    with progress_bar("predicting") as progress, torch.no_grad():
-        paths = task.predict(model, config, inputs, Path(out), progress)
+    with folder_for(out) as folder, progress_bar("predicting") as progress, torch.no_grad():
+        task, model, config, _ = load_task(run)
+        paths = task.predict(model, uncached(config), inputs, folder, progress)
     for path in paths:
         print(path)
 
@@ -218,6 +165,7 @@ def prepare(
     data: DataOption = None,
     set_: SetOption = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Files at a time; default: cores.")] = None,
+    modality: NameOption = None,
 ) -> None:
     """Decode everything once into a cache that makes training decode-free; exit 1 if any file is bad.
 
@@ -227,9 +175,13 @@ def prepare(
 
     loaded = configured(config, data, set_)
     with progress_bar("preparing") as progress:
-        prepared = fill(loaded, Path(out), workers, progress=progress)
+        prepared = fill(loaded, Path(out), workers, progress=progress, modality=modality)
     print(prepared)
-    for name in loaded.modalities:
+    for name in prepared.without:
+        print(
+            f"modality {name}: reader '{loaded.modalities[name].data.reader.name}' keeps no cache; it reads the files"
+        )
+    for name in prepared.modalities:
         print(f"train from it with --set modalities.{name}.data.reader.cache={prepared.out.absolute()}")
     if prepared.bad:
         raise typer.Exit(1)
@@ -379,40 +331,3 @@ def plugins() -> None:
         print(group)
         for name, source in registry.sources().items():
             print(f"  {name:20} {source}")
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
-    from mae_ext.engine.resume import Stopped
-
-    rank = os.environ.get("RANK", "0")
-
-    def complain(what: Any, code: int) -> int:
-        print(f"mae-ext{f' (rank {rank})' * (rank != '0')}: {what}", file=sys.stderr, flush=True)
-        return code
-
-    try:
-        outcome = typer.main.get_command(app).main(
-            list(arguments) if arguments is not None else None, prog_name="mae-ext", standalone_mode=False
-        )
-        return outcome if isinstance(outcome, int) else 0
-    except (UserError, BadSample) as error:
-        return complain(error, 2)
-    except RunError as error:
-        return complain(error, 1)
-    except Stopped as stopped:
-        return complain(stopped, 75)
-    except (typer.Abort, KeyboardInterrupt):
-        return complain("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        # Usage errors: typer carries its own copy of click in some versions, so their class has no stable name.
-        if not hasattr(error, "format_message"):
-            raise
-        return complain(error.format_message(), 2)
-
-
-def main() -> None:
-    sys.exit(run())

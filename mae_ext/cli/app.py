@@ -1,0 +1,163 @@
+"""What all commands share: the application, their common options, and how a command line becomes an exit code."""
+
+import codecs
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mae_ext.config import Config, load_config, parse_config
+from mae_ext.errors import BadSample, RunError, UserError
+
+app = typer.Typer(
+    name="mae-ext",
+    help="Pretrain masked autoencoders on images, video and CT/MRI volumes, and use their encoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped recipe.")]
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint in it.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated."),
+]
+NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
+BadOption = Annotated[float | None, typer.Option(help="Share of bad files to put up with; by default the run's own.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")]
+AllowOption = Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")]
+Pool = Literal["mean", "class"]
+
+SOURCES = "mae_ext.data.source"
+"""Lists what a path holds, the same on every rank."""
+
+
+def configured(
+    config: str | Config, data: str | None, sets: Sequence[str] | None, steps: int | None = None,
+    test: str | None = None,
+) -> Config:  # fmt: skip
+    """The config with the command line applied, validated as a whole."""
+    loaded = load_config(config, list(sets or [])) if isinstance(config, str) else config
+    values = loaded.model_dump(mode="json")
+    if steps is not None:
+        values["train"] |= {"steps": steps, "epochs": None}
+        if values["train"]["warmup_epochs"] is not None or (values["train"]["warmup_steps"] or 0) >= steps:
+            values["train"] |= {"warmup_epochs": None, "warmup_steps": steps // 10}
+    if data is not None:
+        for name, path in _paths(data, list(values["modalities"])).items():
+            values["modalities"][name]["data"]["path"] = path
+    for name, path in _paths(test, list(values["modalities"])).items() if test is not None else ():
+        values["modalities"][name]["data"]["test"] = path
+    for modality in values["modalities"].values():
+        if cache := modality["data"]["reader"].get("cache"):
+            # It stays with the run, whose later commands may be given elsewhere.
+            modality["data"]["reader"]["cache"] = str(Path(cache).absolute())
+    return parse_config(values, config if isinstance(config, str) else "config")
+
+
+def _paths(data: str, names: list[str]) -> dict[str, str]:
+    if len(names) == 1:
+        return {names[0]: data}
+    pairs = dict(part.partition("=")[::2] for part in data.split(","))
+    if not pairs.keys() <= set(names) or "" in pairs.values():
+        raise UserError(f"--data {data}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
+    return pairs
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
+    from rich.progress import Progress
+
+    from mae_ext.engine.log import console
+
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class Warnings(logging.Handler):
+    """Shows what the library logs, each message once in a command; what is the same on every rank, on the first."""
+
+    def __init__(self, rank: str) -> None:
+        super().__init__(logging.WARNING)
+        self.rank, self.seen = rank, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from mae_ext.engine.log import warn
+
+        message = record.getMessage()
+        if message not in self.seen and (self.rank == "0" or record.name != SOURCES):
+            self.seen.add(message)
+            warn(message)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
+    from mae_ext.engine.resume import Stopped
+
+    rank = os.environ.get("RANK", "0")
+    library, shown = logging.getLogger("mae_ext"), Warnings(rank)
+
+    def complain(what: Any, code: int) -> int:
+        print(f"mae-ext{f' (rank {rank})' * (rank != '0')}: {what}", file=sys.stderr, flush=True)
+        return code
+
+    library.addHandler(shown)
+    try:
+        outcome = typer.main.get_command(app).main(
+            list(arguments) if arguments is not None else None, prog_name="mae-ext", standalone_mode=False
+        )
+        return outcome if isinstance(outcome, int) else 0
+    except (UserError, BadSample) as error:
+        return complain(error, 2)
+    except RunError as error:
+        return complain(error, 1)
+    except Stopped as stopped:
+        return complain(stopped, 75)
+    except (typer.Abort, KeyboardInterrupt):
+        return complain("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Usage errors: typer carries its own copy of click in some versions, so their class has no stable name.
+        if not hasattr(error, "format_message"):
+            raise
+        return complain(error.format_message(), 2)
+    finally:
+        library.removeHandler(shown)
+
+
+def as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A codec's error handler: the bytes of a name that are no text go out as they came in; other signs are escaped.
+
+    So what is printed can be copied back, and no name ends a command, whatever the terminal's encoding.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    raw = b"".join(
+        bytes([ord(sign) - 0xDC00]) if "\udc80" <= sign <= "\udcff" else sign.encode("ascii", "backslashreplace")
+        for sign in error.object[error.start : error.end]
+    )
+    return raw, error.end
+
+
+def main() -> None:
+    codecs.register_error("as_it_came", as_it_came)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="as_it_came")
+    sys.exit(run())

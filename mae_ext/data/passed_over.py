@@ -1,0 +1,153 @@
+"""Files that a listing passes over: of which kinds, how many, and what to do so that they are read. Said here alone.
+
+Whatever may hold samples is named: links, hidden files, formats that the reader does not know. Text beside the data (a
+README, a table, annotations) is not.
+"""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mae_ext import plugins
+from mae_ext.errors import ConfigError, some
+
+LINKS_OUT = "links that leave the folder"
+LINKS_TO_FOLDERS = "links to folders"
+LINKS_TO_NOTHING = "links to nothing"
+NOT_REGULAR = "not regular files"
+HIDDEN = "hidden"
+NAMELESS = "rows without a path"
+REPEATED = "members of a sample that has its data already"
+DOTTED = "members with another dot in their name"
+BARE = "without suffix"
+
+REMEDIES = {
+    LINKS_OUT: "no link is followed out of the folder: copy what they mean, give the folder that holds both, or a list "
+    "(.txt, a path a line), which may name any file",
+    LINKS_TO_FOLDERS: "their files are listed where they stand",
+    LINKS_TO_NOTHING: "make them again, or remove them",
+    NOT_REGULAR: "pipes, sockets and devices are never opened",
+    HIDDEN: "rename them without the dot if they are samples ('._' is what macOS leaves behind)",
+    NAMELESS: "fill in their path",
+    REPEATED: "one sample has one file of data; give the others names of their own before the first dot",
+    DOTTED: "a sample's name ends at the first dot; pack them under names with one dot",
+    BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
+}
+
+SCANS = """
+.mha .mhd .raw .zraw .mnc .mif .mif.gz .gipl .gipl.gz .vtk .vti .nii.bz2 .nii.xz .nii.zst .par .rec .v
+"""
+IMAGES = """
+.heic .heif .avif .jxl .dng .cr2 .cr3 .nef .arw .orf .rw2 .exr .psd .svg .tga .ico .pcx .svs .ndpi .mrxs .czi .lif .nd2
+.vsi .scn .jpf .jpx .j2k
+"""
+VIDEOS = """
+.mts .m2v .vob .mxf .f4v .3g2 .rm .rmvb .asf .divx .h264 .hevc .265 .264 .dv .y4m .qt .ogg .mjpeg .mpv .insv
+"""
+ARCHIVES = ".zip .gz .tgz .tar.gz .bz2 .tar.bz2 .tbz2 .xz .tar.xz .txz .zst .tar.zst .7z .rar"
+FORMATS = {
+    SCANS: "convert them to .nii.gz, for instance with SimpleITK: WriteImage(ReadImage('a.mha'), 'a.nii.gz')",
+    ".hdr .img .hdr.gz .img.gz": "convert such pairs to .nii.gz, with nibabel: load('a.img').to_filename('a.nii.gz')",
+    ".jfif .jpe .jif .pjpeg": "they are JPEG: rename them to .jpg",
+    IMAGES: "convert them to PNG, JPEG or TIFF",
+    VIDEOS: "convert them: ffmpeg -i FILE FILE.mp4",
+    ".npz": "to read arrays, name the .npz file itself",
+    ".npy .h5 .hdf5 .mat .pkl .zarr .lmdb .parquet .tfrecord": "save their arrays as one .npz",
+    ".tar": "to read shards, name them, as x.tar or train-*.tar",
+    ARCHIVES: "unpack the archives first",
+}
+BY_SUFFIX = {suffix: remedy for suffixes, remedy in FORMATS.items() for suffix in suffixes.split()}
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+TEXT = """
+.csv .tsv .txt .json .jsonl .ndjson .xml .yaml .yml .toml .md .rst .html .htm .css .js .pdf .log .py .ipynb .sh .m .r .c
+.cpp .db .sqlite .ini .cfg .conf .doc .docx .xls .xlsx .ppt .pptx .odt .ods .md5 .sha1 .sha256 .lock .tmp .bak .cls .srt
+.vtt .bval .bvec .sql .safetensors .pt .pth .ckpt .onnx .bib .tex .url .lnk .exe
+"""
+BESIDE = frozenset(TEXT.split())
+"""Suffixes of what lies beside data, and is no sample."""
+
+NAMES = """
+readme license licence changes changelog dicomdir manifest copying authors version makefile md5sums sha256sums checksums
+notice citation .ds_store .gitignore .gitattributes .gitkeep .keep .git .lock .nomedia
+"""
+BESIDE_NAMES = frozenset(NAMES.split())
+MOST = 8
+"""Kinds named in one message."""
+
+
+@dataclass
+class PassedOver:
+    """counts: of each kind that is named. found: of each suffix that was not asked for, text included."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    found: Counter[str] = field(default_factory=Counter)
+
+    def add(self, kind: str, name: str, times: int = 1) -> None:
+        """name: of a file, seen from what is listed."""
+        self.counts[kind] += times
+        self.examples.setdefault(kind, name)
+
+    def other(self, name: str, suffix: str | None = None) -> None:
+        """A file of another kind than what is listed; suffix: of a member of a shard, all after its first dot."""
+        suffix = suffix or suffix_of(name)
+        self.found[suffix] += 1
+        if not beside(name):
+            self.add(suffix, name)
+
+    def hidden(self, name: str) -> None:
+        if os.path.basename(name).lower() not in BESIDE_NAMES:  # noqa: PTH119 a name, not a file
+            self.add(HIDDEN, name)
+
+    def __str__(self) -> str:
+        """How many of which kind, one by name, and the remedy; "" where nothing is to be said. One line."""
+        by_remedy: dict[str, list[str]] = {}
+        for kind, count in self.counts.most_common():
+            example = " ".join(self.examples[kind].splitlines())
+            by_remedy.setdefault(remedy(kind), []).append(f"{count} {kind} (such as {example})")
+        return some([f"{', '.join(kinds)}: {what}" for what, kinds in by_remedy.items()], "; ", MOST)
+
+    def instead(self) -> str:
+        """For a source that holds nothing of what was asked for."""
+        found = [f"{count} {suffix}" for suffix, count in self.found.most_common(5)]
+        text = f"found instead: {', '.join(found)}" if found else "there is nothing else in it"
+        return text + (f"; passed over: {self}" if self.counts else "")
+
+
+def suffix_of(name: str) -> str:
+    """In lower case, with what lies inside a packed file: ".nii.gz". What is a number or long is part of the name."""
+    stem, last = os.path.splitext(name.lower())  # noqa: PTH122 of "a.b/c" it takes the name's alone, as it should
+    if not re.fullmatch(r"\.(?!\d+$)\S{1,10}", last):
+        return BARE
+    inner = suffix_of(stem) if last in PACKED else BARE
+    return last if inner == BARE else inner + last
+
+
+def beside(name: str) -> bool:
+    """Whether a file is what lies beside data, by its name."""
+    suffix, base = suffix_of(name), os.path.basename(name).lower()  # noqa: PTH119
+    return suffix in BESIDE or base in BESIDE_NAMES
+
+
+def remedy(kind: str) -> str:
+    if kind in REMEDIES:
+        return REMEDIES[kind]
+    if readers := readers_of(kind):
+        one = " or ".join(readers)
+        return f"they are for another reader: use --reader {one}, in a config data.reader: {one}"
+    return BY_SUFFIX.get(kind, "this reader does not know the suffix; convert them, or rename what is named amiss")
+
+
+def readers_of(suffix: str) -> list[str]:
+    """The readers that read files of a suffix."""
+    found = []
+    for name in plugins.readers.sources():
+        try:
+            suffixes = getattr(plugins.readers.get(name), "suffixes", ())
+        except ConfigError:  # a plug-in that fails is nobody's concern who does not name it
+            continue
+        if suffix.endswith(tuple(s.removesuffix("/") for s in suffixes)):
+            found.append(name)
+    return found

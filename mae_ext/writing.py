@@ -1,0 +1,61 @@
+"""Where results go: whether they can be written is asked before the work, and a file is whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mae_ext.errors import UserError
+
+
+@contextmanager
+def folder_for(out: str | Path, what: str = "--out") -> Iterator[Path]:
+    """A folder that can be written to, made if it was not there, and gone again if nothing came of the work.
+
+    what: is said before its name. Raises UserError at once when nothing can be written in it.
+    """
+    out = Path(out)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    attempt = out / f".attempt-{os.getpid()}"
+    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            attempt.touch()
+            attempt.unlink()
+        except OSError as error:
+            raise UserError(f"{what} {out}: cannot be written to: {error.strerror or error}") from None
+        yield out
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that holds something stays, and so do those above it
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def staged(*paths: Path) -> Iterator[list[Path]]:
+    """Empty files beside `paths`, to be filled: they take their places when the block ends well, and go when not.
+
+    One that the block removes leaves its place as it is. Raises UserError at once where one cannot be written, and for
+    what goes wrong on the disk while they are.
+    """
+    partial = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in paths]
+    last = paths[0]
+    try:
+        for path, beside in zip(paths, partial, strict=True):
+            last = path
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder, where a file is to be written; remove it, or name another")
+            beside.touch()
+        yield partial
+        for path, beside in zip(paths, partial, strict=True):
+            last = path
+            if beside.exists():
+                beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{last}: cannot be written: {error.strerror or error}") from None
+    finally:
+        for beside in partial:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
