@@ -30,7 +30,7 @@ CHUNK = 1 << 22
 """Numbers that are decided upon at a time, at least a row of the slowest axis."""
 
 Answer = Callable[[Tensor], Tensor]
-"""(B, C, *size) -> (B, classes, *size): windows to probabilities, on the device."""
+"""(B, C, *size) -> (B, classes, *size): windows to probabilities, on the device; a tensor that nobody else holds."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _rows(
     for i in range(0, len(corners), TOGETHER):
         group = corners[i : i + TOGETHER]
         windows = torch.stack([_window(slabs, shape, size, corner, margin, fill) for corner in group])
-        scores = (answer(windows.to(device)) * weight).cpu()
+        scores = answer(windows.to(device)).mul_(weight).cpu()
         if held is None:
             held = _Held(scores.shape[1], size[0], padded[1:], scratch)
         for corner, one in zip(group, scores, strict=True):
