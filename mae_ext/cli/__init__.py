@@ -86,15 +86,21 @@ def predict(
 ) -> None:
     """Write what a fine-tuned run says of new data: of classes, a line of probabilities for each sample.
 
+    The same command again leaves what is there and goes on with the rest.
+
     Example: mae-ext predict runs/ft photos/ --out predictions
     """
     import torch
 
+    from mae_ext.engine.cpu import settle_in
+    from mae_ext.engine.step import in_precision
     from mae_ext.engine.task import load_task
 
+    settle_in()
     with folder_for(out) as folder, progress_bar("predicting") as progress, torch.no_grad():
         task, model, config, _ = load_task(run)
-        paths = task.predict(model, uncached(config), inputs, folder, progress)
+        with in_precision(config, next(model.parameters()).device):
+            paths = task.predict(model, uncached(config), inputs, folder, progress)
     for path in paths:
         print(path)
 

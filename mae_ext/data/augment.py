@@ -124,6 +124,28 @@ def evaluation_sampler(augment: AugmentConfig, size: tuple[int, ...]) -> CropSam
     return FixedCrop(size, fixed, CenterCrop(size), ((0.5,) * len(fixed),))
 
 
+def training_shape(augment: AugmentConfig, size: tuple[int, ...], extent: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a whole source at the scale of training: in it, a box of `size` shows as much as a crop does.
+
+    A crop of the middle of augment.scale and augment.aspect, as far as the source has room for its shape; of the
+    source's own voxels on fixed axes, so they stay; of all of the source on the others, which become as long as `size`.
+    """
+    shown = [float(n) for n in extent]
+    height, width = extent[-2:]
+    if augment.scale is None:
+        fit = min(height / size[-2], width / size[-1])
+        shown[-2:] = size[-2] * fit, size[-1] * fit
+    else:
+        area = height * width * (augment.scale[0] + augment.scale[1]) / 2
+        aspect = sqrt(augment.aspect[0] * augment.aspect[1]) * size[-1] / size[-2]
+        h, w = sqrt(area / aspect), sqrt(area * aspect)
+        fit = min(1.0, height / h, width / w)
+        shown[-2:] = h * fit, w * fit
+    for axis in _fixed_axes(augment, size):
+        shown[axis] = size[axis]
+    return tuple(max(1, round(n * s / part)) for n, s, part in zip(extent, size, shown, strict=True))
+
+
 def center_sampler(size: tuple[int, ...], share: float = 1.0) -> CropSampler:
     """For evaluation: the largest centred box with the aspect of `size`, times `share` of each side; no randomness.
 

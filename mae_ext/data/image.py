@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mae_ext.data import label_image
-from mae_ext.data.labelmap import Labels
+from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
@@ -156,8 +156,19 @@ class ImageReader:
         drafted = image.draft("L" if self.channels == 1 else None, (image.width // shrink, image.height // shrink))
         return 1.0 if drafted is None else float(shrink)
 
-    def label_map(self, address: str, like: str | None = None) -> Labels:
-        """(H, W) of the numbers of a one-channel file, as stored. Raises BadSample, "label map" among others.
+    def stored(self, address: str) -> Stored:
+        content = fetch(address, 8 * self.max_pixels)
+        with _bad_sample(address):
+            if isinstance(content, np.ndarray):
+                extent = _extent(address, content)
+            else:
+                image = self._open(address, content)
+                width, height = image.size[::-1] if _orientation(image).swap else image.size
+                extent = height, width
+        return Stored(extent, tuple(np.arange(n, dtype=np.float64) for n in extent))
+
+    def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
+        """(H, W) of the numbers of a one-channel file. Raises BadSample, "label map" among others.
 
         A map of another size than the image `like` is found when both are cut: crops are drawn for one extent.
         """
@@ -165,7 +176,7 @@ class ImageReader:
         with _bad_sample(address):
             return label_image.numbers(address, content, FORMATS, self.max_pixels)
 
-    def write_labels(self, labels: Labels, like: str, path: Path) -> None:
+    def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(H, W) -> PNG. Raises OSError."""
         label_image.write(labels, path)
 

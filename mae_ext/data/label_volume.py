@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.geometry import Orientation, canonical, lattice, orientation
-from mae_ext.data.labelmap import Labels
+from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.scan import Declared
 from mae_ext.errors import BadSample
 
@@ -89,3 +89,12 @@ def write(labels: Labels, found: Declared, spacing: tuple[float, ...] | None, pa
 
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
+
+
+def stored(found: Declared, spacing: tuple[float, ...] | None) -> Stored:
+    """The voxels of `found` in canonical order, on the lattice at the wanted spacing."""
+    place = orientation(found.affine)
+    grid = lattice(_canonical_shape(found, place), place.spacing, spacing)
+    return Stored(
+        grid.shape, tuple(np.arange(n) / r for n, r in zip(grid.extent, grid.ratio, strict=True)), place.spacing
+    )

@@ -14,22 +14,46 @@ from mae_ext.data.sample import Crop
 Labels = NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The voxels that a sample is stored in, in the axis order of what is read.
+
+    extent: what crop samplers are given. places: for each axis, (n,) float64, where each stored voxel lies, in voxels
+    of the extent, whose first has its middle at 0. spacing: mm between stored voxels; None where it has no meaning.
+    """
+
+    extent: tuple[int, ...]
+    places: tuple[NDArray[np.float64], ...]
+    spacing: tuple[float, ...] | None = None
+
+
 @runtime_checkable
 class LabelReader(Protocol):
-    """What a reader has, beside `read`, that segmentation can use. label_suffix: of the files that it writes."""
+    """What a reader has, beside `read`, that segmentation can use. label_suffix: of the files that it writes.
+
+    Labels lie on one of two grids: the extent that crop samplers are given (a scan's at the spacing of the config),
+    from which training cuts, or the voxels that the sample is stored in, on which answers are judged and written.
+    """
 
     label_suffix: str
 
-    def label_map(self, address: str, like: str | None = None) -> Labels:
-        """(*extent), the extent that crop samplers are given for a sample of the same place.
+    def stored(self, address: str) -> Stored:
+        """From the header of the sample alone. Raises BadSample."""
+        ...
+
+    def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
+        """(*extent), or on the stored voxels.
 
         like: the sample that the labels are of. Raises BadSample "label map" where the two are not of one size and
         place, and whatever else is wrong with the file.
         """
         ...
 
-    def write_labels(self, labels: Labels, like: str, path: Path) -> None:
-        """(*extent) -> the file `path`, in the size, axis order and place of the sample `like`. Raises OSError."""
+    def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
+        """Labels on either grid -> the file `path`, on the stored voxels, in the axis order and place of `like`.
+
+        From the extent each voxel has the label of the nearest. Raises OSError, and BadSample for the sample.
+        """
         ...
 
 

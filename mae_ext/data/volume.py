@@ -19,7 +19,7 @@ from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
 from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, window
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
-from mae_ext.data.labelmap import Labels
+from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.scan import Array, Declared, check, pick_axis
 from mae_ext.data.source import fetch
@@ -151,17 +151,20 @@ class VolumeReader:
         """Format, type, shape, voxel size and axis directions, from the header alone."""
         return str(self._declared(address))
 
-    def label_map(self, address: str, like: str | None = None) -> Labels:
-        """(D, H, W) on the voxels that crops of the scan `like` are cut from. Raises BadSample, such as "label map"."""
+    def stored(self, address: str) -> Stored:
+        return label_volume.stored(self._declared(address), self.spacing)
+
+    def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
+        """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
         try:
             scan = None if like is None else (like, self._declared(like))
-            return label_volume.on_lattice(address, self._declared(address), self.spacing, scan)
+            return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
         except MemoryError as error:
             raise BadSample(address, "out of memory", str(error)) from error
 
-    def write_labels(self, labels: Labels, like: str, path: Path) -> None:
+    def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the affine of the scan `like`. Raises OSError, and BadSample."""
-        label_volume.write(labels, self._declared(like), self.spacing, path)
+        label_volume.write(labels, self._declared(like), None if as_stored else self.spacing, path)
 
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""

@@ -25,7 +25,7 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
-from mae_ext.errors import ConfigError, UserError, check_bad
+from mae_ext.errors import BadSample, ConfigError, UserError, check_bad
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
@@ -202,7 +202,8 @@ class Detection:
         assert isinstance(model, Detector)
         items, tables = self._tables(config)
         table, rows = tables["test"], range(ranks.rank, len(items["test"]), ranks.world)
-        found, bad = find_objects(model, config, name, items["test"], rows, self.decoding, table, ranks.device)
+        bad: list[BadSample] = []
+        found = list(find_objects(model, config, name, items["test"], rows, self.decoding, table, ranks.device, bad))
         parts = ranks.gather((found, bad))
         every: list[Found] = sorted((f for part, _ in parts for f in part), key=lambda f: f.row)
         wrong = [b for _, part in parts for b in part]

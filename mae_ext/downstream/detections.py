@@ -19,9 +19,7 @@ from mae_ext.data.sample import Crop, Sample, read_checked
 from mae_ext.data.source import Items, PathTable
 from mae_ext.downstream.encoder import stack
 from mae_ext.downstream.fcos import Decoding, Detections
-from mae_ext.downstream.outputs import addresses_of, check_free, result_paths
-from mae_ext.engine.checkpoint import write_durably
-from mae_ext.engine.log import warn
+from mae_ext.downstream.outputs import Results, addresses_of, result_paths
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError
 from mae_ext.report.boxes import as_picture, draw_boxes
@@ -49,25 +47,21 @@ class Found:
 
 def find_objects(
     model: "Detector", config: Config, name: str, items: Items, rows: Sequence[int], decoding: Decoding,
-    table: BoxTable | None, device: torch.device, progress: Progress | None = None,
-) -> tuple[list[Found], list[BadSample]]:  # fmt: skip
-    """Detections in the images at `rows`, seen whole, and the images that could not be read.
+    table: BoxTable | None, device: torch.device, bad: list[BadSample],
+) -> Iterator[Found]:  # fmt: skip
+    """Detections in the images at `rows`, seen whole, one image after the other.
 
-    table: labels that each image is held against (their size); None where there are none.
+    table: labels that each image is held against (their size); None where there are none. bad: gains the images that
+    could not be read.
     """
     modality = config.modalities[name]
     size = (modality.size[0], modality.size[1])
-    found: list[Found] = []
-    bad: list[BadSample] = []
     for part in _read(modality, name, items, rows, table, bad):
         x, _ = stack([sample for _, sample, _ in part])
         answers = model(x.to(device), name)
         for (row, _, extent), one in zip(part, decoding(answers, model.places, size), strict=True):
             boxes = uncrop_boxes(one.boxes.float(), Crop((0, 0), extent, (False, False)), size)
-            found.append(Found(row, extent, Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu())))
-        if progress is not None:
-            progress(len(found) + len(bad), len(rows))
-    return found, bad
+            yield Found(row, extent, Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu()))
 
 
 def _read(
@@ -110,31 +104,52 @@ def write_detections(
     """`out`/detections.json, and a PNG of each image with the boxes that score `shown` or more.
 
     The JSON is a COCO dataset (images, annotations, categories) whose annotations have a score: tools for either read
-    it. bbox is [x, y, width, height] in pixels of the upright image. Raises UserError where no image can be read.
+    it. bbox is [x, y, width, height] in pixels of the upright image. The same command again goes on; see `Results`.
+    Raises UserError where no image can be read.
     """
     modality = config.modalities[name]
     reader = build_reader(modality, f"modalities.{name}.data.reader")
     suffixes = tuple(reader.suffixes)
     addresses = addresses_of(sources, suffixes)
     pictures = result_paths(addresses, suffixes, out, ".png")
-    check_free([out / RESULT], out)
     items, device = Items(PathTable(addresses)), next(model.parameters()).device
-    found, bad = find_objects(model, config, name, items, range(len(items)), decoding, None, device, progress)
-    for error in bad:
-        warn(f"left out: {error}")
-    if not found:
-        raise UserError(f"{', '.join(sources)}: none of its {len(items)} images can be read; the first: {bad[0]}")
+    bad: list[BadSample] = []
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = [out / RESULT]
-        write_durably(written[0], json.dumps(_coco(items, found, classes), allow_nan=False))
-        for one in found:
-            written.append(pictures[one.row])
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            _draw(modality, name, items.addresses[one.row], one, classes, shown, written[-1])
+        with Results(out, model, config) as results:
+            left = results.open(addresses, pictures, [out / RESULT])
+            done = len(addresses) - len(left)
+            for found in find_objects(model, config, name, items, left, decoding, None, device, bad):
+                address = addresses[found.row]
+                with results.writing(address, pictures[found.row], _row(found)) as path:
+                    _draw(modality, name, address, found, classes, shown, path)
+                done += 1
+                if progress is not None:
+                    progress(done + len(bad), len(addresses))
+            for error in bad:
+                results.leave_out(error)
+            if len(bad) == len(addresses):
+                raise UserError(f"{', '.join(sources)}: none of its {len(bad)} images can be read; the first: {bad[0]}")
+            rows = [(i, results.row(address)) for i, address in enumerate(addresses)]
+            every = [_found(i, row) for i, row in rows if row is not None]
+            results.summary(out / RESULT, json.dumps(_coco(items, every, classes), allow_nan=False))
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error}") from error
-    return written
+    return [out / RESULT, *(pictures[found.row] for found in every)]
+
+
+def _row(found: Found) -> dict[str, Any]:
+    kept = found.detections
+    return {
+        "extent": found.extent, "boxes": kept.boxes.tolist(), "scores": kept.scores.tolist(),
+        "labels": kept.labels.tolist(),
+    }  # fmt: skip
+
+
+def _found(index: int, row: dict[str, Any]) -> Found:
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
+    labels = torch.tensor(row["labels"], dtype=torch.long)
+    height, width = row["extent"]
+    return Found(index, (height, width), Detections(boxes, torch.tensor(row["scores"]), labels))
 
 
 def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:

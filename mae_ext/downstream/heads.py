@@ -5,6 +5,7 @@ from math import prod
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig
@@ -13,13 +14,16 @@ from mae_ext.model.grid import unpatchify
 from mae_ext.model.linear import Linear
 from mae_ext.model.mae import MAE
 
+MANY = 32
+"""Classes from which on a head's answers are transposed before they are put into place."""
+
 
 class LinearHead(nn.Module):
     """Each token answers for its own patch: one linear layer, after a norm."""
 
     def __init__(self, width: int, patch: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.classes = patch, classes
         self.norm = nn.LayerNorm(width)
         self.predict = Linear(width, prod(patch) * classes)
         nn.init.xavier_uniform_(self.predict.weight)
@@ -27,7 +31,15 @@ class LinearHead(nn.Module):
 
     def forward(self, layers: Sequence[Tensor], grid: tuple[int, ...], x: Tensor) -> Tensor:
         """layers: (B, N, D) each, the last one normed. -> (B, classes, *S)."""
-        return unpatchify(self.predict(self.norm(layers[-1])).float(), grid, self.patch)
+        y = self.predict(self.norm(layers[-1])).float()
+        if self.classes < MANY:
+            return unpatchify(y, grid, self.patch)
+        # The same numbers. A transpose of all at once first: the direct copy goes through memory in steps of `classes`,
+        # and takes more than twice as long for 61 of them.
+        first = y.view(-1, self.classes).t().contiguous().view(self.classes, len(y), len(y[0]), -1)
+        return unpatchify(rearrange(first, "c b n pix -> (c b) n pix"), grid, self.patch).view(
+            self.classes, len(y), *(g * p for g, p in zip(grid, self.patch, strict=True))
+        ).transpose(0, 1)
 
 
 class UnetrHead(nn.Module):

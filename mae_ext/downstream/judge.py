@@ -1,7 +1,7 @@
 """What a trained classifier says of samples, and how right it is."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from mae_ext.config import Config
 from mae_ext.data.sample import Sample
 from mae_ext.data.source import Items, PathTable
 from mae_ext.downstream.encoder import FrozenEncoder, stack
-from mae_ext.downstream.outputs import check_free
+from mae_ext.downstream.outputs import Results, addresses_of
 from mae_ext.downstream.ranking import auroc
 from mae_ext.downstream.scores import scores
-from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError, reasons
@@ -40,11 +39,12 @@ class Found:
 
 def probabilities(
     model: nn.Module, config: Config, name: str, items: Items, rows: Sequence[int], device: torch.device,
-    progress: Progress | None = None, keeps: bool = False,
+    progress: Progress | None = None, keeps: bool = False, each: Callable[[list[int], Tensor], None] | None = None,
 ) -> Found:  # fmt: skip
     """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged.
 
-    keeps: whether a cache may grow by them, as for `FrozenEncoder`.
+    keeps: whether a cache may grow by them, as for `FrozenEncoder`. each: called with the rows and the probabilities of
+    every batch, as soon as they are there.
     """
     backbone = model.backbone
     encoder = FrozenEncoder(backbone, config, name, 0, Path(), device, keeps)  # type: ignore[arg-type]
@@ -65,6 +65,8 @@ def probabilities(
         spacing = None if spacing is None else spacing.to(device)
         values.append(model(x.to(device), name, spacing).float().softmax(1).cpu())
         good += [row for row, _ in part]
+        if each is not None:
+            each([row for row, _ in part], values[-1])
         if progress is not None:
             progress(len(good) + len(bad), len(rows))
     return Found(good, torch.cat(values) if values else torch.zeros(0, 1), bad)
@@ -102,37 +104,45 @@ def write_predictions(
 ) -> list[Path]:  # fmt: skip
     """`out`/predictions.jsonl, a line for each sample in order: path, class, probabilities by class.
 
-    Samples that cannot be read go to predictions.bad.jsonl, with a warning.
+    Samples that cannot be read go to predictions.bad.jsonl, with a warning. The same command again goes on; see
+    `Results`.
     """
     device = next(model.parameters()).device
     encoder = FrozenEncoder(model.backbone, config, name, 0, Path(), device)  # type: ignore[arg-type]
-    tables = [encoder.items(source) for source in sources]
-    items = Items(PathTable(address for table in tables for address in table.addresses))
+    addresses = addresses_of(sources, tuple(encoder.reader().suffixes))
     written = [out / PREDICTIONS]
-    bad = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")
-    check_free([*written, bad], out)
-    found = probabilities(model, config, name, items, range(len(items)), device, progress)
-    if not found.rows:
-        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {reasons(found.bad)}")
-    lines = [
-        {
-            "path": items.addresses[row],
-            "class": classes[max(range(len(classes)), key=values.__getitem__)],
-            "probabilities": {c: round(p, 6) for c, p in zip(classes, values, strict=True)},
-        }
-        for row, values in found.numbered()
-    ]
+    ledger = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write(written[0], lines)
-        if found.bad:
-            _write(bad, found.bad)
-            written.append(bad)
-            warn(f"{len(found.bad)} of {len(items)} samples could not be read; they are listed in {bad}")
+        with Results(out, model, config) as results:
+            left = results.open(addresses, summaries=[*written, ledger])
+
+            def keep(rows: list[int], values: Tensor) -> None:
+                results.record({addresses[row]: v for row, v in zip(rows, values.tolist(), strict=True)})
+
+            bad = probabilities(model, config, name, Items(PathTable(addresses)), left, device, progress, each=keep).bad
+            if len(bad) == len(addresses):
+                raise UserError(
+                    f"{', '.join(sources)}: none of the {len(addresses)} samples can be read: {reasons(bad)}"
+                )
+            said = [(address, results.row(address)) for address in addresses]
+            lines = [_line(address, values, classes) for address, values in said if values is not None]
+            results.summary(written[0], _jsonl(lines))
+            results.summary(ledger, _jsonl(bad))
+            if bad:
+                written.append(ledger)
+                warn(f"{len(bad)} of {len(addresses)} samples could not be read; they are listed in {ledger}")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     return written
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_durably(path, "".join(json.dumps(row) + "\n" for row in rows))
+def _line(path: str, values: Sequence[float], classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "path": path,
+        "class": classes[max(range(len(classes)), key=values.__getitem__)],
+        "probabilities": {c: round(p, 6) for c, p in zip(classes, values, strict=True)},
+    }
+
+
+def _jsonl(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

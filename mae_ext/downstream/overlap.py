@@ -1,6 +1,7 @@
 """How well label maps agree: Dice, and distances of surfaces by MONAI."""
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 
 import numpy as np
 import torch
@@ -9,6 +10,9 @@ from mae_ext.data.labelmap import Labels
 
 TOLERANCE = 1.0
 """Of the surface Dice: mm where there is a spacing, else voxels."""
+
+COUNTS = ("missed", "spurious", "background_only")
+"""Kinds of scores that are numbers of samples, or of classes in them."""
 
 
 def dice(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
@@ -22,31 +26,58 @@ def dice(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, flo
     return scores
 
 
+def found_wrongly(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
+    """missed/...: 1 where a class is there and none of it is found, else 0; spurious/...: found, and not there.
+
+    background_only: 1 of a sample that has no label at all. Counts, which `mean_scores` adds up.
+    """
+    scores = {"background_only": float(not wanted.any())}
+    for number, name in enumerate(classes, start=1):
+        a, b = bool((found == number).any()), bool((wanted == number).any())
+        scores |= {f"missed/{name}": float(b and not a), f"spurious/{name}": float(a and not b)}
+    return scores
+
+
 def surface_scores(
     found: Labels, wanted: Labels, classes: Sequence[str], spacing: tuple[float, ...] | None
 ) -> dict[str, float]:
-    """hd95/... and surface_dice/... of each class that occurs in both; a class missed altogether has no distance."""
+    """hd95/..., surface_dice/... of each class that occurs in either. spacing: mm of the voxels; None counts voxels.
+
+    A class in one of the two alone has no distance. It is as far off as can be: the diagonal of the sample, and a
+    surface Dice of 0. That is the rule of the BraTS challenges, whose 374 mm are the diagonal of 240x240x155 voxels of
+    1 mm, for any size.
+    """
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
 
+    steps = spacing or (1.0,) * found.ndim
+    diagonal = sqrt(sum((n * step) ** 2 for n, step in zip(found.shape, steps, strict=True)))
     scores = {}
     for number, name in enumerate(classes, start=1):
         a, b = (torch.from_numpy(labels == number)[None, None] for labels in (found, wanted))
         if bool(a.any()) and bool(b.any()):
-            steps = None if spacing is None else list(spacing)
-            scores[f"hd95/{name}"] = float(compute_hausdorff_distance(a, b, True, percentile=95, spacing=steps))
-            scores[f"surface_dice/{name}"] = float(compute_surface_dice(a, b, [TOLERANCE], True, spacing=steps))
+            scores[f"hd95/{name}"] = float(compute_hausdorff_distance(a, b, True, percentile=95, spacing=list(steps)))
+            scores[f"surface_dice/{name}"] = float(compute_surface_dice(a, b, [TOLERANCE], True, spacing=list(steps)))
+        elif bool(a.any()) or bool(b.any()):
+            scores |= {f"hd95/{name}": diagonal, f"surface_dice/{name}": 0.0}
     return scores
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of samples' scores the mean by name, over the samples that have it, then over the classes: "dice", "hd95", ..."""
+    """Of samples' scores the mean by name, over the samples that have it, then over the classes: "dice", "hd95", ...
+
+    Of counts (COUNTS) the sums instead, of classes those that are not 0.
+    """
     named: dict[str, list[float]] = {}
     for row in rows:
         for key, value in row.items():
             named.setdefault(key, []).append(value)
-    means = {key: float(np.mean(values)) for key, values in named.items()}
     kinds: dict[str, list[float]] = {}
-    for key, value in means.items():
-        kinds.setdefault(key.partition("/")[0], []).append(value)
-    return {"samples": float(len(rows)), **{kind: float(np.mean(values)) for kind, values in kinds.items()}, **means}
+    found = {}
+    for key, values in named.items():
+        kind = key.partition("/")[0]
+        found[key] = float(sum(values) if kind in COUNTS else np.mean(values))
+        kinds.setdefault(kind, []).append(found[key])
+    overall = {kind: float(sum(values) if kind in COUNTS else np.mean(values)) for kind, values in kinds.items()}
+    none = {key for key, value in found.items() if "/" in key and key.partition("/")[0] in COUNTS and not value}
+    return {"samples": float(len(rows)), **overall, **{k: v for k, v in found.items() if k not in none}}

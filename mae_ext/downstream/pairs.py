@@ -86,9 +86,14 @@ def _listed(where: Path) -> dict[str, str]:
     }
 
 
-def read_labels(reader: LabelReader, address: str, like: str, classes: int, foreground: bool) -> Labels:
-    """(*extent) with 0 for the background and 1..classes. foreground: whatever is above 0 is 1. Raises BadSample."""
-    labels = reader.label_map(address, like)
+def read_labels(
+    reader: LabelReader, address: str, like: str, classes: int, foreground: bool, as_stored: bool = False
+) -> Labels:
+    """0 for the background and 1..classes, on the grid that LabelReader says. foreground: whatever is above 0 is 1.
+
+    Raises BadSample.
+    """
+    labels = reader.label_map(address, like, as_stored)
     if foreground:
         return (labels > 0).astype(labels.dtype)
     if int(labels.max(initial=0)) > classes:
@@ -123,11 +128,9 @@ class PairedExamples:
         self.maps = maps_of(self.items, masks, tuple(self.reader.suffixes))
         self.identity = "\n".join(Path(there).name for there in self.maps).encode("utf-8", "surrogateescape")
 
-    def label_map(self, index: int) -> Labels:
-        task = self.task
-        return read_labels(
-            self.labels, self.maps[index], self.items.addresses[index], len(task.classes), task.foreground
-        )
+    def label_map(self, index: int, as_stored: bool = False) -> Labels:
+        task, address = self.task, self.items.addresses[index]
+        return read_labels(self.labels, self.maps[index], address, len(task.classes), task.foreground, as_stored)
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         address, size = self.items.addresses[index], self.modality.size

@@ -1,23 +1,28 @@
 """The task of segmentation: a class for every voxel, of crops in training and of whole samples afterwards."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import ceil, prod
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.augment import training_shape
 from mae_ext.data.labelmap import Labels, Recorded
 from mae_ext.data.loader import ModalityData, build_reader
-from mae_ext.data.sample import Batch, read_checked
+from mae_ext.data.sample import Batch, Crop, Sample, read_checked
 from mae_ext.data.statistics import resolve_statistics, spread
 from mae_ext.downstream.backbone import load_backbone
 from mae_ext.downstream.classes import check_apart
 from mae_ext.downstream.heads import Segmenter
-from mae_ext.downstream.outputs import addresses_of, result_paths
+from mae_ext.downstream.outputs import Results, addresses_of, result_paths
 from mae_ext.downstream.pairs import TARGET, PairedExamples, check_extent, label_reader
+from mae_ext.downstream.windows import segment
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
@@ -27,8 +32,42 @@ from mae_ext.errors import BadSample, ConfigError, UserError, check_bad, some
 LOOKED_AT = 64
 """Label maps, spread over the training data, of which one has to hold a label; those that hold none are named."""
 
-WINDOWS = 4
-"""Windows of a whole sample that are answered together."""
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
+"""What PyTorch says, as a RuntimeError."""
+
+SLAB = 1 << 24
+"""Voxels that are read at a time, of one opening: resampling works in float64."""
+
+
+@contextmanager
+def _within_memory(address: str) -> Iterator[None]:
+    """What does not fit into memory costs its sample and no other. Raises BadSample."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(told):
+            raise
+        raise BadSample(address, "out of memory", told[:200]) from None
+
+
+def _slabs(modality: ModalityConfig, address: str, shape: tuple[int, ...], extent: tuple[int, ...]) -> list[Sample]:
+    """The whole sample at `shape`, of one opening, in slabs along its slowest axis where that keeps its own voxels.
+
+    A reader gives samples of one size, so the last slab may begin before the end of the one before it; what both have
+    is taken from the first. Raises BadSample.
+    """
+    parts = ceil(prod(shape) / SLAB) if shape[0] == extent[0] else 1
+    high = ceil(shape[0] / parts)
+    starts = [min(z, shape[0] - high) for z in range(0, shape[0], high)]
+    rest = extent[1:]
+    flat, still = (0,) * len(rest), (False,) * len(extent)
+    boxes = [Recorded(Crop((z, *flat), (z + high if parts > 1 else extent[0], *rest), still)) for z in starts]
+    size = (high, *shape[1:])
+    reader = build_reader(modality.model_copy(update={"size": size}), "reader")
+    found = read_checked(reader, address, boxes, (modality.channels, *size))
+    beyond = high * len(starts) - shape[0]
+    return found if not beyond else [*found[:-1], replace(found[-1], x=found[-1].x[:, beyond:])]
 
 
 class Segmentation:
@@ -118,7 +157,7 @@ class Segmentation:
         return loss
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
-        from mae_ext.downstream.overlap import dice, mean_scores, surface_scores
+        from mae_ext.downstream.overlap import dice, found_wrongly, mean_scores, surface_scores
 
         _, modality = self._modality(config)
         if modality.data.test is None:
@@ -127,17 +166,19 @@ class Segmentation:
         rows: list[tuple[int, dict[str, float]]] = []
         bad: list[str] = []
         for index in range(ranks.rank, len(examples.items), ranks.world):
+            address = examples.items.addresses[index]
             try:
-                labels = examples.label_map(index)
-                found, spacing = self._segmented(model, config, examples.items.addresses[index], ranks.device)
-                check_extent(examples.maps[index], labels, examples.items.addresses[index], found.shape)
+                with _within_memory(address):
+                    labels = examples.label_map(index, as_stored=True)
+                    found, spacing = self._segmented(model, config, address, ranks.device)
+                    check_extent(examples.maps[index], labels, address, found.shape)
+                    scores = dice(found, labels, self.classes) | found_wrongly(found, labels, self.classes)
+                    if self.surface:
+                        scores |= surface_scores(found, labels, self.classes, spacing)
             except BadSample as error:
                 bad.append(str(error))
                 continue
-            scores = dice(found, labels, self.classes)
-            rows.append(
-                (index, scores | (surface_scores(found, labels, self.classes, spacing) if self.surface else {}))
-            )
+            rows.append((index, scores))
         parts = ranks.gather((rows, bad))
         wrong = [problem for _, problems in parts for problem in problems]
         check_bad(wrong, len(examples.items), modality.data.max_bad_fraction, modality.data.test)
@@ -148,7 +189,7 @@ class Segmentation:
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
     ) -> list[Path]:
-        """A label map for each sample, in its own geometry and under its own name; see `result_paths`."""
+        """A label map for each sample, in its own geometry and under its own name; see `result_paths`, `Results`."""
         name, modality = self._modality(config)
         reader = build_reader(modality, f"modalities.{name}.data.reader")
         writer = label_reader(reader, modality.data.reader.name)
@@ -156,51 +197,52 @@ class Segmentation:
         addresses = addresses_of(sources, suffixes)
         paths = result_paths(addresses, suffixes, out, writer.label_suffix)
         device = next(model.parameters()).device
-        written: list[Path] = []
         try:
-            for done, (address, path) in enumerate(zip(addresses, paths, strict=True)):
-                try:
-                    found, _ = self._segmented(model, config, address, device)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    writer.write_labels(found, address, path)
-                except BadSample as error:
-                    warn(f"left out: {error}")
-                    continue
-                written.append(path)
-                if progress is not None:
-                    progress(done + 1, len(addresses))
+            with Results(out, model, config) as results:
+                left = results.open(addresses, paths)
+                for done, index in enumerate(left):
+                    address = addresses[index]
+                    try:
+                        with _within_memory(address):
+                            found, _ = self._segmented(model, config, address, device, results.unfinished)
+                            with results.writing(address, paths[index]) as path:
+                                writer.write_labels(found, address, path, as_stored=True)
+                    except BadSample as error:
+                        results.leave_out(error)
+                    if progress is not None:
+                        progress(len(addresses) - len(left) + done + 1, len(addresses))
+                if len(results.missing) == len(addresses):
+                    raise UserError(f"{', '.join(sources)}: none of the {len(addresses)} samples can be read")
         except OSError as error:
             raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
-        if not written:
-            raise UserError(f"{', '.join(sources)}: none of the {len(addresses)} samples can be read")
-        return written
+        return [path for path in paths if path.exists()]
 
     def _segmented(
-        self, model: nn.Module, config: Config, address: str, device: torch.device
+        self, model: nn.Module, config: Config, address: str, device: torch.device, scratch: Path | None = None
     ) -> tuple[Labels, tuple[float, ...] | None]:
-        """(*extent) labels of a whole sample, by windows of the model's size, and its spacing. Raises BadSample."""
-        from monai.inferers.utils import sliding_window_inference
-
+        """Labels of a whole sample on the voxels it is stored in, and their spacing. Raises BadSample."""
         name, modality = self._modality(config)
-        seen = Recorded()
-        read_checked(build_reader(modality, "reader"), address, [seen])
-        whole = modality.model_copy(update={"size": seen.extent})
-        sample = read_checked(build_reader(whole, "reader"), address, [Recorded()])[0]
-        x = sample.x[None].float() / 255 if sample.x.dtype == torch.uint8 else sample.x[None]
-        spacing = None if sample.spacing is None else torch.tensor(sample.spacing, device=device)
+        stored = label_reader(build_reader(modality, "reader"), modality.data.reader.name).stored(address)
+        shape = training_shape(modality.data.augment, modality.size, stored.extent)
+        samples = _slabs(modality, address, shape, stored.extent)
+        spacing = samples[0].spacing
+        steps = None if spacing is None else torch.tensor(spacing, device=device)
 
         def answer(windows: Tensor) -> Tensor:
-            steps = None if spacing is None else spacing.expand(len(windows), -1)
-            logits: Tensor = model(windows, name, steps)
+            logits: Tensor = model(windows, name, None if steps is None else steps.expand(len(windows), -1))
             return logits.softmax(1)
 
-        # Windows are answered on the device; what adds up to the whole, a float for each voxel and class, is not.
-        scores = sliding_window_inference(
-            x, modality.size, WINDOWS, answer, overlap=self.overlap, mode="gaussian", cval=float(x.min()),
-            sw_device=device, device=torch.device("cpu"),
-        )  # fmt: skip
-        assert isinstance(scores, Tensor)
-        return scores[0].argmax(0).numpy().astype(np.int32), sample.spacing
+        places = [
+            p if n == m else (p + 0.5) * n / m - 0.5
+            for p, n, m in zip(stored.places, shape, stored.extent, strict=True)
+        ]
+        slabs = [sample.x for sample in samples]
+        del samples
+        try:
+            labels = segment(slabs, modality.size, self.overlap, answer, places, device, scratch)
+        except OSError as error:
+            raise BadSample(address, "out of memory", f"and no room on disk: {error.strerror or error}") from error
+        return labels, stored.spacing
 
     def _held_out(self, config: Config) -> PairedExamples:
         _, modality = self._modality(config)

@@ -17,6 +17,12 @@ from mae_ext.rng import rng
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def in_precision(config: Config, device: torch.device) -> torch.autocast:
+    """What a run computes in, in training and evaluation, and so in what its predictions are made with."""
+    precision = config.train.precision
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
 class Objective(nn.Module):
     """All modalities of a step in one forward, so that DistributedDataParallel sees one graph."""
 

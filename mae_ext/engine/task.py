@@ -73,7 +73,8 @@ class Task(Protocol):
     ) -> list[Path]:
         """Write what the model says of every sample of the sources into the folder `out`, and return the files.
 
-        The model is in eval mode, under no_grad. Raises UserError.
+        The model is in eval mode, under no_grad and the run's precision: the files are what evaluation judges. What
+        cannot be read is left out, by name. Raises UserError, where nothing can be read for instance.
         """
         ...
 

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from mae_ext.cli import run
-from mae_ext.downstream.outputs import check_free, result_paths
-from mae_ext.errors import UserError
+from mae_ext.downstream.outputs import result_paths
 
 SUFFIXES = (".png", ".jpg", ".nii.gz", ".nii")
 
@@ -27,13 +26,6 @@ SUFFIXES = (".png", ".jpg", ".nii.gz", ".nii")
 def test_each_sample_has_a_file_of_its_own_that_tells_where_it_is_from(tmp_path, addresses, names):
     paths = result_paths(addresses, SUFFIXES, tmp_path, ".png")
     assert [str(path.relative_to(tmp_path)) for path in paths] == names
-
-
-def test_a_file_that_is_there_is_named_and_left_alone(tmp_path):
-    (tmp_path / "a.png").write_text("somebody's")
-    with pytest.raises(UserError, match=r"holds .*a\.png, and nothing is written over; name another folder"):
-        result_paths(["x/a.jpg"], SUFFIXES, tmp_path, ".png")
-    check_free([tmp_path / "b.png"], tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["segment", "detect", "classify"])
@@ -67,8 +59,13 @@ def test_predicting_into_the_folder_of_the_samples_changes_nothing_there(kind, t
     code = run(["predict", str(tmp_path / "ft"), str(samples), "--out", str(samples)])
     assert code == (0 if kind == "classify" else 2)  # predictions.jsonl is nobody's name there
     assert {path: path.read_bytes() for path in before} == before
-    out = str(tmp_path / "p")
-    assert run(["predict", str(tmp_path / "ft"), str(samples), "--out", out]) == 0
+    out = tmp_path / "p"
+    assert run(["predict", str(tmp_path / "ft"), str(samples), "--out", str(out)]) == 0
+    written = {path: path.read_bytes() for path in out.iterdir()}
+    first = min(path for path in written if path.suffix in (".png", ".jsonl") and "manifest" not in path.name)
+    first.write_bytes(b"somebody's")
     capfd.readouterr()
-    assert run(["predict", str(tmp_path / "ft"), str(samples), "--out", out]) == 2
-    assert "nothing is written over" in capfd.readouterr().err
+    assert run(["predict", str(tmp_path / "ft"), str(samples), "--out", str(out)]) == 2
+    said = capfd.readouterr().err
+    assert f"it holds {first}, and nothing is written over; name another folder" in said
+    assert {path: path.read_bytes() for path in out.iterdir()} == written | {first: b"somebody's"}
