@@ -4,7 +4,7 @@ Canonical order is (D, H, W) = (inferior -> superior, posterior -> anterior, lef
 slowest axis first. Oblique scans go to the nearest such order; nothing is rotated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,9 @@ class Taps:
     weight: NDArray[np.float64]
     inside: NDArray[np.bool_]
 
+    def part(self, which: slice) -> "Taps":
+        return Taps(self.low[which], self.weight[which], self.inside[which])
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -135,6 +138,25 @@ def lattice(extent: tuple[int, ...], spacing: tuple[float, ...], wanted: tuple[f
 def window(taps: list[Taps]) -> tuple[slice, ...]:
     """The stored voxels that the taps touch."""
     return tuple(slice(int(t.low.min()), int(t.low.max()) + 1 + bool(t.weight.any())) for t in taps)
+
+
+def touched(x: NDArray[Any], taps: list[Taps]) -> tuple[NDArray[Any], list[Taps]]:
+    """(C, *stored) -> (C, *near), the voxels that the taps need, and the taps among them.
+
+    A long box that is cut into few voxels needs two for each of them: half a scan made 64 voxels wide is no copy of
+    half a scan. Elsewhere a view.
+    """
+    x, found, where = x[(slice(None), *window(taps))], [], []
+    for t, length in zip(taps, x.shape[1:], strict=True):
+        low = t.low - t.low.min()
+        some = np.unique(np.concatenate([low, low + 1]) if t.weight.any() else low)
+        if 2 * len(some) > length:
+            some = np.arange(length)
+        where.append(some)
+        found.append(replace(t, low=np.searchsorted(some, low)))
+    if any(len(some) < length for some, length in zip(where, x.shape[1:], strict=True)):
+        x = x[np.ix_(np.arange(len(x)), *where)]
+    return x, found
 
 
 def laid(x: NDArray[Any], where: tuple[slice, ...], size: tuple[int, ...], fill: Any) -> NDArray[Any]:
