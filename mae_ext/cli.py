@@ -143,9 +143,11 @@ def predict(
     """
     import torch
 
+    from mae_ext.downstream.outputs import warn_one_sided
     from mae_ext.engine.task import load_task
 
     task, model, config, _ = load_task(run)
+    warn_one_sided(config.modalities.values(), inputs)
     with progress_bar("predicting") as progress, torch.no_grad():
         paths = task.predict(model, config, inputs, Path(out), progress)
     for path in paths:
@@ -202,10 +204,8 @@ def doctor(
         for verdict in inspect(paths, deadline_s=deadline, **how):
             verdicts.append(verdict)
             progress(len(verdicts), None)
-            if not verdict.ok:
-                print(f"{verdict.path}: {verdict.kind}" + (f" ({verdict.detail})" if verdict.detail else ""))
-            elif verbose:
-                print(f"{verdict.path}: {verdict.description or verdict.detail}")
+            if verbose or verdict.doubts or not verdict.ok:
+                print(verdict)
     print(summary(verdicts))
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)

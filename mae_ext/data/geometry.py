@@ -55,6 +55,54 @@ def orientation(affine: NDArray[np.float64]) -> Orientation:
     )
 
 
+def lean(affine: NDArray[np.float64]) -> float:
+    """Degrees by which two voxel axes miss a right angle at most: those of a gantry's tilt, 0 for all other scans."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.rad2deg(np.arcsin(min(1.0, np.abs(axes.T @ axes - np.eye(3)).max()))))
+
+
+def upright(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest a place without lean comes: first axis, first plane, lengths and first voxel as they are.
+
+    So a tilted series has its slices in their own planes, stacked along their normal: ITK reads the DICOM files so.
+    """
+    turned, upper = np.linalg.qr(affine[:3, :3])
+    found = np.array(affine, dtype=np.float64)
+    found[:3, :3] = turned * np.sign(np.diag(upper)) * np.linalg.norm(affine[:3, :3], axis=0)
+    return found
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two places of one grid lie from each other. mm, voxels: at the corners, the most along any axis for
+    voxels. middle: voxels between the centres."""
+
+    mm: float
+    voxels: float
+    middle: float
+
+
+def apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> Apart:
+    """Two affines of a grid of `shape` voxels; those of `one`, which is not singular, are what is counted in."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    between = corners @ (other - one)[:3, :3].T + (other - one)[:3, 3]
+    voxels = np.linalg.solve(one[:3, :3], between.T)
+    mm = np.linalg.norm(between, axis=1).max()
+    return Apart(float(mm), float(np.abs(voxels).max()), float(np.abs(voxels.mean(1)).max()))
+
+
+def canonical_affine(
+    affine: NDArray[np.float64], shape: tuple[int, ...], place: Orientation
+) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """(4, 4) of voxels (d, h, w), and how many there are. shape: along the file's spatial axes."""
+    found = np.array(affine, dtype=np.float64)
+    for column, (axis, flip) in enumerate(zip(place.source, place.flip, strict=True)):
+        found[:3, column] = affine[:3, axis] * (-1 if flip else 1)
+        if flip:
+            found[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
+    return found, tuple(shape[axis] for axis in place.source)
+
+
 def canonical(stored: Array, spatial: tuple[int, int, int], place: Orientation) -> Array:
     """(C, *reversed spatial shape of the file) -> (C, D, H, W), a view."""
     # After the channel, the file's spatial axes stand in the reverse of their order in the file.

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae_ext.data import dicom, label_volume, nifti, nrrd
+from mae_ext.data import archive, dicom, label_volume, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
+from mae_ext.data.doubts import doubts
 from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
 from mae_ext.data.geometry import Lattice, Taps, canonical, covered, interpolate, laid, lattice, orientation, touched
@@ -22,7 +23,7 @@ from mae_ext.data.intensity import Levels, build_intensity, check_body, check_le
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.scan import Array, Declared, check, pick_axis
-from mae_ext.data.source import fetch
+from mae_ext.data.source import fetch, head
 from mae_ext.errors import BadSample
 
 MAX_BYTES = 2 << 30
@@ -162,8 +163,18 @@ class VolumeReader:
             raise BadSample(address, "out of memory", str(error)) from error
 
     def describe(self, address: str) -> str:
-        """Format, type, shape, voxel size and axis directions, from the header alone."""
-        return str(self._declared(address))
+        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
+        found = self._declared(address)
+        return "\n".join([str(found), *doubts(found)])
+
+    def sided(self, address: str) -> bool:
+        """Whether the file says where left is, of which its first bytes are read. Raises BadSample."""
+        name = address.lower()
+        if _is_folder(address) or archive.ROW.fullmatch(address):
+            return True
+        if name.endswith(nifti.MGH_SUFFIXES):
+            return nifti.sided_mgh(address, head(address))
+        return not name.endswith(nifti.NIFTI_SUFFIXES) or nifti.sided(address, head(address))
 
     def label_map(self, address: str, like: str | None = None) -> Labels:
         """(D, H, W) on the voxels that crops of the scan `like` are cut from. Raises BadSample, such as "label map"."""
@@ -174,7 +185,7 @@ class VolumeReader:
             raise BadSample(address, "out of memory", str(error)) from error
 
     def write_labels(self, labels: Labels, like: str, path: Path) -> None:
-        """(D, H, W) -> NIfTI with the voxels and the affine of the scan `like`. Raises OSError, and BadSample."""
+        """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
         label_volume.write(labels, self._declared(like), self.spacing, path)
 
     def prepared(self, address: str) -> Scan:
@@ -323,7 +334,7 @@ def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, tim
     stored = row.astype(np.uint8) if row.dtype == np.bool_ else row
     spatial_axes = (first, second, third)
     return Declared(
-        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True
+        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True, code=2
     )
 
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
+from mae_ext.downstream.outputs import warn_one_sided
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
@@ -51,6 +52,7 @@ def embed(
     if not out.exists() and (there := [path for path in sidecars if path.exists()]):
         raise UserError(f"{there[0]}: belongs to no {out.name}, and would be written over; name another file")
     encoder = load_encoder(run, name)
+    warn_one_sided([encoder.modality], [source])
     features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=progress)
     metadata = {
         "checkpoint": str(encoder.path),

@@ -2,17 +2,28 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mae_ext.config import ModalityConfig
+from mae_ext.data.doubts import one_sided
 from mae_ext.data.labelmap import stem
+from mae_ext.data.loader import build_reader
 from mae_ext.data.source import list_items
+from mae_ext.engine.log import warn
 from mae_ext.errors import UserError, some
 
 
 def addresses_of(sources: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
     """Every sample of the sources in their order, one that several of them name once."""
     return list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
+
+
+def warn_one_sided(modalities: Iterable[ModalityConfig], sources: Sequence[str]) -> None:
+    """Said once, with counts, before anything is computed: samples whose files say nothing of left and right."""
+    for reader in (build_reader(modality, "reader") for modality in modalities):
+        if hasattr(reader, "sided") and (unsaid := one_sided(reader, addresses_of(sources, tuple(reader.suffixes)))):
+            warn(unsaid)
 
 
 def check_free(paths: Sequence[Path], out: Path) -> None:
