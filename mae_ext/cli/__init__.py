@@ -92,6 +92,7 @@ def predict(
     """
     import torch
 
+    from mae_ext.downstream.outputs import warn_one_sided
     from mae_ext.engine.cpu import settle_in
     from mae_ext.engine.step import in_precision
     from mae_ext.engine.task import load_task
@@ -99,6 +100,7 @@ def predict(
     settle_in()
     with folder_for(out) as folder, progress_bar("predicting") as progress, torch.no_grad():
         task, model, config, _ = load_task(run)
+        warn_one_sided(config.modalities.values(), inputs)
         with in_precision(config, next(model.parameters()).device):
             paths = task.predict(model, uncached(config), inputs, folder, progress)
     for path in paths:
@@ -155,10 +157,8 @@ def doctor(
         for verdict in inspect(paths, deadline_s=deadline, **how):
             verdicts.append(verdict)
             progress(len(verdicts), None)
-            if not verdict.ok:
-                print(f"{verdict.path}: {verdict.kind}" + (f" ({verdict.detail})" if verdict.detail else ""))
-            elif verbose:
-                print(f"{verdict.path}: {verdict.description or verdict.detail}")
+            if verbose or verdict.doubts or not verdict.ok:
+                print(verdict)
     print(summary(verdicts))
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)

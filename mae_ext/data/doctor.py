@@ -20,13 +20,19 @@ DEADLINE_S = 20.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """One file. kind and detail say what is wrong; description says what a good one holds."""
+    """One file. kind and detail say what is wrong; description says what a good one holds, doubts what may mislead."""
 
     path: str
     ok: bool
     kind: str = ""
     detail: str = ""
     description: str = ""
+    doubts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.path}: {'; '.join([self.description or self.detail, *self.doubts])}"
+        return f"{self.path}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
 
 
 def inspect(
@@ -59,7 +65,8 @@ def inspect(
                 unasked = error.kind == "channels" and channels is None
                 yield Verdict(address, unasked, "" if unasked else error.kind, error.detail)
             else:
-                yield Verdict(address, True, description=description)
+                said, *doubts = description.splitlines()
+                yield Verdict(address, True, description=said, doubts=tuple(doubts))
 
 
 def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
@@ -73,15 +80,19 @@ def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
 
 def summary(verdicts: Iterable[Verdict]) -> str:
     """One line: how many are good, and how many are bad of which kind."""
+    verdicts = list(verdicts)
     kinds = Counter("" if verdict.ok else verdict.kind for verdict in verdicts)
     good = kinds.pop("", 0)
+    doubtful = sum(bool(verdict.doubts) for verdict in verdicts)
+    told = f"; {doubtful} of the good ones may mislead, as said above" if doubtful else ""
     if not kinds:
-        return f"{good} files, all good"
+        return f"{good} files, all good{told}"
     bad = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad})"
+    return f"{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad}){told}"
 
 
 def _open(reader: Reader, size: tuple[int, ...], address: str) -> str:
+    """What a reader's `describe` says: a line of what there is, then a line for each thing that may mislead."""
     (sample,) = reader.read(address, [center_sampler(size)])
     describe = getattr(reader, "describe", None)
     return describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"

@@ -12,6 +12,9 @@ MOST_VALUES = 1 << 20
 
 BINS = 256
 
+ROUNDED = 2.0**-21
+"""Of an intercept: what its own rounding to float32, the slope's, and that of values held as float32 can add up to."""
+
 
 def scaled(stored: Array, slope: float, inter: float) -> NDArray[np.float32]:
     """Stored values in the scan's units. What float32 cannot hold becomes infinite."""
@@ -64,7 +67,7 @@ def measured(voxels: Array, slope: float, inter: float, valid: NDArray[np.bool_]
         pivot: float | None = None
         kept = [np.empty(0, np.float32)]
         for plane, ok in zip(channel, valid, strict=True):
-            x = scaled(plane[ok], slope, inter)
+            x = scaled(plane.ravel() if ok.all() else plane[ok], slope, inter)
             if not len(x):
                 continue
             kept.append(x[spread_over(count)].copy())
@@ -85,21 +88,40 @@ def body_mask(
 ) -> NDArray[np.bool_]:
     """(C, D, H, W) as stored -> (D, H, W): what is not air in some channel, and all that it encloses.
 
-    body: a threshold in the scan's units, "otsu", or "nonzero".
+    body: a threshold in the scan's units, "otsu", or "nonzero", which is of the scan's units too. Slice by slice, so
+    that a byte for each voxel is all it takes.
     """
-    above = np.zeros(voxels.shape[1:], dtype=bool)
-    for channel in voxels:
-        threshold = 0.0 if isinstance(body, str) else body
-        if body == "otsu":
-            few = channel[tuple(spread_over(n, 128) for n in channel.shape)]
-            values = scaled(few, slope, inter).ravel()
-            threshold = otsu(values[usable(values)])
-        for z, plane in enumerate(channel):
-            if body == "nonzero":
-                above[z] |= plane != 0
-            else:
-                above[z] |= np.greater(scaled(plane, slope, inter), threshold)
-    return silhouette(above & finite)
+    thresholds = [_threshold(channel, slope, inter, body) for channel in voxels]
+    inside = np.empty(voxels.shape[1:], dtype=bool)
+    for z in range(len(inside)):
+        above = np.zeros(inside.shape[1:], dtype=bool)
+        for plane, threshold in zip(voxels[:, z], thresholds, strict=True):
+            above |= ~_is_zero(plane, slope, inter) if threshold is None else scaled(plane, slope, inter) > threshold
+        inside[z] = silhouette((above & finite[z])[None])[0]
+    return inside
+
+
+def _threshold(channel: Array, slope: float, inter: float, body: float | str) -> float | None:
+    """None: whatever is not 0."""
+    if body == "otsu":
+        few = channel[tuple(spread_over(n, 128) for n in channel.shape)]
+        values = scaled(few, slope, inter).ravel()
+        return otsu(values[usable(values)])
+    return None if isinstance(body, str) else body
+
+
+def _is_zero(stored: Array, slope: float, inter: float) -> NDArray[np.bool_]:
+    """Where a stored number stands for the value 0, which slope and intercept, rounded to float32, may miss.
+
+    Of whole numbers it is the one nearest to 0, less than half a step away; else what rounding leaves of an intercept.
+    """
+    if inter == 0:
+        return np.equal(stored, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = stored.astype(np.float64) * slope + inter
+    step = abs(slope) / 2 if stored.dtype.kind in "iu" else 0.0
+    near: NDArray[np.bool_] = (np.abs(value) < step) | (np.abs(value) <= ROUNDED * abs(inter))
+    return near
 
 
 def otsu(values: NDArray[np.float32]) -> float:

@@ -4,7 +4,7 @@ Canonical order is (D, H, W) = (inferior -> superior, posterior -> anterior, lef
 slowest axis first. Oblique scans go to the nearest such order; nothing is rotated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,54 @@ def orientation(affine: NDArray[np.float64]) -> Orientation:
     )
 
 
+def lean(affine: NDArray[np.float64]) -> float:
+    """Degrees by which two voxel axes miss a right angle at most: those of a gantry's tilt, 0 for all other scans."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.rad2deg(np.arcsin(min(1.0, np.abs(axes.T @ axes - np.eye(3)).max()))))
+
+
+def upright(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest a place without lean comes: first axis, first plane, lengths and first voxel as they are.
+
+    So a tilted series has its slices in their own planes, stacked along their normal: ITK reads the DICOM files so.
+    """
+    turned, upper = np.linalg.qr(affine[:3, :3])
+    found = np.array(affine, dtype=np.float64)
+    found[:3, :3] = turned * np.sign(np.diag(upper)) * np.linalg.norm(affine[:3, :3], axis=0)
+    return found
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two places of one grid lie from each other. mm, voxels: at the corners, the most along any axis for
+    voxels. middle: voxels between the centres."""
+
+    mm: float
+    voxels: float
+    middle: float
+
+
+def apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> Apart:
+    """Two affines of a grid of `shape` voxels; those of `one`, which is not singular, are what is counted in."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    between = corners @ (other - one)[:3, :3].T + (other - one)[:3, 3]
+    voxels = np.linalg.solve(one[:3, :3], between.T)
+    mm = np.linalg.norm(between, axis=1).max()
+    return Apart(float(mm), float(np.abs(voxels).max()), float(np.abs(voxels.mean(1)).max()))
+
+
+def canonical_affine(
+    affine: NDArray[np.float64], shape: tuple[int, ...], place: Orientation
+) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """(4, 4) of voxels (d, h, w), and how many there are. shape: along the file's spatial axes."""
+    found = np.array(affine, dtype=np.float64)
+    for column, (axis, flip) in enumerate(zip(place.source, place.flip, strict=True)):
+        found[:3, column] = affine[:3, axis] * (-1 if flip else 1)
+        if flip:
+            found[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
+    return found, tuple(shape[axis] for axis in place.source)
+
+
 def canonical(stored: Array, spatial: tuple[int, int, int], place: Orientation) -> Array:
     """(C, *reversed spatial shape of the file) -> (C, D, H, W), a view."""
     # After the channel, the file's spatial axes stand in the reverse of their order in the file.
@@ -74,6 +122,9 @@ class Taps:
     low: NDArray[np.int64]
     weight: NDArray[np.float64]
     inside: NDArray[np.bool_]
+
+    def part(self, which: slice) -> "Taps":
+        return Taps(self.low[which], self.weight[which], self.inside[which])
 
 
 @dataclass(frozen=True)
@@ -135,6 +186,25 @@ def lattice(extent: tuple[int, ...], spacing: tuple[float, ...], wanted: tuple[f
 def window(taps: list[Taps]) -> tuple[slice, ...]:
     """The stored voxels that the taps touch."""
     return tuple(slice(int(t.low.min()), int(t.low.max()) + 1 + bool(t.weight.any())) for t in taps)
+
+
+def touched(x: NDArray[Any], taps: list[Taps]) -> tuple[NDArray[Any], list[Taps]]:
+    """(C, *stored) -> (C, *near), the voxels that the taps need, and the taps among them.
+
+    A long box that is cut into few voxels needs two for each of them: half a scan made 64 voxels wide is no copy of
+    half a scan. Elsewhere a view.
+    """
+    x, found, where = x[(slice(None), *window(taps))], [], []
+    for t, length in zip(taps, x.shape[1:], strict=True):
+        low = t.low - t.low.min()
+        some = np.unique(np.concatenate([low, low + 1]) if t.weight.any() else low)
+        if 2 * len(some) > length:
+            some = np.arange(length)
+        where.append(some)
+        found.append(replace(t, low=np.searchsorted(some, low)))
+    if any(len(some) < length for some, length in zip(where, x.shape[1:], strict=True)):
+        x = x[np.ix_(np.arange(len(x)), *where)]
+    return x, found
 
 
 def laid(x: NDArray[Any], where: tuple[slice, ...], size: tuple[int, ...], fill: Any) -> NDArray[Any]:

@@ -26,6 +26,12 @@ _TYPES = {
     "float": "f4",
     "double": "f8",
 }
+_MM_PER_UNIT = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters"), 1.0),
+    **dict.fromkeys(("um", "\N{MICRO SIGN}m", "micron", "microns", "micrometer", "micrometers"), 0.001),
+    **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters"), 1000.0),
+}
 # Signs that turn the file's world into RAS.
 _WORLDS = {
     **dict.fromkeys(("right-anterior-superior", "ras"), (1, 1, 1)),
@@ -44,13 +50,13 @@ def declared(address: str, content: bytes) -> Declared:
     lines = content[: end.start()].decode("latin-1").splitlines()[1:]
     fields = dict(line.lower().split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
     try:
-        return _declared(address, content[end.end() :], {k: v.strip() for k, v in fields.items()})
+        return _declared(address, memoryview(content)[end.end() :], {k: v.strip() for k, v in fields.items()})
     except (KeyError, ValueError, OverflowError, TypeError) as error:
         text = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise BadSample(address, "header", text) from error
 
 
-def _declared(address: str, rest: bytes, fields: dict[str, str]) -> Declared:
+def _declared(address: str, rest: memoryview, fields: dict[str, str]) -> Declared:
     if "data file" in fields or "datafile" in fields:
         raise BadSample(address, "header", "the voxels are in another file (detached header); save it as one .nrrd")
     for key in ("line skip", "lineskip", "byte skip", "byteskip"):
@@ -88,8 +94,19 @@ def _geometry(
     for column, axis in enumerate(spatial):
         affine[:3, column] = _vector(rows[axis])
     affine[:3, 3] = _vector(fields.get("space origin", "(0,0,0)"))
-    affine[:3] *= np.array(_WORLDS[fields["space"]])[:, None]
+    affine[:3] *= np.array(_WORLDS[fields["space"]])[:, None] * _mm_per_unit(address, fields)
     return (spatial[0], spatial[1], spatial[2]), affine
+
+
+def _mm_per_unit(address: str, fields: dict[str, str]) -> float:
+    """Of `space units`, a quoted word for each axis of the world; without it, mm, as ITK and Slicer take it."""
+    units = {unit.strip() for unit in re.findall(r'"([^"]*)"', fields.get("space units", ""))} - {"", "???"}
+    if not units:
+        return 1.0
+    if len(units) > 1 or not units <= _MM_PER_UNIT.keys():
+        detail = f"space units {fields['space units']}: expected one of {', '.join(_MM_PER_UNIT)} for all axes"
+        raise BadSample(address, "geometry", detail)
+    return _MM_PER_UNIT[units.pop()]
 
 
 def _vector(text: str) -> list[float]:

@@ -1,6 +1,7 @@
 """Decode everything once: fill the cache that readers train from, with every file in a child that may die of it."""
 
 import json
+import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from typing import Any
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.data.cache import Cache, keeping
+from mae_ext.data.doubts import one_sided
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample, ConfigError, UserError, reasons
 from mae_ext.writing import folder_for, staged
+
+log = logging.getLogger(__name__)
 
 LEDGER = "bad_samples.jsonl"
 DEADLINE_S = 600.0
@@ -105,6 +109,8 @@ def _work(name: str, modality: ModalityConfig, out: Path) -> list[tuple[str, str
     arguments = spec.arguments | {"cache": str(out), "size": modality.size, "channels": modality.channels}
     recipe = json.dumps([spec.name, arguments])
     items = list_items(modality.data.path, tuple(_reader(recipe).suffixes))
+    if unsaid := one_sided(_reader(recipe), items.addresses):
+        log.warning("%s: %s", name, unsaid)
     return [(address, recipe) for address in items.addresses]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,19 @@ class Declared:
     spatial: tuple[int, int, int] = (0, 1, 2)
     slowest_first: bool = False
     """Whether people count the axes from the slowest, as in arrays; channel_axis and time_axis then mean that."""
+
+    nifti: Any = None
+    """nibabel's header of a NIfTI, as it stands in the file: what is written in the scan's place has its fields."""
+
+    other: NDArray[np.float64] | None = None
+    """Where other software may see the scan: by a NIfTI's qform beside its sform; by neither, as ITK does. (4, 4) RAS+,
+    not finite where it is damaged."""
+
+    sided: bool = True
+    """Whether the file says where left is. Where it does not, `affine` is the format's convention."""
+
+    code: int = 1
+    """What a NIfTI made of it calls its place (nifti1.h): 1 the scanner's coordinates, 2 those of something else."""
 
     @property
     def extra(self) -> tuple[int, ...]:

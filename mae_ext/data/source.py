@@ -149,6 +149,13 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
     return _read(address, address, max_bytes)
 
 
+def head(address: str, count: int = 1 << 16) -> bytes:
+    """The first bytes of a file or tar member, for what a header says. Raises BadSample as `fetch` does."""
+    path, offset, size = locate(address)
+    with _opened(address, path, offset, size) as (handle, found):
+        return _pread(handle, min(count, found), offset)
+
+
 def locate(address: str) -> tuple[str, int, int]:
     """(file, offset, size) of the bytes behind an address, for decoders that open files themselves; a row: its archive.
 

@@ -13,23 +13,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae_ext.data import dicom, label_volume, nifti, nrrd
+from mae_ext.data import archive, dicom, label_volume, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
+from mae_ext.data.doubts import doubts
 from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
-from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, window
+from mae_ext.data.geometry import Lattice, Taps, canonical, covered, interpolate, laid, lattice, orientation, touched
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
 from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.sample import Crop, CropSampler, Sample
 from mae_ext.data.scan import Array, Declared, check, pick_axis
-from mae_ext.data.source import fetch
+from mae_ext.data.source import fetch, head
 from mae_ext.errors import BadSample
 
 MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
 
-SLAB = 32
-VERSION = 1
+BLOCK = 1 << 22
+"""Voxels of a crop that are made at once: interpolation works in float64, and a whole scan may be asked for."""
+
+VERSION = 2
 """Of what the cache holds. Raise it with every change of what `read` returns."""
 
 Time = Literal["first", "middle", "mean"]
@@ -60,20 +63,32 @@ class Scan:
             stored, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
             return laid(stored, where, size, fill), laid(valid, where, size, False)[0]
         taps = self.grid.taps(box, size)
-        near = window(taps)
-        x = scaled(self.voxels[(slice(None), *near)], self.slope, self.inter)
+        x = np.empty((len(self.voxels if self.levels is None else self.levels.channel), *size), np.float32)
+        valid = np.empty(size, bool)
+        step = max(1, BLOCK // (size[1] * size[2]))
+        for z in range(0, size[0], step):
+            slab = slice(z, min(z + step, size[0]))
+            x[:, slab], valid[slab] = self._slab([taps[0].part(slab), *taps[1:]], fill)
+        return x, valid
+
+    def _slab(self, taps: list[Taps], fill: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        stored, inner = touched(self.voxels, taps)
+        x = scaled(stored, self.slope, self.inter)
         if self.levels is not None and not (fine := usable(x)).all():
             x = np.where(fine, x, fill)
-        x = interpolate(x, taps)
+        x = interpolate(x, inner)
         if not all(t.inside.all() for t in taps):
             d, h, w = (t.inside for t in taps)
             x = np.where(d[:, None, None] & h[:, None] & w, x, fill)
-        return x if self.levels is None else self.levels(x), covered(self.valid[near], taps)
+        return x if self.levels is None else self.levels(x), self._covered(taps)
+
+    def _covered(self, taps: list[Taps]) -> NDArray[np.bool_]:
+        near, inner = touched(self.valid[None], taps)
+        return covered(near[0], inner)
 
     def share(self, box: Crop, size: tuple[int, ...]) -> float:
         """Valid share of a box, padding included."""
-        taps = self.grid.taps(box, size)
-        return float(covered(self.valid[window(taps)], taps).mean())
+        return float(self._covered(self.grid.taps(box, size)).mean())
 
 
 class VolumeReader:
@@ -148,8 +163,18 @@ class VolumeReader:
             raise BadSample(address, "out of memory", str(error)) from error
 
     def describe(self, address: str) -> str:
-        """Format, type, shape, voxel size and axis directions, from the header alone."""
-        return str(self._declared(address))
+        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
+        found = self._declared(address)
+        return "\n".join([str(found), *doubts(found)])
+
+    def sided(self, address: str) -> bool:
+        """Whether the file says where left is, of which its first bytes are read. Raises BadSample."""
+        name = address.lower()
+        if _is_folder(address) or archive.ROW.fullmatch(address):
+            return True
+        if name.endswith(nifti.MGH_SUFFIXES):
+            return nifti.sided_mgh(address, head(address))
+        return not name.endswith(nifti.NIFTI_SUFFIXES) or nifti.sided(address, head(address))
 
     def stored(self, address: str) -> Stored:
         return label_volume.stored(self._declared(address), self.spacing)
@@ -163,7 +188,7 @@ class VolumeReader:
             raise BadSample(address, "out of memory", str(error)) from error
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
-        """(D, H, W) -> NIfTI with the voxels and the affine of the scan `like`. Raises OSError, and BadSample."""
+        """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
         label_volume.write(labels, self._declared(like), None if as_stored else self.spacing, path)
 
     def prepared(self, address: str) -> Scan:
@@ -175,7 +200,9 @@ class VolumeReader:
 
         def build() -> tuple[NDArray[np.float32], NDArray[np.bool_], Scan]:
             if not made:  # both entries come from one reading
-                made.append(self._whole(self._scan(address)))
+                scan = self._scan(address)
+                size = scan.grid.shape
+                made.append((*scan.cut(Crop((0, 0, 0), size, (False,) * 3), size), scan))
             return made[0]
 
         def voxels() -> Entry:
@@ -191,17 +218,6 @@ class VolumeReader:
         grid = lattice(found.array.shape[1:], (a, b, c), None)
         fill = np.array(found.meta["fill"], dtype=np.float32)
         return Scan(found.array, 1.0, 0.0, (a, b, c), fill, valid.array.view(np.bool_), None, grid)
-
-    def _whole(self, scan: Scan) -> tuple[NDArray[np.float32], NDArray[np.bool_], Scan]:
-        """Every voxel at the model's spacing, slab by slab: interpolation works in float64."""
-        depth, *plane = scan.grid.shape
-        x = np.empty((self.channels, depth, *plane), np.float32)
-        valid = np.empty((depth, *plane), bool)
-        for z in range(0, depth, SLAB):
-            stop = min(z + SLAB, depth)
-            slab = Crop((z, 0, 0), (stop, *plane), (False,) * 3)
-            x[:, z:stop], valid[z:stop] = scan.cut(slab, (stop - z, *plane))
-        return x, valid, scan
 
     def _rule(self) -> dict[str, Any]:
         """All that changes a prepared scan."""
@@ -273,7 +289,7 @@ class VolumeReader:
             voxels = canonical(stored, found.spatial, place)
             fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
             if self.body is not None:
-                valid = valid & body_mask(voxels, found.slope, found.inter, valid, self.body)
+                valid &= body_mask(voxels, found.slope, found.inter, valid, self.body)
             if not valid.any():
                 raise BadSample(address, "no body", f"nothing but air at body={self.body}")
             levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
@@ -321,7 +337,7 @@ def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, tim
     stored = row.astype(np.uint8) if row.dtype == np.bool_ else row
     spatial_axes = (first, second, third)
     return Declared(
-        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True
+        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True, code=2
     )
 
 

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from mae_ext.data.source import are_numbers
 from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
+from mae_ext.downstream.outputs import warn_one_sided
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
@@ -56,6 +57,7 @@ def embed(
         raise UserError(f"{there[0]}: belongs to no {out.name}, and would be written over; name another file")
     with staged(out, *sidecars) as [table, lines, ledger]:
         encoder = load_encoder(run, name)
+        warn_one_sided([encoder.modality], [source])
         features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=progress)
         metadata = {
             "checkpoint": _as_text(encoder.path),

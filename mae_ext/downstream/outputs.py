@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,9 +14,11 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-from mae_ext.config import Config
+from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.cache import source_identity
+from mae_ext.data.doubts import one_sided
 from mae_ext.data.labelmap import stem
+from mae_ext.data.loader import build_reader
 from mae_ext.data.source import list_items
 from mae_ext.engine.checkpoint import fsync, sha256
 from mae_ext.engine.log import say, warn
@@ -32,6 +34,13 @@ UNFINISHED = ".unfinished"
 def addresses_of(sources: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
     """Every sample of the sources in their order, one that several of them name once."""
     return list(dict.fromkeys(a for source in sources for a in list_items(source, suffixes).addresses))
+
+
+def warn_one_sided(modalities: Iterable[ModalityConfig], sources: Sequence[str]) -> None:
+    """Said once, with counts, before anything is computed: samples whose files say nothing of left and right."""
+    for reader in (build_reader(modality, "reader") for modality in modalities):
+        if hasattr(reader, "sided") and (unsaid := one_sided(reader, addresses_of(sources, tuple(reader.suffixes)))):
+            warn(unsaid)
 
 
 def result_paths(addresses: Sequence[str], suffixes: tuple[str, ...], out: Path, suffix: str) -> list[Path]:

@@ -13,6 +13,7 @@ from mae_ext.downstream.attentive import attentive_votes
 from mae_ext.downstream.classifiers import linear_votes, neighbour_votes
 from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, View, load_encoder
 from mae_ext.downstream.labelled import Labelled, check_classes, confounds, folds, labelled, matched, people
+from mae_ext.downstream.outputs import warn_one_sided
 from mae_ext.downstream.scores import accuracy, each_class, judge, judge_marks
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
@@ -64,6 +65,7 @@ def probe(
     if (test is None) == (folds is None):
         raise UserError("expected either a source to test on or a number of folds of the one to learn from")
     encoder = load_encoder(run, name)
+    warn_one_sided([encoder.modality], [train, *([] if test is None else [test])])
     if baseline == "random":
         encoder = encoder.randomised(seed)
     read = Reading(encoder, batch_size, max_bad_fraction, progress, view)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mae_ext.config import Config
+from mae_ext.data.doubts import one_sided
 from mae_ext.data.loader import Loader, ModalityData, StepData
 from mae_ext.downstream.during import ProbesDuring
 from mae_ext.engine import checkpoint
@@ -125,6 +126,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         for name, modality in data.items():
             for what, count in modality.items.ignored.items():
                 warn(f"{name}: {count} {what} passed over")
+            if unsaid := one_sided(modality.reader, modality.items.addresses):
+                warn(f"{name}: {unsaid}")
         say(_opening(config, data, model, ranks, at.step, total, out))
         if told := rising(config):
             warn(told)
