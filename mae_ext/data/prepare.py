@@ -15,6 +15,7 @@ from typing import Any
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.cache import Cache, require_writable
+from mae_ext.data.sample import held
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample, ConfigError, UserError
@@ -50,7 +51,8 @@ def prepare(
 
     workers: files at a time, by default one per core. Bad files are listed in `out`/bad_samples.jsonl. Train from it
     with `modalities.<name>.data.reader.cache=<out>`: samples are the same, bit for bit. Raises ConfigError for a reader
-    that keeps no cache, UserError for data that are missing, or a folder that cannot be written to.
+    that keeps no cache, UserError for data that are missing, or a folder that cannot be written to, RunError for a
+    bug of the reader.
     """
     out = require_writable(out)
     Cache(out).sweep()
@@ -120,4 +122,6 @@ def _reader(recipe: str) -> Any:
 
 
 def _prepare_one(recipe: str, address: str) -> None:
-    _reader(recipe).prepared(address)
+    reader = _reader(recipe)
+    with held(reader, address):
+        reader.prepared(address)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from mae_ext.data import dicom, label_volume, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.folder import members
-from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
+from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable, without_padding
 from mae_ext.data.geometry import Lattice, canonical, covered, interpolate, laid, lattice, orientation, window
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
 from mae_ext.data.labelmap import Labels
-from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.scan import Array, Declared, check, pick_axis
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
@@ -29,7 +29,7 @@ MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
 
 SLAB = 32
-VERSION = 1
+VERSION = 2
 """Of what the cache holds. Raise it with every change of what `read` returns."""
 
 Time = Literal["first", "middle", "mean"]
@@ -90,7 +90,8 @@ class VolumeReader:
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
-    "constant", "no body", "mixed series", "missing slices", "repeated slices", "out of memory".
+    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
+    "unreadable".
     """
 
     suffixes: tuple[str, ...] = (
@@ -147,22 +148,22 @@ class VolumeReader:
         except MemoryError as error:
             raise BadSample(address, "out of memory", str(error)) from error
 
+    @judged
     def describe(self, address: str) -> str:
         """Format, type, shape, voxel size and axis directions, from the header alone."""
         return str(self._declared(address))
 
+    @judged
     def label_map(self, address: str, like: str | None = None) -> Labels:
         """(D, H, W) on the voxels that crops of the scan `like` are cut from. Raises BadSample, such as "label map"."""
-        try:
-            scan = None if like is None else (like, self._declared(like))
-            return label_volume.on_lattice(address, self._declared(address), self.spacing, scan)
-        except MemoryError as error:
-            raise BadSample(address, "out of memory", str(error)) from error
+        scan = None if like is None else (like, self._declared(like))
+        return label_volume.on_lattice(address, self._declared(address), self.spacing, scan)
 
     def write_labels(self, labels: Labels, like: str, path: Path) -> None:
         """(D, H, W) -> NIfTI with the voxels and the affine of the scan `like`. Raises OSError, and BadSample."""
         label_volume.write(labels, self._declared(like), self.spacing, path)
 
+    @judged
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
         assert self.cache is not None
@@ -238,6 +239,7 @@ class VolumeReader:
         x, valid = np.ascontiguousarray(x), np.ascontiguousarray(valid)
         return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing)
 
+    @judged
     def _declared(self, address: str) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""
         if _is_folder(address):
@@ -261,25 +263,24 @@ class VolumeReader:
             return nifti.declared_mgh(address, content)
         return nifti.declared_nifti(address, content)
 
+    @judged
     def _scan(self, address: str) -> Scan:
-        try:
-            found = self._declared(address)
-            extra = pick_axis(address, found, self.channel_axis, self.time_axis)
-            stored = self._channels(address, found, found.load(), extra)
-            place = orientation(found.affine)
-            voxels = canonical(stored, found.spatial, place)
-            fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
-            if self.body is not None:
-                valid = valid & body_mask(voxels, found.slope, found.inter, valid, self.body)
-            if not valid.any():
-                raise BadSample(address, "no body", f"nothing but air at body={self.body}")
-            levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
-            grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
-            size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
-            if self.cache and size_bytes > 4 * self.max_bytes:
-                raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
-        except MemoryError as error:
-            raise BadSample(address, "out of memory", str(error)) from error
+        found = self._declared(address)
+        extra = pick_axis(address, found, self.channel_axis, self.time_axis)
+        stored = self._channels(address, found, found.load(), extra)
+        place = orientation(found.affine)
+        voxels, there = without_padding(address, canonical(stored, found.spatial, place), found.slope)
+        fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
+        valid = valid if there is None else valid & there
+        if self.body is not None:
+            valid = valid & body_mask(voxels, found.slope, found.inter, valid, self.body)
+        if not valid.any():
+            raise BadSample(address, "no body", f"nothing but air at body={self.body}")
+        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
+        grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
+        size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
+        if self.cache and size_bytes > 4 * self.max_bytes:
+            raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
         return Scan(voxels, found.slope, found.inter, place.spacing, fill, valid, levels, grid)
 
     def _channels(self, address: str, found: Declared, stored: Array, extra: int | None) -> Array:

@@ -14,7 +14,7 @@ from mae_ext.data.distort import VALUES, distort
 from mae_ext.data.labelmap import LabelReader, Labels, cut, stem, toward_foreground
 from mae_ext.data.loader import build_reader
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, read_checked
+from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, held, read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.errors import BadSample, UserError, some
 from mae_ext.rng import rng
@@ -82,7 +82,8 @@ def _listed(where: Path) -> dict[str, str]:
 
 def read_labels(reader: LabelReader, address: str, like: str, classes: int, foreground: bool) -> Labels:
     """(*extent) with 0 for the background and 1..classes. foreground: whatever is above 0 is 1. Raises BadSample."""
-    labels = reader.label_map(address, like)
+    with held(reader, address):
+        labels = reader.label_map(address, like)
     if foreground:
         return (labels > 0).astype(labels.dtype)
     if int(labels.max(initial=0)) > classes:
