@@ -91,7 +91,8 @@ class Decoder:
             raise BadSample(address, kind, detail)
         if "broken" in answer:
             self.close()
-            raise RuntimeError(f"the video decoder's program broke:\n{answer['broken']}")
+            told = " ".join(answer["broken"].strip().splitlines()[-1].split())
+            raise BadSample(address, "unreadable", f"the video decoder's program broke: {told}"[:300])
         return answer
 
     def view(self, shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:

@@ -1,229 +1,150 @@
-"""DICOM: a folder is one series, sorted by position; a single file may be a mosaic or a multi-frame object."""
+"""DICOM: a folder is one series, classic slices or enhanced (multi-frame) objects; a file may be a Siemens mosaic.
 
-import warnings
-from collections import Counter
+Where a plane lies and how it is scaled is read plane by plane (dicom_frames.py), and all planes go one way from there
+(dicom_stack.py).
+"""
+
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from io import BytesIO
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data import dicom_mosaic, dicom_split
+from mae_ext.data.dicom_frames import Frame, check_alike, frames_in, frames_of, header, is_enhanced, is_mosaic, parsing
+from mae_ext.data.dicom_stack import Stack, stacked
 from mae_ext.data.scan import Array, Declared
 from mae_ext.data.source import fetch
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
-GAP_TOLERANCE = 0.1
-"""Of the usual distance: positions are written with three digits, a missing slice is off by all of it."""
-
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-_TAGS = (
-    *("SeriesInstanceUID", "SOPClassUID", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"),
-    *("ImagePositionPatient", "InstanceNumber", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation"),
-    *("RescaleSlope", "RescaleIntercept", "NumberOfFrames", "ImageType", "PixelRepresentation", "BitsStored"),
-)
-_ERRORS = (
-    *(ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, RuntimeError, NotImplementedError),
-    *(IndexError, OverflowError, ArithmeticError, MemoryError),
-)
 
 
 def declared(address: str, files: Sequence[str], max_bytes: int) -> Declared:
-    """One series. A position that comes n times in every place is n time points: a fourth axis.
+    """One series. A position that comes n times in every place is n volumes: a fourth axis.
 
-    Raises BadSample: "not a scan", "header", "RGB", "mixed series", "missing slices", "axes", "too large", "truncated",
-    "geometry". Raises UserError without pydicom.
+    Raises BadSample: "not a scan", "header", "RGB", "mixed series", "missing slices", "repeated slices",
+    "split series", "axes", "data type", "truncated", "geometry". Raises UserError without pydicom.
     """
-    headers = [_header(file, fetch(file, max_bytes)) for file in files]
-    _same_series(address, headers)
-    if all(_is_mosaic(h) or int(h.get("NumberOfFrames") or 1) > 1 for h in headers):
-        return _whole_volumes(address, files, headers, max_bytes)
-    return _stack(address, files, headers, max_bytes)
+    headers = [header(file, max_bytes) for file in files]
+    with parsing(address):
+        if all(map(is_mosaic, headers)):
+            return dicom_mosaic.declared(address, files, headers, max_bytes)
+        frames = _frames(files, headers)
+        check_alike(address, frames)
+        stack = stacked(address, frames)
+        _check_whole(address, frames, stack, headers)
+        dicom_split.check(address, frames, len(stack.rows), SUFFIXES, max_bytes)
+        return _declared(frames, stack, headers[0], max_bytes)
 
 
-def _header(file: str, content: Any) -> Any:
-    try:
-        import pydicom
-    except ImportError:
-        raise UserError("DICOM is read by pydicom, which is not installed: pip install 'mae-ext[dicom]'") from None
-    with _bad_sample(file):
-        try:
-            header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
-        except pydicom.errors.InvalidDicomError as error:
-            raise BadSample(file, "not a scan", f"begins with {bytes(content[:12])!r}; no DICOM preamble") from error
-        if not (header.get("Rows") and header.get("Columns")):
-            what = getattr(header.get("SOPClassUID"), "name", "an object of unknown class")
-            raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
-        if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
-        if header.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
-            detail = f"photometric interpretation {header.PhotometricInterpretation}; MONOCHROME2 is read"
-            raise BadSample(file, "data type", detail)
-        return header
+def _frames(files: Sequence[str], headers: Sequence[Any]) -> list[Frame]:
+    """All planes. Whole volumes in several files come one after the other, by their numbers, then their names."""
+    several = [frames_in(h) > 1 and not h.get("ConcatenationUID") for h in headers]
+    order = sorted(range(len(files)), key=lambda i: (int(headers[i].get("InstanceNumber") or 0), files[i]))
+    place = {i: n if several[i] else 0 for n, i in enumerate(order)}
+    return [frame for i, (file, found) in enumerate(zip(files, headers, strict=True))
+            for frame in frames_of(file, found, place[i])]  # fmt: skip
 
 
-def _is_mosaic(header: Any) -> bool:
-    return "MOSAIC" in (header.get("ImageType") or ())
+def _check_whole(address: str, frames: Sequence[Frame], stack: Stack, headers: Sequence[Any]) -> None:
+    """A multi-frame file is a volume, unless it says that it is a part of one: a concatenation."""
+    if len(headers) == 1 or max(map(frames_in, headers)) == 1:
+        return
+    if len(parts := {str(h.get("ConcatenationUID") or "") for h in headers}) > 1:
+        raise BadSample(address, "mixed series", f"parts of {len(parts)} concatenations; give each its own folder")
+    if "" not in parts:
+        total = int(headers[0].get("InConcatenationTotalNumber") or len(headers))
+        if len(headers) != total:
+            raise BadSample(address, "missing slices", f"{len(headers)} of the {total} parts of a concatenation")
+        return
+    covered: dict[str, set[int]] = {}
+    for z, row in enumerate(stack.rows.tolist()):
+        for i in row:
+            covered.setdefault(frames[i].file, set()).add(z)
+    for file, places in covered.items():
+        if len(places) != len(stack.rows):
+            detail = f"{Path(file).name} holds {len(places)} of {len(stack.rows)} slices and does not say of what it is"
+            hint = "a part (no ConcatenationUID); give each object its own folder, or join them with dcm2niix"
+            raise BadSample(address, "mixed series", f"{detail} {hint}")
 
 
-def _same_series(address: str, headers: Sequence[Any]) -> None:
-    series = Counter(str(h.get("SeriesInstanceUID")) for h in headers)
-    if len(series) > 1:
-        counts = ", ".join(f"{n} files of ...{uid[-12:]}" for uid, n in series.most_common(4))
-        raise BadSample(address, "mixed series", f"{counts}; a folder is one series, give each its own")
-    for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "BitsAllocated"):
-        found = [h.get(tag) for h in headers]
-        if found.count(None) == len(found) and int(headers[0].get("NumberOfFrames") or 1) > 1:
-            continue  # an enhanced object says it frame by frame
-        if None in found:
-            raise BadSample(address, "header", f"{tag} is missing in {found.count(None)} of {len(found)} files")
-        values = np.array([np.ravel(v).astype(float) for v in found])
-        if not np.isfinite(values).all() or np.ptp(values, axis=0).max() > 1e-3:
-            kinds = len(np.unique(values.round(3), axis=0))
-            raise BadSample(
-                address, "mixed series", f"{tag} has {kinds} different values (a localizer among the slices?)"
-            )
-
-
-def _stack(address: str, files: Sequence[str], headers: Sequence[Any], max_bytes: int) -> Declared:
-    first = headers[0]
-    with _bad_sample(address):
-        across, down = (np.array(first.ImageOrientationPatient, dtype=float)[i : i + 3] for i in (0, 3))
-        if any(h.get("ImagePositionPatient") is None for h in headers):
-            raise BadSample(address, "header", "ImagePositionPatient is missing: the order of the slices is unknown")
-        origins = np.array([h.ImagePositionPatient for h in headers], dtype=float)
-        normal = np.cross(across, down)
-        places, times = _sorted(address, origins @ normal, headers)
-        spacing = np.array(first.PixelSpacing, dtype=float)  # between rows, between columns
-        order = places[:, 0]
-        affine = np.eye(4)
-        affine[:3, 0], affine[:3, 1] = across * spacing[1], down * spacing[0]
-        affine[:3, 2] = (origins[order[-1]] - origins[order[0]]) / (len(order) - 1)
-        affine[:3, 3] = origins[order[0]]
-        rescale = {(float(h.get("RescaleSlope") or 1), float(h.get("RescaleIntercept") or 0)) for h in headers}
-        shape = (int(first.Columns), int(first.Rows), len(order)) + ((times,) if times > 1 else ())
-        # PET scales slice by slice; then the values are scaled on the way.
-        dtype = _stored_dtype(first) if len(rescale) == 1 else np.dtype(np.float32)
-        slope, inter = rescale.pop() if len(rescale) == 1 else (1.0, 0.0)
+def _declared(frames: Sequence[Frame], stack: Stack, found: Any, max_bytes: int) -> Declared:
+    depth, times = stack.rows.shape
+    rows, columns = int(found.Rows), int(found.Columns)
+    # nibabel, and so every NIfTI that was made with it, counts an enhanced object's rows first, a classic one's last.
+    rows_first = is_enhanced(found)
+    shape = ((rows, columns) if rows_first else (columns, rows)) + (depth,) + ((times,) if times > 1 else ())
+    affine = RAS_FROM_LPS @ (stack.affine[:, [1, 0, 2, 3]] if rows_first else stack.affine)
+    rescale = {(_slope(f), f.inter or 0.0) for f in frames}
+    # PET scales slice by slice, enhanced MR volume by volume; then the values are scaled on the way.
+    stored = rescale == {(1.0, 0.0)} or (len(rescale) == 1 and not rows_first)
+    dtype = _stored_dtype(found) if stored else np.dtype(np.float32)
+    slope, inter = rescale.pop() if stored else (1.0, 0.0)
+    place = {int(i): (t, z) for z, line in enumerate(stack.rows) for t, i in enumerate(line)}
 
     def load() -> Array:
-        out = np.empty(shape[::-1], dtype)
-        planes = out.reshape(times, len(order), *shape[1::-1])
-        for z, row in enumerate(places):
-            for t, index in enumerate(row):
-                planes[t, z] = _pixels(files[index], headers[index], max_bytes, dtype)
-        return out
+        out = np.empty((times, depth, rows, columns), dtype)
+        absent: NDArray[np.bool_] | None = None
+        for file, group in groupby(enumerate(frames), key=lambda pair: pair[1].file):
+            numbers, planes = zip(*group, strict=True)
+            for i, frame, plane in zip(numbers, planes, _pixels(file, planes, max_bytes), strict=True):
+                if frame.padding is not None:
+                    least, most = frame.padding
+                    hole = (plane >= least) & (plane <= most)
+                    if absent is None and hole.any():
+                        absent = np.zeros(out.shape, bool)
+                    if absent is not None:
+                        absent[place[i]] = hole
+                out[place[i]] = plane if dtype.kind != "f" else _scaled(plane, frame)
+        voxels: Array = out if absent is None else np.ma.MaskedArray(out, absent)
+        voxels = voxels if times > 1 else voxels[0]
+        return voxels.swapaxes(-1, -2) if rows_first else voxels
 
-    return Declared("DICOM series", shape, dtype, RAS_FROM_LPS @ affine, load, slope, inter)
-
-
-def _sorted(address: str, heights: NDArray[np.float64], headers: Sequence[Any]) -> tuple[NDArray[np.int64], int]:
-    """heights: mm along the normal. -> ((slices, times) file numbers, times)."""
-    if not np.isfinite(heights).all():
-        raise BadSample(address, "header", "ImagePositionPatient is not finite")
-    numbers = [int(h.get("InstanceNumber") or 0) for h in headers]
-    order = sorted(range(len(heights)), key=lambda i: (round(float(heights[i]), 3), numbers[i]))
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and abs(heights[i] - heights[groups[-1][0]]) < 0.01:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    if len(groups) < 2:
-        raise BadSample(address, "axes", f"a single slice ({len(heights)} files at one position); a volume has more")
-    times = Counter(len(g) for g in groups).most_common(1)[0][0]
-    if odd := [z for z, g in enumerate(groups) if len(g) != times]:
-        here = heights[groups[odd[0]][0]]
-        detail = (
-            f"slice {odd[0]} of {len(groups)} (at {here:.2f} mm) comes {len(groups[odd[0]])} times, the others {times}"
-        )
-        raise BadSample(address, "repeated slices" if times == 1 else "missing slices", detail)
-    gaps = np.diff([heights[g[0]] for g in groups])
-    usual = float(np.median(gaps))
-    if wide := np.flatnonzero(np.abs(gaps - usual) > GAP_TOLERANCE * usual).tolist():
-        detail = (
-            f"{gaps[wide[0]]:.2f} mm between slices {wide[0]} and {wide[0] + 1} of {len(groups)}, usually {usual:.2f}"
-        )
-        raise BadSample(address, "missing slices", detail)
-    return np.array(groups), times
+    return Declared(_format(found), shape, dtype, affine, load, slope, inter, contrast=stack.contrast)
 
 
-def _stored_dtype(header: Any) -> np.dtype[np.generic]:
-    bits = int(header.BitsAllocated)
+def _scaled(plane: Array, frame: Frame) -> NDArray[np.float64]:
+    return plane.astype(np.float64) * _slope(frame) + (frame.inter or 0.0)
+
+
+def _slope(frame: Frame) -> float:
+    return 1.0 if frame.slope is None else frame.slope
+
+
+def _format(found: Any) -> str:
+    if not is_enhanced(found):
+        return "DICOM series"
+    name = str(getattr(found.get("SOPClassUID"), "name", ""))
+    return f"DICOM {name.removesuffix(' Image Storage')}" if "Enhanced" in name else "DICOM multi-frame"
+
+
+def _stored_dtype(found: Any) -> np.dtype[np.generic]:
+    bits = int(found.BitsAllocated)
     if bits not in (8, 16, 32):
         raise ValueError(f"BitsAllocated {bits}; 8, 16 and 32 are read")
-    return np.dtype(f"{'i' if int(header.get('PixelRepresentation') or 0) else 'u'}{bits // 8}")
+    return np.dtype(f"{'i' if int(found.get('PixelRepresentation') or 0) else 'u'}{bits // 8}")
 
 
-def _pixels(file: str, header: Any, max_bytes: int, dtype: np.dtype[np.generic]) -> Array:
-    """(rows, columns) as stored, or scaled where the series is held as float."""
+def _pixels(file: str, frames: Sequence[Frame], max_bytes: int) -> Iterator[Array]:
+    """(rows, columns) of each plane, as stored."""
     import pydicom
 
     content = fetch(file, max_bytes)
     assert isinstance(content, bytes)
-    with _bad_sample(file):
-        plane: Array = pydicom.dcmread(BytesIO(content)).pixel_array
-        if plane.shape != (header.Rows, header.Columns):
-            raise BadSample(file, "axes", f"{list(plane.shape)} pixels, expected {[header.Rows, header.Columns]}")
-        if dtype.kind == "f":
-            wide = plane.astype(np.float64)
-            plane = wide * float(header.get("RescaleSlope") or 1) + float(header.get("RescaleIntercept") or 0)
-        return plane.astype(dtype, copy=False)
-
-
-def _whole_volumes(address: str, files: Sequence[str], headers: Sequence[Any], max_bytes: int) -> Declared:
-    """Siemens mosaics and enhanced multi-frame objects: each file a volume, by nibabel's wrappers; several are time."""
-    stored = sum(
-        int(h.Rows) * int(h.Columns) * int(h.get("NumberOfFrames") or 1) * int(h.BitsAllocated) // 8 for h in headers
-    )
-    if stored > max_bytes:
-        raise BadSample(address, "too large", f"{stored} bytes of pixels, the limit is {max_bytes}")
-    order = sorted(range(len(files)), key=lambda i: int(headers[i].get("InstanceNumber") or 0))
-    first = _wrapped(files[order[0]], max_bytes)
-    with _bad_sample(files[order[0]]):
-        shape = tuple(int(n) for n in first.image_shape or ())
-        if len(shape) < 3:
-            raise BadSample(address, "axes", f"{list(shape)} pixels; a volume has three axes")
-        affine = RAS_FROM_LPS @ np.array(first.affine, dtype=float)
-
-    def load() -> Array:
-        volumes = []
-        for i in order:
-            with _bad_sample(files[i]):
-                volumes.append(np.asarray(_wrapped(files[i], max_bytes).get_data(), dtype=np.float32).T)
-            if volumes[-1].shape != shape[::-1]:
-                raise BadSample(
-                    files[i], "mixed series", f"a volume of {volumes[-1].shape[::-1]}, the first is {shape}"
-                )
-        return np.stack(volumes) if len(volumes) > 1 else np.ascontiguousarray(volumes[0])
-
-    kind = "DICOM mosaic" if _is_mosaic(headers[0]) else "DICOM multi-frame"
-    times = (len(files),) if len(files) > 1 else ()
-    return Declared(kind, shape + times, np.dtype(np.float32), affine, load)
-
-
-def _wrapped(file: str, max_bytes: int) -> Any:
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is experimental, and for Siemens above all
-        from nibabel.nicom import dicomwrappers
-    content = fetch(file, max_bytes)
-    assert isinstance(content, bytes)
-    with _bad_sample(file):
-        return dicomwrappers.wrapper_from_data(pydicom.dcmread(BytesIO(content)))
-
-
-@contextmanager
-def _bad_sample(file: str) -> Iterator[None]:
-    """The one place where what pydicom raises becomes a verdict on the file."""
-    try:
-        yield
-    except _ERRORS as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        short = "less than" in text or ("expected" in text and "bytes" in text) or isinstance(error, EOFError)
-        raise BadSample(file, "truncated" if short else "header", text[:300]) from error
+    with parsing(file):
+        found = pydicom.dcmread(BytesIO(content))
+        del content
+        wanted, shape = _stored_dtype(found), (int(found.Rows), int(found.Columns))
+        if "PixelData" not in found:
+            raise BadSample(file, "data type", "no PixelData: pixels of whole numbers are read, and no others")
+        for plane in pydicom.iter_pixels(found, indices=[frame.number for frame in frames]):
+            if plane.shape != shape or plane.dtype != wanted:
+                detail = f"{list(plane.shape)} pixels of {plane.dtype}, expected {list(shape)} of {wanted}"
+                raise BadSample(file, "axes", detail)
+            yield plane

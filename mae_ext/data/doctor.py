@@ -1,7 +1,8 @@
 """Open every file in a child that may die of it, and say of each whether it can be trained on."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from mae_ext import plugins
 from mae_ext.config import Config, one_modality, uncached
 from mae_ext.data.augment import center_sampler
-from mae_ext.data.sample import Reader
+from mae_ext.data.sample import Reader, held, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, RunError, some
 
 MEMORY_BYTES = 4 << 30
 DEADLINE_S = 20.0
@@ -61,6 +62,8 @@ def inspect(
         for address in (address for items in sources for address in items.addresses):
             try:
                 description = sandbox.call(_open, reader, size, address, name=address)
+            except RunError as error:  # of every file its verdict, and the reader's mistakes are one as well
+                yield Verdict(address, False, "reader broke", str(error))
             except BadSample as error:
                 unasked = error.kind == "channels" and channels is None
                 yield Verdict(address, unasked, "" if unasked else error.kind, error.detail)
@@ -78,21 +81,30 @@ def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(verdicts: Iterable[Verdict]) -> str:
-    """One line: how many are good, and how many are bad of which kind."""
-    verdicts = list(verdicts)
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """How many are good, and how many are bad of which kind, in the last line; before it, what the good ones are."""
     kinds = Counter("" if verdict.ok else verdict.kind for verdict in verdicts)
     good = kinds.pop("", 0)
+    forms = Counter(form for v in verdicts if v.ok and (form := _form(v.description)))
+    found = some([f"{count} {form}" for form, count in forms.most_common()])
+    held_by = f"good: {found}\n" if found else ""
     doubtful = sum(bool(verdict.doubts) for verdict in verdicts)
     told = f"; {doubtful} of the good ones may mislead, as said above" if doubtful else ""
     if not kinds:
-        return f"{good} files, all good{told}"
+        return f"{held_by}{good} files, all good{told}"
     bad = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad}){told}"
+    return f"{held_by}{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad}){told}"
+
+
+def _form(description: str) -> str:
+    """What a description says before the size: "DICOM series int16", "JPEG CMYK"."""
+    found = re.match(r"(\D.*?) \d+x\d+", description)
+    return found[1] if found else ""
 
 
 def _open(reader: Reader, size: tuple[int, ...], address: str) -> str:
     """What a reader's `describe` says: a line of what there is, then a line for each thing that may mislead."""
-    (sample,) = reader.read(address, [center_sampler(size)])
+    (sample,) = read_checked(reader, address, [center_sampler(size)])
     describe = getattr(reader, "describe", None)
-    return describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"
+    with held(reader, address):
+        return describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"

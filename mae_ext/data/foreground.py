@@ -30,6 +30,21 @@ def usable(x: NDArray[np.float32]) -> NDArray[np.bool_]:
         return np.abs(x) <= MAX_VALUE
 
 
+def without_padding(address: str, voxels: Array, slope: float) -> tuple[Array, NDArray[np.bool_] | None]:
+    """(C, D, H, W), masked where nothing was measured -> the least value of its channel there, and (D, H, W) where all
+    channels were measured; None is everywhere. Raises BadSample "constant" where nothing was."""
+    if not isinstance(voxels, np.ma.MaskedArray):
+        return voxels, None
+    absent = np.ma.getmaskarray(voxels)
+    plain = np.ma.getdata(voxels).copy()
+    for channel, hole in zip(plain, absent, strict=True):
+        if hole.all():
+            raise BadSample(address, "constant", "every voxel is padding")
+        channel[hole] = (np.min if slope > 0 else np.max)(channel[~hole])
+    there: NDArray[np.bool_] = np.logical_and.reduce(~absent, axis=0)
+    return plain, there
+
+
 def survey(
     address: str, voxels: Array, slope: float, inter: float, min_finite: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from mae_ext.data import label_image
 from mae_ext.data.labelmap import Labels, Stored
-from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.sample import Crop, CropSampler, Sample, verdicts
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
 
@@ -207,11 +207,11 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 @contextmanager
 def _bad_sample(address: str) -> Iterator[None]:
     """The one place where what Pillow raises becomes a verdict on the file."""
-    try:
-        yield
-    except _PILLOW_ERRORS as error:
-        text = f"{type(error).__name__}: {error}"
-        raise BadSample(address, _kind(error), text) from error
+    with verdicts(address):  # whatever was not seen so far
+        try:
+            yield
+        except _PILLOW_ERRORS as error:
+            raise BadSample(address, _kind(error), f"{type(error).__name__}: {error}") from error
 
 
 def _kind(error: Exception) -> str:

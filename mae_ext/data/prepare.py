@@ -17,6 +17,7 @@ from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.data.cache import Cache, keeping
 from mae_ext.data.doubts import one_sided
+from mae_ext.data.sample import held
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample, ConfigError, UserError, reasons
@@ -65,7 +66,7 @@ def prepare(
     What is there already, and still good, is left alone. workers: files at a time, by default one per core. Bad files
     are listed in `out`/bad_samples.jsonl. Train from it with `modalities.<name>.data.reader.cache=<out>`: samples are
     the same, bit for bit. Raises ConfigError where no reader keeps a cache, UserError for data that are missing, or a
-    folder that cannot be written to, also when the disk is full in the midst of it.
+    folder that cannot be written to, also when the disk is full in the midst of it, RunError for a bug of the reader.
     """
     names, without = _chosen(config, modality)
     with folder_for(out) as out:
@@ -155,4 +156,6 @@ def _reader(recipe: str) -> Any:
 
 
 def _prepare_one(recipe: str, address: str) -> None:
-    _reader(recipe).prepared(address)
+    reader = _reader(recipe)
+    with held(reader, address):
+        reader.prepared(address)

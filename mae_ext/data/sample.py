@@ -1,14 +1,21 @@
 """What readers return and what the model is fed: Sample, Batch, Crop, and the Reader contract."""
 
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from mae_ext.errors import BadSample, RunError
+from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mask import Mask
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,30 +62,80 @@ class Reader(Protocol):
     suffixes: tuple[str, ...]
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
-        """One Sample per crop from a single opening of the file. Raises BadSample, and nothing else, for a bad file."""
+        """One Sample per crop from a single opening of the file. Raises BadSample, and nothing else, for a bad file:
+        `verdicts` makes one of whatever a parser raises."""
         ...
+
+
+@contextmanager
+def verdicts(address: str) -> Iterator[None]:
+    """Around what parses a file: whatever is raised in it is a verdict on the file.
+
+    Parsers of other people's formats raise what nobody foresaw, and nothing that a file makes them raise may end a run.
+    It becomes BadSample "unreadable", with the exception and the line that it came from, or "out of memory". BadSample
+    goes through, and so do UserError, RunError and ImportError, which are no matter of the file. Crop samplers are
+    called outside: one that fails is a bug.
+    """
+    try:
+        yield
+    except (BadSample, UserError, RunError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's allocator raises RuntimeError
+            raise BadSample(address, "out of memory", str(error)) from error
+        raise BadSample(address, "unreadable", f"{_told(error)}, raised in {_origin(error)}") from error
+
+
+def judged(parse: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate[Any, str, P], T]:
+    """`verdicts` for a whole method, whose first argument is the address."""
+
+    @wraps(parse)
+    def judge(reader: Any, address: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with verdicts(address):
+            return parse(reader, address, *args, **kwargs)
+
+    return judge
+
+
+def _told(error: Exception) -> str:
+    return " ".join(repr(error).split())[:300]
+
+
+def _origin(error: Exception) -> str:
+    """The last line of this package that an exception came through: "volume.py:88"."""
+    lines = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    ours = [(file, line) for file, line in lines if Path(__file__).parents[1] in file.parents] or lines
+    file, line = ours[-1]
+    return f"{file.name}:{line}"
+
+
+@contextmanager
+def held(reader: object, address: str) -> Iterator[None]:
+    """A reader's method, held to its contract: BadSample goes through, anything else is its bug, a RunError."""
+    try:
+        yield
+    except (BadSample, UserError, RunError):
+        raise
+    except MemoryError as error:
+        raise BadSample(address, "out of memory", str(error)) from error
+    except Exception as error:
+        told = f"(it may raise nothing but BadSample): {_told(error)}"
+        raise RunError(f"reader {type(reader).__name__} broke on {address} {told}") from error
 
 
 def read_checked(
     reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None
 ) -> list[Sample]:
     """Reader.read, held to its contract. shape: (C, *S) of a sample. Raises BadSample; RunError for a reader's bug."""
-    name = type(reader).__name__
-    try:
+    with held(reader, address):
         samples = reader.read(address, crops)
         given = [(tuple(sample.x.shape), sample.x.dtype) for sample in samples]
-    except BadSample:
-        raise
-    except MemoryError as error:
-        raise BadSample(address, "out of memory", str(error)) from error
-    except Exception as error:
-        told = " ".join(repr(error).split())
-        raise RunError(f"reader {name} broke on {address} (it may raise nothing but BadSample): {told}") from error
     if len(given) != len(crops) or any(
         dtype not in (torch.uint8, torch.float32) or (shape is not None and found != shape) for found, dtype in given
     ):
         wanted = f"{len(crops)} x {'' if shape is None else shape}"
-        raise RunError(f"reader {name} gave {given} for {address}; expected {wanted} in uint8 or float32")
+        told = f"gave {given} for {address}; expected {wanted} in uint8 or float32"
+        raise RunError(f"reader {type(reader).__name__} {told}")
     return samples
 
 

@@ -33,7 +33,8 @@ class Declared:
     """A header. shape, fastest axis first as nibabel shows it. spatial: which of its axes the affine is about.
 
     affine: (4, 4), voxel indices of the spatial axes -> mm, RAS+. value = stored * slope + inter. load() -> the voxels,
-    (*reversed(shape)), any dtype of DTYPES, read to the end of the file.
+    (*reversed(shape)), any dtype of DTYPES, read to the end of the file; masked where the file says that a number
+    stands for no measurement. contrast: what the volumes along a fourth axis differ in, if the file says it is no time.
     """
 
     format: str
@@ -44,6 +45,7 @@ class Declared:
     slope: float = 1.0
     inter: float = 0.0
     spatial: tuple[int, int, int] = (0, 1, 2)
+    contrast: str = ""
     slowest_first: bool = False
     """Whether people count the axes from the slowest, as in arrays; channel_axis and time_axis then mean that."""
 
@@ -118,6 +120,9 @@ def pick_axis(address: str, found: Declared, channel_axis: int | None, time_axis
     last = len(found.shape) - 1
     asked = [axis % len(found.shape) for axis in (channel_axis, time_axis) if axis is not None]
     asked = [last - axis for axis in asked] if found.slowest_first else asked
+    if found.contrast and channel_axis is None:
+        detail = f"{shape}: axis {extra} is no time: {found.contrast}; set channel_axis, or split the series"
+        raise BadSample(address, "axes", detail)
     if extra not in asked:
         detail = (
             f"{shape}: axis {extra} may be time, contrasts or directions; set the reader's channel_axis or time_axis"

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from mae_ext.data.archive import ROW
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.decoder import Decoders
-from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
 
@@ -130,6 +130,7 @@ class VideoReader:
                 for row, box in zip(numbers, boxes, strict=True)
             ]
 
+    @judged
     def prepared(self, address: str) -> Entry | None:
         """All frames of a file, mapped from the cache, where they are put if need be; None for what is not kept.
 
@@ -149,6 +150,7 @@ class VideoReader:
             frames = opened.frames(range(len(clip.times))).copy()
         return self.cache.get_or_build(key, lambda: Entry(frames, {"times": clip.times.tolist()}))
 
+    @judged
     def describe(self, address: str) -> str:
         """Codec, size, frames, seconds, and which decoder reads it."""
         if ROW.fullmatch(address):

@@ -367,7 +367,7 @@ def serve(memory: int, limit_bytes: int) -> None:
             told = logged[2] if logged else log.complaint() or str(error)
             kind = "truncated" if any(sign in told for sign in CUT) else "damaged"
             answer = {"bad": [kind, f"{type(error).__name__}: {' '.join(told.split())}"[:300]]}
-        except Exception:  # noqa: BLE001 a bug of ours; the parent raises it
+        except Exception:  # noqa: BLE001 unforeseen; the parent makes a verdict of it
             answer = {"broken": traceback.format_exc()}
         signal.alarm(0)
         print(json.dumps(answer), file=replies, flush=True)

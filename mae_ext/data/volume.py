@@ -17,11 +17,11 @@ from mae_ext.data import archive, dicom, label_volume, nifti, nrrd
 from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.doubts import doubts
 from mae_ext.data.folder import members
-from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable
+from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable, without_padding
 from mae_ext.data.geometry import Lattice, Taps, canonical, covered, interpolate, laid, lattice, orientation, touched
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
 from mae_ext.data.labelmap import Labels, Stored
-from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.scan import Array, Declared, check, pick_axis
 from mae_ext.data.source import fetch, head
 from mae_ext.errors import BadSample
@@ -105,7 +105,8 @@ class VolumeReader:
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
-    "constant", "no body", "mixed series", "missing slices", "repeated slices", "out of memory".
+    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
+    "unreadable".
     """
 
     suffixes: tuple[str, ...] = (
@@ -162,11 +163,13 @@ class VolumeReader:
         except MemoryError as error:
             raise BadSample(address, "out of memory", str(error)) from error
 
+    @judged
     def describe(self, address: str) -> str:
         """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
         found = self._declared(address)
         return "\n".join([str(found), *doubts(found)])
 
+    @judged
     def sided(self, address: str) -> bool:
         """Whether the file says where left is, of which its first bytes are read. Raises BadSample."""
         name = address.lower()
@@ -176,21 +179,21 @@ class VolumeReader:
             return nifti.sided_mgh(address, head(address))
         return not name.endswith(nifti.NIFTI_SUFFIXES) or nifti.sided(address, head(address))
 
+    @judged
     def stored(self, address: str) -> Stored:
         return label_volume.stored(self._declared(address), self.spacing)
 
+    @judged
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
-        try:
-            scan = None if like is None else (like, self._declared(like))
-            return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
-        except MemoryError as error:
-            raise BadSample(address, "out of memory", str(error)) from error
+        scan = None if like is None else (like, self._declared(like))
+        return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
         label_volume.write(labels, self._declared(like), None if as_stored else self.spacing, path)
 
+    @judged
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
         assert self.cache is not None
@@ -257,6 +260,7 @@ class VolumeReader:
         x, valid = np.ascontiguousarray(x), np.ascontiguousarray(valid)
         return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing)
 
+    @judged
     def _declared(self, address: str) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""
         if _is_folder(address):
@@ -280,25 +284,25 @@ class VolumeReader:
             return nifti.declared_mgh(address, content)
         return nifti.declared_nifti(address, content)
 
+    @judged
     def _scan(self, address: str) -> Scan:
-        try:
-            found = self._declared(address)
-            extra = pick_axis(address, found, self.channel_axis, self.time_axis)
-            stored = self._channels(address, found, found.load(), extra)
-            place = orientation(found.affine)
-            voxels = canonical(stored, found.spatial, place)
-            fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
-            if self.body is not None:
-                valid &= body_mask(voxels, found.slope, found.inter, valid, self.body)
-            if not valid.any():
-                raise BadSample(address, "no body", f"nothing but air at body={self.body}")
-            levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
-            grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
-            size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
-            if self.cache and size_bytes > 4 * self.max_bytes:
-                raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
-        except MemoryError as error:
-            raise BadSample(address, "out of memory", str(error)) from error
+        found = self._declared(address)
+        extra = pick_axis(address, found, self.channel_axis, self.time_axis)
+        stored = self._channels(address, found, found.load(), extra)
+        place = orientation(found.affine)
+        voxels, there = without_padding(address, canonical(stored, found.spatial, place), found.slope)
+        fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
+        if there is not None:
+            valid &= there
+        if self.body is not None:
+            valid &= body_mask(voxels, found.slope, found.inter, valid, self.body)
+        if not valid.any():
+            raise BadSample(address, "no body", f"nothing but air at body={self.body}")
+        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
+        grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
+        size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
+        if self.cache and size_bytes > 4 * self.max_bytes:
+            raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
         return Scan(voxels, found.slope, found.inter, place.spacing, fill, valid, levels, grid)
 
     def _channels(self, address: str, found: Declared, stored: Array, extra: int | None) -> Array:

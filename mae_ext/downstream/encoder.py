@@ -18,11 +18,11 @@ from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.cache import keeping
 from mae_ext.data.loader import build_reader
-from mae_ext.data.sample import Reader, Sample
+from mae_ext.data.sample import Reader, Sample, read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.checkpoint import load_run
 from mae_ext.engine.task import device_of
-from mae_ext.errors import BadSample, RunError, UserError, check_bad, reasons
+from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.model.mae import MAE
 
 Pool = Literal["mean", "class", "tokens"]
@@ -175,12 +175,9 @@ class FrozenEncoder:
 
         def read(index: int) -> Sample | BadSample:
             try:
-                return reader.read(items.addresses[index], [crop])[0]
+                return read_checked(reader, items.addresses[index], [crop])[0]
             except BadSample as error:
                 return error
-            except Exception as error:
-                name = self.modality.data.reader.name
-                raise RunError(f"reader '{name}' broke on {items.addresses[index]}: {error!r}") from error
 
         threads = threads or min(8, cpu_count() or 1)
         indices = iter(range(len(items)))

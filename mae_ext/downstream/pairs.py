@@ -15,7 +15,7 @@ from mae_ext.data.labelmap import LabelReader, Labels, cut, stem, toward_foregro
 from mae_ext.data.loader import build_reader
 from mae_ext.data.passed_over import PassedOver
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, read_checked
+from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, held, read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.errors import BadSample, UserError, some
 from mae_ext.rng import rng
@@ -93,7 +93,8 @@ def read_labels(
 
     Raises BadSample.
     """
-    labels = reader.label_map(address, like, as_stored)
+    with held(reader, address):
+        labels = reader.label_map(address, like, as_stored)
     if foreground:
         return (labels > 0).astype(labels.dtype)
     if int(labels.max(initial=0)) > classes:

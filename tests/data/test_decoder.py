@@ -78,10 +78,12 @@ def test_a_child_that_fails_costs_its_file_and_the_next_file_gets_another(stub, 
     assert not [c for c in children() if "stub.py" in " ".join(c.cmdline())]
 
 
-def test_a_bug_of_the_childs_program_is_no_fault_of_the_file(stub, file):
-    decoders = stub("print(json.dumps({'broken': 'Traceback: KeyError'}), flush=True)")
-    with decoders.open(file, None, "auto") as opened, pytest.raises(RuntimeError, match="KeyError"):
+def test_what_the_childs_program_did_not_foresee_is_a_verdict_that_names_it_and_the_next_child_is_fresh(stub, file):
+    decoders = stub("print(json.dumps({'broken': 'Traceback:\\n  line 3\\nKeyError: 5'}), flush=True)")
+    with decoders.open(file, None, "auto") as opened, pytest.raises(BadSample, match="KeyError: 5") as found:
         opened.frames([0])
+    assert (found.value.kind, found.value.path) == ("unreadable", file)
+    assert not opened.child.alive
 
 
 def test_a_real_child_that_wants_more_memory_than_it_may_is_out_of_memory(tmp_path):

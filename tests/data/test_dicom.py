@@ -7,6 +7,8 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
 
+from data.dicom_files import classic, enhanced, frame  # noqa: E402
+
 from mae_ext.config import AugmentConfig  # noqa: E402
 from mae_ext.data.augment import evaluation_sampler  # noqa: E402
 from mae_ext.data.source import list_items  # noqa: E402
@@ -22,26 +24,7 @@ def crop(size):
 
 
 def write(folder, name, plane, height, **tags):
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    data.SeriesInstanceUID, data.Modality = "1.2.3", "CT"
-    data.Rows, data.Columns = plane.shape
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.PixelSpacing, data.ImageOrientationPatient = [0.7, 0.8], [1, 0, 0, 0, 1, 0]
-    data.ImagePositionPatient, data.InstanceNumber = [-100, -90, height], 1
-    data.RescaleSlope, data.RescaleIntercept = 2, -1024
-    for key, value in tags.items():
-        if value is None:
-            del data[key]
-        else:
-            setattr(data, key, value)
-    data.PixelData = plane.astype(np.int16).tobytes()
-    folder.mkdir(exist_ok=True)
-    data.save_as(folder / name, enforce_file_format=True)
+    classic(folder / name, plane.astype(np.int16), tags.pop("position", (-100, -90, height)), **tags)
 
 
 @pytest.fixture
@@ -116,6 +99,92 @@ def test_slices_of_another_geometry_do_not_belong(series, planes, tags):
     assert kind(series) == "mixed series"
 
 
+PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
+MAGNITUDE = ["ORIGINAL", "PRIMARY", "M", "ND"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"PixelRepresentation": 0}, "PixelRepresentation"),
+        ({"BitsStored": 12, "HighBit": 11}, "BitsStored"),
+        ({"RescaleSlope": None, "RescaleIntercept": None}, "RescaleSlope is missing in 3 of 6"),
+        ({"RescaleIntercept": None}, "RescaleIntercept is missing in 3 of 6"),
+        ({"Modality": "PT"}, "Modality"),
+        ({"PatientID": "other"}, "PatientID"),
+        ({"StudyInstanceUID": "1.2.5"}, "StudyInstanceUID"),
+        ({"FrameOfReferenceUID": "1.2.6"}, "FrameOfReferenceUID"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "SOPClassUID"),
+        ({"ImageType": PHASE}, "ImageType"),
+        ({"EchoTime": 4.9}, "EchoTime"),
+        ({"Units": "BQML"}, "Units"),
+        ({"RescaleType": "OD"}, "RescaleType"),
+        ({"PixelSpacing": [0.8, 0.7]}, "PixelSpacing"),
+        ({"ImageOrientationPatient": [0.999, 0.0447, 0, -0.0447, 0.999, 0]}, "ImageOrientationPatient"),
+    ],
+    ids=str,
+)
+def test_slices_of_which_half_differ_are_refused_and_the_difference_is_named(tmp_path, planes, tags, told):
+    alike = {
+        "PatientID": "one", "StudyInstanceUID": "1.2.4", "FrameOfReferenceUID": "1.2.4", "ImageType": MAGNITUDE,
+        "EchoTime": 2.5, "Units": "HU", "RescaleType": "HU",
+    }  # fmt: skip
+    for z in range(6):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], z, **alike | (tags if z % 2 else {}))
+    with pytest.raises(BadSample) as found:
+        read(tmp_path)
+    assert found.value.kind == "mixed series" and told in found.value.detail
+
+
+@pytest.mark.parametrize("tags", [{"ImageType": PHASE}, {"EchoTime": 4.9}, {"Modality": "PT"}], ids=str)
+def test_a_second_kind_of_image_in_every_place_is_no_time(tmp_path, planes, tags):
+    for z in range(6):
+        both = {"ImageType": MAGNITUDE, "EchoTime": 2.5}
+        write(tmp_path / "s", f"{z}a.dcm", planes[z], z, **both)
+        write(tmp_path / "s", f"{z}b.dcm", planes[z] + 1, z, **both | tags, InstanceNumber=2)
+    assert kind(tmp_path, time_axis=-1) == ("axes" if "EchoTime" in tags else "mixed series")
+
+
+def test_echoes_may_be_channels(tmp_path, planes):
+    for z in range(6):
+        for echo in (2, 1):
+            write(tmp_path / "s", f"{z}{echo}.dcm", planes[z] + echo, z, EchoTime=2.5 * echo, InstanceNumber=3 - echo)
+    (sample,) = read(tmp_path, channel_axis=3, channels=2)
+    np.testing.assert_array_equal(sample.x[1].numpy(), (planes + 2)[:, ::-1, ::-1] * 2 - 1024)
+
+
+def test_echoes_of_which_there_are_several_time_points_are_two_axes(tmp_path, planes):
+    for z in range(6):
+        for n in range(4):
+            write(tmp_path / "s", f"{z}{n}.dcm", planes[z], z, EchoTime=2 + n % 2, InstanceNumber=n)
+    assert kind(tmp_path, channel_axis=3, channels=4) == "mixed series"
+
+
+@pytest.mark.parametrize("aside", [30, 0.5])
+def test_slices_that_jump_in_their_plane_are_refused_and_the_place_is_named(tmp_path, planes, aside):
+    for z in range(6):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], 0, position=(-100 + aside * (z > 3), -90, 2.5 * z))
+    with pytest.raises(BadSample, match=f"slice 4 of 6 lies {aside:.2f} mm aside") as found:
+        read(tmp_path)
+    assert found.value.kind == "mixed series"
+
+
+@pytest.mark.parametrize("same", [{"SOPInstanceUID": True}, {}], ids=["one image", "another identity, all else alike"])
+def test_a_series_that_is_there_twice_is_not_two_time_points(tmp_path, planes, same):
+    for z in range(6):
+        tags = {"SOPInstanceUID": f"1.2.9.{z}"} if same else {}
+        for n in range(2):
+            write(tmp_path / "s", f"{z}{n}.dcm", planes[z], z, InstanceNumber=z + n * bool(same) * 10, **tags)
+    assert kind(tmp_path, time_axis=-1) == "repeated slices"
+
+
+def test_slices_and_a_multi_frame_object_are_not_one_series(tmp_path, planes):
+    for z in range(3):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], 30 + 2.5 * z)
+    enhanced(tmp_path / "s" / "e.dcm", [frame(planes[z].astype(np.int16), z) for z in (3, 4, 5)], Modality="CT")
+    assert kind(tmp_path) == "mixed series"
+
+
 def test_slices_that_come_several_times_in_every_place_are_time_points(tmp_path, planes):
     for t in range(3):
         for z in range(6):
@@ -178,6 +247,23 @@ def test_real_series_agree_with_pydicom():
     (sample,) = read(folder, size=expected.shape, time_axis=3, time="first")
     np.testing.assert_array_equal(sample.x[0].numpy(), expected)
     assert sample.spacing == pytest.approx((5.0, 3.75, 3.75))
+
+
+def test_order_in_time_follows_the_time_index_then_the_numbers(tmp_path, planes):
+    for z in range(6):
+        for t in range(3):
+            tags = {"TemporalPositionIdentifier": 3 - t, "InstanceNumber": 10 * t + z}
+            write(tmp_path / "s", f"{z}_{t}.dcm", planes[z] + t, 2.5 * z, **tags)
+    (first,) = read(tmp_path, time_axis=3, time="first")
+    np.testing.assert_array_equal(first.x[0].numpy(), (planes + 2)[:, ::-1, ::-1] * 2 - 1024)
+
+
+def test_time_points_that_not_every_place_has_are_refused(tmp_path, planes):
+    for z in range(6):
+        for t in range(2):
+            tags = {"TemporalPositionIdentifier": t + (z == 5), "InstanceNumber": t}
+            write(tmp_path / "s", f"{z}_{t}.dcm", planes[z], 2.5 * z, **tags)
+    assert kind(tmp_path, time_axis=3) == "mixed series"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
