@@ -34,6 +34,11 @@ def test_there_is_one_picture_for_each_input_and_a_sheet_of_all(
     single = striped / "train" / "across" / "000.png"
     written = reconstruct(make_run(), [str(striped / "test"), single], tmp_path / "pictures")
     assert len(written) == 14 and written[-1].name == "overview.png"
+    assert [path.name for path in (written[0], written[5], written[12])] == [
+        "0000_100.png",
+        "0005_101.png",
+        "0012_000.png",
+    ]
     assert sorted((tmp_path / "pictures").iterdir()) == sorted(written)
     for file in written:
         with Image.open(file) as picture:
