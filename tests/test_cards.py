@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae_ext.cards import load_card, read_card, shipped
+from mae_ext.cards import load_card, read_card, read_head, shipped
 from mae_ext.data.source import list_items
 from mae_ext.errors import ConfigError
 
@@ -112,3 +112,22 @@ def test_the_instructions_on_the_cifar10_card_give_the_arrays_they_promise(tmp_p
         assert arrays["test_labels"].tolist() == made[:, :1].tolist()
         # Row 5, column 7, green: the second plane of the record.
         assert arrays["test_images"][2, 5, 7, 1] == made[2, 1 + 1024 + 5 * 32 + 7]
+
+
+def test_the_head_of_a_recipe_joins_the_lines_of_a_label_and_ends_where_the_comments_do(tmp_path):
+    path = tmp_path / "mine.yaml"
+    labels = ("what", "command", "hardware", "time", "expect")
+    text = "".join(f"# {label}: {label} it is\n#   and on\n#   it goes\n" for label in labels)
+    path.write_text(text + "seed: 1\n# what: a comment further down\n")
+    assert read_head(path) == {label: f"{label} it is and on it goes" for label in labels}
+    path.write_text(text.replace("# time:", "# when:"))
+    with pytest.raises(ConfigError, match="comments on what, command, hardware, when, expect; expected what, command"):
+        read_head(path)
+
+
+def test_as_many_classes_are_named_as_there_are(card):
+    assert card(GOOD + "num_classes: 2\nclasses: [a, b]\n").classes == ("a", "b")
+    with pytest.raises(ConfigError, match="num_classes=3, but 2 classes are named"):
+        card(GOOD + "num_classes: 3\nclasses: [a, b]\n")
+    with pytest.raises(ConfigError, match="statistics and statistics_source come together"):
+        card(GOOD + "statistics: {mean: [0.5], std: [0.2]}\n")

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from mae_ext.data.sample import Batch, Crop, Sample
+from mae_ext.data.sample import Batch, Crop, Sample, read_checked
+from mae_ext.errors import BadSample, RunError
 from mae_ext.model.mask import Mask
 
 
@@ -20,6 +21,7 @@ def batch():
         spacing=rows[:, None].expand(6, 2).float(),
         sources=[f"{i}.png" for i in range(6)],
         bad=[{"path": "bad.png"}],
+        targets={"classes": rows * 100, "boxes": rows[:, None].expand(6, 4).float()},
     )
 
 
@@ -29,6 +31,7 @@ def test_rows_of_a_batch_stay_together(batch):
     assert part.mask.pred.tolist() == [[22, 32], [23, 33], [24, 34]] and part.mask.grid == (5, 10)
     assert part.valid[:, 0, 0, 0].tolist() == [True, False, True]
     assert part.sources == ["2.png", "3.png", "4.png"]
+    assert part.targets["classes"].tolist() == [200, 300, 400] and part.targets["boxes"][:, 3].tolist() == [2, 3, 4]
 
 
 def test_the_parts_of_a_batch_are_the_batch_and_bad_files_are_told_once(batch):
@@ -41,7 +44,7 @@ def test_the_parts_of_a_batch_are_the_batch_and_bad_files_are_told_once(batch):
 
 def test_moving_a_batch_moves_every_tensor_and_keeps_the_rest(batch):
     moved = batch.to(torch.device("meta"))
-    tensors = (moved.x, moved.valid, moved.spacing, moved.mask.keep, moved.mask.pred)
+    tensors = (moved.x, moved.valid, moved.spacing, moved.mask.keep, moved.mask.pred, *moved.targets.values())
     assert all(tensor.device.type == "meta" for tensor in tensors)
     assert (moved.sources, moved.bad, moved.mask.grid) == (batch.sources, batch.bad, batch.mask.grid)
     assert batch.x.device.type == "cpu"
@@ -63,3 +66,58 @@ def test_samples_crops_and_batches_travel_between_processes(batch):
 def test_a_sample_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         Sample(torch.ones(1, 2, 2), "a.png").source = "b.png"
+
+
+class Gives:
+    """A reader that returns, or raises, what it was made with."""
+
+    suffixes = (".x",)
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def read(self, address, crops):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def sample(shape=(3, 4, 5), dtype=torch.uint8):
+    return Sample(torch.zeros(shape, dtype=dtype), "a.x")
+
+
+def test_a_reader_is_held_to_its_contract():
+    crops = [whole, whole]
+    for good in ([sample()] * 2, [sample(), sample(dtype=torch.float32)]):
+        assert read_checked(Gives(good), "a.x", crops, (3, 4, 5)) is good
+    assert len(read_checked(Gives([sample((1, 9))] * 2), "a.x", crops)) == 2  # of no shape in particular
+    for bad in (
+        [sample()],
+        [sample()] * 3,
+        [sample(), sample((3, 5, 4))],
+        [sample(), sample((1, 4, 5))],
+        [sample(dtype=torch.float64)] * 2,
+        [sample(dtype=torch.int32)] * 2,
+    ):
+        with pytest.raises(
+            RunError, match=r"reader Gives gave .* for a\.x; expected 2 x \(3, 4, 5\) in uint8 or float32"
+        ):
+            read_checked(Gives(bad), "a.x", crops, (3, 4, 5))
+
+
+def test_what_a_reader_raises_is_the_files_fault_only_where_it_says_so():
+    told = BadSample("a.x", "truncated", "3 of 4 bytes")
+    with pytest.raises(BadSample) as info:
+        read_checked(Gives(told), "a.x", [whole])
+    assert info.value is told
+    with pytest.raises(BadSample) as info:
+        read_checked(Gives(MemoryError("so much")), "a.x", [whole])
+    assert (info.value.path, info.value.kind, info.value.detail) == ("a.x", "out of memory", "so much")
+    with pytest.raises(RunError, match=r"reader Gives broke on a\.x .*: KeyError\('x'\)"):
+        read_checked(Gives(KeyError("x")), "a.x", [whole])
+    with pytest.raises(RunError, match="reader Gives broke on"):
+        read_checked(Gives([None]), "a.x", [whole])
+
+
+def whole(extent):
+    return Crop((0,) * len(extent), extent, (False,) * len(extent))

@@ -308,6 +308,23 @@ def test_a_crop_that_lies_outside_is_our_fault_and_not_the_files(read, clip):
         read(clip, lambda extent: Crop((0, 0, 0), (extent[0] + 1, *extent[1:]), (False,) * 3))
 
 
+def test_frames_smaller_than_a_crop_of_fixed_length_are_a_bad_file(read, clip):
+    fixed = evaluation_sampler(AugmentConfig(fixed=(0, 1, 2)), (8, 80, 64))
+    with pytest.raises(BadSample, match="frames are 128x72 pixels, smaller than the crop") as caught:
+        read(clip, fixed, size=(8, 80, 64), short_side=0)
+    assert caught.value.kind == "too small"
+    read(clip, evaluation_sampler(AugmentConfig(fixed=(0, 1, 2)), (8, 72, 64)), size=(8, 72, 64), short_side=0)
+
+
+def test_a_description_says_what_a_film_holds_and_who_reads_it(clip, tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((1, 9, 6, 8, 3), np.uint8))
+    told = VideoReader((8, 36, 64)).describe
+    assert told(clip) == "h264 yuv420p 128x72, 60 frames in 2.4 s, decord"
+    assert told(f"{tmp_path}/a.npz::train_images::0") == "array of 9 frames, 8x6"
+    with_pyav = VideoReader((8, 36, 64), decoder="pyav").describe
+    assert with_pyav(str(write(tmp_path / "b.avi", 30, "mpeg4", size=(48, 64)))).startswith("mpeg4 yuv420p 64x48, 30")
+
+
 def test_the_child_of_the_reader_imports_neither_torch_nor_the_package():
     source = Path(video_child.__file__).read_text()
     assert "import torch" not in source and "from mae_ext" not in source and "import mae_ext" not in source

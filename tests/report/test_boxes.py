@@ -39,3 +39,31 @@ def test_without_boxes_the_picture_is_as_it_was():
 def test_grey_and_float_images_become_pictures():
     assert as_picture(torch.full((1, 4, 5), 1.5)).getpixel((0, 0)) == (255, 255, 255)
     assert as_picture(torch.tensor([0.0, 0.5, 1, 0.2])[:, None, None].expand(4, 4, 5)).getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_the_best_of_two_boxes_lies_over_the_other_and_each_name_has_its_score():
+    picture = Image.new("RGB", (480, 360), "white")
+    boxes = torch.tensor([[100.0, 100, 300, 300], [100.0, 100, 300, 300]])
+    drawn = np.asarray(draw_boxes(picture, boxes, [1, 0], NAMES, [0.9, 0.4]))
+    assert has(drawn, COLOURS[1])[200, 100] and has(drawn, COLOURS[1])[120:300, 299].all()
+    assert not has(drawn, COLOURS[0])[110:].any()
+    # The name: a filled field in the colour of the class, above the box, as wide as what it says.
+    alone = [np.asarray(draw_boxes(picture, boxes[:1], [label], NAMES, scores)) for label, scores in
+             ((0, [0.5]), (1, [0.5]), (1, []))]  # fmt: skip
+    fields = [int(has(one, COLOURS[label])[92].sum()) for one, label in zip(alone, (0, 1, 1), strict=True)]
+    assert fields[0] < fields[1] and fields[2] < fields[1]  # "cell 0.50", "platelet 0.50", "platelet"
+
+
+def test_lines_are_as_thick_as_the_picture_is_large():
+    for side, thick in ((240, 2), (960, 4), (2400, 10)):
+        box = torch.tensor([[side / 4, side / 4, side * 3 / 4, side * 3 / 4]])
+        drawn = np.asarray(draw_boxes(Image.new("RGB", (side, side), "white"), box, [0], NAMES))
+        column = has(drawn, COLOURS[0])[side // 2, : side // 2]
+        assert column.sum() == thick and column.nonzero()[0].min() == side // 4
+        assert (drawn[side // 2, side // 4 + thick] == 0).all()  # a dark rim within
+
+
+def test_the_first_three_of_more_channels_are_the_picture():
+    x = torch.stack([torch.full((2, 2), level, dtype=torch.uint8) for level in (10, 20, 30, 40)])
+    assert as_picture(x).getpixel((0, 0)) == (10, 20, 30)
+    assert as_picture(x[:2]).getpixel((0, 0)) == (10, 10, 10)

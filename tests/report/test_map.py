@@ -61,3 +61,29 @@ def test_of_very_many_samples_a_part_is_drawn(tmp_path: Path, monkeypatch: pytes
 def test_umap_stands_beside_pca_where_it_is_installed(tmp_path: Path):
     wide = draw_map(cloud(60), ["a", "b"] * 30, tmp_path / "wide.png", "wide")
     assert Image.open(wide).size[0] > 1200
+
+
+def test_signs_of_the_directions_are_fixed_by_their_largest_weight():
+    x = np.zeros((4, 3), np.float32)
+    x[:, 0], x[:, 2] = (-6, 6, -6, 6), (1, 1, -1, -1)
+    points, shares = pca(x)
+    np.testing.assert_allclose(points, [[-6, 1], [6, 1], [-6, -1], [6, -1]], atol=1e-6)
+    assert shares == pytest.approx([36 / 37, 1 / 37])
+    np.testing.assert_allclose(pca(-x)[0], -points, atol=1e-6)
+
+
+def test_points_have_the_colour_of_their_own_class_in_whatever_order_they_are_drawn(tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(axes, kind, points, titles, names, colours):
+        drawn.append((kind, points, titles, names))
+
+    monkeypatch.setattr(maps, "_scatter", noted)
+    x = cloud(50)
+    draw_map(x, [f"row {i}" for i in range(50)], tmp_path / "a.png", "a")
+    kind, points, titles, names = drawn[0]
+    expected, shares = pca(x)
+    assert kind == "PCA" and titles == [f"{100 * share:.0f} % of the variance" for share in shares]
+    order = [int(name.removeprefix("row ")) for name in names]
+    assert sorted(order) == list(range(50)) and order != list(range(50))
+    np.testing.assert_allclose(points, expected[order], atol=1e-4)

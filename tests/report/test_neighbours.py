@@ -1,5 +1,7 @@
 """Neighbours are the nearest by cosine and never the query; queries come from every class."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.errors import UserError
-from mae_ext.report.neighbours import OTHER, SAME, choose, draw_neighbours, nearest
+from mae_ext.report.neighbours import OTHER, SAME, _panel, _title, choose, draw_neighbours, nearest
 
 
 def test_neighbours_are_the_nearest_by_cosine_and_not_the_query_itself():
@@ -46,3 +48,28 @@ def test_without_labels_rows_are_named_after_files_and_have_no_bars(make_run, st
     path = draw_neighbours(encoder, features, 2, tmp_path / "near")
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     assert not (pixels == SAME).all(1).any() and not (pixels == OTHER).all(1).any()
+
+
+def test_a_row_begins_with_the_query_and_names_class_and_cosine_of_each_neighbour(make_run, striped):
+    encoder = load_encoder(make_run())
+    features = encoder.features(str(striped / "test"))
+    panel = _panel(encoder, features, [5, 0, 6], [1.0, 0.876, 0.5])
+    names = [features.classes[features.labels[i]] for i in (5, 0, 6)]
+    assert [title for title, _ in panel.columns] == [f"query: {names[0]}", f"{names[1]} 0.88", f"{names[2]} 0.50"]
+    assert panel.bars == (None, *(SAME if name == names[0] else OTHER for name in names[1:]))
+    shown = [outcome.x.float() / 255 for outcome in encoder.decode(encoder.items(str(striped / "test")))]
+    for (_, plane), i in zip(panel.columns, (5, 0, 6), strict=True):
+        torch.testing.assert_close(plane, shown[i])
+
+
+def test_of_samples_with_several_classes_all_are_named(make_run, striped):
+    encoder = load_encoder(make_run())
+    features = encoder.features(str(striped / "test"))
+    marks = np.zeros((12, 3), np.int8)
+    marks[2] = (1, 0, 1)
+    found = replace(features, labels=None, classes=("a", "b", "c"), marks=marks)
+    assert (_title(found, 2, None), _title(found, 2, 0.25), _title(found, 3, 1.0)) == (
+        "query: a|c",
+        "a|c 0.25",
+        " 1.00",
+    )

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from mae_ext.config import load_config
 from mae_ext.downstream.probe import probe
 from mae_ext.errors import UserError
-from mae_ext.report.page import write_report
+from mae_ext.report.page import _duration, write_report
 from mae_ext.report.pictures import reconstruct
 
 MakeRun = Callable[..., Path]
@@ -216,3 +217,85 @@ def test_only_run_directories_are_reported_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither config\.yaml nor metrics\.jsonl"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_facts_of_a_run_are_its_own(make_run: MakeRun) -> None:
+    """Losses 3 .. 1 over 100 steps of 0.5 s, of which every tenth waits for data for all of it."""
+    run = make_run()
+    rows = [
+        {
+            "step": i, "epoch": i / 40, "loss": 3 - 0.02 * i, "lr": 1e-4, "grad_norm": 1.0,
+            "samples_per_s": 50.0 + i, "data_wait": 0.5 if i % 10 == 0 else 0.0, "seconds": 0.5,
+        }
+        for i in range(1, 101)
+    ]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("bad_samples.jsonl", "bad_samples.1.jsonl"):
+        (run / name).write_text(json.dumps({"step": 3, "path": "a.jpg", "kind": "empty", "detail": ""}) + "\n")
+    html = write_report(run).read_text()
+    facts = dict(re.findall(r"<div class=\"fact\"><span>(.*?)</span><b>(.*?)</b>", html))
+    notes = dict(re.findall(r"<div class=\"fact\"><span>(.*?)</span><b>.*?</b><small>(.*?)</small>", html))
+    assert (facts["steps"], notes["steps"], facts["epochs"]) == ("100", "of 10", "2.5")
+    assert (facts["loss"], notes["loss"]) == ("1.4900", "last 50 steps; first 2.9800")
+    assert (facts["throughput"], facts["waiting for data"], facts["time in steps"]) == ("100.5/s", "10.0%", "50 s")
+    assert notes["waiting for data"].endswith("median step 0.0%") and facts["bad samples"] == "1"
+    text = " ".join(Checked(html).text)
+    assert "samples/s: 5 %, median, 95 % 55.95 · 100.5 · 145.1" in text
+    assert "data wait: median, worst step 0.0% · 100.0%" in text and "steps that waited over 20 % 10 of 100" in text
+    assert "samples seen 400" in text and "1.00% of all" in text
+
+
+def test_of_a_run_in_epochs_the_page_says_how_many_steps_they_are(make_run: MakeRun) -> None:
+    run = make_run()
+    config = load_config(run / "config.yaml", ["train.steps=null", "train.epochs=30"])
+    (run / "config.yaml").write_text(config.to_yaml())
+    (run / "metrics.jsonl").write_text(steps(18))  # 2 epochs
+    assert "of 270" in write_report(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"), (98_765, "27 h 26 min")],
+)
+def test_durations_are_said_in_the_units_people_use(seconds: float, told: str) -> None:
+    assert _duration(seconds) == told
+
+
+def test_the_setup_is_the_configs(make_run: MakeRun) -> None:
+    run = make_run(decode={"name": "random", "ratio": 0.5})
+    sets = [
+        "train.accumulate=2",
+        "train.lr=0.0256",
+        "train.betas=[0.8,0.99]",
+        "train.warmup_steps=3",
+        "train.precision=bf16",
+    ]
+    (run / "config.yaml").write_text(load_config(run / "config.yaml", sets).to_yaml())
+    html = write_report(run).read_text()
+    pairs = dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", html))
+    assert pairs["image"] == "24×16 × 3 channels, patch 8×4" and pairs["tokens"] == "3×4 = 12, 3 visible"
+    assert (pairs["mask"], pairs["decode"], pairs["target"]) == ("random (ratio 0.75)", "random (ratio 0.5)", "pixel")
+    assert pairs["statistics"] == "mean 0.5, 0.4, 0.6, std 0.2, 0.3, 0.25" and pairs["data"] == "photos"
+    assert (pairs["encoder"], pairs["decoder"]) == ("24 wide, 2 deep, 2 heads", "16 wide, 1 deep, 2 heads")
+    assert (pairs["length"], pairs["batch"]) == ("10 steps, warm-up 3 steps", "4 in 2 parts")
+    assert pairs["peak learning rate"] == "4e-4 (base 0.0256)"  # 0.0256 * 4 / 256
+    assert pairs["AdamW"] == "weight decay 0.05, betas 0.8 and 0.99" and pairs["precision"] == "bf16"
+
+
+def test_pictures_are_those_of_the_files_and_the_overview_comes_first(make_run: MakeRun) -> None:
+    run = make_run()
+    (run / "pictures").mkdir()
+    for name in ("0000_b.png", "0001_a.gif", "overview.png", "notes.txt"):
+        (run / "pictures" / name).write_bytes(name.encode())
+    found = re.findall(r'<img src="data:(.*?);base64,(.*?)" alt="(.*?)">', write_report(run).read_text())
+    assert [(kind, base64.b64decode(code).decode(), alt) for kind, code, alt in found] == [
+        ("image/png", "overview.png", "overview"),
+        ("image/png", "0000_b.png", "0000_b"),
+        ("image/gif", "0001_a.gif", "0001_a"),
+    ]
+
+
+def test_checkpoints_are_listed_with_their_step_and_the_newest_ones_versions(make_run: MakeRun) -> None:
+    html = write_report(make_run()).read_text()
+    assert re.search(r'<td>step-00000007</td><td class="n">7</td><td class="n">0\.\d</td>', html)
+    assert re.search(r"<td>torch</td><td>2\.\d+", html)

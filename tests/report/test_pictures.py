@@ -9,7 +9,20 @@ from PIL import Image
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.errors import UserError
 from mae_ext.model.mask import Mask
-from mae_ext.report.pictures import Panel, draw, moments, panels_of, reconstruct, save, to_image, visible_pixels
+from mae_ext.report.pictures import (
+    Panel,
+    _fitting,
+    draw,
+    moments,
+    on_a_scale,
+    panels_of,
+    reconstruct,
+    save,
+    save_rows,
+    save_sheet,
+    to_image,
+    visible_pixels,
+)
 from mae_ext.report.planes import three_planes
 
 MakeRun = Callable[..., Path]
@@ -21,6 +34,11 @@ def test_there_is_one_picture_for_each_input_and_a_sheet_of_all(
     single = striped / "train" / "across" / "000.png"
     written = reconstruct(make_run(), [str(striped / "test"), single], tmp_path / "pictures")
     assert len(written) == 14 and written[-1].name == "overview.png"
+    assert [path.name for path in (written[0], written[5], written[12])] == [
+        "0000_100.png",
+        "0005_101.png",
+        "0012_000.png",
+    ]
     assert sorted((tmp_path / "pictures").iterdir()) == sorted(written)
     for file in written:
         with Image.open(file) as picture:
@@ -193,3 +211,80 @@ def test_an_output_that_cannot_be_a_folder_is_the_users_error(make_run: MakeRun,
         reconstruct(make_run(), [striped / "test" / "down"], tmp_path / "file")
     with pytest.raises(UserError, match="limit=0"):
         reconstruct(make_run("b"), [striped / "test" / "down"], tmp_path / "out", limit=0)
+
+
+def flat(*levels: float, size: tuple[int, int] = (160, 200)) -> tuple[tuple[str, torch.Tensor], ...]:
+    """Columns of one grey level each."""
+    return tuple((f"c{i}", torch.full((1, *size), level)) for i, level in enumerate(levels))
+
+
+def test_columns_stand_side_by_side_in_their_order_under_their_titles() -> None:
+    picture = np.asarray(draw(Panel(flat(0.0, 0.4, 0.8), ("a.png",))))
+    assert picture.shape == (10 + 22 + 160 + 17 + 4 + 5, 3 * 200 + 2 * 8 + 2 * 10, 3)
+    for i, level in enumerate((0, 102, 204)):
+        left = 10 + i * 208
+        assert (picture[27 : 27 + 160, left : left + 200] == level).all()
+        assert (picture[27 : 27 + 160, left + 200 : left + 208] == 255).all()
+    assert (picture[:27] < 128).any() and (picture[190:] < 128).any()  # titles and a caption
+    bare = np.asarray(draw(Panel(flat(0.0), ("a.png",)), with_caption=False, heading=False))
+    assert bare.shape[:2] == (10 + 160 + 5, 220)
+
+
+def test_a_bar_lies_along_the_foot_of_its_column() -> None:
+    panel = Panel(flat(0.5, 0.5), (), bars=(None, (200, 10, 20)))
+    picture = np.asarray(draw(panel, with_caption=False, heading=False))
+    red = (picture == (200, 10, 20)).all(-1)
+    rows, columns = red.nonzero()
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5 + 160 - 6, 5 + 160 - 1, 218, 417)
+    assert red.sum() == 6 * 200
+
+
+def test_a_sheet_has_its_panels_down_and_then_across(tmp_path: Path) -> None:
+    levels = (0.1, 0.2, 0.3, 0.4, 0.6)
+    panels = [Panel(flat(level, size=(160, 160)), (f"{level}", "ratio", "how")) for level in levels]
+    picture = np.asarray(Image.open(save_sheet(panels, tmp_path / "overview")).convert("L")).astype(int)
+    wide, high, head = 180, 175, 22
+    assert picture.shape == (head + 3 * high + 28, 2 * wide)
+    for i, level in enumerate(levels):
+        top, left = head + i % 3 * high + 5, i // 3 * wide + 10
+        assert (picture[top : top + 160, left : left + 160] == round(255 * level)).all(), i
+    assert (picture[head + 2 * high :, wide:][:high] == 255).all()  # the sixth place is empty
+    three = np.asarray(Image.open(save_sheet(panels[:3], tmp_path / "three")))
+    assert three.shape[1] == wide
+
+
+def test_rows_stand_one_under_the_other_with_one_caption(tmp_path: Path) -> None:
+    panels = [Panel(flat(level), ()) for level in (0.2, 0.7)]
+    picture = np.asarray(Image.open(save_rows(panels, tmp_path / "rows", "caption")).convert("L")).astype(int)
+    row = 10 + 22 + 160 + 5
+    assert picture.shape == (2 * row + 28, 220)
+    for i, level in enumerate((0.2, 0.7)):
+        assert (picture[i * row + 27 : i * row + 187, 10:210] == round(255 * level)).all()
+    assert (picture[2 * row :] < 200).any()
+
+
+def test_frames_of_a_gif_are_those_of_the_clip_in_their_order_at_their_pace(tmp_path: Path) -> None:
+    levels = torch.tensor([0.0, 1.0, 0.25, 0.5])
+    clip = levels.view(1, 4, 1, 1).expand(1, 4, 160, 200)
+    path = save(Panel((("clip", clip),), ("a.mp4",), "clip"), tmp_path / "a")
+    with Image.open(path) as picture:
+        assert path.suffix == ".gif" and picture.n_frames == 4 and picture.info["duration"] == 120
+        for i, level in enumerate(levels.tolist()):
+            picture.seek(i)
+            assert np.asarray(picture.convert("L"))[100, 100] == pytest.approx(255 * level, abs=8)
+
+
+def test_what_is_not_in_0_to_1_is_scaled_by_the_inputs_own_percentiles() -> None:
+    given = torch.stack([torch.linspace(0, 1, 1000), torch.linspace(-1000, 3000, 1000)]).view(2, 1, 10, 100)
+    found = on_a_scale(given, given)
+    assert torch.equal(found[0], given[0])
+    low, high = -1000 + 0.005 * 4000, -1000 + 0.995 * 4000
+    torch.testing.assert_close(found[1], (given[1] - low) / (high - low))
+    torch.testing.assert_close(on_a_scale(2 * given, given)[1], (2 * given[1] - low) / (high - low))
+    assert torch.equal(on_a_scale(2 * given, given)[0], 2 * given[0])
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    text = _fitting("folder/" * 60 + "last.png", 12, 200)
+    assert text.startswith("…") and text.endswith("folder/last.png") and len(text) < 45
+    assert _fitting("short.png", 12, 200) == "short.png" and _fitting("a\nb\x07.png", 12, 200) == "a?b?.png"

@@ -1,5 +1,7 @@
 """Probes on the page: curves where there is more than one step, intervals, and nothing taken on trust."""
 
+import re
+
 from mae_ext.report.probes import probes_section
 
 
@@ -49,3 +51,26 @@ def test_values_of_any_kind_do_not_break_the_page():
     html = probes_section([odd, {}, row(1), row(None)])
     assert "<b>" not in html
     assert probes_section([]) == ""
+
+
+def test_each_score_stands_in_its_own_column_and_the_best_of_a_column_is_marked():
+    def part(accuracy, balanced, area):
+        return {"accuracy": accuracy, "balanced_accuracy": balanced, "auroc": area, "k": 20}
+
+    first = row(100, linear=part(0.81, 0.72, 0.93), knn=part(0.64, 0.5, 0.5), chance=0.3, n_train=40, n_test=12)
+    second = row(200, linear=part(0.80, 0.5, 0.5), knn=part(0.65, 0.5, 0.5), n_classes=5, folds=4)
+    html = probes_section([first, second]).partition("<tbody>")[2].partition("</tbody>")[0]
+    cells = [re.findall(r'<td class="(.*?)">(.*?)</td>', line) for line in html.split("</tr>")[:2]]
+    assert [text for _, text in cells[0]] == [
+        "100", "pretrained", "mean", "81.0", "72.0", "93.0", "64.0", "30.0", "40 / 12", "–", "test",
+    ]  # fmt: skip
+    assert [text for _, text in cells[1]][-3:] == ["– / –", "5", "test, 4 folds"]
+    assert [[kind for kind, _ in line if "best" in kind] for line in cells] == [["n best"], ["n best"]]
+    assert (cells[0][3][0], cells[1][6][0]) == ("n best", "n best")
+
+
+def test_the_note_names_the_neighbours_and_baselines_are_plain():
+    html = probes_section([row(100), row(100, weights="random", knn={"accuracy": 0.1, "k": 5})])
+    assert "k = 5, 20" in html and html.count('<tr class="plain">') == 1
+    one, other = html.split("<tbody>")[1].split("</tr>")[:2]
+    assert 'class="plain"' not in one and "random" in other
