@@ -43,7 +43,7 @@ def doubts(found: Declared) -> list[str]:
             told += _contradiction(found, degrees)
         elif degrees > ITK_LEANS and int(found.nifti["sform_code"]) > 0:
             told.append(
-                f"a sform that leans by {degrees:.2g} degrees and no qform: software on ITK opens neither it nor a "
+                f"a sform that leans by {degrees:.3g} degrees and no qform: software on ITK opens neither it nor a "
                 f"prediction for it"
             )
     return told
@@ -79,6 +79,7 @@ def one_sided(reader: Any, addresses: PathTable | Sequence[str]) -> str | None:
     if not unsaid:
         return None
     return (
-        f"{len(unsaid)} of {len(looked_at)} scans that were looked at say nothing of left and right (a NIfTI with sform "
-        f"and qform code 0, say), so which side is which is a guess: {some(unsaid)}; `mae-ext doctor` says how each is read"
+        f"{len(unsaid)} of {len(looked_at)} scans that were looked at say nothing of left and right (a NIfTI does so "
+        f"by sform and qform code 0), so which side is which is a guess: {some(unsaid)}; `mae-ext doctor` says how "
+        f"each is read"
     )
