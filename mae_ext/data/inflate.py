@@ -51,9 +51,12 @@ class Source:
         return out
 
     def finish(self) -> None:
-        """Read what is left, so that the checksum at the end is compared."""
-        if not self.compressed:
-            return
+        """Read what is left, so that the checksum at the end is compared, and let go of the content."""
+        if self.compressed:
+            self._to_the_end()
+        self.content, self._waiting = memoryview(b""), b""
+
+    def _to_the_end(self) -> None:
         trailing = 0
         while piece := self._piece(PIECE):
             trailing += len(piece)

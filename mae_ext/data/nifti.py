@@ -23,6 +23,10 @@ MAX_OFFSET = 1 << 26
 _RGB, _COMPLEX, _CIFTI = (128, 2304), (32, 1792, 2048), range(3000, 3100)
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 
+_CORONAL = ((-1, 0, 0), (0, 0, -1), (0, 1, 0))
+"""What FreeSurfer takes axes for whose file has no good RAS flag, with 1 mm voxels about 0: left, down, front
+(surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat)."""
+
 Affine = NDArray[np.float64]
 
 _NIBABEL_ERRORS = (
@@ -137,21 +141,22 @@ def declared_mgh(address: str, content: bytes) -> Declared:
     block = source.read(MGH_HEADER).tobytes()
     try:
         header = MGHHeader(block, check=False)
+        if not (good := _good_ras(block)):
+            header["delta"], header["Mdc"], header["Pxyz_c"] = 1, _CORONAL, 0  # nibabel has the axes otherwise
         if int(header["version"]) != 1:
             raise BadSample(address, "not a scan", f"begins with {content[:12]!r}; MGH version 1 was expected")
         shape = _squeezed(tuple(int(n) for n in header["dims"]))
         affine, dtype = np.array(header.get_affine(), dtype=np.float64), header.get_data_dtype()
     except _NIBABEL_ERRORS as error:
         raise BadSample(address, "header", str(error) or type(error).__name__) from error
-    good = _good_ras(block)
     return Declared(
         "MGH", shape, dtype, affine, lambda: voxels(source, shape, dtype), sided=good, code=1 if good else 2
     )  # fmt: skip
 
 
 def _good_ras(block: bytes) -> bool:
-    """goodRASFlag, a big-endian short after seven numbers: without it FreeSurfer takes coronal slices of 1 mm."""
-    return block[28:30] != bytes(2)
+    """goodRASFlag, a big-endian short after seven numbers."""
+    return int.from_bytes(block[28:30], "big", signed=True) > 0
 
 
 def voxels(source: Source, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
