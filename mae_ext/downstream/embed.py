@@ -10,10 +10,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
+from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, kinds, load_encoder
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
-from mae_ext.errors import UserError
+from mae_ext.errors import UserError, some
 from mae_ext.report.map import draw_map
 from mae_ext.report.neighbours import draw_neighbours
 
@@ -78,7 +78,8 @@ def embed(
         _draw(encoder, features, out, Path(run), with_map, neighbours)
     if features.bad:
         total = len(features.bad) + len(features.sources)
-        warn(f"{len(features.bad)} of {total} samples could not be read; they are listed in {ledger}")
+        told = some(kinds(features.bad), "; ")
+        warn(f"{len(features.bad)} of {total} samples could not be read; they are listed in {ledger}: {told}")
     return out
 
 
