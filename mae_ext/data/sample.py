@@ -103,7 +103,8 @@ def _told(error: Exception) -> str:
 
 def _origin(error: Exception) -> str:
     """The last line of this package that an exception came through: "volume.py:88"."""
-    lines = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in ("verdicts", "judge")]
+    lines = [(Path(f.filename), f.lineno) for f in frames]
     ours = [(file, line) for file, line in lines if Path(__file__).parents[1] in file.parents] or lines
     file, line = ours[-1]
     return f"{file.name}:{line}"

@@ -14,7 +14,7 @@ from mae_ext.downstream.encoder import Features, FrozenEncoder, Pool, Progress, 
 from mae_ext.downstream.outputs import warn_one_sided
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
-from mae_ext.errors import UserError
+from mae_ext.errors import UserError, reasons
 from mae_ext.report.map import draw_map
 from mae_ext.report.neighbours import draw_neighbours
 from mae_ext.writing import staged
@@ -83,7 +83,10 @@ def embed(
         _draw(encoder, features, out, Path(run), with_map, neighbours)
     if features.bad:
         total = len(features.bad) + len(features.sources)
-        warn(f"{len(features.bad)} of {total} samples could not be read; they are listed in {sidecars[1]}")
+        warn(
+            f"{len(features.bad)} of {total} samples could not be read; they are listed in {sidecars[1]}: "
+            f"{reasons(features.bad)}"
+        )
     return out
 
 

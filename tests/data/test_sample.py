@@ -1,13 +1,15 @@
 """A batch is cut, moved and joined with its rows together."""
 
+import json
 import pickle
 from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 
-from mae_ext.data.sample import Batch, Crop, Sample, read_checked
-from mae_ext.errors import BadSample, RunError
+from mae_ext.data.sample import Batch, Crop, Sample, held, judged, read_checked, verdicts
+from mae_ext.data.sandbox import call
+from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mask import Mask
 
 
@@ -121,3 +123,79 @@ def test_what_a_reader_raises_is_the_files_fault_only_where_it_says_so():
 
 def whole(extent):
     return Crop((0,) * len(extent), extent, (False,) * len(extent))
+
+
+class Odd(Exception):
+    """What a parser raises that nobody thought of."""
+
+
+class Parser:
+    @judged
+    def parse(self, address, error=None):
+        if error is not None:
+            raise error
+        return address
+
+
+@pytest.mark.parametrize(
+    "error", [Odd("two\nlines"), AssertionError(), KeyError("x"), RecursionError("deep"), StopIteration()], ids=repr
+)
+def test_whatever_a_parser_raises_is_a_verdict_that_says_what_and_where(error):
+    with pytest.raises(BadSample) as found:
+        Parser().parse("a.x", error)
+    verdict = found.value
+    assert (verdict.path, verdict.kind, verdict.__cause__) == ("a.x", "unreadable", error)
+    assert type(error).__name__ in verdict.detail and "test_sample.py:" in verdict.detail and "\n" not in verdict.detail
+
+
+@pytest.mark.parametrize("error", [MemoryError("9 GB"), RuntimeError("can't allocate memory: 9 GB")], ids=repr)
+def test_a_file_that_wants_too_much_memory_is_called_so(error):
+    with pytest.raises(BadSample, match="9 GB") as found:
+        Parser().parse("a.x", error)
+    assert found.value.kind == "out of memory"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BadSample("b", "cut"), UserError("pip"), RunError("stop"), ImportError("av"), KeyboardInterrupt(), SystemExit(1)],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_matter_of_the_file_goes_through(error):
+    with pytest.raises(type(error)) as found, verdicts("a.x"):
+        raise error
+    assert found.value is error
+
+
+def test_a_verdict_names_the_last_line_of_the_package_that_the_error_came_through():
+    with pytest.raises(BadSample) as found, verdicts("a.x"):
+        Batch(torch.zeros(1)).rows(0, "x")
+    assert "raised in sample.py:" in found.value.detail
+
+
+def test_a_judged_method_keeps_its_name_its_arguments_and_what_it_gives():
+    assert Parser().parse("a.x", error=None) == "a.x" and Parser.parse.__name__ == "parse"
+
+
+def test_an_error_that_is_no_verdict_is_a_bug_of_the_reader_in_one_line():
+    with pytest.raises(RunError) as found, held(Parser(), "a.x"):
+        raise Odd("two\nlines")
+    assert "Parser" in str(found.value) and "a.x" in str(found.value) and "Odd" in str(found.value)
+    assert "\n" not in str(found.value)
+    with pytest.raises(BadSample, match="out of memory"), held(Parser(), "a.x"):
+        raise MemoryError
+    for error in (BadSample("b", "cut"), UserError("pip"), RunError("stop")):
+        with pytest.raises(type(error)) as found, held(Parser(), "a.x"):
+            raise error
+        assert found.value is error
+
+
+def refuse(path):
+    raise BadSample(path, "cut", f"in {path}")
+
+
+def test_a_verdict_on_a_file_with_any_bytes_in_its_name_travels_whole():
+    name = b"caf\xe9/\xff.png".decode("utf-8", "surrogateescape")
+    with pytest.raises(BadSample) as found:
+        call(refuse, (name,), 60.0)
+    assert (found.value.path, found.value.detail) == (name, f"in {name}")
+    assert json.loads(json.dumps({"path": found.value.path}))["path"] == name
