@@ -128,11 +128,11 @@ def test_every_command_that_lists_a_folder_names_what_it_passes_over_once(
     data, out = str(odd), str(tmp_path / "out")
     commands = [
         ["doctor", data],
+        ["probe", str(base), "--train", data, "--test", data],
         ["plan", config, "--data", data],
         ["pretrain", config, "--data", data, "--out", str(tmp_path / "trained")],
         ["embed", str(base), data, "--out", f"{out}.safetensors"],
         ["reconstruct", str(base), data, "--out", f"{out}_pictures", "--limit", "1"],
-        ["probe", str(base), "--train", data, "--test", data],
         ["finetune", tuned, "--init", "none", "--data", data, "--out", ft],
         ["finetune", tuned, "--init", "none", "--data", str(striped / "train"), "--test", data, "--out", f"{ft}2"],
         ["predict", ft, data, "--out", f"{out}_said"],
