@@ -34,27 +34,32 @@ def folder_for(out: str | Path, what: str = "--out") -> Iterator[Path]:
 
 
 @contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Around what writes `path`, and nothing else: an OSError becomes a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
 def staged(*paths: Path) -> Iterator[list[Path]]:
     """Empty files beside `paths`, to be filled: they take their places when the block ends well, and go when not.
 
-    One that the block removes leaves its place as it is. Raises UserError at once where one cannot be written, and for
-    what goes wrong on the disk while they are.
+    One that the block removes leaves its place as it is. Raises UserError at once where one cannot be written.
     """
     partial = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in paths]
-    last = paths[0]
     try:
         for path, beside in zip(paths, partial, strict=True):
-            last = path
             if path.is_dir():
                 raise UserError(f"{path}: is a folder, where a file is to be written; remove it, or name another")
-            beside.touch()
+            with blamed_on(path):
+                beside.touch()
         yield partial
         for path, beside in zip(paths, partial, strict=True):
-            last = path
-            if beside.exists():
-                beside.replace(path)
-    except OSError as error:
-        raise UserError(f"{last}: cannot be written: {error.strerror or error}") from None
+            with blamed_on(path):
+                if beside.exists():
+                    beside.replace(path)
     finally:
         for beside in partial:
             with contextlib.suppress(OSError):

@@ -184,9 +184,8 @@ def prepare(
         prepared = fill(loaded, Path(out), workers, progress=progress, modality=modality)
     print(prepared)
     for name in prepared.without:
-        print(
-            f"modality {name}: reader '{loaded.modalities[name].data.reader.name}' keeps no cache; it reads the files"
-        )
+        reader = loaded.modalities[name].data.reader.name
+        print(f"modality '{name}' is not prepared: reader '{reader}' keeps no cache, and reads its files as they are")
     for name in prepared.modalities:
         print(f"train from it with --set modalities.{name}.data.reader.cache={prepared.out.absolute()}")
     if prepared.bad:

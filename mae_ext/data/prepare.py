@@ -21,7 +21,7 @@ from mae_ext.data.sample import held
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample, ConfigError, UserError, reasons
-from mae_ext.writing import folder_for, staged
+from mae_ext.writing import blamed_on, folder_for, staged
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def prepare(
                     bad.append({"modality": name, **outcome.row})
                 if progress is not None:
                     progress(done, len(work))
-            ledger.write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
+            with blamed_on(out / LEDGER):
+                ledger.write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
         size = sum(file.stat().st_size for file in out.rglob("*.array"))
     return Prepared(out, len(work), bad, size, names, without)
 

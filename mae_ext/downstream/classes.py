@@ -1,5 +1,6 @@
 """Labelled samples for a task: what is trained on, what is judged on, and what cannot be used, by name."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,9 @@ from mae_ext.config import Config, PlugIn
 from mae_ext.data.source import Items, PathTable, list_items
 from mae_ext.errors import UserError, some
 from mae_ext.rng import rng
+
+log = logging.getLogger("mae_ext.data.source")
+"""As what a listing passes over is said."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def _labelled(items: Items, path: str) -> Items:
             f"labelled .npz or shard"
         )
     left = len(items) - len(known)
+    if left:
+        log.warning("data path '%s': %d samples without a label are left out", path, left)
     return replace(_taken(items, known), ignored={**items.ignored, **({"unlabelled": left} if left else {})})
 
 

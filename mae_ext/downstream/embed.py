@@ -17,7 +17,7 @@ from mae_ext.engine.log import warn
 from mae_ext.errors import UserError, reasons
 from mae_ext.report.map import draw_map
 from mae_ext.report.neighbours import draw_neighbours
-from mae_ext.writing import staged
+from mae_ext.writing import blamed_on, staged
 
 MAPS = "maps"
 """Folder of a run whose pictures its report shows."""
@@ -69,14 +69,15 @@ def embed(
             "classes": json.dumps(features.classes),
         }
         try:
-            save_file({"features": features.features}, table, metadata)
+            with blamed_on(out):
+                save_file({"features": features.features}, table, metadata)
+                _write_lines(lines, _rows(features))
+                if features.bad:
+                    _write_lines(ledger, features.bad)
+                else:
+                    ledger.unlink()
         except SafetensorError as error:
             raise UserError(f"{out}: cannot be written: {error}") from None
-        _write_lines(lines, _rows(features))
-        if features.bad:
-            _write_lines(ledger, features.bad)
-        else:
-            ledger.unlink()
     if not features.bad:
         sidecars[1].unlink(missing_ok=True)
     if with_map or neighbours is not None:

@@ -210,8 +210,15 @@ def _judged(votes: Tensor, test: Labelled, seed: int) -> dict[str, Any]:
 
 
 def _record(path: Path, result: dict[str, Any]) -> None:
+    """A line more, whole or not at all: on a full disk half of one would spoil the next."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+        with path.open("ab", buffering=0) as file:
+            before, line = file.tell(), json.dumps(result).encode() + b"\n"
+            try:
+                if file.write(line) != len(line):
+                    raise OSError("the disk is full")
+            except OSError:
+                file.truncate(before)
+                raise
     except OSError as error:
         warn(f"{path}: the result could not be added: {error}")

@@ -1,6 +1,5 @@
 """Features as points in a plane, coloured by label: PCA always, UMAP where umap-learn is installed."""
 
-import os
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from mae_ext.report.boxes import legible
 from mae_ext.rng import rng, seed_of
+from mae_ext.writing import staged
 
 MAX_POINTS = 20_000
 COLOURED = 10
@@ -80,9 +80,8 @@ def draw_map(features: np.ndarray, names: list[str | None], path: Path, title: s
         ]
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     figure.suptitle(legible(title).replace("$", r"\$"), fontsize=10, color="#69717c", x=0.01, ha="left")
-    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with staged(path) as [partial]:
+        figure.savefig(partial, format="png")
     return path
 
 

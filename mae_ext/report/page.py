@@ -18,7 +18,7 @@ from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
 from mae_ext.report.history import OVERVIEW, History, parameters, read_history
 from mae_ext.report.probes import probes_section
-from mae_ext.writing import staged
+from mae_ext.writing import blamed_on, staged
 
 MAX_PICTURES = 12
 MAX_SCORES = 6
@@ -38,7 +38,9 @@ def write_report(run: str | Path) -> Path:
     history = read_history(run)
     path = run / "report.html"
     with staged(path) as [partial]:
-        partial.write_text(page(history), encoding="utf-8", errors="backslashreplace")
+        html = page(history)
+        with blamed_on(path):
+            partial.write_text(html, encoding="utf-8", errors="backslashreplace")
     return path
 
 

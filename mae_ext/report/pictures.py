@@ -1,6 +1,5 @@
 """Pictures of reconstructions: input, masked, reconstruction, and under them what was and was not given away."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from mae_ext.report.boxes import legible
 from mae_ext.report.history import OVERVIEW
 from mae_ext.report.planes import three_planes
 from mae_ext.rng import rng
-from mae_ext.writing import folder_for
+from mae_ext.writing import blamed_on, folder_for, staged
 
 BATCH = 8
 SHEET_ROWS = 24
@@ -90,19 +89,18 @@ def reconstruct(
     prefix, suffix = (f"{encoder.name}_", f"_{encoder.name}") if len(encoder.config.modalities) > 1 else ("", "")
     with folder_for(out):
         total = min(limit, sum(len(encoder.items(str(source))) for source in inputs))
-        try:
-            written: list[Path] = []
-            panels: list[Panel] = []
-            for index, panel in enumerate(panels_of(encoder, inputs, own_statistics, seed, limit)):
-                stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(panel.caption[0]).stem)[:60]
+        written: list[Path] = []
+        panels: list[Panel] = []
+        for index, panel in enumerate(panels_of(encoder, inputs, own_statistics, seed, limit)):
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(panel.caption[0]).stem)[:60]
+            with blamed_on(out):
                 written.append(save(panel, out / f"{prefix}{index:04d}_{stem}"))
-                if len(panels) < SHEET_ROWS:
-                    panels.append(panel)
-                if progress is not None:
-                    progress(index + 1, total)
+            if len(panels) < SHEET_ROWS:
+                panels.append(panel)
+            if progress is not None:
+                progress(index + 1, total)
+        with blamed_on(out):
             written.append(save_sheet(panels, out / (OVERVIEW + suffix)))
-        except OSError as error:
-            raise UserError(f"{out}: pictures cannot be written: {error.strerror or error}") from None
     return written
 
 
@@ -330,17 +328,17 @@ def _fitting(text: str, size: int, width: int) -> str:
 def _write(frames: Sequence[Image.Image], stem: Path) -> Path:
     moving = len(frames) > 1
     path = stem.with_name(stem.name + (".gif" if moving else ".png"))
-    partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    if moving:
-        # One palette for all frames: without it the colours of what stands still would flicker.
-        few = [frames[0], frames[len(frames) // 2], frames[-1]]
-        mosaic = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
-        for i, frame in enumerate(few):
-            mosaic.paste(frame, (0, i * frame.height))
-        colours = mosaic.quantize(256, Image.Quantize.MEDIANCUT)
-        indexed = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
-        indexed[0].save(partial, format="GIF", save_all=True, append_images=indexed[1:], duration=FRAME_MS, loop=0)
-    else:
-        frames[0].save(partial, format="PNG", optimize=True)
-    partial.replace(path)
+    with staged(path) as [partial]:
+        if moving:
+            # One palette for all frames: without it the colours of what stands still would flicker.
+            few = [frames[0], frames[len(frames) // 2], frames[-1]]
+            mosaic = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
+            for i, frame in enumerate(few):
+                mosaic.paste(frame, (0, i * frame.height))
+            colours = mosaic.quantize(256, Image.Quantize.MEDIANCUT)
+            indexed = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
+            more = {"append_images": indexed[1:], "duration": FRAME_MS, "loop": 0}
+            indexed[0].save(partial, format="GIF", save_all=True, **more)
+        else:
+            frames[0].save(partial, format="PNG", optimize=True)
     return path

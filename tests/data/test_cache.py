@@ -2,14 +2,15 @@
 
 import os
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mae_ext.data.cache import Cache, Entry, source_identity
+from mae_ext.data.cache import Cache, Entry, keeping, source_identity
 from mae_ext.data.sandbox import forkserver
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, UserError
 
 KEY = {"source": {"size": 3, "ends": "ab"}, "transform": {"short_side": 256}}
 
@@ -189,3 +190,35 @@ def test_rows_and_members_of_one_archive_are_different_sources(tmp_path):
     shard = tmp_path / "b.tar"
     shard.write_bytes(os.urandom(4096))
     assert source_identity(f"{shard}::0+100::a.mp4") != source_identity(f"{shard}::100+100::b.mp4")
+
+
+def test_a_cache_that_may_not_grow_serves_its_entries_and_is_left_as_it_was(cache, caplog):
+    cache.get_or_build(KEY, made)
+    reading = Cache(cache.root)
+    reading.keeps = "never"
+    calls = []
+    np.testing.assert_array_equal(reading.get_or_build(KEY, build_of(made(9), calls)).array, made().array)
+    np.testing.assert_array_equal(
+        reading.get_or_build(KEY | {"version": 2}, build_of(made(1), calls)).array, made(1).array
+    )
+    assert calls == [1]
+    assert list(cache.root.rglob("*.array")) == [cache.path(KEY)]
+    damaged = b"damaged"
+    cache.path(KEY).write_bytes(damaged)
+    np.testing.assert_array_equal(Cache.get_or_build(reading, KEY, lambda: made(2)).array, made(2).array)
+    assert cache.path(KEY).read_bytes() == damaged and "is not used" in caplog.text
+
+
+def test_a_cache_that_must_keep_everything_says_what_it_could_not(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    cache = keeping(Holder(Cache(tmp_path / "file")), "always").cache
+    with pytest.raises(UserError, match=r"file: cannot be written to: Not a directory; make room, and run it again"):
+        cache.get_or_build(KEY, made)
+    assert keeping(Holder(None), "always").cache is None
+
+
+@dataclass
+class Holder:
+    """As a reader holds its cache."""
+
+    cache: Cache | None

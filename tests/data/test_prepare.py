@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mae_ext.cli import run
+from mae_ext.config import parse_config
 from mae_ext.data.loader import ModalityData
 from mae_ext.data.prepare import prepare
 from mae_ext.errors import ConfigError, UserError
@@ -76,6 +77,72 @@ def test_training_from_the_cache_sees_the_same_samples_and_decodes_nothing(confi
 def test_a_reader_without_a_cache_is_refused_by_name(make_config, tmp_path):
     with pytest.raises(ConfigError, match="reader 'image' keeps no cache"):
         prepare(make_config(), tmp_path)
+
+
+@pytest.fixture
+def joint(config, photos):
+    """A config of clips, whose reader keeps a cache, and of images, whose reader keeps none."""
+    clips = config().model_dump(mode="json")
+    image = {"size": [16, 16], "patch": [4, 4], "batch": 4, "data": {"path": str(photos)}}
+    return parse_config(clips | {"modalities": {"clips": clips["modalities"]["image"], "pictures": image}})
+
+
+def test_of_several_modalities_those_are_prepared_that_can_be_and_the_others_are_named(joint, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(joint.to_yaml())
+    command = ["prepare", str(tmp_path / "c.yaml"), "--workers", "1", "--out", str(tmp_path / "kept")]
+    assert run(command) == 1  # one clip is bad
+    said = capsys.readouterr().out
+    assert "modality 'pictures' is not prepared: reader 'image' keeps no cache" in said
+    assert "--set modalities.clips.data.reader.cache=" in said and "modalities.pictures.data" not in said
+    assert len(list((tmp_path / "kept").rglob("*.array"))) == 3
+    done = prepare(joint, tmp_path / "kept", workers=1, modality="clips")
+    assert (done.modalities, done.without, done.files) == (("clips",), (), 4)
+    assert run([*command, "--modality", "pictures"]) == 2
+    assert "modalities.pictures.data.reader: reader 'image' keeps no cache" in capsys.readouterr().err
+    assert run([*command, "--modality", "clip"]) == 2
+    assert "no modality 'clip', did you mean 'clips'?" in capsys.readouterr().err
+
+
+def test_only_the_modality_that_is_prepared_needs_data(joint, tmp_path):
+    values = joint.model_dump(mode="json")
+    values["modalities"]["more"] = values["modalities"]["clips"] | {
+        "data": values["modalities"]["clips"]["data"] | {"path": None}
+    }
+    more = parse_config(values)
+    assert prepare(more, tmp_path, workers=1, modality="clips").files == 4
+    with pytest.raises(
+        UserError, match=r"modalities\.more\.data\.path is not set: .*--data NAME=PATH, or --modality NAME"
+    ):
+        prepare(more, tmp_path, workers=1)
+
+
+def test_a_cache_that_cannot_be_filled_is_an_error_and_no_success(config, tmp_path):
+    """As on a disk that is full: folders of entries cannot be made, though the folder itself can be written to."""
+    for name in range(256):
+        (tmp_path / f"{name:02x}").touch()
+    with pytest.raises(UserError, match=r"cannot be written to: .*make room, and run it again"):
+        prepare(config(), tmp_path, workers=1)
+    assert not (tmp_path / "bad_samples.jsonl").exists()
+
+
+def test_what_clips_are_passed_over_is_named(config, folder, tmp_path, caplog):
+    (folder / "e.mts").write_bytes(b"x")
+    try:
+        prepare(config(), tmp_path, workers=1)
+    finally:
+        (folder / "e.mts").unlink()
+    assert "passed over: 1 .mts (such as e.mts): convert them: ffmpeg" in caplog.text
+
+
+def test_where_all_files_are_bad_it_says_why(config, tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    for name in "ab":
+        (tmp_path / "clips" / f"{name}.mp4").write_bytes(b"this is not a video")
+    (tmp_path / "c.yaml").write_text(config().to_yaml())
+    command = ["prepare", str(tmp_path / "c.yaml"), "--data", str(tmp_path / "clips"), "--workers", "1"]
+    assert run([*command, "--out", str(tmp_path / "kept")]) == 1
+    said = capsys.readouterr().out
+    assert "2 files, 2 bad (2 not a video (such as " in said and "/a.mp4: begins with" in said
 
 
 def test_missing_data_and_a_folder_that_cannot_be_written_are_the_users(make_config, config, tmp_path):

@@ -103,6 +103,31 @@ class TestFolder:
             "dog/1.jpg": 1,
         }
 
+    def test_class_folders_that_are_numbers_are_so_many_classes_as_there_are_folders(self, tmp_path: Path) -> None:
+        make(tmp_path, "90210/1.jpg", "10115/2.jpg", "10115/3.jpg", "2000/4.jpg")
+        items = list_items(str(tmp_path), JPG)
+        assert items.classes == ("2000", "10115", "90210")
+        assert dict(zip(names(items, tmp_path), items.labels.tolist(), strict=True)) == {
+            "10115/2.jpg": 1, "10115/3.jpg": 1, "2000/4.jpg": 0, "90210/1.jpg": 2,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("folders", "classes"),
+        [
+            ("0 1 2 10", "0 1 2 10"),
+            ("9 10 100", "9 10 100"),
+            ("01 1 2", "01 1 2"),
+            ("10 9 x", "10 9 x"),
+            ("99999 100000", "100000 99999"),
+            ("-1 0 1", "-1 0 1"),
+        ],
+    )
+    def test_whole_numbers_are_sorted_as_numbers_and_names_as_text(
+        self, tmp_path: Path, folders: str, classes: str
+    ) -> None:
+        make(tmp_path, *(f"{name}/a.jpg" for name in folders.split()))
+        assert list_items(str(tmp_path), JPG).classes == tuple(classes.split())
+
     def test_without_subfolders_has_no_labels(self, tmp_path: Path) -> None:
         items = list_items(str(make(tmp_path, "1.jpg", "2.jpg")), JPG)
         assert items.labels is None and items.classes == ()

@@ -2,13 +2,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from mae_ext.data.sample import Crop
+from mae_ext.data.volume import VolumeReader
 from mae_ext.downstream.embed import embed
-from mae_ext.downstream.encoder import load_encoder
+from mae_ext.downstream.encoder import FrozenEncoder, load_encoder
 from mae_ext.errors import UserError
 from mae_ext.report.page import write_report
 
@@ -114,3 +117,81 @@ def test_patients_and_several_classes_stand_in_the_rows(make_run: MakeRun, strip
     rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert [row["class"] for row in rows] == [["a", "b"], ["b"], [], None]
     assert [row["patient"] for row in rows] == ["p0", "p1", "p2", "p3"]
+
+
+def test_a_number_that_is_a_class_stays_itself_and_a_name_has_its_place(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    files = sorted((striped / "test" / "down").glob("*.png"))
+    run, lists = make_run(), {"numbers": ("10", "2", "90210", ""), "names": ("10", "2", "x", "")}
+    found = {}
+    for name, labels in lists.items():
+        rows = [f"{file},{label}" for file, label in zip(files, labels, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+        out = embed(run, str(tmp_path / f"{name}.csv"), tmp_path / f"{name}.safetensors")
+        found[name] = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert [(row["label"], row["class"]) for row in found["numbers"]] == [
+        (10, "10"), (2, "2"), (90210, "90210"), (None, None),
+    ]  # fmt: skip
+    assert [(row["label"], row["class"]) for row in found["names"]] == [(0, "10"), (1, "2"), (2, "x"), (None, None)]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(
+    make_run: MakeRun, striped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, source = make_run(), str(striped / "test")
+    looked: list[str] = []
+    monkeypatch.setattr(FrozenEncoder, "features", lambda *_, **__: looked.append("work"))
+    with pytest.raises(UserError, match=r"/proc/self/f\.safetensors: cannot be written"):
+        embed(run, source, "/proc/self/f.safetensors")
+    for name in ("f.safetensors", "f.jsonl", "f.bad.jsonl"):
+        (tmp_path / "f.safetensors").touch()
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=f"{name}: is a folder"):
+            embed(run, source, tmp_path / "f.safetensors")
+        (tmp_path / name).rmdir()
+    assert not looked and not list(tmp_path.glob("f.*tmp*"))
+
+
+def test_bad_files_of_an_earlier_embedding_are_forgotten_with_it(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((striped / "test" / "down" / "100.png").read_bytes())
+    (folder / "b.png").write_bytes(b"")
+    run, out = make_run(), tmp_path / "f.safetensors"
+    embed(run, str(folder), out, max_bad_fraction=0.5)
+    assert (tmp_path / "f.bad.jsonl").exists()
+    (folder / "b.png").unlink()
+    embed(run, str(folder), out)
+    assert not (tmp_path / "f.bad.jsonl").exists() and len((tmp_path / "f.jsonl").read_text().splitlines()) == 1
+
+
+def test_embedding_reads_a_trainings_cache_and_adds_nothing_to_it(make_run: MakeRun, tmp_path: Path) -> None:
+    cache, scans = tmp_path / "cache", tmp_path / "scans"
+    scans.mkdir()
+    for name in "ab":
+        voxels = np.random.default_rng(ord(name)).normal(size=(12, 12, 12)).astype(np.float32)
+        nib.Nifti1Image(voxels, np.eye(4)).to_filename(scans / f"{name}.nii.gz")
+    reader = {"name": "volume", "cache": str(cache)}
+    run = make_run(
+        size=[8, 8, 8], patch=[4, 4, 4], channels=1,
+        data={"reader": reader, "statistics": "none", "augment": {"fixed": [0, 1, 2], "flip": []}},
+    )  # fmt: skip
+    trained = VolumeReader((8, 8, 8), cache=str(cache))
+    trained.prepared(str(scans / "a.nii.gz"))
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    out = embed(run, str(scans), tmp_path / "f.safetensors")
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+    plain = load_encoder(run)
+    reader_without = VolumeReader((8, 8, 8))
+    samples = [reader_without.read(str(scans / f"{n}.nii.gz"), [middle])[0] for n in "ab"]
+    np.testing.assert_allclose(load_file(out)["features"], plain.pooled(samples).numpy(), atol=1e-5)
+
+
+def middle(extent: tuple[int, ...]) -> Crop:
+    start = tuple((length - 8) // 2 for length in extent)
+    return Crop(start, tuple(s + 8 for s in start), (False,) * 3)

@@ -6,9 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from mae_ext.config import Config, parse_config
 from mae_ext.downstream.encoder import load_encoder
+from mae_ext.engine import checkpoint
 from mae_ext.errors import UserError
+from mae_ext.model.mae import MAE
 from mae_ext.model.mask import Mask
+from mae_ext.report.page import write_report
 from mae_ext.report.pictures import (
     Panel,
     _fitting,
@@ -288,3 +292,28 @@ def test_a_long_name_keeps_its_end() -> None:
     text = _fitting("folder/" * 60 + "last.png", 12, 200)
     assert text.startswith("…") and text.endswith("folder/last.png") and len(text) < 45
     assert _fitting("short.png", 12, 200) == "short.png" and _fitting("a\nb\x07.png", 12, 200) == "a?b?.png"
+
+
+def test_pictures_of_another_modality_lie_beside_the_first_ones(
+    make_config: Callable[..., Config], striped: Path, tmp_path: Path
+) -> None:
+    values = make_config().model_dump(mode="json")
+    values["modalities"] = {"one": values["modalities"]["image"], "two": values["modalities"]["image"]}
+    config, run, out = parse_config(values), tmp_path / "run", tmp_path / "run" / "pictures"
+    checkpoint.save(run / "checkpoints", 1, config, {"model": MAE.from_config(config).state_dict()}, {})
+    (run / "config.yaml").write_text(config.to_yaml())
+    source = striped / "test" / "down" / "100.png"
+    with pytest.raises(UserError, match="say which one: --modality one or --modality two"):
+        reconstruct(run, [source], out)
+    first = reconstruct(run, [source], out, name="one")
+    kept = [path.read_bytes() for path in first]
+    second = reconstruct(run, [source], out, name="two")
+    assert [path.name for path in first + second] == [
+        "one_0000_100.png", "overview_one.png", "two_0000_100.png", "overview_two.png",
+    ]  # fmt: skip
+    assert [path.read_bytes() for path in first] == kept
+    html = write_report(run).read_text()
+    assert html.count('class="pictures sheet"') == 1 and html.count("data:image/png") == 4
+    assert (
+        html.index('alt="overview_two"') < html.index("One by one, with file names") < html.index('alt="one_0000_100"')
+    )
