@@ -37,9 +37,11 @@ class LinearHead(nn.Module):
         # The same numbers. A transpose of all at once first: the direct copy goes through memory in steps of `classes`,
         # and takes more than twice as long for 61 of them.
         first = y.view(-1, self.classes).t().contiguous().view(self.classes, len(y), len(y[0]), -1)
-        return unpatchify(rearrange(first, "c b n pix -> (c b) n pix"), grid, self.patch).view(
-            self.classes, len(y), *(g * p for g, p in zip(grid, self.patch, strict=True))
-        ).transpose(0, 1)
+        return (
+            unpatchify(rearrange(first, "c b n pix -> (c b) n pix"), grid, self.patch)
+            .view(self.classes, len(y), *(g * p for g, p in zip(grid, self.patch, strict=True)))
+            .transpose(0, 1)
+        )
 
 
 class UnetrHead(nn.Module):
