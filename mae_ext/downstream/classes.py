@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,8 @@ from mae_ext.rng import rng
 log = logging.getLogger("mae_ext.data.source")
 """As what a listing passes over is said."""
 
+EACH = re.compile(r"([1-9][0-9]*) each")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -25,6 +28,24 @@ class Split:
     train: Items
     test: Items | None
     classes: tuple[str, ...]
+
+
+def share_or_count(labels: float | int | str) -> float | int:
+    """What `labels` says: a share of each class with a point (0.1, and 1.0 for all), or a count (10, or "10 each").
+
+    Raises ValueError for what is neither, and for a plain 1, which is written for all of them as often as for one.
+    """
+    if isinstance(labels, str) and (each := EACH.fullmatch(labels)):
+        return int(each[1])
+    if not isinstance(labels, bool) and labels == 1 and isinstance(labels, int):
+        raise ValueError("labels=1: all of them, or one of each class? Write 1.0 for all, or '1 each' for one of each")
+    if isinstance(labels, int) and not isinstance(labels, bool) and labels > 1:
+        return labels
+    if isinstance(labels, float) and 0 < labels <= 1:
+        return labels
+    raise ValueError(
+        f"labels={labels!r}: expected a share of each class, above 0 and at most 1.0, or a count (10, or '10 each')"
+    )
 
 
 def labelled_split(

@@ -20,7 +20,7 @@ from mae_ext.data.source import Items
 from mae_ext.data.statistics import resolve_statistics
 from mae_ext.downstream.attentive import AttentivePool
 from mae_ext.downstream.backbone import load_backbone
-from mae_ext.downstream.classes import Split, labelled_split, settled
+from mae_ext.downstream.classes import Split, labelled_split, settled, share_or_count
 from mae_ext.downstream.encoder import kinds
 from mae_ext.downstream.judge import judge, probabilities, write_predictions
 from mae_ext.engine.distributed import Ranks
@@ -104,9 +104,9 @@ class Classification:
     """Fine-tune for classes, of any modality.
 
     pool: mean of the patch tokens, the class token, or what learned queries gather from the patch tokens, which tells
-    apart what differs only in where it is seen (a rotation). labels: the share of each class's samples that
-    is used, as a fraction (0.1), or so many a class (10); which ones depends on the seed alone. smoothing, mixup,
-    cutmix: of labels, and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1.0).
+    apart what differs only in where it is seen (a rotation). labels: the share of each class's samples that is used,
+    with a point (0.1; 1.0 is all), or so many a class (10, "1 each"); which ones depends on the seed alone. smoothing,
+    mixup, cutmix: of labels, and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1).
     distort: so many random operations on values and place, each with `strength` 0..1 (table 9: RandAugment with 2 of
     0.5), and `erase`: the chance of an erased box (MAE's code: 0.25). classes: found in the data; a checkpoint holds
     them, a config need not.
@@ -115,7 +115,7 @@ class Classification:
     def __init__(
         self,
         pool: Pooling = "mean",
-        labels: float | int = 1.0,
+        labels: float | int | str = 1.0,
         smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -128,8 +128,6 @@ class Classification:
             raise ValueError(
                 f"pool={pool!r}: expected 'mean' (over patch tokens), 'class' (the class token) or 'attentive'"
             )
-        if isinstance(labels, bool) or not (labels >= 1 if isinstance(labels, int) else 0 < labels <= 1):
-            raise ValueError(f"labels={labels}: expected a share above 0 and at most 1.0, or a count per class")
         for what, value, most in (("smoothing", smoothing, 0.999), ("strength", strength, 1.0), ("erase", erase, 1.0)):
             if not 0 <= value <= most:
                 raise ValueError(f"{what}={value}: expected 0 to {most:g}")
@@ -138,7 +136,7 @@ class Classification:
                 raise ValueError(f"{what}={value}: expected 0 (off) or more")
         if not isinstance(distort, int):
             raise ValueError(f"distort={distort}: expected a whole number of operations")
-        self.pool, self.labels, self.smoothing, self.mix = pool, labels, smoothing, Mix(mixup, cutmix)
+        self.pool, self.labels, self.smoothing, self.mix = pool, share_or_count(labels), smoothing, Mix(mixup, cutmix)
         self.distort, self.strength, self.erase, self.classes = distort, strength, erase, tuple(classes)
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:

@@ -114,6 +114,27 @@ class BoxExamples:
         return batch
 
 
+def check_scale(name: str, modality: ModalityConfig, tables: Mapping[str, BoxTable]) -> None:
+    """Raises UserError where no crop of training shows objects as large as whole images, stretched to `size`, do.
+
+    Crops of fixed length are right where every image has that size already.
+    """
+    key, size = f"modalities.{name}.data.augment", list(modality.size)
+    augment = modality.data.augment
+    if augment.fixed and not all((table.sizes == size).all() for table in tables.values()):
+        raise UserError(
+            f"{key}.fixed={list(augment.fixed)}: training would see an image's own pixels, and whole images are judged "
+            f"and answered stretched to size={size}, so objects would be of another size there; set {key}.fixed=[] and "
+            f"{key}.scale=[0.5, 1.0]"
+        )
+    if not augment.fixed and augment.scale is not None and augment.scale[1] < 1:
+        raise UserError(
+            f"{key}.scale={list(augment.scale)}: no crop shows all of an image, and whole images are judged and "
+            f"answered, so objects would be smaller there than they ever were; set {key}.scale="
+            f"[{augment.scale[0]:g}, 1.0]"
+        )
+
+
 class Detection:
     """Fine-tune for boxes in images.
 
@@ -165,6 +186,7 @@ class Detection:
         if modality.data.test is not None:
             require_pycocotools()
         items, tables = self._tables(config)
+        check_scale(name, modality, tables)
         if rank == 0:
             for dropped in (fault for table in tables.values() for fault in table.dropped):
                 warn(f"left out (faulty_boxes: drop): {dropped}")

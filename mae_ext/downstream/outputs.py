@@ -92,7 +92,9 @@ class Results:
         paths: a file for each sample, if there is to be one. summaries: files of all samples together, which are
         written anew as long as no sample that they know is left out.
         """
-        self._read()
+        if self.path.exists():
+            self._own()
+            self._read()
         there = [p for p in (*paths, *summaries) if p.exists() and self.files.get(self._name(p)) != sha256(p)]
         if there:
             raise UserError(
@@ -103,16 +105,12 @@ class Results:
                 f"--out {self.out}: it holds what was said of {len(others)} other samples: {some(others)}; name "
                 f"another folder"
             )
-        try:
+        if self._file is None:
             self.out.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(self.unfinished, ignore_errors=True)
-            self.unfinished.mkdir()
-            if not self._file.tell():
-                self._line({"model": self.model})
-        except BlockingIOError:
-            raise UserError(f"--out {self.out}: another command is predicting there; wait, or name another") from None
+            self._own()
+            self._line({"model": self.model})
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.unfinished.mkdir()
         self.total = len(addresses)
         left = [i for i, address in enumerate(addresses) if not self._done(address, paths[i] if paths else None)]
         for i in left:
@@ -197,12 +195,19 @@ class Results:
         assert self._file is not None
         os.fsync(self._file.fileno())
 
+    def _own(self) -> None:
+        """One command at a time writes here. The lock dies with its holder."""
+        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            self._file = None
+            raise UserError(f"--out {self.out}: another command is predicting there; wait, or name another") from None
+
     def _read(self) -> None:
         """What the manifest knows. A last line that a kill cut off is cut off the file as well."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return
+        content = self.path.read_bytes()
         whole = content.rpartition(b"\n")[0]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -218,7 +223,10 @@ class Results:
             raise UserError(
                 f"--out {self.out}: it holds predictions of another model or checkpoint; name another folder"
             )
-        os.truncate(self.path, len(whole) + 1 if whole else 0)
+        if (length := len(whole) + 1 if whole else 0) < len(content):
+            os.truncate(self.path, length)
+        if not lines:
+            self._line({"model": self.model})
 
 
 def model_identity(model: nn.Module, config: Config) -> str:

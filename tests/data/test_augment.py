@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from mae_ext.config import AugmentConfig
-from mae_ext.data.augment import CenterCrop, RandomResizedCrop, center_sampler, crop_sampler, evaluation_sampler
+from mae_ext.data.augment import (
+    CenterCrop,
+    RandomResizedCrop,
+    center_sampler,
+    crop_sampler,
+    evaluation_sampler,
+    training_shape,
+)
 from mae_ext.data.sample import Crop
 from mae_ext.errors import ConfigError
 from mae_ext.rng import rng
@@ -192,3 +199,28 @@ def test_evaluation_sees_the_middle_along_every_fixed_axis_and_flips_nothing() -
     scan = evaluation_sampler(AugmentConfig(fixed=(0, 1, 2)), (16, 8, 10))((40, 8, 7))
     assert scan == Crop((12, 0, -2), (28, 8, 8), (False,) * 3)
     assert evaluation_sampler(AugmentConfig(), (8, 8))((60, 80)) == Crop((0, 10), (60, 70), (False, False))
+
+
+@pytest.mark.parametrize(
+    ("augment", "size", "extent", "shape"),
+    [
+        # A crop of the middle of the range shows 0.6 of the area: sides of sqrt(0.6), so 16 pixels are 30.98 of 40.
+        ({}, (16, 16), (40, 40), (21, 21)),
+        ({"scale": (0.2, 0.3)}, (16, 16), (40, 40), (32, 32)),
+        ({"scale": None}, (16, 16), (40, 80), (16, 32)),
+        ({"scale": None}, (16, 32), (40, 80), (16, 32)),
+        # No square of 0.6 of the area lies in 40x80: the largest there is has a side of 40.
+        ({}, (16, 16), (40, 80), (16, 32)),
+        # Boxes twice as wide as `size` has it are pressed into it: half the pixels across.
+        ({"scale": (0.25, 0.25), "aspect": (4.0, 4.0)}, (16, 16), (40, 40), (64, 16)),
+        ({"scale": (0.2, 0.2), "aspect": (2.0, 2.0)}, (16, 16), (40, 40), (51, 25)),
+        ({"fixed": (0, 1)}, (16, 16), (40, 70), (40, 70)),
+        ({"fixed": (0, 1, 2)}, (8, 16, 16), (5, 40, 70), (5, 40, 70)),
+        ({"fixed": (0,), "scale": None}, (8, 16, 16), (30, 40, 40), (30, 16, 16)),
+        ({"scale": None}, (8, 16, 16), (30, 40, 40), (8, 16, 16)),
+    ],
+)
+def test_a_whole_source_at_the_scale_of_training_shows_in_a_box_what_a_crop_shows(
+    augment: dict[str, tuple[float, ...]], size: tuple[int, ...], extent: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    assert training_shape(AugmentConfig.model_validate(augment), size, extent) == shape

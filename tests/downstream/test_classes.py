@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mae_ext.downstream.classes import labelled_split
+from mae_ext.downstream.classes import labelled_split, share_or_count
 from mae_ext.errors import UserError
 
 SUFFIXES = (".png",)
@@ -100,3 +100,30 @@ def test_one_list_with_a_column_of_splits_serves_both_sides(listed):
     path = listed("all.csv", rows, "path,label,patient,split")
     found = split(f"{path}::train", f"{path}::test")
     assert (len(found.train), len(found.test)) == (2, 1)
+
+
+def test_a_share_has_a_point_a_count_has_none_and_a_plain_1_is_asked_about():
+    assert share_or_count(1.0) == 1.0 and isinstance(share_or_count(1.0), float)
+    assert share_or_count(0.1) == 0.1 and share_or_count(10) == 10
+    one = share_or_count("1 each")
+    assert one == 1 and isinstance(one, int) and share_or_count("25 each") == 25
+    with pytest.raises(ValueError, match=r"or one of each class\? Write 1\.0 for all, or '1 each' for one"):
+        share_or_count(1)
+    for wrong in (0, -3, 0.0, 1.5, 2.0, True, "1", "all", "0 each", "1 each!", float("nan")):
+        with pytest.raises(ValueError, match="expected a share of each class, above 0 and at most 1"):
+            share_or_count(wrong)
+
+
+def test_all_labels_are_all_and_one_each_is_one_of_each_class(folders):
+    path = folders("train", ant=9, bee=5)
+    assert np.bincount(split(path, labels=1.0).train.labels).tolist() == [9, 5]
+    assert np.bincount(split(path, labels=share_or_count("1 each")).train.labels).tolist() == [1, 1]
+
+
+def test_which_samples_are_the_share_is_drawn_for_each_class_by_itself(folders):
+    """One draw for all classes would take the files of the same places of each."""
+    found = split(folders("train", **{f"k{i}": 10 for i in range(6)}), labels=0.3)
+    places = [{a.rpartition("/")[2] for a in found.train.addresses if f"/k{i}/" in a} for i in range(6)]
+    assert all(len(p) == 3 for p in places) and len(set(map(frozenset, places))) > 3
+    more = split(folders("other", k0=10, zebra=4), labels=0.3)
+    assert {a.rpartition("/")[2] for a in more.train.addresses if "/k0/" in a} == places[0]

@@ -283,3 +283,43 @@ def test_an_image_on_both_sides_of_the_split_is_refused(make, squares):
     config = make(data=data)
     with pytest.raises(UserError, match="on both sides of the split"):
         task_of(config).data(config)
+
+
+def test_crops_that_never_show_objects_as_whole_images_do_are_refused_with_what_to_set(make, squares):
+    plain = {"path": str(squares / "train"), "test": str(squares / "test"), "statistics": "none"}
+    with pytest.raises(
+        UserError, match=r"augment\.fixed=\[0, 1\]: .* stretched to size=\[32, 64\].*set .*fixed=\[\] and"
+    ):
+        config = make(data=plain | {"augment": {"fixed": [0, 1]}}, size=[32, 64])
+        task_of(config).data(config)
+    with pytest.raises(UserError, match=r"augment\.scale=\[0\.1, 0\.6\]: no crop shows all .*scale=\[0\.1, 1\.0\]"):
+        config = make(data=plain | {"augment": {"scale": [0.1, 0.6]}})
+        task_of(config).data(config)
+    for allowed in ({"fixed": [0, 1]}, {"scale": [0.6, 1.0]}, {"scale": None}):  # all images are 48x64, as `size` is
+        config = make(data=plain | {"augment": allowed})
+        task_of(config).data(config)
+
+
+def test_a_prediction_that_was_cut_short_goes_on_to_the_same_file(settled, squares, tmp_path, capfd):
+    config, _ = settled(task={"shown": 0.0})
+    model = build_model(config).eval()
+    torch.nn.init.constant_(model.head.classify.bias, 1.0)
+    images = tmp_path / "images"
+    shutil.copytree(squares / "test", images)
+    (images / "52.png").write_text("no picture")
+
+    def predict():
+        with torch.no_grad():
+            return task_of(config).predict(model, config, [str(images)], tmp_path / "out")
+
+    assert [path.name for path in predict()] == ["detections.json", "50.png", "51.png", "53.png"]
+    assert "1 of 4 samples are missing in" in capfd.readouterr().err
+    shutil.copyfile(squares / "test" / "52.png", images / "52.png")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.png")}
+    (tmp_path / "out" / "detections.json").unlink()
+    assert [path.name for path in predict()] == ["detections.json", "50.png", "51.png", "52.png", "53.png"]
+    assert "3 of 4 samples are done" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with torch.no_grad():
+        whole = task_of(config).predict(model, config, [str(images)], tmp_path / "whole")
+    assert whole[0].read_bytes() == (tmp_path / "out" / "detections.json").read_bytes()

@@ -1,14 +1,17 @@
 """Predictions have a file each, under their samples' names, and nothing that is there is ever written over."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mae_ext.cli import run
-from mae_ext.downstream.outputs import result_paths
+from mae_ext.downstream.outputs import MANIFEST, Results, model_identity, result_paths
+from mae_ext.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".nii.gz", ".nii")
 
@@ -69,3 +72,106 @@ def test_predicting_into_the_folder_of_the_samples_changes_nothing_there(kind, t
     said = capfd.readouterr().err
     assert f"it holds {first}, and nothing is written over; name another folder" in said
     assert {path: path.read_bytes() for path in out.iterdir()} == written | {first: b"somebody's"}
+
+
+def classified(tiny, striped, tmp_path):
+    image = {"size": [16, 16], "patch": [4, 4], "batch": 4}
+    config = tiny({"modalities": {"image": image}, "task": {"name": "classify"}, "train.steps": 2})
+    start = [
+        "finetune",
+        str(config),
+        "--set",
+        "train.warmup_steps=1",
+        "--init",
+        "none",
+        "--data",
+        str(striped / "train"),
+    ]
+    assert run([*start, "--out", str(tmp_path / "ft")]) == 0
+    return tmp_path / "ft"
+
+
+def test_classes_of_a_prediction_that_was_cut_short_are_those_of_one_that_was_not(tiny, striped, tmp_path, capfd):
+    run_, samples, out = classified(tiny, striped, tmp_path), str(striped / "test"), tmp_path / "out"
+    assert run(["predict", str(run_), samples, "--out", str(tmp_path / "whole")]) == 0
+    out.mkdir()
+    kept = (tmp_path / "whole" / MANIFEST).read_bytes().splitlines(keepends=True)[:6]
+    (out / MANIFEST).write_bytes(b"".join(kept) + b'{"source": ')
+    capfd.readouterr()
+    assert run(["predict", str(run_), samples, "--out", str(out)]) == 0
+    assert "5 of 12 samples are done" in capfd.readouterr().err
+    ours, theirs = ([json.loads(x) for x in (o / "predictions.jsonl").open()] for o in (out, tmp_path / "whole"))
+    assert [row["path"] for row in ours] == [row["path"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):  # batches of other sizes: the last bits may differ
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    again = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    assert run(["predict", str(run_), samples, "--out", str(out)]) == 0
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == again
+
+
+def test_one_file_of_other_samples_is_not_replaced(tiny, striped, tmp_path, capfd):
+    run_, out = classified(tiny, striped, tmp_path), str(tmp_path / "out")
+    assert run(["predict", str(run_), str(striped / "test" / "down"), "--out", out]) == 0
+    assert run(["predict", str(run_), str(striped / "test" / "across"), "--out", out]) == 2
+    assert "it holds what was said of 4 other samples" in capfd.readouterr().err
+    # All of them and more: nothing is lost.
+    assert run(["predict", str(run_), str(striped / "test"), "--out", out]) == 0
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_list_of_what_could_not_be_read_goes_when_all_can(tiny, striped, tmp_path):
+    run_, out, samples = classified(tiny, striped, tmp_path), tmp_path / "out", tmp_path / "new"
+    shutil.copytree(striped / "test" / "down", samples)
+    good = min(samples.iterdir())
+    content = good.read_bytes()
+    good.write_text("no picture")
+    assert run(["predict", str(run_), str(samples), "--out", str(out)]) == 0
+    assert json.loads((out / "predictions.bad.jsonl").read_text())["path"] == str(good)
+    good.write_bytes(content)
+    assert run(["predict", str(run_), str(samples), "--out", str(out)]) == 0
+    assert not (out / "predictions.bad.jsonl").exists()
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_file_of_that_name_that_is_no_manifest_is_refused(make_config, tmp_path):
+    (tmp_path / MANIFEST).write_text("{}\n")
+    with (
+        pytest.raises(UserError, match="not a manifest of predictions"),
+        Results(tmp_path, torch.nn.Linear(1, 1), make_config()) as results,
+    ):
+        results.open([])
+    assert (tmp_path / MANIFEST).read_text() == "{}\n"
+
+
+def test_two_commands_do_not_predict_into_one_folder_at_a_time(make_config, tmp_path):
+    model, config = torch.nn.Linear(1, 1), make_config()
+    with Results(tmp_path, model, config) as one:
+        one.open([])
+        with (
+            pytest.raises(UserError, match="another command is predicting there"),
+            Results(tmp_path, model, config) as other,
+        ):
+            other.open([])
+
+
+def test_a_model_is_known_by_its_weights_and_its_config(make_config):
+    config, model = make_config(), torch.nn.Linear(2, 2)
+    known = model_identity(model, config)
+    assert known == model_identity(model, make_config())
+    assert known != model_identity(model, make_config(batch=8))
+    with torch.no_grad():
+        model.weight[1, 1] += 1e-6
+    assert known != model_identity(model, config)
+
+
+def test_a_file_that_was_being_moved_into_place_at_a_kill_is_written_anew(make_config, tmp_path):
+    """The line is there before the file is: without the file the sample is not done."""
+    (tmp_path / "a").write_text("a sample")
+    model, config, out = torch.nn.Linear(1, 1), make_config(), tmp_path / "out"
+    with Results(out, model, config) as results:
+        assert results.open([str(tmp_path / "a")], [out / "a.png"]) == [0]
+        with results.writing(str(tmp_path / "a"), out / "a.png") as path:
+            path.write_text("an answer")
+    (out / "a.png").unlink()
+    with Results(out, model, config) as results:
+        assert results.open([str(tmp_path / "a")], [out / "a.png"]) == [0]

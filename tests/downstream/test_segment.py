@@ -10,9 +10,13 @@ from PIL import Image
 import mae_ext
 from mae_ext.cli import run
 from mae_ext.config import parse_config
+from mae_ext.downstream import windows
 from mae_ext.downstream.heads import Segmenter
-from mae_ext.downstream.overlap import dice, mean_scores, surface_scores
+from mae_ext.downstream.overlap import dice, found_wrongly, mean_scores, surface_scores
+from mae_ext.downstream.segment import _within_memory
 from mae_ext.engine import checkpoint
+from mae_ext.engine.task import task_of
+from mae_ext.errors import BadSample
 
 IMAGE = {
     "size": [16, 16], "patch": [4, 4], "batch": 4,
@@ -281,3 +285,224 @@ def test_samples_of_one_name_keep_their_folders_when_they_are_answered(fine_tune
     assert run(["predict", str(tmp_path / "ft"), str(tmp_path / "new"), "--out", str(tmp_path / "out")]) == 0
     written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
     assert written == ["s1/slice.png", "s2/slice.png"]
+
+
+def answered(out, names):
+    """The label maps of a folder of predictions, as arrays."""
+    return [np.asarray(nib.load(out / name).dataobj).astype(np.int32) for name in names]
+
+
+def test_the_scores_are_those_of_the_files_that_are_written_also_at_a_spacing_of_the_config(
+    fine_tune, organs, tmp_path
+):
+    """Thick slices, a spacing between the two: on the model's lattice the scores would be others."""
+    affine = np.diag([1.0, -1.0, 2.5, 1.0])
+    names = [f"{n}.nii.gz" for n in range(4)]
+    for part in ("scans", "labels"):
+        for name in names:
+            values = np.asarray(nib.load(organs / part / name).dataobj)
+            nib.Nifti1Image(values, affine).to_filename(organs / part / name)
+    (tmp_path / "train.txt").write_text("".join(f"scans/{name}\n" for name in names[:2]))
+    (tmp_path / "test.txt").write_text("".join(f"scans/{name}\n" for name in names[2:]))
+    data = {"reader": {"name": "volume", "intensity": "zscore", "spacing": [1.6, 1.6, 1.6]}}
+    volume = VOLUME | {"data": VOLUME["data"] | data}
+    task = {"classes": ["one", "two"], "masks": str(organs / "labels"), "surface": True}
+    longer = {"train.steps": 80, "train.lr": 1.0}
+    test = ("--test", tmp_path / "test.txt")
+    assert fine_tune({"volume": volume}, task, tmp_path / "train.txt", *test, overrides=longer) == 0
+    assert run(["predict", str(tmp_path / "ft"), str(tmp_path / "test.txt"), "--out", str(tmp_path / "out")]) == 0
+    found, wanted = answered(tmp_path / "out", names[2:]), answered(organs / "labels", names[2:])
+    again = [
+        dice(a, b, ["one", "two"]) | surface_scores(a, b, ["one", "two"], (1.0, 1.0, 2.5))
+        for a, b in zip(found, wanted, strict=True)
+    ]
+    row = rows(tmp_path / "ft" / "evaluations.jsonl")[0]
+    scores = mean_scores(again)
+    assert scores.keys() >= {"dice", "dice/one", "dice/two", "hd95", "surface_dice"} and scores["dice"] > 0.3
+    assert {key: row[key] for key in scores if "hd95" not in key} == {
+        k: v for k, v in scores.items() if "hd95" not in k
+    }
+    # Distances are summed in another order where axes are.
+    assert {key: row[key] for key in scores} == pytest.approx(scores)
+
+
+class Bright(torch.nn.Module):
+    """A model that has nothing to learn: class 1 where a voxel is bright. `backbone` is what its device is told by."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.seen = torch.nn.Linear(1, 1), []
+
+    def forward(self, x, name, spacing=None, gates=None):
+        self.seen.append((x, spacing))
+        return torch.stack([0 * x[:, 0], 20 * (x[:, 0] - 0.5)], 1)
+
+
+@pytest.mark.parametrize(
+    ("augment", "scale"),
+    [({}, (0.6 * 40 * 60) ** 0.5 / 16), ({"scale": None}, 40 / 16), ({"scale": [0.2, 0.2]}, 480**0.5 / 16),
+     ({"fixed": [0, 1]}, 1.0)],
+)  # fmt: skip
+@torch.no_grad()
+def test_whole_samples_are_answered_at_the_scale_of_training_and_on_their_own_voxels(tmp_path, augment, scale):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[8:20, 33:51] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    modality = {"size": [16, 16], "patch": [4, 4], "batch": 4, "data": {"augment": augment}}
+    config = parse_config(
+        {"modalities": {"image": modality}, "model": {"width": 16, "depth": 1, "heads": 2}, "train": {"steps": 1}}
+        | {"task": {"name": "segment", "classes": ["x"], "overlap": 0.0}}
+    )
+    model, task = Bright(), task_of(config)
+    found, spacing = task._segmented(model, config, str(tmp_path / "a.png"), torch.device("cpu"))
+    assert found.shape == (40, 60) and spacing is None
+    truth = pixels[..., 0] > 0
+    assert dice(found, truth.astype(np.int32), ["x"])["dice/x"] > (0.99 if scale == 1 else 0.9)
+    # Without overlap the windows cover the sample once, but for the last ones: as much area as it has at that scale.
+    windows = sum(len(x) for x, _ in model.seen)
+    assert windows == np.prod([int(np.ceil(round(n / scale) / 16)) for n in (40, 60)])
+
+
+def test_what_is_not_found_at_all_counts_in_every_score():
+    wanted = np.zeros((6, 8), np.int32)
+    wanted[1:5, 2:6] = 1
+    nothing = np.zeros_like(wanted)
+    diagonal = (6**2 + (3 * 8) ** 2) ** 0.5
+    one = {"hd95/a": pytest.approx(diagonal), "surface_dice/a": 0.0}
+    assert surface_scores(nothing, wanted, ["a", "b"], (1.0, 3.0)) == one
+    assert surface_scores(wanted, nothing, ["a", "b"], (1.0, 3.0)) == one
+    assert surface_scores(wanted, nothing, ["a"], None)["hd95/a"] == 10.0
+    assert dice(wanted, nothing, ["a", "b"]) == {"dice/a": 0.0}
+    missed = found_wrongly(nothing, wanted, ["a", "b"])
+    spurious = found_wrongly(wanted, nothing, ["a", "b"])
+    assert missed == {"background_only": 0, "missed/a": 1, "spurious/a": 0, "missed/b": 0, "spurious/b": 0}
+    assert spurious == {"background_only": 1, "missed/a": 0, "spurious/a": 1, "missed/b": 0, "spurious/b": 0}
+    found = found_wrongly(wanted, wanted, ["a", "b"])
+    assert mean_scores([missed, missed, spurious, found]) == {
+        "samples": 4, "background_only": 1, "missed": 2, "spurious": 1, "missed/a": 2, "spurious/a": 1,
+    }  # fmt: skip
+
+
+def test_a_surface_within_a_millimetre_is_right_and_beyond_it_is_not():
+    wanted = np.zeros((12, 12), np.int32)
+    wanted[3:9, 3:9] = 1
+    found = np.roll(wanted, 1, 0)
+    assert surface_scores(found, wanted, ["a"], (0.9, 0.9))["surface_dice/a"] == 1.0
+    # Of 20 surface voxels of each, those on the two sides that moved are 1.1 mm off, but for the corners' neighbours.
+    assert 0.3 < surface_scores(found, wanted, ["a"], (1.1, 1.1))["surface_dice/a"] < 0.8
+    assert surface_scores(np.roll(wanted, 3, 0), wanted, ["a"], (2.0, 2.0))["hd95/a"] == pytest.approx(6.0)
+
+
+def cut_short(out, name):
+    """As a kill leaves it: the file is not there, a line of the manifest is half written, and so is a file beside."""
+    (out / name).unlink()
+    manifest = out / "predict.manifest.jsonl"
+    whole = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(line for line in whole if name.encode() not in line) + b'{"source": "x')
+    (out / ".unfinished").mkdir()
+    (out / ".unfinished" / name).write_text("half")
+
+
+def test_a_prediction_that_was_cut_short_goes_on_and_leaves_what_is_whole(fine_tune, blobs, tmp_path, capfd):
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    command = ["predict", str(tmp_path / "ft"), str(blobs / "test" / "images"), "--out", str(tmp_path / "out")]
+    assert run(command) == 0
+    first = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").glob("*.png")}
+    cut_short(tmp_path / "out", "1.png")
+    capfd.readouterr()
+    assert run(command) == 0
+    said = capfd.readouterr()
+    assert "2 of 3 samples are done, by this model" in said.err
+    assert said.out.splitlines() == [str(tmp_path / "out" / f"{n}.png") for n in range(3)]
+    again = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").glob("*.png")}
+    assert {name: content for name, (content, _) in again.items()} == {n: content for n, (content, _) in first.items()}
+    assert [again[n] == first[n] for n in ("0.png", "1.png", "2.png")] == [True, False, True]
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
+def test_a_sample_that_changed_is_answered_anew_and_another_model_is_refused(fine_tune, blobs, tmp_path, capfd):
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    images, out = blobs / "test" / "images", tmp_path / "out"
+    assert run(["predict", str(tmp_path / "ft"), str(images), "--out", str(out)]) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    Image.fromarray(np.full((30, 40, 3), 99, np.uint8)).save(images / "2.png")
+    assert run(["predict", str(tmp_path / "ft"), str(images), "--out", str(out)]) == 0
+    assert Image.open(out / "2.png").size == (40, 30)
+    changed = [name for name, at in before.items() if (out / name).stat().st_mtime_ns != at]
+    assert changed == ["2.png"]
+    earlier = sorted((tmp_path / "ft" / "checkpoints").iterdir())[0]
+    assert run(["predict", str(earlier), str(images), "--out", str(out)]) == 2
+    assert "holds predictions of another model or checkpoint; name another folder" in complaint(capfd)
+
+
+def test_predict_goes_past_what_cannot_be_read_and_says_at_the_end_what_is_missing(fine_tune, blobs, tmp_path, capfd):
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    (blobs / "test" / "images" / "1.png").write_bytes(b"\x89PNG and no more")
+    command = ["predict", str(tmp_path / "ft"), str(blobs / "test" / "images"), "--out", str(tmp_path / "out")]
+    assert run(command) == 0
+    last = complaint(capfd)
+    assert "1 of 3 samples are missing in" in last and last.endswith("images/1.png")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "2.png"]
+    Image.new("RGB", (36, 28)).save(blobs / "test" / "images" / "1.png")
+    assert run(command) == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png", "2.png"]
+    alone = ["predict", str(tmp_path / "ft"), str(blobs / "x.png"), "--out", str(tmp_path / "none")]
+    (blobs / "x.png").write_text("no picture")
+    assert run(alone) == 2
+    assert "none of the 1 samples can be read" in complaint(capfd)
+
+
+def test_what_does_not_fit_costs_its_own_sample_alone(fine_tune, blobs, tmp_path, capfd, monkeypatch):
+    """A limit on the size of files stands in for a disk without room."""
+    import resource
+
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
+    Image.new("RGB", (2000, 20)).save(blobs / "test" / "images" / "1.png")
+    monkeypatch.setattr(windows, "HELD", 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        out = str(tmp_path / "out")
+        assert run(["predict", str(tmp_path / "ft"), str(blobs / "test" / "images"), "--out", out]) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capfd.readouterr().err
+    assert "1.png: out of memory (and no room on disk: File too large)" in said and "1 of 3 samples are missing" in said
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 19.2 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_whatever_memory_says_is_about_one_sample(error):
+    with pytest.raises(BadSample, match=r"a\.png: out of memory"), _within_memory("a.png"):
+        raise error
+    with pytest.raises(RuntimeError, match="shapes"), _within_memory("a.png"):
+        raise RuntimeError("shapes do not match")
+
+
+@torch.no_grad()
+def test_a_scan_that_is_read_in_slabs_is_answered_as_in_one_piece(organs, monkeypatch):
+    spaced = {"reader": {"name": "volume", "intensity": "zscore", "spacing": [0.7, 1.3, 1.0]}}
+    for data in ({}, spaced):
+        config = parse_config(
+            {"modalities": {"volume": VOLUME | {"data": VOLUME["data"] | data}}, "train": {"steps": 1}}
+            | {"model": {"width": 16, "depth": 1, "heads": 2}, "task": {"name": "segment", "classes": ["x"]}}
+        )
+        address, task = str(organs / "scans" / "1.nii.gz"), task_of(config)
+        whole, one = Bright(), Bright()
+        wanted, spacing = task._segmented(whole, config, address, torch.device("cpu"))
+        monkeypatch.setattr("mae_ext.downstream.segment.SLAB", 500)
+        found, _ = task._segmented(one, config, address, torch.device("cpu"))
+        monkeypatch.undo()
+        assert spacing == (1.0, 1.0, 1.0) and np.array_equal(found, wanted) and len(np.unique(found)) == 2
+        for (a, steps), (b, again) in zip(whole.seen, one.seen, strict=True):
+            assert torch.equal(a, b) and torch.equal(steps, again)
+        expected = (1.0, 1.0, 1.0) if not data else (0.7, 1.3, 1.0)
+        torch.testing.assert_close(whole.seen[0][1][0], torch.tensor(expected))
