@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed, 2 the input is wrong (one line), 75 stopped by a signal after saving.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import typer
 
 from mae_ext.config import Config, builtin_dir, json_schema, load_config, load_values, parse_config
 from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.strict_json import dumps
 
 app = typer.Typer(
     name="mae-ext",
@@ -324,7 +324,7 @@ def probe(
             max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
             attentive=attentive, folds=folds, mirror=mirror,
         )  # fmt: skip
-    print(json.dumps(result))
+    print(dumps(result))
 
 
 @app.command()
@@ -348,7 +348,7 @@ def replay(
     """
     from mae_ext.engine.train import replay as repeat
 
-    print(json.dumps(repeat(failure)))
+    print(dumps(repeat(failure)))
 
 
 @app.command()

@@ -1,6 +1,9 @@
 """What can go wrong, by who has to act: the user (exit 2), the run (exit 1), or nobody (one bad file)."""
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Mapping, Sequence
+from os import fsdecode
+from typing import Any
 
 NAMED = 5
 """Names in a message, which stays one line."""
@@ -42,10 +45,80 @@ def some(things: Sequence[object], between: str = ", ", most: int = NAMED) -> st
     return between.join([*map(str, things[:most]), *([f"and {rest} more"] if rest > 0 else [])])
 
 
+def by_kind(bad: Sequence[object]) -> str:
+    """Why files cannot be used, the most frequent reason first, with an example: "38 truncated (a.png: 12 bytes), ...".
+
+    bad: ledger rows {"path", "kind", "detail"}, or BadSample; anything else is named as it is.
+    """
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for one in bad:
+        row: Mapping[str, Any] = vars(one) if isinstance(one, BadSample) else one if isinstance(one, Mapping) else {}
+        if not row:
+            return some(bad, "; ")
+        kinds.setdefault(str(row["kind"]), []).append((str(row["path"]), str(row.get("detail") or "")))
+    often = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    examples = ((kind, len(files), *files[0]) for kind, files in often)
+    return some([f"{n} {kind} ({path}{detail and f': {detail}'})" for kind, n, path, detail in examples], ", ")
+
+
 def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) -> None:
-    """Raises RunError, naming files, when more than a share `allowed` of a source cannot be used."""
+    """Raises RunError, with the reasons, when more than a share `allowed` of a source cannot be used.
+
+    bad: as by_kind takes it.
+    """
     if len(bad) > allowed * total:
         raise RunError(
             f"{source}: {len(bad)} of {total} samples cannot be used, more than max_bad_fraction={allowed:g}: "
-            f"{some(bad, '; ')}"
+            f"{by_kind(bad)}"
         )
+
+
+class NoneUsable(RunError):
+    """So many files in a row are bad that the run cannot go on. bad: their rows, as a ledger has them."""
+
+    def __init__(self, message: str, bad: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message, bad)
+        self.bad = list(bad)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NoneMeasurable(UserError):
+    """All files that were tried are bad before anything was trained. bad: their rows, as a ledger has them."""
+
+    def __init__(self, message: str, bad: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message, bad)
+        self.bad = list(bad)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the disk quota is used up: make room, or have it raised",
+    errno.EROFS: "it is mounted read-only: choose a place that can be written to",
+    errno.EACCES: "permission is denied: change the permissions, or choose another place",
+    errno.EPERM: "permission is denied: change the permissions, or choose another place",
+    errno.EIO: "the disk reports an error: look into the system's log, and mend it",
+    errno.ESTALE: "the network file system lost the file: see whether it is mounted",
+    errno.EMFILE: "this process may open no more files: raise the limit (ulimit -n 4096), or lower train.workers",
+    errno.ENFILE: "the system may open no more files: close other programs, or raise fs.file-max",
+    errno.EAGAIN: "the system starts no more processes: raise the limit (ulimit -u), or lower train.workers",
+    errno.ENOMEM: "the system has no more memory: lower train.workers or train.prefetch",
+    errno.ENOENT: "it is not there (any more): see whether something removed it",
+}
+"""What the operating system's refusals mean, and what to do."""
+
+
+def of_the_process(error: OSError) -> bool:
+    """Whether it is about what this process may have, and not about the file that it happened to be opening."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def cause_of(error: OSError) -> str:
+    """One line: the file it was about, where that is known, what the system says, and what to do."""
+    names = [fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    where = "" if of_the_process(error) else "".join(f"{name}: " for name in names[:1])
+    return f"{where}{error.strerror or error}" + (f" ({told})" if (told := REMEDIES.get(error.errno or 0)) else "")

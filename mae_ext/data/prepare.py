@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
+from mae_ext.cores import cores
 from mae_ext.data.cache import Cache, require_writable
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
@@ -56,7 +56,7 @@ def prepare(
     Cache(out).sweep()
     work = [(name, address, reader) for name, m in config.modalities.items() for address, reader in _work(name, m, out)]
     bad: list[dict[str, str]] = []
-    for done, (name, outcome) in enumerate(_outcomes(work, workers or cpu_count() or 1, deadline_s), start=1):
+    for done, (name, outcome) in enumerate(_outcomes(work, workers or cores(), deadline_s), start=1):
         if outcome is not None:
             bad.append({"modality": name, "path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
         if progress is not None:

@@ -1,12 +1,11 @@
 """A frozen encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
-from os import cpu_count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,13 +14,14 @@ import torch
 from torch import Tensor
 
 from mae_ext.config import Config, ModalityConfig, one_modality
+from mae_ext.cores import cores
 from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.loader import build_reader
 from mae_ext.data.sample import Reader, Sample
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.checkpoint import load_run
 from mae_ext.engine.task import device_of
-from mae_ext.errors import BadSample, RunError, UserError, check_bad, some
+from mae_ext.errors import BadSample, RunError, UserError, by_kind, check_bad
 from mae_ext.model.mae import MAE
 
 Pool = Literal["mean", "class", "tokens"]
@@ -132,7 +132,7 @@ class FrozenEncoder:
         for index, outcome in enumerate(self.decode(items, threads)):
             if isinstance(outcome, BadSample):
                 bad.append({"path": outcome.path, "kind": outcome.kind, "detail": outcome.detail})
-                check_bad(kinds(bad), len(items), allowed, source)
+                check_bad(bad, len(items), allowed, source)
                 continue
             good.append(index)
             waiting.append(outcome)
@@ -146,7 +146,7 @@ class FrozenEncoder:
         if progress is not None:
             progress(len(items), len(items))
         if not rows:
-            raise UserError(f"{source}: none of its {len(items)} samples can be read; {some(kinds(bad), '; ')}")
+            raise UserError(f"{source}: none of its {len(items)} samples can be read: {by_kind(bad)}")
         return Features(
             torch.cat(rows).numpy(),
             None if items.labels is None else items.labels[good].astype(np.int64),
@@ -173,7 +173,7 @@ class FrozenEncoder:
                 name = self.modality.data.reader.name
                 raise RunError(f"reader '{name}' broke on {items.addresses[index]}: {error!r}") from error
 
-        threads = threads or min(8, cpu_count() or 1)
+        threads = threads or min(8, cores())
         indices = iter(range(len(items)))
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             ahead: deque[Future[Sample | BadSample]] = deque(pool.submit(read, i) for i in islice(indices, 4 * threads))
@@ -202,11 +202,6 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
         # torch.stack would promote 8-bit levels to 0..255 beside floats that mean 0..1.
         views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
     return torch.stack(views), torch.tensor(spacing) if len(spacing) == len(samples) else None
-
-
-def kinds(bad: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of rows as a ledger has them, what a message says."""
-    return [f"{row['path']}: {row['kind']}" for row in bad]
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:

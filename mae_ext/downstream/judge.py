@@ -1,6 +1,5 @@
 """What a trained classifier says of samples, and how right it is."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ from torch.nn.functional import nll_loss
 from mae_ext.config import Config
 from mae_ext.data.sample import Sample
 from mae_ext.data.source import Items, PathTable
-from mae_ext.downstream.encoder import FrozenEncoder, kinds, stack
+from mae_ext.downstream.encoder import FrozenEncoder, stack
 from mae_ext.downstream.outputs import check_free
 from mae_ext.downstream.ranking import auroc
 from mae_ext.downstream.scores import scores
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, UserError, some
+from mae_ext.errors import BadSample, UserError, by_kind
+from mae_ext.strict_json import dumps
 
 BATCH = 64
 PREDICTIONS = "predictions.jsonl"
@@ -110,8 +110,7 @@ def write_predictions(
     check_free([*written, bad], out)
     found = probabilities(model, config, name, items, range(len(items)), device, progress)
     if not found.rows:
-        named = some(kinds(found.bad), "; ")
-        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {named}")
+        raise UserError(f"{', '.join(sources)}: none of the {len(items)} samples can be read: {by_kind(found.bad)}")
     lines = [
         {
             "path": items.addresses[row],
@@ -133,4 +132,4 @@ def write_predictions(
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_durably(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_durably(path, "".join(dumps(row) + "\n" for row in rows))

@@ -1,6 +1,5 @@
 """How good are frozen features? Nearest neighbours, a linear and an attentive classifier, as one JSON object."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -17,6 +16,7 @@ from mae_ext.downstream.scores import accuracy, each_class, judge, judge_marks
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
+from mae_ext.strict_json import dumps
 
 PROBES = "probes.jsonl"
 Baseline = Literal["random"]
@@ -210,6 +210,6 @@ def _judged(votes: Tensor, test: Labelled, seed: int) -> dict[str, Any]:
 def _record(path: Path, result: dict[str, Any]) -> None:
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+            file.write(dumps(result) + "\n")
     except OSError as error:
         warn(f"{path}: the result could not be added: {error}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mae_ext.config import Config
 from mae_ext.data.loader import ModalityData
 from mae_ext.data.sample import Batch
-from mae_ext.data.statistics import resolve_statistics
+from mae_ext.data.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import Progress
 from mae_ext.errors import ConfigError, UserError
@@ -32,7 +32,7 @@ class Pretraining:
         """Pretraining starts from nothing, and `data` refuses `init`."""
 
     def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
-        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates)
+        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates, batch.files)
         return out
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
@@ -45,12 +45,10 @@ class Pretraining:
 
 
 def with_statistics(config: Config, old: Config) -> Config:
-    """The config with the statistics of another, for the modalities that both have."""
-    kept = {
-        name: m.model_copy(
-            update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})}
-        )
-        for name, m in config.modalities.items()
-        if name in old.modalities
-    }
-    return config.model_copy(update={"modalities": {**config.modalities, **kept}})
+    """The config with numbers: those of another where it says "measured", for the modalities that both have."""
+    modalities = dict(config.modalities)
+    for name, m in config.modalities.items():
+        if m.data.statistics != "measured" or name in old.modalities:
+            found = old.modalities[name].data.statistics if m.data.statistics == "measured" else stated(m)
+            modalities[name] = m.model_copy(update={"data": m.data.model_copy(update={"statistics": found})})
+    return config.model_copy(update={"modalities": modalities})
