@@ -26,7 +26,7 @@ from mae_ext.data.source import Items, list_items
 from mae_ext.data.workers import Worker, WorkerLost
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, by_kind, cause_of, of_the_process
 from mae_ext.model.grid import patches
-from mae_ext.model.mask import Mask, Masker, from_scores
+from mae_ext.model.mask import Mask, Masker, from_scores, num_decoded
 from mae_ext.rng import rng
 
 POLL_S = 0.2
@@ -98,6 +98,12 @@ class ModalityData:
             raise UserError(f"{where}: {error}") from None
         self.masker = build_masker(config, "mask", f"{where}.mask")
         self.decode = build_masker(config, "decode", f"{where}.decode")
+        # A task draws no mask, and its config may have one of another grid.
+        self.decoded = (
+            num_decoded(self.masker, self.decode, config.grid)
+            if self.masker and self.decode and examples is None
+            else None
+        )
         self.quarantined: dict[int, str] = {}
 
     def read(self, index: int, keys: list[Key]) -> list[Sample]:
@@ -168,7 +174,7 @@ class ModalityData:
             scores(self.masker, "mask"),
             self.masker.num_keep(grid),
             scores(self.decode, "decode") if self.decode else None,
-            self.decode.ratio if self.decode else 0.0,
+            decoded=self.decoded,
         )
 
 

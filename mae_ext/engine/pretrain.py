@@ -10,16 +10,15 @@ from mae_ext.data.loader import ModalityData
 from mae_ext.data.sample import Batch
 from mae_ext.data.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.task import Progress
-from mae_ext.errors import ConfigError, UserError
+from mae_ext.errors import UserError
 from mae_ext.model.mae import MAE
 
 
 class Pretraining:
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
-        for key, given in (("init", config.init is not None), ("train.freeze", config.train.freeze != "none")):
-            if given:
-                raise ConfigError(f"{key} is for tasks that begin with an encoder, and this is pretraining: remove it")
+        check_meaning(config)
         return {n: ModalityData(config.seed, n, m, rank, world) for n, m in config.modalities.items()}
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:

@@ -19,7 +19,8 @@ from mae_ext.engine.evaluation import Evaluations, check_held_out, evaluate
 from mae_ext.engine.failure import record
 from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import Log, say, warn
-from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, rising, schedule
+from mae_ext.engine.meaning import check_meaning, of_first_batch, remarks
+from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
 from mae_ext.engine.resume import (
     Progress,
     Stopped,
@@ -66,6 +67,7 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
 
 def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Path:
     check_split(config, ranks.world)
+    check_meaning(config)
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
     task, asked = task_of(config), asked_statistics(config)
     data = task.data(config, ranks.rank, ranks.world)
@@ -124,8 +126,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             for what, count in modality.items.ignored.items():
                 warn(f"{name}: {count} {what} passed over")
         say(_opening(config, data, model, ranks, at.step, total, out))
-        if told := rising(config):
-            warn(told)
+        for remark in remarks(config, total, warmup):
+            warn(remark)
         if ranks.device.type == "cpu" and not is_native(DTYPES[config.train.precision]):
             say(
                 f"this processor has no {config.train.precision} products: they are taken in fp32, of rounded numbers; "
@@ -162,6 +164,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             began = time.perf_counter()
             lr = lr_at(step, peak_lr(config), config.train.min_lr, warmup, total)
             batches = next(loader)
+            for remark in of_first_batch(config, batches) if log and step == at.step else ():
+                warn(remark)
             taken = take_step(step, batches, lr, bool(stop.received), ledger.note(step + 1, batches))
             done = step + 1
             for incident in loader.incidents[incidents:]:

@@ -12,7 +12,7 @@ from mae_ext import plugins
 from mae_ext.config import Config, DecoderConfig, ModalityConfig, ModelConfig, Statistics
 from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
 from mae_ext.model.linear import Linear
-from mae_ext.model.mask import Mask, from_scores
+from mae_ext.model.mask import Mask, from_scores, num_decoded
 from mae_ext.model.transformer import Transformer
 from mae_ext.model.uniformity import uniformity
 from mae_ext.rng import seed_of
@@ -85,9 +85,8 @@ class Modality(nn.Module):
 
     def make_mask(self, scores: Tensor, decode_scores: Tensor | None = None) -> Mask:
         """(B, *grid) scores of the masker, and of the decode masker where there is one -> Mask."""
-        return from_scores(
-            scores, self.masker.num_keep(self.grid), decode_scores, self.decode.ratio if self.decode else 0.0
-        )
+        decoded = num_decoded(self.masker, self.decode, self.grid) if self.decode else None
+        return from_scores(scores, self.masker.num_keep(self.grid), decode_scores, decoded=decoded)
 
     def draw_mask(self, generators: list[torch.Generator]) -> Mask:
         """One mask row per generator, for pictures and evaluation; training draws its masks in the loader."""

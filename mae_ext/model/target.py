@@ -21,8 +21,8 @@ class PixelTarget(nn.Module):
     - "layernorm": (t - mean) / sqrt(var + 1e-6) over all, biased (SelfMedMAE).
 
     Where only a part of a patch counts (`valid`), mean and variance are those of that part: air beside a body would
-    otherwise set both. floor: smallest standard deviation a patch is divided by, in the units of the normalised input, so that the noise of
-    an empty patch is not blown up into a target. loss: "mse" or "l1".
+    otherwise set both. floor: smallest standard deviation a patch is divided by, in the units of the normalised input,
+    so that the noise of an empty patch is not blown up into a target. loss: "mse" or "l1".
     """
 
     def __init__(
