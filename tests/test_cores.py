@@ -46,7 +46,7 @@ V1 = "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_"
         ({"proc/self/cgroup": "0::/not/here\n", "sys/fs/cgroup/cpu.max": "500000 100000\n"}, 5),
         ({"proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/docker/abc\n0::/\n",
           f"{V1}quota_us": "400000\n", f"{V1}period_us": "100000\n"}, 4),
-        ({"proc/self/cgroup": "3:cpu,cpuacct:/docker/abc\n", f"{V1}quota_us": "-1\n", f"{V1}period_us": "100000\n"}, 64),
+        ({"proc/self/cgroup": "3:cpu:/docker/abc\n", f"{V1}quota_us": "-1\n", f"{V1}period_us": "100000\n"}, 64),
         ({"proc/self/cgroup": "3:cpuset:/docker/abc\n", f"{V1}quota_us": "400000\n", f"{V1}period_us": "100000\n"}, 64),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 64),
         ({"proc/self/cgroup": "nonsense\n", "sys/fs/cgroup/cpu.max": "\n"}, 64),
@@ -57,7 +57,7 @@ def test_a_quota_of_any_version_at_any_level_counts(tmp_path, files, expected):
 
 
 def test_processors_that_the_process_is_not_bound_to_do_not_count():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from mae_ext.cores import cores; print(cores())"
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nimport mae_ext.cores as c; print(c.cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "1"
 

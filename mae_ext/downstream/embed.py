@@ -1,6 +1,5 @@
 """Features of a whole source as a file that any tool can read: safetensors, and one JSON line for each row."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
 from mae_ext.report.map import draw_map
 from mae_ext.report.neighbours import draw_neighbours
+from mae_ext.strict_json import dumps
 
 MAPS = "maps"
 """Folder of a run whose pictures its report shows."""
@@ -59,7 +59,7 @@ def embed(
         "source": str(source).encode("utf-8", "replace").decode(),
         "pool": pool,
         "bad": str(len(features.bad)),
-        "classes": json.dumps(features.classes),
+        "classes": dumps(features.classes),
     }
     ledger = sidecars[1]
     try:
@@ -130,5 +130,5 @@ def _partial(path: Path) -> Path:
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     partial = _partial(path)
     with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(dumps(row) + "\n" for row in rows)
     partial.replace(path)

@@ -119,7 +119,7 @@ def test_of_a_patch_that_counts_in_part_mean_and_variance_are_those_of_that_part
 def test_a_patch_that_counts_whole_or_not_at_all_keeps_its_numbers_to_the_bit(normalize):
     x, target = tokens(), PixelTarget(PATCH, CHANNELS, normalize, floor=0.3)
     weight = torch.ones_like(x)
-    weight[0, 1], weight[1, 2, ::2] = 0, 0
+    weight[0, 1], weight[1, 2, :8] = 0, 0
     plain, found = target.statistics(x), target.statistics(x, weight)
     for one, other in zip(plain, found, strict=True):
         same = (one == other).all(-1)
