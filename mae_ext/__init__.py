@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mae_ext.cores import settle_threads
+
 if TYPE_CHECKING:
     from mae_ext.config import load_config
     from mae_ext.downstream.encoder import load_encoder
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["MAE", "Mask", "load_config", "load_encoder", "train"]
+
+settle_threads()  # torch, which is imported later, reads this once
 
 _HOME = {
     "MAE": "mae_ext.model.mae",

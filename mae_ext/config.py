@@ -13,6 +13,7 @@ from mae_ext import plugins
 from mae_ext.downstream.schedule import ProbeConfig
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.grid import grid_of
+from mae_ext.model.mask import check_masks
 from mae_ext.strict_yaml import read_yaml
 
 SIZES: dict[str, dict[str, int]] = {
@@ -85,6 +86,10 @@ class ModelConfig(Section):
         for name, width, heads in (("", self.width, self.heads), ("decoder.", self.decoder.width, self.decoder.heads)):
             if width % heads:  # type: ignore[operator]
                 raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
+            if width * self.mlp_ratio < 1:  # type: ignore[operator]
+                raise ValueError(
+                    f"mlp_ratio={self.mlp_ratio:g} leaves nothing of {name}width={width} between two layers"
+                )
         return self
 
 
@@ -154,9 +159,13 @@ class ModalityConfig(Section):
     @model_validator(mode="after")
     def _divides(self) -> "ModalityConfig":
         _ = self.grid
-        for axis in self.data.augment.flip:
-            if not -len(self.size) <= axis < len(self.size):
-                raise ValueError(f"data.augment.flip: axis {axis} does not exist, size={list(self.size)}")
+        augment, axes = self.data.augment, len(self.size)
+        for key, given in (("flip", augment.flip), ("fixed", augment.fixed)):
+            for axis in given:
+                if not -axes <= axis < axes:
+                    raise ValueError(f"data.augment.{key}: axis {axis} does not exist, size={list(self.size)}")
+            if len({axis % axes for axis in given}) < len(given):
+                raise ValueError(f"data.augment.{key}={list(given)} names an axis twice, size={list(self.size)}")
         return self
 
 
@@ -229,8 +238,11 @@ class Config(Section):
             for what, per in (("train.accumulate", self.train.accumulate), ("data.repeats", m.data.repeats)):
                 if m.batch % per:
                     raise ValueError(f"modalities.{name}.batch={m.batch} is not a multiple of {what}={per}")
-            if self.train.uniformity and m.batch < 2:
-                raise ValueError(f"train.uniformity compares samples, and modalities.{name}.batch={m.batch} has no two")
+            if self.train.uniformity and m.batch < 2 * m.data.repeats:
+                raise ValueError(
+                    f"train.uniformity compares samples of different files, and modalities.{name}.batch={m.batch} with "
+                    f"data.repeats={m.data.repeats} has no two"
+                )
         return self
 
     @property
@@ -249,16 +261,25 @@ class Config(Section):
             plugins.readers.check(
                 m.data.reader.name, m.data.reader.arguments, ("size", "channels"), f"{where}.data.reader"
             )
-            for key, spec in (("mask", m.mask), ("decode", m.decode)):
-                if spec is not None:
-                    masker = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
-                    try:
-                        masker.num_keep(m.grid)
-                    except TypeError as error:
-                        raise ConfigError(f"{where}.{key}: a value of the wrong type in {spec}: {error}") from None
-                    except ValueError as error:
-                        raise ConfigError(f"{where}.{key}: {error}") from None
+            self._check_masks(m, where)
         return self
+
+    def _check_masks(self, m: ModalityConfig, where: str) -> None:
+        maskers = {}
+        for key, spec in (("mask", m.mask), ("decode", m.decode)):
+            if spec is not None:
+                maskers[key] = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
+                try:
+                    maskers[key].num_keep(m.grid)
+                except TypeError as error:
+                    raise ConfigError(f"{where}.{key}: a value of the wrong type in {spec}: {error}") from None
+                except ValueError as error:
+                    raise ConfigError(f"{where}.{key}: {error}") from None
+        if self.task.name == "pretrain":
+            try:
+                check_masks(maskers["mask"], maskers.get("decode"), m.grid)
+            except ValueError as error:
+                raise ConfigError(f"{where}.{error}") from None
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,7 +1,8 @@
 """What can go wrong, by who has to act: the user (exit 2), the run (exit 1), or nobody (one bad file)."""
 
-from collections import Counter
+import errno
 from collections.abc import Mapping, Sequence
+from os import fsdecode
 from typing import Any
 
 NAMED = 5
@@ -22,17 +23,6 @@ class CheckpointError(UserError):
 
 class RunError(Exception):
     """A run that had to stop: non-finite loss, too many bad files, a dead rank. Exit code 1."""
-
-
-class NothingUsable(RunError):
-    """Files in a row that could not be used, so many that it is not the files. bad: a ledger's rows, for the ledger."""
-
-    def __init__(self, message: str, bad: list[dict[str, Any]]) -> None:
-        super().__init__(message, bad)
-        self.message, self.bad = message, bad
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class BadSample(Exception):
@@ -60,25 +50,82 @@ def some(things: Sequence[object], between: str = ", ", most: int = NAMED) -> st
     return between.join([*map(str, things[:most]), *([f"and {rest} more"] if rest > 0 else [])])
 
 
-def reasons(bad: Sequence[Mapping[str, Any]]) -> str:
-    """Why files cannot be used: "18 truncated (such as a.png: 30 of 400 bytes), 2 empty (such as b.png: 0 bytes)".
+def reasons(bad: Sequence[object]) -> str:
+    """Why files cannot be used, the most frequent reason first: "18 truncated (such as a.png: 30 of 400 bytes), 2 ...".
 
-    bad: rows as a ledger has them, {"path", "kind", "detail"}. One line.
+    bad: rows as a ledger has them, {"path", "kind", "detail"}, or BadSample; anything else is named as it is. One line.
     """
-    first: dict[str, Mapping[str, Any]] = {}
-    for row in bad:
-        first.setdefault(str(row["kind"]), row)
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for one in bad:
+        row = one.row if isinstance(one, BadSample) else one
+        if not isinstance(row, Mapping):
+            return some(bad, "; ")
+        kinds.setdefault(str(row["kind"]), []).append(row)
     told = []
-    for kind, count in Counter(str(row["kind"]) for row in bad).most_common():
-        detail = " ".join(str(first[kind].get("detail") or "").split())
-        told.append(f"{count} {kind} (such as {first[kind]['path']}{f': {detail}' * bool(detail)})")
+    for kind, rows in sorted(kinds.items(), key=lambda found: -len(found[1])):
+        detail = " ".join(str(rows[0].get("detail") or "").split())
+        told.append(f"{len(rows)} {kind} (such as {rows[0]['path']}{f': {detail}' * bool(detail)})")
     return some(told)
 
 
 def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) -> None:
-    """Raises RunError, naming files, when more than a share `allowed` of a source cannot be used."""
+    """Raises RunError, with the reasons, when more than a share `allowed` of a source cannot be used.
+
+    bad: as reasons takes it.
+    """
     if len(bad) > allowed * total:
         raise RunError(
             f"{source}: {len(bad)} of {total} samples cannot be used, more than max_bad_fraction={allowed:g}: "
-            f"{some(bad, '; ')}"
+            f"{reasons(bad)}"
         )
+
+
+class NoneUsable(RunError):
+    """So many files in a row are bad that the run cannot go on. bad: their rows, as a ledger has them."""
+
+    def __init__(self, message: str, bad: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message, bad)
+        self.bad = list(bad)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NoneMeasurable(UserError):
+    """All files that were tried are bad before anything was trained. bad: their rows, as a ledger has them."""
+
+    def __init__(self, message: str, bad: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message, bad)
+        self.bad = list(bad)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the disk quota is used up: make room, or have it raised",
+    errno.EROFS: "it is mounted read-only: choose a place that can be written to",
+    errno.EACCES: "permission is denied: change the permissions, or choose another place",
+    errno.EPERM: "permission is denied: change the permissions, or choose another place",
+    errno.EIO: "the disk reports an error: look into the system's log, and mend it",
+    errno.ESTALE: "the network file system lost the file: see whether it is mounted",
+    errno.EMFILE: "this process may open no more files: raise the limit (ulimit -n 4096), or lower train.workers",
+    errno.ENFILE: "the system may open no more files: close other programs, or raise fs.file-max",
+    errno.EAGAIN: "the system starts no more processes: raise the limit (ulimit -u), or lower train.workers",
+    errno.ENOMEM: "the system has no more memory: lower train.workers or train.prefetch",
+    errno.ENOENT: "it is not there (any more): see whether something removed it",
+}
+"""What the operating system's refusals mean, and what to do."""
+
+
+def of_the_process(error: OSError) -> bool:
+    """Whether it is about what this process may have, and not about the file that it happened to be opening."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def cause_of(error: OSError) -> str:
+    """One line: the file it was about, where that is known, what the system says, and what to do."""
+    names = [fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    where = "" if of_the_process(error) else "".join(f"{name}: " for name in names[:1])
+    return f"{where}{error.strerror or error}" + (f" ({told})" if (told := REMEDIES.get(error.errno or 0)) else "")

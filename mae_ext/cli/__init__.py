@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed, 2 the input is wrong (one line), 75 stopped by a signal after saving.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from mae_ext.cli.app import (
 )
 from mae_ext.config import builtin_dir, json_schema, load_values, uncached
 from mae_ext.errors import UserError
+from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
 
 __all__ = ["app", "main", "run"]
@@ -281,7 +281,7 @@ def probe(
             max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
             attentive=attentive, folds=folds, mirror=mirror,
         )  # fmt: skip
-    print(json.dumps(result))
+    print(dumps(result))
 
 
 @app.command()
@@ -305,7 +305,7 @@ def replay(
     """
     from mae_ext.engine.train import replay as repeat
 
-    print(json.dumps(repeat(failure)))
+    print(dumps(repeat(failure)))
 
 
 @app.command()

@@ -24,9 +24,9 @@ from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items, list_items
 from mae_ext.data.workers import Worker, WorkerLost
-from mae_ext.errors import BadSample, NothingUsable, RunError, UserError, reasons
+from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import patches
-from mae_ext.model.mask import Mask, Masker, from_scores
+from mae_ext.model.mask import Mask, Masker, from_scores, num_decoded
 from mae_ext.rng import rng
 
 POLL_S = 0.2
@@ -98,6 +98,12 @@ class ModalityData:
             raise UserError(f"{where}: {error}") from None
         self.masker = build_masker(config, "mask", f"{where}.mask")
         self.decode = build_masker(config, "decode", f"{where}.decode")
+        # A task draws no mask, and its config may have one of another grid.
+        self.decoded = (
+            num_decoded(self.masker, self.decode, config.grid)
+            if self.masker and self.decode and examples is None
+            else None
+        )
         self.quarantined: dict[int, str] = {}
 
     def read(self, index: int, keys: list[Key]) -> list[Sample]:
@@ -114,18 +120,22 @@ class ModalityData:
             return self.examples.read(index, keys, crops)
         return read_checked(self.reader, address, crops, (self.config.channels, *size))
 
-    def read_or_replace(self, keys: list[Key], bad: list[dict[str, Any]]) -> list[Sample]:
-        """As read, but a bad file goes into `bad` and the next of the permutation takes its place."""
+    def read_or_replace(self, keys: list[Key], bad: list[dict[str, Any]]) -> tuple[int, list[Sample]]:
+        """The file and what is read of it; a bad one goes into `bad`, and the next of the permutation stands in."""
         for attempt, index in enumerate(self.plan.candidates(keys[0])):
             if attempt == MAX_SUBSTITUTES:
                 break
             try:
-                return self.read(index, keys)
+                return index, self.read(index, keys)
             except BadSample as error:
+                if isinstance(error.__cause__, OSError) and of_the_process(error.__cause__):
+                    raise RunError(cause_of(error.__cause__)) from error  # which is not the file's fault
                 bad.append({"modality": self.name, **error.row})
         found = list({row["path"]: row for row in bad}.values())
-        raise NothingUsable(
-            f"modality '{self.name}': {len(found)} files in a row could not be used: {reasons(found)}", found
+        raise NoneUsable(
+            f"modality '{self.name}': {len(found)} files in a row could not be used: {reasons(found)}. "
+            f"bad_samples.jsonl says why of each",
+            found,
         )
 
     def batch(self, step: int) -> Batch:
@@ -133,13 +143,17 @@ class ModalityData:
         keys = self.plan.keys(step)
         bad: list[dict[str, Any]] = []
         samples: list[Sample] = []
+        files: list[int] = []
         for _, group in groupby(keys, key=lambda key: (key.epoch, key.place)):
-            samples += self.read_or_replace(list(group), bad)
+            file, views = self.read_or_replace(list(group), bad)
+            samples += views
+            files += [file] * len(views)
         batch = Batch(
             x=stack_views([s.x for s in samples]),
             mask=self._mask(step, keys, samples) if self.examples is None else None,
             valid=stack_optional([s.valid for s in samples], "valid"),
             spacing=stack_optional([s.spacing and torch.tensor(s.spacing) for s in samples], "spacing"),
+            files=torch.tensor(files),
             sources=[s.source for s in samples],
             bad=bad,
             targets={name: torch.stack([s.targets[name] for s in samples]) for name in samples[0].targets},
@@ -161,7 +175,7 @@ class ModalityData:
             scores(self.masker, "mask"),
             self.masker.num_keep(grid),
             scores(self.decode, "decode") if self.decode else None,
-            self.decode.ratio if self.decode else 0.0,
+            decoded=self.decoded,
         )
 
 

@@ -9,18 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig, one_modality
+from mae_ext.cores import cores
 from mae_ext.data.cache import Cache, keeping
 from mae_ext.data.doubts import one_sided
 from mae_ext.data.sample import held
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample, ConfigError, UserError, reasons
+from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, folder_for, staged
 
 log = logging.getLogger(__name__)
@@ -74,13 +75,13 @@ def prepare(
         work = [(name, *row) for name in names for row in _work(name, config.modalities[name], out)]
         bad: list[dict[str, str]] = []
         with staged(out / LEDGER) as [ledger]:
-            for done, (name, outcome) in enumerate(_outcomes(work, workers or cpu_count() or 1, deadline_s), start=1):
+            for done, (name, outcome) in enumerate(_outcomes(work, workers or cores(), deadline_s), start=1):
                 if outcome is not None:
                     bad.append({"modality": name, **outcome.row})
                 if progress is not None:
                     progress(done, len(work))
             with blamed_on(out / LEDGER):
-                ledger.write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
+                ledger.write_text("".join(dumps(row) + "\n" for row in bad), encoding="utf-8")
         size = sum(file.stat().st_size for file in out.rglob("*.array"))
     return Prepared(out, len(work), bad, size, names, without)
 

@@ -145,6 +145,7 @@ class Batch:
     """x: (B, C, *S). valid: (B, 1, *S) bool or None. spacing: (B, n) float32 or None. mask, targets: rows match x.
 
     mask: None where the task hides nothing. targets: (B, ...) each, by the names that the task's samples gave them.
+    files: (B,) int64, the file of the list that a row is a view of.
     """
 
     x: Tensor
@@ -154,6 +155,7 @@ class Batch:
     sources: list[str] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
     targets: dict[str, Tensor] = field(default_factory=dict)
+    files: Tensor | None = None
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -7,12 +7,12 @@ from typing import Protocol
 
 import torch
 
-from mae_ext.config import Config, Statistics
+from mae_ext.config import Config, ModalityConfig, Statistics
 from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items
-from mae_ext.errors import BadSample, ConfigError, UserError
+from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, reasons
 
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """RGB over the ImageNet-1K training set, from fb.resnet.torch's datasets/imagenet.lua; MAE's main_pretrain.py and
@@ -78,7 +78,7 @@ def measure(
     """Statistics over `count` files spread evenly over the list; the same list gives the same numbers.
 
     Bad files are passed over, counted in the log, and handed to `on_bad`; in a sandbox, so are those that hang or crash
-    the reader. Raises UserError, naming the first few, when all are bad, and RunError for a bug of the reader.
+    the reader. Raises NoneMeasurable, a UserError with the reasons, when all are bad; RunError for a bug of the reader.
     """
     moments, bad = Moments(), []
     chosen = spread(len(items), count)
@@ -93,8 +93,11 @@ def measure(
     if bad:
         log.warning("%s: %d of %d files sampled for statistics are bad, first: %s", name, len(bad), len(chosen), bad[0])
     if moments.count == 0:
-        first = "; ".join(map(str, bad[:3])) or "no file has a valid voxel"
-        raise UserError(f"{name}: none of {len(chosen)} files can be used to measure statistics: {first}")
+        why = reasons(bad) if bad else "no file has a valid voxel"
+        raise NoneMeasurable(
+            f"{name}: none of {len(chosen)} files can be used to measure statistics: {why}",
+            [error.row for error in bad],
+        )
     return moments.statistics()
 
 
@@ -112,6 +115,15 @@ def _read(reader: Reader, address: str, crop_sampler: CropSampler, sandbox: Sand
         if error.kind not in ("hung", "crashed"):
             raise
         return guarded()  # once more, as the loader does: what passes by itself must not change the numbers
+
+
+def stated(modality: ModalityConfig) -> Statistics:
+    """The numbers that a config's word stands for ("imagenet"; "none" is mean 0, std 1), or that it gives itself."""
+    chosen = modality.data.statistics
+    assert chosen != "measured"
+    if chosen == "none":
+        return Statistics(mean=(0.0,) * modality.channels, std=(1.0,) * modality.channels)
+    return IMAGENET if chosen == "imagenet" else chosen
 
 
 class _Measurable(Protocol):
@@ -136,13 +148,12 @@ def resolve_statistics(config: Config, data: Mapping[str, _Measurable]) -> Confi
                 deadline_s = min(30.0, config.train.worker_timeout)
                 sandbox = stack.enter_context(Sandbox(deadline_s)) if config.train.workers else None
                 crop = evaluation_sampler(modality.data.augment, modality.size)
-                found = measure(here.items, here.reader, crop, name=f"modality '{name}'", sandbox=sandbox)
-        elif chosen == "imagenet":
-            found = IMAGENET
-        elif chosen == "none":
-            found = Statistics(mean=(0.0,) * modality.channels, std=(1.0,) * modality.channels)
+                try:
+                    found = measure(here.items, here.reader, crop, name=f"modality '{name}'", sandbox=sandbox)
+                except NoneMeasurable as none:
+                    raise NoneMeasurable(str(none), [{"modality": name, **row} for row in none.bad]) from None
         else:
-            found = chosen
+            found = stated(modality)
         if len(found.mean) != modality.channels:
             what = f"{chosen if isinstance(chosen, str) else 'given'} for {len(found.mean)} channels"
             raise ConfigError(f"modalities.{name}.data.statistics: {what}, and the model has {modality.channels}")

@@ -21,12 +21,11 @@ from mae_ext.data.statistics import resolve_statistics
 from mae_ext.downstream.attentive import AttentivePool
 from mae_ext.downstream.backbone import load_backbone
 from mae_ext.downstream.classes import Split, labelled_split, settled, share_or_count
-from mae_ext.downstream.encoder import kinds
 from mae_ext.downstream.judge import judge, probabilities, write_predictions
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
-from mae_ext.errors import ConfigError, UserError, check_bad, some
+from mae_ext.errors import ConfigError, UserError, check_bad, reasons
 from mae_ext.model.linear import Linear
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
@@ -188,12 +187,12 @@ class Classification:
         assert test.labels is not None
         mine = range(ranks.rank, len(test), ranks.world)
         found = probabilities(model, config, name, test, mine, ranks.device, keeps=True)
-        parts = ranks.gather((found.numbered(), kinds(found.bad)))
+        parts = ranks.gather((found.numbered(), found.bad))
         bad = [problem for _, problems in parts for problem in problems]
         check_bad(bad, len(test), modality.data.max_bad_fraction, str(modality.data.test))
         rows = sorted((i, p) for part, _ in parts for i, p in part)
         if not rows:
-            raise UserError(f"{modality.data.test}: none of its {len(test)} samples can be read: {some(bad, '; ')}")
+            raise UserError(f"{modality.data.test}: none of its {len(test)} samples can be read: {reasons(bad)}")
         wanted = torch.from_numpy(test.labels)[[i for i, _ in rows]]
         return judge(torch.tensor([p for _, p in rows]), wanted)
 

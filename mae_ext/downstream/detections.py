@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 
 from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
+from mae_ext.cores import cores
 from mae_ext.data.boxes import BoxTable, uncrop_boxes
 from mae_ext.data.labelmap import Recorded
 from mae_ext.data.loader import build_reader
@@ -87,7 +87,7 @@ def _read(
         return row, sample, (whole.extent[0], whole.extent[1])
 
     parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    with ThreadPoolExecutor(min(BATCH, cpu_count() or 1), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(min(BATCH, cores()), thread_name_prefix="decode") as pool:
         ahead = [pool.submit(read, row) for row in parts[0]] if parts else []
         for following in [*parts[1:], []]:
             outcomes = [future.result() for future in ahead]

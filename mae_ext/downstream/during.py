@@ -5,36 +5,57 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mae_ext.config import Config, one_modality
-from mae_ext.downstream.encoder import FrozenEncoder
+from mae_ext.data.loader import build_reader
+from mae_ext.data.source import list_items
+from mae_ext.downstream.encoder import Features, FrozenEncoder
+from mae_ext.downstream.labelled import labelled, matched
 from mae_ext.downstream.probe import PROBES, Reading, judged
 from mae_ext.downstream.schedule import ProbeConfig
+from mae_ext.engine.evaluation import require_readable
 from mae_ext.engine.log import Journal, say, warn
 from mae_ext.errors import RunError, UserError
 from mae_ext.model.mae import MAE
 
 
+def check_probe(spec: ProbeConfig, config: Config) -> None:
+    """Raises UserError for what can be known before anything is trained: the modality, the pool, and both sources.
+
+    Sources: missing, empty, without labels, with classes or patients that do not go together, or all bad.
+    """
+    name = one_modality(spec.modality, config, "train.probe", "train.probe.modality={}")
+    if spec.pool == "class" and not config.model.class_token:
+        raise UserError("train.probe.pool=class: this model has no class token (model.class_token is false); use mean")
+    suffixes = tuple(build_reader(config.modalities[name], f"modalities.{name}.data.reader").suffixes)
+    tables = []
+    for key, source in (("train", spec.train), ("test", spec.test)):
+        items = list_items(source, suffixes)
+        if items.labels is None and items.marks is None:
+            raise UserError(f"train.probe.{key} '{source}': no labels; expected class folders or a labelled list")
+        addresses = [items.addresses[i] for i in range(len(items))]
+        patients = None if items.patients is None else [items.patients[i] for i in range(len(items))]
+        nothing = np.zeros((len(items), 1), dtype=np.float32)
+        labels = None if items.labels is None else items.labels.astype(np.int64)
+        table = Features(nothing, labels, tuple(items.classes), addresses, [], items.marks, patients)
+        tables.append(labelled(table, f"train.probe.{key} '{source}'"))
+        require_readable(config, name, items, f"train.probe.{key} '{source}'")
+    matched(*tables)
+
+
 class ProbesDuring:
     """Called with each step that is done; adds a row to probes.jsonl when one is due.
 
-    start: of the run or of its going on; rows of later steps are dropped, as they will be made again. Raises UserError
-    at once for sources or a modality that cannot be probed. Later trouble is a warning, and training goes on.
+    start: of the run or of its going on; rows of later steps are dropped, as they will be made again. What can never
+    work `check_probe` has refused before; later trouble is a warning, and training goes on.
     """
 
     def __init__(self, spec: ProbeConfig, model: MAE, config: Config, out: Path, start: int, total: int) -> None:
         name = one_modality(spec.modality, config, "train.probe", "train.probe.modality={}")
-        if spec.pool == "class" and not config.model.class_token:
-            raise UserError(
-                "train.probe.pool=class: this model has no class token (model.class_token is false); use mean"
-            )
         self.spec, self.model, self.total, self.initialised = spec, model, total, config.init is not None
         self.encoder = FrozenEncoder(model, config, name, start, out, next(model.parameters()).device, keeps=True)
-        for key, source in (("train", spec.train), ("test", spec.test)):
-            items = self.encoder.items(source)
-            if items.labels is None and items.marks is None:
-                raise UserError(f"train.probe.{key} '{source}': no labels; expected class folders or a labelled list")
         self.journal = Journal(out / PROBES, start)
         self.done = {row["step"] for row in self.journal.rows if row.get("in_training")}
 

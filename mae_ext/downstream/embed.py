@@ -1,6 +1,5 @@
 """Features of a whole source as a file that any tool can read: safetensors, and one JSON line for each row."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from mae_ext.engine.log import warn
 from mae_ext.errors import UserError, reasons
 from mae_ext.report.map import draw_map
 from mae_ext.report.neighbours import draw_neighbours
+from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, staged
 
 MAPS = "maps"
@@ -66,7 +66,7 @@ def embed(
             "source": _as_text(source),
             "pool": pool,
             "bad": str(len(features.bad)),
-            "classes": json.dumps(features.classes),
+            "classes": dumps(features.classes),
         }
         try:
             with blamed_on(out):
@@ -143,4 +143,4 @@ def _as_text(name: str | Path) -> str:
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(dumps(row) + "\n" for row in rows)

@@ -1,12 +1,11 @@
 """A frozen encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
-from os import cpu_count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.config import Config, ModalityConfig, one_modality
+from mae_ext.cores import cores
 from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.cache import keeping
 from mae_ext.data.loader import build_reader
@@ -141,7 +141,7 @@ class FrozenEncoder:
         for index, outcome in enumerate(self.decode(items, threads)):
             if isinstance(outcome, BadSample):
                 bad.append(outcome.row)
-                check_bad(kinds(bad), len(items), allowed, source)
+                check_bad(bad, len(items), allowed, source)
                 continue
             good.append(index)
             waiting.append(outcome)
@@ -179,7 +179,7 @@ class FrozenEncoder:
             except BadSample as error:
                 return error
 
-        threads = threads or min(8, cpu_count() or 1)
+        threads = threads or min(8, cores())
         indices = iter(range(len(items)))
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
             ahead: deque[Future[Sample | BadSample]] = deque(pool.submit(read, i) for i in islice(indices, 4 * threads))
@@ -208,11 +208,6 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
         # torch.stack would promote 8-bit levels to 0..255 beside floats that mean 0..1.
         views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
     return torch.stack(views), torch.tensor(spacing) if len(spacing) == len(samples) else None
-
-
-def kinds(bad: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of rows as a ledger has them, what a message says."""
-    return [str(BadSample(row["path"], row["kind"], row["detail"])) for row in bad]
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:

@@ -1,6 +1,5 @@
 """What a trained classifier says of samples, and how right it is."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from mae_ext.downstream.scores import scores
 from mae_ext.engine.log import warn
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError, reasons
+from mae_ext.strict_json import dumps
 
 BATCH = 64
 PREDICTIONS = "predictions.jsonl"
@@ -145,4 +145,4 @@ def _line(path: str, values: Sequence[float], classes: Sequence[str]) -> dict[st
 
 
 def _jsonl(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return "".join(dumps(row) + "\n" for row in rows)

@@ -1,6 +1,5 @@
 """How good are frozen features? Nearest neighbours, a linear and an attentive classifier, as one JSON object."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +17,7 @@ from mae_ext.downstream.scores import accuracy, each_class, judge, judge_marks
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError
+from mae_ext.strict_json import dumps
 
 PROBES = "probes.jsonl"
 Baseline = Literal["random"]
@@ -213,7 +213,7 @@ def _record(path: Path, result: dict[str, Any]) -> None:
     """A line more, whole or not at all: on a full disk half of one would spoil the next."""
     try:
         with path.open("ab", buffering=0) as file:
-            before, line = file.tell(), json.dumps(result).encode() + b"\n"
+            before, line = file.tell(), dumps(result).encode() + b"\n"
             try:
                 if file.write(line) != len(line):
                     raise OSError("the disk is full")

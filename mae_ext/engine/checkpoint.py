@@ -27,6 +27,7 @@ from mae_ext.config import Config, parse_config
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
+from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import read_yaml
 
 FORMAT = 1
@@ -78,7 +79,7 @@ def save(
         for name, group in tensors.items():
             on_cpu = {k: v.detach().to("cpu").contiguous() for k, v in group.items()}
             save_file(on_cpu, building / f"{name}.safetensors")
-        (building / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+        (building / "state.json").write_text(dumps({"step": step, **state}, indent=1))
         (building / "config.yaml").write_text(config.to_yaml())
         files = sorted(building.iterdir())
         for file in files:
@@ -89,7 +90,7 @@ def save(
             "files": {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files},
             "versions": {"mae_ext": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
         }
-        (building / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (building / "manifest.json").write_text(dumps(manifest, indent=1))
         fsync(building / "manifest.json")
         fsync(building)
         building.rename(final)

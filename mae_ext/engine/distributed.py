@@ -1,6 +1,7 @@
 """Ranks: torchrun's environment in, a group out. One process is a group of one, and pays nothing for it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -46,6 +47,20 @@ class Ranks:
         if self.world > 1:
             dist.broadcast_object_list(box, src=0, group=self.waiting)
         return box[0]  # type: ignore[no-any-return]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What rank 0's work gives, on every rank; and what it refuses (UserError, RunError), every rank refuses."""
+        found: T | None = None
+        refused: UserError | RunError | None = None
+        if self.main:
+            try:
+                found = work()
+            except (UserError, RunError) as error:
+                refused = error
+        found, refused = self.from_main((found, refused))
+        if refused is not None:
+            raise refused
+        return found  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks, on every rank."""

@@ -6,7 +6,8 @@ from math import prod
 import torch
 
 from mae_ext.config import Config
-from mae_ext.engine.optim import peak_lr, rising, schedule
+from mae_ext.engine.meaning import check_meaning, remarks
+from mae_ext.engine.optim import peak_lr, schedule
 from mae_ext.model.mae import MAE
 
 BYTES_PER_PARAMETER = 16
@@ -65,6 +66,7 @@ def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -
 
 def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     """The text of `mae-ext plan`. files: how many each modality has; those not known are left out of the schedule."""
+    check_meaning(config)
     model = MAE.from_config(config)
     count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
     rows = modality_estimates(config, model)
@@ -91,14 +93,14 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
         f"effective batch   {samples} samples a step ({per_step / 1e12:.3f} TFLOP): {world} ranks x {train.accumulate}",
         f"learning rate     {peak_lr(config):.3g} at its peak ({train.lr:g} x {samples} / {train.lr_per or samples})",
     ]
-    if told := rising(config):
-        lines.append(f"                  {told}")
     first, m = next(iter(config.modalities.items()))
     if first in files:
         steps, warmup = schedule(config, files[first] * m.data.repeats)
         lines.append(f"steps             {steps} ({warmup} of warm-up) for {files[first]} files of {first}")
     elif config.train.steps:
+        steps, warmup = config.train.steps, config.train.warmup_steps or 0
         lines.append(f"steps             {config.train.steps}")
     else:
+        steps, warmup = 2**31, 0  # not known, and no reason for a remark
         lines.append(f"steps             {config.train.epochs:g} epochs; give --data to count the files")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note              {remark}" for remark in remarks(config, steps, warmup))])

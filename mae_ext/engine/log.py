@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, bad_samples.jsonl, TensorBoard, and a line on the terminal."""
+"""What a run says of itself: journals of JSON lines, metrics.jsonl, TensorBoard, and a line on the terminal."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mae_ext.engine.checkpoint import write_durably
-from mae_ext.engine.distributed import Ranks
+from mae_ext.strict_json import dumps
 
 console = Console(stderr=True)
 
@@ -44,13 +44,13 @@ class Journal:
     def __init__(self, path: Path, step: int) -> None:
         self.rows = rows_until(path, step)
         if path.exists():
-            write_durably(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            write_durably(path, "".join(dumps(row) + "\n" for row in self.rows))
         self.path, self.pending, self.late = path, b"", False
         self.file = path.open("ab", buffering=0)
 
     def write(self, row: dict[str, Any]) -> None:
         """A full disk loses no row: what could not be written goes first the next time."""
-        self.pending += json.dumps(row).encode() + b"\n"
+        self.pending += dumps(row).encode() + b"\n"
         try:
             self._flush()
         except OSError as error:
@@ -74,53 +74,6 @@ class Journal:
         self.late = False
 
 
-class Ledger:
-    """bad_samples.jsonl: one line for each bad file, when it is first met. `files` is how many there are in all."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.journal = Journal(path, step)
-        self.seen = {(row["modality"], row["path"]) for row in self.journal.rows}
-
-    def add(self, step: int, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            key = (row["modality"], row["path"])
-            if key not in self.seen:
-                self.seen.add(key)
-                self.journal.write({"step": step, **row})
-                warn(f"bad file {row['path']}: {row['kind']}" + (f" ({row['detail']})" if row["detail"] else ""))
-
-    def bad(self, modality: str) -> list[str]:
-        return sorted(path for name, path in self.seen if name == modality)
-
-
-class Evaluations:
-    """evaluations.jsonl: what a task scores on held-out data, every so many steps and at the end. On rank 0.
-
-    Made after the save of its step, so that a signal never waits for it; a run that goes on from a step whose row is
-    missing makes it first.
-    """
-
-    def __init__(self, out: Path, step: int, every: int | None, total: int, ranks: Ranks) -> None:
-        self.path, self.step, self.every, self.total, self.ranks = out / "evaluations.jsonl", step, every, total, ranks
-        self.journal = Journal(self.path, step) if ranks.main and self.path.exists() else None
-        self.done = ranks.from_main({row["step"] for row in self.journal.rows} if self.journal else set())
-
-    def due(self, step: int) -> bool:
-        regular = self.every is not None and step % self.every == 0
-        return step > 0 and (regular or step == self.total) and step not in self.done
-
-    def write(self, step: int, found: dict[str, float]) -> None:
-        """Nothing, not even a file, where there are no scores: pretraining has none."""
-        if self.ranks.main and found:
-            self.journal = self.journal or Journal(self.path, self.step)
-            self.journal.write({"step": step, **found})
-            say(f"step {step}/{self.total}  held out: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
-
-    def close(self) -> None:
-        if self.journal:
-            self.journal.close()
-
-
 class Terminal:
     """A live line on a terminal; without one, a plain line now and then."""
 
@@ -140,7 +93,7 @@ class Terminal:
 
     def show(self, row: dict[str, Any]) -> None:
         text = (
-            f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  "
+            f"loss {row['loss']:.4f}{_by_modality(row)}  {row['samples_per_s']:.0f} samples/s  "
             f"waiting for data {100 * row['data_wait'] / max(row['seconds'], 1e-9):.0f} %"
         )
         self.progress.update(self.task, completed=row["step"], text=text)
@@ -151,12 +104,19 @@ class Terminal:
         self.progress.stop()
 
 
+def _by_modality(row: dict[str, Any]) -> str:
+    each = [f"{key.removeprefix('loss/')} {value:.4f}" for key, value in row.items() if key.startswith("loss/")]
+    return f" ({', '.join(each)})" if each else ""
+
+
 class Log:
     """Everything rank 0 writes about a step. Other ranks have none."""
 
     def __init__(self, out: Path, start: int, total: int, tensorboard: bool) -> None:
         self.metrics = Journal(out / "metrics.jsonl", start)
         self.terminal = Terminal(total, start)
+        self.skipped = sum(row.get("skipped", 0) for row in self.metrics.rows)
+        """Updates that fp16's loss scaler left out since the beginning of the run."""
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -166,6 +126,7 @@ class Log:
     def write(self, row: dict[str, Any]) -> None:
         self.metrics.write(row)
         self.terminal.show(row)
+        self.skipped += row.get("skipped", 0)
         if self.board:
             try:
                 for key, value in row.items():

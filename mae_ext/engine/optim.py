@@ -26,6 +26,12 @@ def layer_of(name: str, depth: int) -> int:
     return depth + 1
 
 
+def _parts(name: str) -> list[str]:
+    """Of a parameter's name, without that of its modality, which is the user's choice ("position", say)."""
+    first, *rest = name.removeprefix(BACKBONE).split(".")
+    return [first, *rest[1:]] if first == "modalities" else [first, *rest]
+
+
 def depth_of(model: nn.Module) -> int:
     """Blocks of the encoder."""
     return max((layer_of(name, 0) for name, _ in model.named_parameters() if ".trunk.blocks." in name), default=0)
@@ -57,7 +63,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     groups: dict[int, tuple[list[nn.Parameter], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim <= 1 or any(part in NO_DECAY for part in name.split("."))
+            spared = parameter.ndim <= 1 or any(part in NO_DECAY for part in _parts(name))
             groups[layer_of(name, depth) if layer_decay < 1 else depth + 1][spared].append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "scale": layer_decay ** (depth + 1 - layer)}

@@ -8,18 +8,17 @@ from torch import Tensor, nn
 from mae_ext.config import Config
 from mae_ext.data.loader import ModalityData
 from mae_ext.data.sample import Batch
-from mae_ext.data.statistics import resolve_statistics
+from mae_ext.data.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.task import Progress
-from mae_ext.errors import ConfigError, UserError
+from mae_ext.errors import UserError
 from mae_ext.model.mae import MAE
 
 
 class Pretraining:
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
-        for key, given in (("init", config.init is not None), ("train.freeze", config.train.freeze != "none")):
-            if given:
-                raise ConfigError(f"{key} is for tasks that begin with an encoder, and this is pretraining: remove it")
+        check_meaning(config)
         return {n: ModalityData(config.seed, n, m, rank, world) for n, m in config.modalities.items()}
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
@@ -32,7 +31,7 @@ class Pretraining:
         """Pretraining starts from nothing, and `data` refuses `init`."""
 
     def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
-        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates)
+        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates, batch.files)
         return out
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
@@ -45,12 +44,10 @@ class Pretraining:
 
 
 def with_statistics(config: Config, old: Config) -> Config:
-    """The config with the statistics of another, for the modalities that both have."""
-    kept = {
-        name: m.model_copy(
-            update={"data": m.data.model_copy(update={"statistics": old.modalities[name].data.statistics})}
-        )
-        for name, m in config.modalities.items()
-        if name in old.modalities
-    }
-    return config.model_copy(update={"modalities": {**config.modalities, **kept}})
+    """The config with numbers: those of another where it says "measured", for the modalities that both have."""
+    modalities = dict(config.modalities)
+    for name, m in config.modalities.items():
+        if m.data.statistics != "measured" or name in old.modalities:
+            found = old.modalities[name].data.statistics if m.data.statistics == "measured" else stated(m)
+            modalities[name] = m.model_copy(update={"data": m.data.model_copy(update={"statistics": found})})
+    return config.model_copy(update={"modalities": modalities})

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mae_ext import plugins
-from mae_ext.config import Config
+from mae_ext.config import Config, Statistics
 from mae_ext.data.loader import ModalityData
+from mae_ext.data.statistics import resolve_statistics
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state, read_tensors
+from mae_ext.engine.task import backbone_of
 from mae_ext.errors import CheckpointError
 
 FREE_TO_CHANGE = {
@@ -36,12 +38,19 @@ class Progress:
     quarantined: dict[str, dict[str, str]] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     plugins: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+    """Updates in a row that fp16's loss scaler had left out."""
+    statistics: dict[str, str] = field(default_factory=dict)
+    """What the config of each modality asked for: "measured", "imagenet", "none" or "given" (as numbers)."""
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Progress":
         try:
             state = read_state(checkpoint)
-            return cls(state["step"], state["files"], state["quarantined"], state["scaler"], state["plugins"])
+            return cls(
+                state["step"], state["files"], state["quarantined"], state["scaler"], state["plugins"],
+                state.get("skipped", 0), state.get("statistics", {}),
+            )  # fmt: skip
         except KeyError as error:
             raise CheckpointError(f"{checkpoint}/state.json has no {error}") from None
 
@@ -79,15 +88,18 @@ def plugin_versions(config: Config) -> dict[str, str]:
 
 
 def snapshot(
-    model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, data: dict[str, ModalityData],
-    config: Config,
+    model: nn.Module, optimizer: torch.optim.AdamW, data: dict[str, ModalityData], config: Config,
+    extra: dict[str, Any],
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:  # fmt: skip
-    """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state."""
+    """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state.
+
+    extra: "scaler", "skipped" and "statistics" of it; see Progress.
+    """
     state = {
         "files": {name: fingerprint(d) for name, d in data.items()},
         "quarantined": {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()},
-        "scaler": scaler.state_dict(),
         "plugins": plugin_versions(config),
+        **extra,
     }
     return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
 
@@ -102,10 +114,14 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[st
 
 
 def restore(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler, at: Progress
-) -> None:
-    """Load weights, moments and the loss scale in place."""
+    checkpoint: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler,
+    at: Progress,
+) -> None:  # fmt: skip
+    """Load weights, moments and the loss scale in place. Statistics are those of the (settled) config."""
     load_weights(model, read_tensors(checkpoint / "model.safetensors"), str(checkpoint))
+    for name, m in config.modalities.items():
+        if isinstance(m.data.statistics, Statistics):
+            backbone_of(model).modality(name).set_statistics(m.data.statistics)
     moments = read_tensors(checkpoint / "optimizer.safetensors")
     own = optimizer_tensors(model, optimizer)
     if own.keys() != moments.keys():
@@ -123,12 +139,38 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): values}
 
 
+def asked_statistics(config: Config) -> dict[str, str]:
+    """Of each modality: "measured", "imagenet", "none", or "given" as numbers. Of a config that is not yet settled."""
+    chosen = {name: m.data.statistics for name, m in config.modalities.items()}
+    return {name: value if isinstance(value, str) else "given" for name, value in chosen.items()}
+
+
+def to_measure(asked: dict[str, str], at: Progress) -> list[str]:
+    """The modalities whose statistics are to be measured now, and were not when the run began."""
+    return [n for n, now in asked.items() if now == "measured" and at.statistics.get(n, "measured") != "measured"]
+
+
+def measured_anew(config: Config, names: list[str], data: dict[str, ModalityData]) -> Config:
+    modalities = dict(config.modalities)
+    for name in names:
+        unknown = modalities[name].data.model_copy(update={"statistics": "measured"})
+        modalities[name] = modalities[name].model_copy(update={"data": unknown})
+    return resolve_statistics(config.model_copy(update={"modalities": modalities}), data)
+
+
+def kept_statistics(config: Config, checkpoint: Path) -> list[str]:
+    """The modalities whose statistics are those of the checkpoint, in a config that is settled."""
+    old = read_config(checkpoint).modalities
+    return [n for n, m in config.modalities.items() if n in old and m.data.statistics == old[n].data.statistics]
+
+
 def check_same(
-    config: Config, checkpoint: Path, at: Progress, data: dict[str, ModalityData], allow_change: bool
-) -> None:
+    config: Config, checkpoint: Path, at: Progress, data: dict[str, ModalityData], allow_change: bool,
+    asked: dict[str, str],
+) -> None:  # fmt: skip
     """Raises CheckpointError where the checkpoint is another run's than the (settled) config's, with all that differs.
 
-    Files that were set aside stay so.
+    asked: the statistics, as `asked_statistics` has them. Files that were set aside stay so.
     """
     old = read_config(checkpoint)
     before, now = (flat(c.model_dump(mode="json")) for c in (old, config))
@@ -140,6 +182,7 @@ def check_same(
         and not key.endswith(MOVABLE)
         and not key.startswith("train.probe")  # judges, and changes nothing
     ]
+    changed += [f"modalities.{n}.data.statistics: {at.statistics[n]} -> measured" for n in to_measure(asked, at)]
     changed += [
         f"files of {name}: {at.files.get(name, 'none')} -> {fingerprint(d)}"
         for name, d in data.items()

@@ -1,13 +1,9 @@
-"""The one training loop. A step: batch -> loss -> finite? -> backward, clip, step, log, maybe save."""
+"""The one training loop. A step: batch -> loss -> finite? -> backward, clip, step, log, maybe save, maybe judge."""
 
 import fcntl
-import json
-import os
-import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,42 +12,32 @@ from torch import nn
 from mae_ext.config import Config
 from mae_ext.data.doubts import one_sided
 from mae_ext.data.loader import Loader, ModalityData, StepData
-from mae_ext.downstream.during import ProbesDuring
+from mae_ext.downstream.during import ProbesDuring, check_probe
 from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks, check_split, join, leave
-from mae_ext.engine.log import Evaluations, Ledger, Log, say, warn
-from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, rising, schedule
-from mae_ext.engine.resume import Progress, Stopped, check_same, restore, snapshot
-from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step
+from mae_ext.engine.evaluation import Evaluations, check_held_out, evaluate
+from mae_ext.engine.failure import record
+from mae_ext.engine.ledger import Ledger
+from mae_ext.engine.log import Log, say, warn
+from mae_ext.engine.meaning import check_meaning, of_first_batch, remarks
+from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
+from mae_ext.engine.resume import (
+    Progress,
+    Stopped,
+    asked_statistics,
+    check_same,
+    kept_statistics,
+    measured_anew,
+    restore,
+    snapshot,
+    to_measure,
+)  # fmt: skip
+from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step, Taken
+from mae_ext.engine.stop import Interrupted, StopFlag
 from mae_ext.engine.task import Task, backbone_of, build_model, task_of
-from mae_ext.errors import CheckpointError, NothingUsable, RunError, UserError, some
+from mae_ext.errors import CheckpointError, NoneMeasurable, NoneUsable, RunError, UserError, cause_of
 from mae_ext.model.linear import is_native
-
-
-@dataclass
-class StopFlag:
-    """Set by the first SIGTERM, SIGINT or SIGUSR1; the second one exits at once."""
-
-    received: int = 0
-    previous: dict[int, Any] = field(default_factory=dict)
-
-    def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.received:
-            os._exit(128 + number)
-        self.received = number
-
-    def __enter__(self) -> "StopFlag":
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            try:
-                self.previous[number] = signal.signal(number, self)
-            except ValueError:  # not the main thread: whoever embeds us handles signals
-                break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
@@ -66,7 +52,9 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
         with StopFlag() as stop, _own(out, ranks):
             return _train(config, out, ranks, stop, allow_change)
     except OSError as error:
-        raise RunError(f"--out {out}: {error}; make room or mend the disk, and run the same command") from None
+        raise RunError(
+            f"{cause_of(error)}; then run the same command, which goes on from the last checkpoint"
+        ) from error
     except RuntimeError as error:
         if ranks.world == 1 or not _lost_rank(error):
             raise
@@ -80,16 +68,22 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
 
 def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Path:
     check_split(config, ranks.world)
+    check_meaning(config)
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
-    task = task_of(config)
+    task, asked = task_of(config), asked_statistics(config)
     data = task.data(config, ranks.rank, ranks.world)
+    ranks.on_main(lambda: _check_judged(config))
     if found is None:
-        config = ranks.from_main(task.settle(config, data, None) if ranks.main else config)
-        at = Progress()
+        config = _settled(task, config, data, out, ranks)
+        at = Progress(statistics=asked)
     else:
         at = Progress.read(found)
         config = task.settle(config, data, checkpoint.read_config(found))
-        check_same(config, found, at, data, allow_change)
+        check_same(config, found, at, data, allow_change, asked)
+        if anew := to_measure(asked, at):
+            before = config
+            config = ranks.on_main(lambda: measured_anew(before, anew, data))
+        at = replace(at, statistics=asked | {n: at.statistics.get(n, asked[n]) for n in kept_statistics(config, found)})
     task = task_of(config)  # as settled
     total, warmup = schedule(config, next(iter(data.values())).plan.samples_per_epoch)
     torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
@@ -101,24 +95,30 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
     if found is not None:
-        restore(found, model, optimizer, scaler, at)
+        restore(found, config, model, optimizer, scaler, at)
     if ranks.main:
         _clear(out, found)  # before ranks meet in `wrap`, after which each writes files of its own
     objective: nn.Module = ranks.wrap(Objective(model, config, task))
     if config.train.compile:
         objective = torch.compile(objective)  # type: ignore[assignment]
-    take_step = Step(config, model, objective, optimizer, scaler, ranks)
+    ledger = Ledger(out, at.step, ranks)
+    take_step = Step(config, model, objective, optimizer, scaler, ranks, lambda: ledger.share(config, data), at.skipped)
+
+    def extra() -> dict[str, Any]:
+        return {"scaler": scaler.state_dict(), "skipped": take_step.skipped, "statistics": at.statistics}
 
     def save(step: int) -> bool:
         try:
-            for journal in (ledger.journal, *([log.metrics] if log else []), *([probes.journal] if probes else [])):
-                journal.sync()
-            tensors, state = snapshot(model, optimizer, scaler, data, config)
+            for journal in (ledger.journal, log and log.metrics, probes and probes.journal):
+                if journal:
+                    journal.sync()
+            tensors, state = snapshot(model, optimizer, data, config, extra())
             path = checkpoint.save(out / "checkpoints", step, config, tensors, state)
             checkpoint.prune(path.parent, config.train.keep)
             return True
         except (OSError, CheckpointError) as error:
-            warn(f"step {step}: could not save a checkpoint ({error}); training goes on, the older ones are untouched")
+            cause = cause_of(error) if isinstance(error, OSError) else error
+            warn(f"step {step}: could not save a checkpoint: {cause}; training goes on, the older ones are untouched")
             return False
 
     if ranks.main:
@@ -129,65 +129,76 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             if unsaid := one_sided(modality.reader, modality.items.addresses):
                 warn(f"{name}: {unsaid}")
         say(_opening(config, data, model, ranks, at.step, total, out))
-        if told := rising(config):
-            warn(told)
+        for remark in remarks(config, total, warmup):
+            warn(remark)
         if ranks.device.type == "cpu" and not is_native(DTYPES[config.train.precision]):
             say(
                 f"this processor has no {config.train.precision} products: they are taken in fp32, of rounded numbers; "
                 f"train.precision=fp32 is at least as fast"
             )
-    asked = config.train.probe if ranks.main else None
-    probes = ProbesDuring(asked, backbone_of(model), config, out, at.step, total) if asked else None
+    asked_probe = config.train.probe
+    probes = None
+    if asked_probe and ranks.main:
+        probes = ProbesDuring(asked_probe, backbone_of(model), config, out, at.step, total)
     log = Log(out, at.step, total, config.train.tensorboard) if ranks.main else None
-    ledger = Ledger(out / (f"bad_samples.{ranks.rank}.jsonl" if ranks.rank else "bad_samples.jsonl"), at.step)
     evaluations = Evaluations(out, at.step, config.train.evaluate_every, total, ranks)
     loader = Loader(StepData(data), config, at.step, total, ranks.device)
-    saved_at, incidents = at.step, 0
+    saved_at, incidents, done = at.step, 0, at.step
 
-    def probe(step: int) -> None:
-        if probes:
-            probes(step)
-        if config.train.probe and config.train.probe.due(step, total):
-            ranks.from_main(None)  # the others wait here, and not in the next step, where a silent rank is a lost one
+    def judge(step: int) -> None:
+        """The probe and the evaluation that are due after a step. Raises Interrupted, on all ranks."""
+        if asked_probe and asked_probe.due(step, total):
+            left = False
+            try:
+                if probes:
+                    with stop.interrupts():
+                        probes(step)
+            except Interrupted:
+                left = True
+            # The others wait here, and not in the next step, where a silent rank is a lost one.
+            if ranks.from_main(left):
+                raise Interrupted
+        if evaluations.due(step):
+            evaluations.write(step, evaluate(task, model, config, ranks, stop))
 
     try:
-        if evaluations.due(at.step):  # stopped between the save and the evaluation
-            evaluations.write(at.step, _evaluate(task, model, config, ranks))
-        probe(at.step)  # untrained, or what a signal left no time for
+        judge(at.step)  # untrained, or what a signal left no time for
         for step in range(at.step, total):
             began = time.perf_counter()
             lr = lr_at(step, peak_lr(config), config.train.min_lr, warmup, total)
             batches = next(loader)
-            for name, batch in batches.items():
-                ledger.add(step + 1, batch.bad)
-                _stop_if_too_many(name, data[name], ledger, config)
-            losses, norm, stopping = take_step(step, batches, lr, bool(stop.received))
+            for remark in of_first_batch(config, batches) if log and step == at.step else ():
+                warn(remark)
+            taken = take_step(step, batches, lr, bool(stop.received), ledger.note(step + 1, batches))
             done = step + 1
             for incident in loader.incidents[incidents:]:
                 warn(f"a loader worker was replaced at step {incident.step + 1}: {incident.what}")
             incidents = len(loader.incidents)
             if log:
-                seconds = time.perf_counter() - began
-                log.write(_row(config, data, done, losses, lr, norm, loader.waited, seconds))
-            if ranks.main and (done % config.train.save_every == 0 or done == total or stopping) and save(done):
+                log.write(_row(config, data, done, taken, lr, loader.waited, time.perf_counter() - began))
+            judged = evaluations.due(done) or (asked_probe is not None and asked_probe.due(done, total))
+            due = done % config.train.save_every == 0 or done == total or taken.stopping or judged
+            if ranks.main and due and save(done):
                 saved_at = done
-            if stopping and done < total:
-                saved_at = ranks.from_main(saved_at)  # a rank that left now would have the launcher end the others
-                raise Stopped(
-                    f"stopped by a signal after step {done}, saved at step {saved_at}; the same command goes on"
-                )
-            probe(done)
-            if evaluations.due(done):
-                evaluations.write(done, _evaluate(task, model, config, ranks))
-    except NothingUsable as failure:
-        ledger.add(step + 1, failure.bad)
-        raise
+            if taken.stopping and done < total:
+                raise Interrupted
+            judge(done)
+    except Interrupted:
+        saved_at = ranks.from_main(saved_at)  # a rank that left now would have the launcher end the others
+        raise Stopped(
+            f"stopped by a signal after step {done}, saved at step {saved_at}; the same command goes on"
+            if done
+            else "stopped by a signal before the first step; the same command starts again"
+        ) from None
     except NonFinite as failure:
-        told = ranks.from_main(_record(failure, out, config, model, optimizer, scaler, data, ranks))
+        told = ranks.from_main(record(failure, out, config, model, optimizer, extra(), data, ranks))
         raise RunError(told) from None
+    except NoneUsable as none:
+        ledger.last_words(done + 1, none.bad)
+        raise
     finally:
         loader.close()
-        ledger.journal.close()
+        ledger.close()
         evaluations.close()
         if log:
             log.close()
@@ -195,16 +206,29 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
             probes.close()
     if ranks.main and saved_at < total:
         raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
+    if log and at.step < total:
+        skipped = f"; {log.skipped} updates were skipped by fp16's loss scaler" if log.skipped else ""
+        say(f"done: {total} steps{skipped}, run in {out}")
     return out
 
 
-def _evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
-    model.eval()
-    precision = config.train.precision
-    with torch.no_grad(), torch.autocast(ranks.device.type, DTYPES[precision], enabled=precision != "fp32"):
-        found = task.evaluate(model, config, ranks)
-    model.train()
-    return found
+def _check_judged(config: Config) -> None:
+    """Raises UserError for held-out data, or a probe's, that cannot be judged at all: now, and not hours from now."""
+    check_held_out(config)
+    if config.train.probe:
+        check_probe(config.train.probe, config)
+
+
+def _settled(task: Task, config: Config, data: dict[str, ModalityData], out: Path, ranks: Ranks) -> Config:
+    """What the task settles of a new run; where all files are bad, the ledger says why before the run ends."""
+    try:
+        return ranks.on_main(lambda: task.settle(config, data, None))
+    except NoneMeasurable as none:
+        if ranks.main:
+            ledger = Ledger(out, 0, Ranks(0, 1, ranks.device))
+            ledger.last_words(0, none.bad)
+            ledger.close()
+        raise
 
 
 def _clear(out: Path, found: Path | None) -> None:
@@ -218,22 +242,24 @@ def _clear(out: Path, found: Path | None) -> None:
 
 
 def _row(
-    config: Config, data: dict[str, ModalityData], done: int, losses: list[float], lr: float, norm: float,
-    waited: float, seconds: float,
-) -> dict[str, Any]:  # fmt: skip
+    config: Config, data: dict[str, ModalityData], done: int, taken: Taken, lr: float, waited: float, seconds: float
+) -> dict[str, Any]:
+    losses = taken.losses
     name, modality = next(iter(config.modalities.items()))
     row: dict[str, Any] = {
         "step": done,
         "epoch": done * modality.batch / data[name].plan.samples_per_epoch,
         "loss": sum(m.weight * loss for m, loss in zip(config.modalities.values(), losses, strict=True)),
         "lr": lr,
-        "grad_norm": norm,
+        "grad_norm": taken.norm,
         "samples_per_s": config.samples_per_step / seconds,
         "data_wait": waited,
         "seconds": seconds,
     }
     if len(losses) > 1:
         row |= {f"loss/{n}": loss for n, loss in zip(config.modalities, losses, strict=True)}
+    if config.train.precision == "fp16":
+        row |= {"skipped": int(taken.skipped), "loss_scale": taken.scale}
     return row
 
 
@@ -247,50 +273,6 @@ def _opening(
         f"{begin}: {total} steps of {config.samples_per_step} samples, {files}, {millions:.1f} M parameters, "
         f"{ranks.world} x {ranks.device.type} {config.train.precision}, run in {out}"
     )
-
-
-def _stop_if_too_many(name: str, data: ModalityData, ledger: Ledger, config: Config) -> None:
-    bad, limit = ledger.bad(name), config.modalities[name].data.max_bad_fraction
-    if len(bad) > limit * len(data.items):
-        raise RunError(
-            f"modality '{name}': {len(bad)} of {len(data.items)} files are bad, and max_bad_fraction is {limit:g} "
-            f"(bad_samples.jsonl says why). Repair or remove them, or raise the limit with "
-            f"--set modalities.{name}.data.max_bad_fraction=...:\n  " + some(bad, "\n  ", 20)
-        )
-
-
-def _record(
-    failure: NonFinite, out: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW,
-    scaler: torch.amp.GradScaler, data: dict[str, ModalityData], ranks: Ranks,
-) -> str:  # fmt: skip
-    """Write failure-XXXXXXXX/: what happened, and the state just before the step, from which `replay` repeats it."""
-    step = failure.step
-    where = _free_for(out / f"failure-{step + 1:08d}", config)
-    if ranks.main:
-        sources = {
-            n: [d.items.addresses[i] for i in dict.fromkeys(k.index for k in d.plan.keys(step))]
-            for n, d in data.items()
-        }
-        try:
-            where.mkdir(parents=True, exist_ok=True)
-            tensors, state = snapshot(model, optimizer, scaler, data, config)
-            checkpoint.save(where / "checkpoints", step, config, tensors, state)
-            checkpoint.write_durably(where / "record.json", json.dumps({**failure.record, "files": sources}, indent=1))
-        except OSError as error:
-            warn(f"the failure record could not be written: {error}")
-    return (
-        f"step {step + 1}: {failure}. Nothing was updated and every checkpoint is as it was. "
-        f"{where}/record.json names the files; `mae-ext replay {where}` repeats the step"
-    )
-
-
-def _free_for(where: Path, config: Config) -> Path:
-    """The folder itself, or where another config failed at this step before, the next of its name that is free."""
-    known, number, found = config.to_yaml(), 1, where
-    while any(path.read_text(encoding="utf-8") != known for path in found.glob("checkpoints/step-*/config.yaml")):
-        number += 1
-        found = where.with_name(f"{where.name}-{number}")
-    return found
 
 
 def replay(failure: str | Path) -> dict[str, Any]:
@@ -308,13 +290,17 @@ def replay(failure: str | Path) -> dict[str, Any]:
     freeze(model, config.train.freeze)
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler("cpu", enabled=config.train.precision == "fp16")
-    restore(found, model, optimizer, scaler, at)
-    step = Step(config, model, Objective(model, config, task), optimizer, scaler, ranks)
+    restore(found, config, model, optimizer, scaler, at)
+    step = Step(config, model, Objective(model, config, task), optimizer, scaler, ranks, skipped=at.skipped)
     try:
-        losses, norm, _ = step(at.step, StepData(data)[at.step], 0.0, False)
+        taken = step(at.step, StepData(data)[at.step], 0.0, False)
     except NonFinite as again:
         return again.record
-    return {"step": at.step, "losses": dict(zip(config.modalities, losses, strict=True)), "grad_norm": norm}
+    return {
+        "step": at.step,
+        "losses": dict(zip(config.modalities, taken.losses, strict=True)),
+        "grad_norm": taken.norm,
+    }
 
 
 class _own:
@@ -330,7 +316,7 @@ class _own:
             self.out.mkdir(parents=True, exist_ok=True)
             self.file = (self.out / ".lock").open("w")
         except OSError as error:
-            raise UserError(f"--out {self.out}: cannot be written to: {error}") from None
+            raise UserError(f"--out {self.out}: cannot be written to: {cause_of(error)}") from None
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

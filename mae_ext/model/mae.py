@@ -12,7 +12,7 @@ from mae_ext import plugins
 from mae_ext.config import Config, DecoderConfig, ModalityConfig, ModelConfig, Statistics
 from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
 from mae_ext.model.linear import Linear
-from mae_ext.model.mask import Mask, from_scores
+from mae_ext.model.mask import Mask, from_scores, num_decoded
 from mae_ext.model.transformer import Transformer
 from mae_ext.model.uniformity import uniformity
 from mae_ext.rng import seed_of
@@ -66,6 +66,10 @@ class Modality(nn.Module):
         # One multiply-add: on a CPU, this is the largest tensor of the step.
         return torch.addcmul(self._per_channel(-self.mean / self.std), in_units(x), self._per_channel(1 / self.std))
 
+    def counts(self, valid: Tensor, x: Tensor) -> Tensor:
+        """(B, 1, *S) bool, (B, C, *S) -> (B, C, *S) of x's dtype: 1 where a value counts, a view over channels."""
+        return valid.to(x.dtype).expand(-1, self.channels, *x.shape[2:])
+
     def denormalize(self, x: Tensor) -> Tensor:
         """The inverse of normalize, for floats."""
         return x * self._per_channel(self.std) + self._per_channel(self.mean)
@@ -81,15 +85,21 @@ class Modality(nn.Module):
 
     def make_mask(self, scores: Tensor, decode_scores: Tensor | None = None) -> Mask:
         """(B, *grid) scores of the masker, and of the decode masker where there is one -> Mask."""
-        return from_scores(
-            scores, self.masker.num_keep(self.grid), decode_scores, self.decode.ratio if self.decode else 0.0
-        )
+        decoded = num_decoded(self.masker, self.decode, self.grid) if self.decode else None
+        return from_scores(scores, self.masker.num_keep(self.grid), decode_scores, decoded=decoded)
 
     def draw_mask(self, generators: list[torch.Generator]) -> Mask:
         """One mask row per generator, for pictures and evaluation; training draws its masks in the loader."""
         scores = torch.stack([self.masker.scores(self.grid, g) for g in generators])
         decode = torch.stack([self.decode.scores(self.grid, g) for g in generators]) if self.decode else None
         return self.make_mask(scores, decode)
+
+
+class Named(nn.ModuleDict):
+    """Modules by name, also by one that ModuleDict has for itself ("type", "keys", "values")."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
 
 
 class Encoder(nn.Module):
@@ -152,9 +162,7 @@ class MAE(nn.Module):
             self.encoder = Encoder(model)
             self.decoder = Decoder(model.decoder, model.width, model.mlp_ratio, model.norm_eps) if decodes else None
             width = model.decoder.width if decodes else None
-            self.modalities = nn.ModuleDict(
-                {n: Modality(n, m, model.width, width) for n, m in config.modalities.items()}
-            )
+            self.modalities = Named({n: Modality(n, m, model.width, width) for n, m in config.modalities.items()})
             self.apply(initialize)
             for token in (self.encoder.class_token, None if self.decoder is None else self.decoder.mask_token):
                 if token is not None:
@@ -183,28 +191,28 @@ class MAE(nn.Module):
         valid: Tensor | None = None,
         spacing: Tensor | None = None,
         gates: Tensor | None = None,
+        files: Tensor | None = None,
     ) -> Tensor:
         """(B, C, *S) in reader units -> scalar: the mean over samples of the mean error over valid predicted pixels.
 
         valid: (B, 1, *S) bool; a sample none of whose predicted pixels is valid counts as 0. Sample by sample, so that
         the loss of a batch is the mean of its parts however it is cut over ranks and accumulation steps. The term of
-        `train.uniformity`, where it is asked for, is of the whole batch.
+        `train.uniformity`, where it is asked for, is of the whole batch; files: (B,) of which file each sample is.
         """
         modality = self.modality(name)
         x = modality.normalize(x)
         encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
         predicted = self.answer(encoded, mask, modality, spacing).float()
-        wanted = modality.target(take_patches(x, modality.patch, mask.pred))
-        error = modality.target.error(predicted, wanted)
+        pixels = take_patches(x, modality.patch, mask.pred)
         if valid is None:
-            loss = error.mean()
+            loss = modality.target.error(predicted, modality.target(pixels)).mean()
         else:
-            weight = take_patches(
-                valid.to(error.dtype).expand(-1, modality.channels, *x.shape[2:]), modality.patch, mask.pred
-            )
+            weight = take_patches(modality.counts(valid, x), modality.patch, mask.pred)
+            error = modality.target.error(predicted, modality.target(pixels, weight))
             loss = ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
         if self.uniformity:
-            loss = loss + self.uniformity * uniformity(encoded[:, self.encoder.class_token is not None :])
+            patches = encoded[:, self.encoder.class_token is not None :]
+            loss = loss + self.uniformity * uniformity(patches, files)
         return loss  # type: ignore[no-any-return]
 
     def predict(
@@ -259,19 +267,24 @@ class MAE(nn.Module):
         name: str | None = None,
         spacing: Tensor | None = None,
         own_statistics: bool = False,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """(B, C, *S) in reader units -> (B, C, *S) float32: visible patches as given, all hidden ones predicted.
 
         A patch-normalised target says nothing of a patch's mean and contrast. They are interpolated from the visible
         patches (weights falling as distance^-4), unless own_statistics: then they are the hidden patches' own, which
-        leaks the answer into the picture, and whoever shows it has to say so.
+        leaks the answer into the picture, and whoever shows it has to say so. valid: (B, 1, *S) bool, as in training;
+        where a part of a patch is valid, its mean and contrast are of that part.
         """
         modality = self.modality(name)
         full = Mask(mask.keep, mask.hidden(), mask.grid)
         given, x = in_units(x), modality.normalize(x)
         predicted = self.predict(x, full, modality, spacing).float()
         tokens = patchify(x, modality.patch)
-        mean, divisor = modality.target.statistics(tokens)
+        if valid is None:
+            mean, divisor = modality.target.statistics(tokens)
+        else:
+            mean, divisor = modality.target.statistics(tokens, patchify(modality.counts(valid, x), modality.patch))
         if own_statistics:
             mean, divisor = take(mean, full.pred), take(divisor, full.pred)
         else:

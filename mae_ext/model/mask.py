@@ -7,7 +7,7 @@ devices, which is why any number of workers and ranks sees the same masks.
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor, prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,19 +45,79 @@ class Mask:
         return (~visible).nonzero()[:, 1].view(len(self.keep), -1)
 
 
-def from_scores(scores: Tensor, keep: int, decode_scores: Tensor | None = None, decode_ratio: float = 0.0) -> Mask:
+def from_scores(
+    scores: Tensor, keep: int, decode_scores: Tensor | None = None, decode_ratio: float = 0.0,
+    decoded: int | None = None,
+) -> Mask:  # fmt: skip
     """(B, *grid) -> Mask. The `keep` lowest scores stay visible; ties go to the lower token number.
 
-    With decode_scores (B, *grid), of the hidden tokens only the num_keep(hidden, decode_ratio) lowest are predicted.
+    With decode_scores (B, *grid), of the hidden tokens only the `decoded` lowest are predicted, which without a number
+    (see num_decoded) are num_keep(hidden, decode_ratio).
     """
     grid = tuple(scores.shape[1:])
     order = scores.flatten(1).argsort(dim=1, stable=True)
     visible, hidden = order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
     if decode_scores is not None:
-        count = num_keep(hidden.shape[1], decode_ratio)
+        count = num_keep(hidden.shape[1], decode_ratio) if decoded is None else decoded
         ranked = decode_scores.flatten(1).gather(1, hidden).argsort(dim=1, stable=True)[:, :count]
         hidden = hidden.gather(1, ranked.sort(dim=1).values)
     return Mask(visible, hidden, grid)
+
+
+def num_decoded(masker: "Masker", decode: "Masker", grid: tuple[int, ...]) -> int:
+    """How many hidden tokens are answered: num_keep of them or, where `decode` works in groups, whole groups.
+
+    Raises ValueError where that is none, or where the masker leaves no whole groups to choose from.
+    """
+    hidden = prod(grid) - masker.num_keep(grid)
+    if not isinstance(decode, InGroups):
+        return num_keep(hidden, decode.ratio)
+    if not isinstance(masker, InGroups) or masker.axis % len(grid) != decode.axis % len(grid):
+        raise ValueError(
+            f"it answers whole groups of tokens along axis {decode.axis}, and the mask hides others than those: mask "
+            f"with 'tube' or 'frame' along the same axis, or decode with single tokens ('random', 'running_cell')"
+        )
+    out_of_sight = masker.scores(grid, torch.Generator()).flatten().argsort(stable=True)[-hidden:]
+    sizes = decode.groups(grid).flatten()[out_of_sight].bincount()
+    groups = int((sizes > 0).sum())
+    return whole_keep(groups, decode.ratio) * (hidden // groups)
+
+
+def check_masks(masker: "Masker", decode: "Masker | None", grid: tuple[int, ...]) -> None:
+    """Raises ValueError, beginning with the key, for masks under which pretraining has nothing to answer."""
+    if masker.num_keep(grid) >= prod(grid):
+        raise ValueError(f"mask: ratio {masker.ratio:g} hides none of {prod(grid)} tokens, and nothing can be learned")
+    if decode is not None:
+        try:
+            num_decoded(masker, decode, grid)
+        except ValueError as error:
+            hidden = prod(grid) - masker.num_keep(grid)
+            raise ValueError(f"decode: of the {hidden} hidden tokens: {error}") from None
+
+
+def whole_keep(num_groups: int, ratio: float) -> int:
+    """Groups that stay visible when groups are hidden whole: G - floor(G * ratio + 1e-6), at least 1.
+
+    VideoMAE's count (masking_generator.py hides int(ratio * G)): 20 of 196 tubes at .9, which are 160 of 1568 tokens,
+    where masks of single tokens keep 156. `plan` prints what is kept. Raises ValueError for a ratio that hides none.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"mask ratio {ratio} is not in [0, 1)")
+    keep = max(1, num_groups - floor(num_groups * ratio + 1e-6))
+    if keep == num_groups and ratio > 0:
+        raise ValueError(f"mask ratio {ratio} hides none of {num_groups} whole groups of tokens")
+    return keep
+
+
+@runtime_checkable
+class InGroups(Protocol):
+    """A masker that hides groups of tokens whole: lines along an axis, or slices across it."""
+
+    axis: int
+
+    def groups(self, grid: tuple[int, ...]) -> Tensor:
+        """-> (*grid) int64: the number of each token's group."""
+        ...
 
 
 class Masker(Protocol):

@@ -1,26 +1,12 @@
 """Maskers that treat one axis unlike the others: time in most of the literature, depth or any other just as well."""
 
 from dataclasses import dataclass
-from math import floor, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
-from mae_ext.model.mask import num_keep
-
-
-def whole_keep(num_groups: int, ratio: float) -> int:
-    """Groups that stay visible when groups are hidden whole: G - floor(G * ratio + 1e-6), at least 1.
-
-    VideoMAE's count (masking_generator.py hides int(ratio * G)): 20 of 196 tubes at .9, which are 160 of 1568 tokens,
-    where masks of single tokens keep 156. `plan` prints what is kept. Raises ValueError for a ratio that hides none.
-    """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"mask ratio {ratio} is not in [0, 1)")
-    keep = max(1, num_groups - floor(num_groups * ratio + 1e-6))
-    if keep == num_groups and ratio > 0:
-        raise ValueError(f"mask ratio {ratio} hides none of {num_groups} whole groups of tokens")
-    return keep
+from mae_ext.model.mask import num_keep, whole_keep
 
 
 def along(values: Tensor, grid: tuple[int, ...], axis: int) -> Tensor:
@@ -51,10 +37,13 @@ class TubeMasker:
 
     def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         _check_axis(grid, self.axis)
+        # Ranks and not random numbers, two of which can be equal: then two tubes would be kept by halves.
+        return torch.randperm(prod(grid) // grid[self.axis], generator=generator)[self.groups(grid)].float()
+
+    def groups(self, grid: tuple[int, ...]) -> Tensor:
         section = list(grid)
         section[self.axis] = 1
-        # Ranks and not random numbers, two of which can be equal: then two tubes would be kept by halves.
-        return torch.randperm(prod(section), generator=generator).view(section).expand(grid).float()
+        return torch.arange(prod(section)).view(section).expand(grid)
 
 
 @dataclass(frozen=True)
@@ -74,6 +63,9 @@ class FrameMasker:
     def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         _check_axis(grid, self.axis)
         return along(torch.randperm(grid[self.axis], generator=generator).float(), grid, self.axis)
+
+    def groups(self, grid: tuple[int, ...]) -> Tensor:
+        return along(torch.arange(grid[self.axis]), grid, self.axis)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from mae_ext.errors import ConfigError
 from mae_ext.model.grid import unravel
 
 
@@ -36,6 +37,10 @@ def coordinates_of(grid: tuple[int, ...]) -> Tensor:
     return torch.stack(unravel(index, grid), dim=-1).float()
 
 
+class NoSpacing(ConfigError, ValueError):
+    """Positions in mm or seconds, of samples that have none. The first batch shows it, and the user can mend it."""
+
+
 class SinCos(nn.Module):
     """Fixed. With `unit` (mm or seconds) coordinates are physical: token distance / unit instead of token number."""
 
@@ -53,7 +58,7 @@ class SinCos(nn.Module):
         if self.unit is None:
             return self.table[index]
         if step is None:
-            raise ValueError("position 'sincos' with a unit needs samples with a spacing; this reader gives none")
+            raise NoSpacing("position 'sincos' with a unit needs samples with a spacing; this reader gives none")
         place = torch.stack(unravel(index, self.grid), dim=-1) * (step / self.unit)[:, None]
         return sincos(place, self.width)
 

@@ -20,8 +20,9 @@ class PixelTarget(nn.Module):
     - "channel": (t - mean) / (sqrt(var) + 1e-6) per channel, unbiased (VideoMAE, engine_for_pretraining.py).
     - "layernorm": (t - mean) / sqrt(var + 1e-6) over all, biased (SelfMedMAE).
 
-    floor: smallest standard deviation a patch is divided by, in the units of the normalised input, so that the noise of
-    an empty patch is not blown up into a target. loss: "mse" or "l1".
+    Where only a part of a patch counts (`valid`), mean and variance are those of that part: air beside a body would
+    otherwise set both. floor: smallest standard deviation a patch is divided by, in the units of the normalised input,
+    so that the noise of an empty patch is not blown up into a target. loss: "mse" or "l1".
     """
 
     def __init__(
@@ -42,27 +43,42 @@ class PixelTarget(nn.Module):
         self.pix, self.channels = prod(patch) * channels, channels
         self.normalize, self.floor, self.loss = normalize, floor, loss
 
-    def statistics(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, P, pix) float32 -> mean and divisor, each (B, P, C) for "channel", else (B, P, 1)."""
-        per = self.channels if self.normalize == "channel" else 1
-        values = tokens.unflatten(-1, (-1, per)) if per > 1 else tokens[..., None]
+    def statistics(self, tokens: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, P, pix) float32, (B, P, pix) | None -> mean and divisor, each (B, P, C) for "channel", else (B, P, 1).
+
+        weight: 1 where a pixel counts, 0 where it does not. Of a patch of which none counts: those of all its pixels.
+        """
         if self.normalize == "none":
-            zero = torch.zeros_like(values[..., 0, :])
+            zero = torch.zeros_like(self._by_channel(tokens)[..., 0, :])
             return zero, zero + 1
-        var, mean = torch.var_mean(values, dim=-2, correction=0 if self.normalize == "layernorm" else 1)
+        values = self._by_channel(tokens)
+        correction = 0 if self.normalize == "layernorm" else 1
+        var, mean = torch.var_mean(values, dim=-2, correction=correction)
+        if weight is not None:
+            counts = self._by_channel(weight)
+            count = counts.sum(-2)
+            some = (count > 0) & (count < values.shape[-2])  # a patch that counts whole keeps its numbers to the bit
+            part = (values * counts).sum(-2) / count.clamp(min=1)
+            rest = ((values - part[..., None, :]) * counts).square().sum(-2) / (count - correction).clamp(min=1)
+            mean, var = torch.where(some, part, mean), torch.where(some, rest, var)
         if self.floor:
             var = var.clamp(min=self.floor**2)
         return mean, var.sqrt() + 1e-6 if self.normalize == "channel" else (var + 1e-6).sqrt()
+
+    def _by_channel(self, tokens: Tensor) -> Tensor:
+        """(B, P, pix) -> (B, P, pixels, C) for "channel", else (B, P, pix, 1)."""
+        per = self.channels if self.normalize == "channel" else 1
+        return tokens.unflatten(-1, (-1, per)) if per > 1 else tokens[..., None]
 
     def spread(self, statistic: Tensor) -> Tensor:
         """(B, P, 1 or C) -> broadcastable over (B, P, pix): channels are the fastest axis of a patch."""
         return statistic.repeat(1, 1, self.pix // self.channels) if statistic.shape[-1] > 1 else statistic
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, P, pix) normalised pixels -> (B, P, pix) what is to be predicted."""
+    def forward(self, tokens: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(B, P, pix) normalised pixels -> (B, P, pix) what is to be predicted. weight: of `statistics`."""
         if self.normalize == "none":
             return tokens
-        mean, divisor = self.statistics(tokens)
+        mean, divisor = self.statistics(tokens, weight)
         return (tokens - self.spread(mean)) / self.spread(divisor)
 
     def error(self, predicted: Tensor, wanted: Tensor) -> Tensor:

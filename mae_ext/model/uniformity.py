@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
-def uniformity(tokens: Tensor) -> Tensor:
-    """(B, K, D) -> scalar in 0..1: the squared cosine of the mean tokens of two samples, averaged over all pairs.
+def uniformity(tokens: Tensor, files: Tensor | None = None) -> Tensor:
+    """(B, K, D), (B,) int64 | None -> scalar in 0..1: the mean squared cosine of the mean tokens of two samples.
 
+    Over all pairs of different files; None is a file for each sample. Views of one file are meant to be alike.
     U-MAE (2210.08344), which adds it to MAE's loss with a weight of 0.01. A batch's value is not the mean of its
     samples': it is taken over the samples of all ranks at once, and there is none for a part of a batch.
     """
@@ -18,6 +19,14 @@ def uniformity(tokens: Tensor) -> Tensor:
 
         # Its backward sums what every rank wants of a row; the mean over ranks that follows makes one gradient of it.
         pooled = torch.cat(all_gather(pooled))
+        if files is not None:
+            everyone = [torch.empty_like(files) for _ in range(dist.get_world_size())]
+            dist.all_gather(everyone, files)
+            files = torch.cat(everyone)
     directions = normalize(pooled, dim=-1)
     count = len(directions)
-    return ((directions @ directions.T).square().sum() - count) / (count * (count - 1))
+    squares, pairs = (directions @ directions.T).square(), count * (count - 1)
+    if files is None:
+        return (squares.sum() - count) / pairs
+    alike = (files[:, None] == files).fill_diagonal_(False)
+    return ((squares * ~alike).sum() - count) / (pairs - alike.sum()).clamp(min=1)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mae_ext.data.loader import valid_share
+from mae_ext.data.loader import stack_optional, valid_share
 from mae_ext.data.sample import Sample
 from mae_ext.downstream.encoder import FrozenEncoder, load_encoder, stack
 from mae_ext.engine.log import warn
@@ -140,8 +140,10 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     ]
     mask = modality.make_mask(torch.stack(scores)).each(lambda index: index.to(encoder.device))
     x, spacing = x.to(encoder.device), spacing if spacing is None else spacing.to(encoder.device)
+    valid = stack_optional([sample.valid for sample in batch], "valid")
+    valid = valid if valid is None else valid.to(encoder.device)
     with torch.inference_mode():
-        filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own)
+        filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own, valid)
     given = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     given, filled = on_a_scale(given, given), on_a_scale(filled, given)
     visible = visible_pixels(mask, modality.patch)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mae_ext.config import Statistics
+from mae_ext.engine.optim import parameter_groups
 from mae_ext.model.grid import patchify
 from mae_ext.model.mae import nearness
 from mae_ext.model.mask import Mask
@@ -229,6 +230,60 @@ def test_a_batch_is_the_mean_of_its_parts_in_loss_and_gradient(build, draw, with
     assert torch.allclose(loss, sum(p[0] * c / 4 for p, c in zip(parts, cuts, strict=True)), rtol=1e-5)
     for i, whole in enumerate(gradient):
         assert torch.allclose(whole, sum(p[1][i] * c / 4 for p, c in zip(parts, cuts, strict=True)), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_a_patch_that_is_valid_in_part_has_a_target_of_variance_one_whatever_lies_beside(build, draw, normalize):
+    """A model that always answers 0: what is left is the mean square of the target over what is valid."""
+    model = build(image=IMAGE | {"target": {"name": "pixel", "normalize": normalize}})
+    modality = model.modality()
+    torch.nn.init.zeros_(modality.predict.weight)
+    x, mask = draw(modality)
+    valid = torch.ones(2, 1, *modality.size, dtype=torch.bool)
+    valid[..., ::3] = False
+    air = torch.where(valid, x, -20.0)
+    count = int(valid[0, 0, :8, :4].sum())
+    assert all(int(v) in (16, 24) for v in patchify(valid.float(), modality.patch).sum(-1).flatten())
+    loss = model(air, mask, valid=valid).item()
+    # An unbiased variance of 1 is a mean square of (n - 1) / n, over 16 or 24 pixels, each of three values.
+    most = 1.0 if normalize == "layernorm" else 1 - 1 / (24 * (1 if normalize == "channel" else 3))
+    least = 1.0 if normalize == "layernorm" else 1 - 1 / (16 * (1 if normalize == "channel" else 3))
+    assert count in (16, 24) and least - 1e-3 <= loss <= most + 1e-3
+    assert model(x, mask, valid=valid).item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_a_picture_takes_mean_and_contrast_of_a_hidden_patch_from_what_is_valid_of_it(build, draw):
+    model = build(image=IMAGE | {"target": {"name": "pixel", "normalize": "mae"}})
+    modality = model.modality()
+    torch.nn.init.zeros_(modality.predict.weight)
+    x, mask = draw(modality)
+    valid = torch.ones(2, 1, *modality.size, dtype=torch.bool)
+    valid[..., ::4] = False
+    air = torch.where(valid, x, -20.0)
+    filled = model.reconstruct(air, mask, own_statistics=True, valid=valid)
+    for row in range(2):
+        for box in boxes(mask.pred[row], modality):
+            patch, there = air[(row, slice(None), *box)], valid[(row, 0, *box)]
+            mean = patch[:, there].mean()
+            assert torch.allclose(filled[(row, slice(None), *box)], mean.expand_as(patch), atol=1e-4)
+
+
+NAMES = ["type", "keys", "values", "items", "training", "forward", "pop", "position", "modalities", "none"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_modality_may_have_any_name(build, draw, name):
+    """Also one that torch's dict of modules has for itself, or that a parameter without weight decay has."""
+    model, plain = build(**{name: IMAGE}), build(image=IMAGE)
+    x, mask = draw(plain.modality())
+    assert torch.equal(model(x, mask, name), plain(x, mask)) and torch.equal(model(x, mask), plain(x, mask))
+    ours, theirs = model.state_dict(), plain.state_dict()
+    assert [key.replace(f"modalities.{name}.", "modalities.image.") for key in ours] == list(theirs)
+    again = build(**{name: IMAGE})
+    again.load_state_dict(shake(model).state_dict())
+    assert torch.equal(again(x, mask), model(x, mask))
+    groups = [[len(group["params"]) for group in parameter_groups(m, 0.05)] for m in (model, plain)]
+    assert groups[0] == groups[1]
 
 
 # What is encoded

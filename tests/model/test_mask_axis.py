@@ -5,7 +5,7 @@ from math import prod
 import pytest
 import torch
 
-from mae_ext.model.mask import RandomMasker, from_scores
+from mae_ext.model.mask import RandomMasker, from_scores, num_decoded
 from mae_ext.model.mask_axis import CausalMasker, FrameMasker, RunningCellMasker, TubeMasker, whole_keep
 
 GRIDS = [(2, 3), (5, 3, 7), (3, 2, 5, 4)]
@@ -127,3 +127,38 @@ def test_an_axis_that_is_not_there_and_a_ratio_outside_are_refused(kind):
     for ratio in (1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"is not in \[0, 1\)"):
             kind(ratio=ratio).num_keep((2, 3, 4))
+
+
+GRID = (4, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("masker", "decode", "groups", "size"),
+    [
+        (TubeMasker(0.6, 0), TubeMasker(0.5, 0), 9, 4),  # 9 hidden tubes of 4: half of an odd number
+        (FrameMasker(0.75, 0), FrameMasker(0.5, 0), 3, 15),
+        (TubeMasker(0.6, 0), FrameMasker(0.4, 0), 4, 9),  # of each of 4 frames the 9 hidden tokens
+        (FrameMasker(0.75, 0), TubeMasker(0.4, 0), 15, 3),
+        (TubeMasker(0.6, -1), TubeMasker(0.5, 2), 8, 5),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_decoder_that_answers_groups_answers_whole_ones_of_what_is_hidden(masker, decode, groups, size, seed):
+    count = num_decoded(masker, decode, GRID)
+    assert count == whole_keep(groups, decode.ratio) * size
+    scores, chances = masker.scores(GRID, generator(seed)), decode.scores(GRID, generator(seed + 50))
+    mask = from_scores(scores[None], masker.num_keep(GRID), chances[None], decoded=count)
+    assert mask.pred.shape[1] == count
+    answered = decode.groups(GRID).flatten()[mask.pred[0]].bincount()
+    assert set(answered[answered > 0].tolist()) == {size}
+
+
+@pytest.mark.parametrize("masker", [RandomMasker(0.75), TubeMasker(0.6, 1), CausalMasker(0.5)])
+def test_a_decoder_of_groups_is_refused_where_the_mask_hides_no_such_groups(masker):
+    with pytest.raises(ValueError, match="it answers whole groups of tokens along axis 0"):
+        num_decoded(masker, TubeMasker(0.5, 0), GRID)
+
+
+def test_a_decoder_of_single_tokens_answers_as_many_as_ever():
+    assert num_decoded(TubeMasker(0.6), RunningCellMasker(0.5), GRID) == 18
+    assert num_decoded(RandomMasker(0.75), RandomMasker(0.5), GRID) == 22

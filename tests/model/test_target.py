@@ -90,3 +90,48 @@ def test_arguments_without_meaning_are_refused(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=name):
         PixelTarget(PATCH, CHANNELS, **arguments)
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_of_a_patch_that_counts_in_part_mean_and_variance_are_those_of_that_part(normalize):
+    """Air beside a body would otherwise be in both."""
+    x = tokens()
+    counts = (torch.rand(2, 5, PIX // CHANNELS, 1, generator=torch.Generator().manual_seed(1)) < 0.6).expand(
+        -1, -1, -1, 4
+    )
+    air = torch.where(counts.flatten(2), x, -50.0)
+    target = PixelTarget(PATCH, CHANNELS, normalize)
+    ours = target(air, counts.flatten(2).float())
+    for b, i in np.ndindex(2, 5):
+        part = air[b, i].view(-1, CHANNELS)[counts[b, i, :, 0]]
+        assert len(part) >= 2
+        expected = by_hand(part.double().numpy()[None, None].reshape(1, 1, -1), normalize).reshape(-1, CHANNELS)
+        found = ours[b, i].view(-1, CHANNELS)[counts[b, i, :, 0]]
+        assert np.abs(found.numpy() - expected).max() < 1e-4
+        unbiased = normalize != "layernorm"
+        variances = (
+            found.var(0, correction=int(unbiased)) if normalize == "channel" else found.var(correction=int(unbiased))
+        )
+        assert torch.allclose(variances, torch.ones_like(variances), atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_a_patch_that_counts_whole_or_not_at_all_keeps_its_numbers_to_the_bit(normalize):
+    x, target = tokens(), PixelTarget(PATCH, CHANNELS, normalize, floor=0.3)
+    weight = torch.ones_like(x)
+    weight[0, 1], weight[1, 2, :8] = 0, 0
+    plain, found = target.statistics(x), target.statistics(x, weight)
+    for one, other in zip(plain, found, strict=True):
+        same = (one == other).all(-1)
+        assert not same[1, 2] and int(same.sum()) == 9
+    assert all(torch.equal(a, b) for a, b in zip(plain, target.statistics(x, torch.ones_like(x)), strict=True))
+
+
+@pytest.mark.parametrize("normalize", ["mae", "channel", "layernorm"])
+def test_a_single_pixel_that_counts_is_a_target_of_zero_and_no_infinity(normalize):
+    x, weight = tokens(), torch.zeros(2, 5, PIX)
+    weight[..., CHANNELS : 2 * CHANNELS] = 1
+    found = PixelTarget(PATCH, CHANNELS, normalize)(x, weight)
+    assert found.isfinite().all()
+    if normalize == "channel":
+        assert (found[..., CHANNELS : 2 * CHANNELS].abs() < 1e-6).all()

@@ -1,0 +1,92 @@
+"""Scores on held-out data while a run trains, and whether there can be any, found before the first step."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mae_ext.config import Config
+from mae_ext.data.augment import evaluation_sampler
+from mae_ext.data.loader import build_reader
+from mae_ext.data.sample import read_checked
+from mae_ext.data.source import Items, list_items
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.log import Journal, say
+from mae_ext.engine.step import DTYPES
+from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
+from mae_ext.engine.task import Task
+from mae_ext.errors import BadSample, UserError, reasons
+
+
+class Evaluations:
+    """evaluations.jsonl: what a task scores on held-out data, every so many steps and at the end. On rank 0.
+
+    Made after the save of its step, so that a signal ends one at once; a run that goes on from a step whose row is
+    missing makes it first.
+    """
+
+    def __init__(self, out: Path, step: int, every: int | None, total: int, ranks: Ranks) -> None:
+        self.path, self.step, self.every, self.total, self.ranks = out / "evaluations.jsonl", step, every, total, ranks
+        self.journal = Journal(self.path, step) if ranks.main and self.path.exists() else None
+        self.done = ranks.from_main({row["step"] for row in self.journal.rows} if self.journal else set())
+
+    def due(self, step: int) -> bool:
+        regular = self.every is not None and step % self.every == 0
+        return step > 0 and (regular or step == self.total) and step not in self.done
+
+    def write(self, step: int, found: dict[str, float]) -> None:
+        """Nothing, not even a file, where there are no scores: pretraining has none."""
+        if self.ranks.main and found:
+            self.journal = self.journal or Journal(self.path, self.step)
+            self.journal.write({"step": step, **found})
+            say(f"step {step}/{self.total}  held out: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+
+    def close(self) -> None:
+        if self.journal:
+            self.journal.close()
+
+
+def evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks, stop: StopFlag) -> dict[str, float]:
+    """What the task scores. Raises Interrupted, on all ranks, when a signal reaches one of them."""
+    heedful = HeedfulRanks(ranks.rank, ranks.world, ranks.device, ranks.waiting, stop)
+    precision = config.train.precision
+    model.eval()
+    try:
+        with (
+            torch.no_grad(),
+            torch.autocast(ranks.device.type, DTYPES[precision], enabled=precision != "fp32"),
+            stop.interrupts(),
+        ):
+            found = task.evaluate(model, config, heedful)
+    except Interrupted:
+        heedful.part(left=True)
+        raise
+    heedful.part(left=False)
+    model.train()
+    return found
+
+
+def check_held_out(config: Config) -> None:
+    """Raises UserError, with the reasons, where none of the samples of a modality's data.test can be read."""
+    for name, m in config.modalities.items():
+        if m.data.test is not None:
+            reader = build_reader(m, f"modalities.{name}.data.reader")
+            require_readable(config, name, list_items(m.data.test, tuple(reader.suffixes)), m.data.test)
+
+
+def require_readable(config: Config, name: str, items: Items, source: str) -> None:
+    """Reads samples, as evaluation sees them, until one is good. Raises UserError when none is."""
+    modality = config.modalities[name]
+    reader = build_reader(modality, f"modalities.{name}.data.reader")
+    crop = evaluation_sampler(modality.data.augment, modality.size)
+    bad: list[BadSample] = []
+    for index in range(len(items)):
+        try:
+            read_checked(reader, items.addresses[index], [crop])
+        except BadSample as error:
+            bad.append(error)
+            continue
+        return
+    raise UserError(
+        f"{source}: none of its {len(items)} samples can be read, and nothing can be judged: {reasons(bad)}"
+    )

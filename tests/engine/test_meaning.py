@@ -1,0 +1,102 @@
+"""Settings that are valid one by one and mean nothing together are refused, or said."""
+
+import pytest
+
+from mae_ext.cli import run
+from mae_ext.config import load_config, parse_config
+from mae_ext.engine.meaning import check_meaning, of_first_batch, remarks
+from mae_ext.errors import ConfigError
+
+MASK = "modalities.image.mask"
+DECODE = "modalities.image.decode"
+AUGMENT = "modalities.image.data.augment"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({MASK: {"name": "random", "ratio": 0}}, f"{MASK}: ratio 0 hides none of 16 tokens"),
+        ({MASK: {"name": "block", "ratio": 0.0}}, f"{MASK}: ratio 0 hides none of 16 tokens"),
+        ({MASK: {"name": "tube", "ratio": 0}}, f"{MASK}: ratio 0 hides none of 16 tokens"),
+        ({DECODE: {"name": "random", "ratio": 0.95}}, f"{DECODE}: of the 12 hidden tokens: mask ratio 0.95 keeps none"),
+        ({DECODE: {"name": "random", "ratio": 1.0}}, f"{DECODE}: mask ratio 1.0 is not in"),
+        ({DECODE: {"name": "tube", "ratio": 0.5}}, f"{DECODE}: of the 12 hidden tokens: it answers whole groups"),
+        (
+            {MASK: {"name": "tube", "ratio": 0.5}, DECODE: {"name": "tube", "ratio": 0.2}},
+            "hides none of 2 whole groups",
+        ),
+        ({MASK: {"name": "tube", "ratio": 0.5}, DECODE: {"name": "tube", "ratio": 0.5, "axis": 1}}, "along axis 1"),
+        ({f"{AUGMENT}.fixed": [2]}, "data.augment.fixed: axis 2 does not exist, size=[16, 16]"),
+        ({f"{AUGMENT}.flip": [1, -1]}, "data.augment.flip=[1, -1] names an axis twice"),
+        ({"model.mlp_ratio": 0.01}, "mlp_ratio=0.01 leaves nothing of width=32"),
+    ],
+)
+def test_what_can_answer_nothing_is_no_config(tiny, values, told):
+    with pytest.raises(ConfigError) as refused:
+        load_config(tiny(values))
+    assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_mask_that_a_task_never_draws_is_not_its_affair(tiny):
+    assert load_config(tiny({"task": "classify", MASK: {"name": "random", "ratio": 0}})).task.name == "classify"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"train.evaluate_every": 5}, "train.evaluate_every is for a task"),
+        ({"modalities.image.data.test": "photos"}, "modalities.image.data.test is for a task"),
+        ({"task": "classify", "train.uniformity": 0.1}, "train.uniformity is of pretraining's loss"),
+    ],
+)
+def test_what_the_task_has_no_use_for_is_refused_before_any_work(tiny, photos, tmp_path, capfd, values, told):
+    config = tiny(values)
+    with pytest.raises(ConfigError, match=told):
+        check_meaning(load_config(config))
+    verb = ["finetune", str(config), "--init", "none"] if "task" in values else ["pretrain", str(config)]
+    assert run([*verb, "--data", str(photos), "--out", str(tmp_path / "run")]) == 2
+    assert told in capfd.readouterr().err and not (tmp_path / "run" / "config.yaml").exists()
+
+
+CLASSIFY = {"task": "classify"}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"train.warmup_steps": 60}, "the warm-up, of 60 steps, is no shorter than the run, of 60"),
+        ({"train.min_lr": 1.0}, "train.min_lr=1 is above the learning rate at its peak"),
+        ({"train.probe": {"every": 99, "train": "a", "test": "b"}}, "train.probe.every=99 is more than the run's 60"),
+        ({"model.depth": 1}, "model.drop_path=0.1 rises from 0 over the blocks, and there is only one"),
+        ({"modalities.image.weight": 2.0}, "modalities.image.weight=2 weighs one loss against no other"),
+        ({DECODE: {"name": "random", "ratio": 0}}, "decode.ratio=0 answers every hidden token"),
+        ({"modalities.image.target": {"name": "pixel", "normalize": "none", "floor": 0.1}}, "target.floor is of patch"),
+        ({f"{AUGMENT}.fixed": [0, 1], f"{AUGMENT}.scale": [0.5, 1.0]}, "augment.scale=[0.5, 1.0] has no effect"),
+        ({f"{AUGMENT}.scale": None, f"{AUGMENT}.aspect": [1, 1]}, "aspect=[1.0, 1.0] has no effect: data.augment.scale"),
+        (CLASSIFY | {"train.evaluate_every": 5}, "train.evaluate_every=5 has nothing to judge on"),
+        (CLASSIFY | {"train.freeze": "encoder"}, "train.freeze=encoder keeps weights as they are that have learned noth"),
+        (CLASSIFY | {"train.freeze": "encoder", "train.layer_decay": 0.7}, "train.layer_decay=0.7 has no layer to slow"),
+        (CLASSIFY | {"train.freeze": "encoder"}, "model.drop_path=0.1 drops parts of an encoder that does not learn"),
+    ],
+)  # fmt: skip
+def test_what_is_followed_to_the_letter_and_hardly_meant_is_said(tiny, values, told):
+    config = load_config(tiny(values))
+    assert any(told in sentence for sentence in remarks(config, 60, config.train.warmup_steps))
+    check_meaning(config)
+
+
+def test_a_config_that_means_what_it_says_needs_no_remark(tiny):
+    assert remarks(load_config(tiny()), 60, 10) == []
+
+
+def test_the_foreground_masker_without_anything_that_says_what_counts_is_said(tiny, photos, tmp_path, capfd):
+    config = tiny({MASK: {"name": "foreground", "ratio": 0.75}, "train.steps": 2, "train.warmup_steps": 1})
+    assert run(["pretrain", str(config), "--data", str(photos), "--out", str(tmp_path / "run")]) == 0
+    assert "'foreground' is the random masker where the reader does not say" in capfd.readouterr().err
+    assert of_first_batch(parse_config(load_config(tiny()).model_dump(mode="json")), {}) == []
+
+
+def test_plan_says_the_same_before_anything_is_trained(tiny, capfd):
+    assert run(["plan", str(tiny({"train.steps": 4}))]) == 0
+    assert "note              the warm-up, of 10 steps, is no shorter than the run, of 4" in capfd.readouterr().out
+    assert run(["plan", str(tiny({"train.evaluate_every": 4}))]) == 2
