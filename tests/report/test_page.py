@@ -170,6 +170,7 @@ def test_what_a_fine_tuned_run_scores_on_held_out_data_is_on_the_page(make_run: 
     text = " ".join(Checked(html).text)
     assert "Scores on held-out data" in text
     assert "at step 30" in text
+    assert '<td>dice</td><td class="n">0.5000</td><td class="n">0.2500 (10)</td><td class="n">0.7500 (20)</td>' in html
     assert "0.7500 (20)" in text  # the best was not the last
     assert "0.2500 (10)" in text
     assert "samples" not in [name for name, *_ in re.findall(r"<td>(.*?)</td>", html)]
