@@ -165,11 +165,17 @@ def silhouette(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for rows in (slice(1, None), slice(None, -1)):
         for columns in (slice(1, None), slice(None, -1)):
             solid[:, rows, columns] |= core
-    inside = np.ones_like(solid)
-    for axis in (1, 2):
-        inside &= np.logical_or.accumulate(solid, axis)
-        inside &= np.flip(np.logical_or.accumulate(np.flip(solid, axis), axis), axis)
-    return inside
+    turned = np.ascontiguousarray(solid.transpose(0, 2, 1))
+    return _between(solid) & _between(turned).transpose(0, 2, 1)
+
+
+def _between(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(..., n) -> (..., n): from the first that is set to the last, of each row."""
+    at = np.arange(solid.shape[-1], dtype=np.int32)
+    first = np.argmax(solid, -1, keepdims=True).astype(np.int32)
+    last = (len(at) - 1 - np.argmax(solid[..., ::-1], -1, keepdims=True)).astype(np.int32)
+    within: NDArray[np.bool_] = (at >= first) & (at <= last) & np.any(solid, -1, keepdims=True)
+    return within
 
 
 def spread_over(count: int, most: int = MOST_VALUES) -> slice:

@@ -64,6 +64,45 @@ def test_a_crop_of_a_scan_and_of_its_labels_are_the_same_voxels(scan, seed):
     assert not wanted[~inside].any()
 
 
+@pytest.mark.parametrize(
+    ("start", "stop", "size", "wanted"),
+    [
+        (0, 8, 4, [1, 3, 5, 7]),  # two voxels in one: its middle is at the border, and the second is taken
+        (0, 9, 3, [1, 4, 7]),  # three in one: the middle one
+        (2, 6, 8, [2, 2, 3, 3, 4, 4, 5, 5]),  # one in two
+        (1, 6, 4, [1, 2, 4, 5]),  # at 1.625, 2.875, 4.125, 5.375
+        (-3, 3, 3, [0, 0, 2]),  # at -2, 0 and 2; beyond the labels there are none
+        (8, 14, 3, [9, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_resized_crop_of_labels_is_of_the_voxels_that_its_own_voxels_middles_lie_in(start, stop, size, wanted, axis):
+    """The labels are 1, 2, ... but for the first, which is 0 beside its neighbour's 1."""
+    labels = np.stack([np.arange(10, dtype=np.int32)] * 2, 1 - axis)
+    whole = [(0, 2, 2), (0, 2, 2)]
+    whole[axis] = (start, stop, size)
+    a, b, n = zip(*whole, strict=True)
+    found = cut(labels, Crop(a, b, (False, False)), n)
+    assert (found[:, 0] if axis == 0 else found[0]).tolist() == wanted
+    flip = (axis == 0, axis == 1)
+    turned = cut(labels, Crop(a, b, flip), n)
+    assert (turned[:, 0] if axis == 0 else turned[0]).tolist() == wanted[::-1]
+
+
+def test_a_resized_crop_of_labels_lies_where_the_crop_of_its_scan_lies(tmp_path):
+    """Values rise along each axis by one a voxel, so that a crop, linear between voxels, tells where it was taken."""
+    for axis in range(3):
+        values = np.broadcast_to(np.arange(24).reshape([24 if a == axis else 1 for a in range(3)]), (24, 24, 24))
+        nib.Nifti1Image(values.astype(np.int16), np.eye(4)).to_filename(tmp_path / "a.nii")
+        for size in (6, 7, 11, 24, 40):
+            reader = volume_reader((size,) * 3)
+            box = Crop((3, 2, 5), (21, 22, 20), (False, True, False))
+            at = reader.read(str(tmp_path / "a.nii"), [Recorded(box)])[0].x[0]
+            labels = cut(reader.label_map(str(tmp_path / "a.nii")), box, (size,) * 3)
+            inside = (at > 0) & (at < 23)
+            assert ((at - labels)[inside].abs() <= 0.5 + 1e-4).all()
+
+
 def test_labels_at_another_spacing_are_the_nearest_and_never_between(scan):
     address, labels = scan()
     reader = volume_reader(spacing=(1.0, 1.0, 1.0))
