@@ -4,12 +4,15 @@ A classic slice says so in its header; an enhanced (multi-frame) object says it 
 What is true of a plane is looked up in one way for both, so that whatever is done with planes is done for both.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from itertools import chain
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample, UserError, some
 
 Vector = NDArray[np.float64]
+
+# What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
+warnings.filterwarnings("ignore", module=r"pydicom\b")
 
 IDENTITY = (
     *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "Modality", "SOPClassUID"),
@@ -63,6 +69,9 @@ _MACROS = {
 
 _OF_PLACE = (0x00209056, 0x00209057, 0x00200032, 0x00201041)
 """Dimensions that count places, not volumes: stack, position in it, image position, slice location."""
+
+RIGHT_ANGLE = 0.01
+"""How far the directions of rows and columns may be from unit length and a right angle: cosines have few digits."""
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
 
@@ -137,11 +146,43 @@ def frames_in(found: Any) -> int:
     return int(count)
 
 
+class _Said:
+    """What a data set says, by name, each looked up once: pydicom takes its time over a name."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._there, self._known = data, {int(tag) for tag in data.keys()}, dict[str, Any]()  # noqa: SIM118
+
+    def __call__(self, name: str) -> Any:
+        """None where it is not said, or left empty."""
+        if name not in self._known:
+            value = self._data[_tag(name)].value if _tag(name) in self._there else None
+            self._known[name] = None if value in (None, "") else value
+        return self._known[name]
+
+    def within(self, macro: str) -> "_Said | None":
+        """The one item of a sequence."""
+        if macro not in self._known:
+            items = list(self._data[_tag(macro)].value or ())[:1] if _tag(macro) in self._there else []
+            self._known[macro] = _Said(items[0]) if items else None
+        found: _Said | None = self._known[macro]
+        return found
+
+
+@lru_cache(maxsize=256)
+def _tag(name: str) -> int:
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(name)
+    assert tag is not None, name
+    return tag
+
+
 def frames_of(file: str, found: Any, place_in_series: int = 0) -> list[Frame]:
     """The planes of one file, as it stores them. place_in_series: which volume it is among whole volumes."""
     with parsing(file):
+        top = _Said(found)
         if not is_enhanced(found):
-            return [_frame(file, 0, found, [], place_in_series)]
+            return [_frame(file, 0, top, [], place_in_series)]
         shared = list(found.get("SharedFunctionalGroupsSequence") or ())[:1]
         each = list(found.get("PerFrameFunctionalGroupsSequence") or ())
         if not each and not shared:
@@ -149,20 +190,21 @@ def frames_of(file: str, found: Any, place_in_series: int = 0) -> list[Frame]:
             raise BadSample(file, "header", f"{detail}; convert it with the vendor's software or dcm2niix")
         if len(each) != frames_in(found):
             raise BadSample(file, "header", f"{frames_in(found)} frames, and functional groups of {len(each)}")
-        return [_frame(file, i, found, [group, *shared], place_in_series) for i, group in enumerate(each)]
+        common = [_Said(group) for group in shared]
+        return [_frame(file, i, top, [_Said(group), *common], place_in_series) for i, group in enumerate(each)]
 
 
-def _frame(file: str, index: int, found: Any, groups: Sequence[Any], place_in_series: int) -> Frame:
+def _frame(file: str, index: int, top: _Said, groups: Sequence[_Said], place_in_series: int) -> Frame:
     of_frame = f" of frame {index + 1}" if groups else ""
 
     def said(name: str) -> Any:
         """Of this frame, of all frames, or of the object; None where it is not said, or left empty."""
-        for group, macro in ((g, m) for g in groups for m in _MACROS.get(name, ())):
-            inner = list(group.get(macro) or ())[:1]
-            if inner and (value := inner[0].get(name)) not in (None, ""):
-                return value
-        value = found.get(name)
-        return None if value in (None, "") else value
+        for group in groups:
+            for macro in _MACROS.get(name, ()):
+                inner = group.within(macro)
+                if inner is not None and (value := inner(name)) is not None:
+                    return value
+        return top(name)
 
     def numbers(name: str, count: int) -> Vector:
         value = said(name)
@@ -173,16 +215,16 @@ def _frame(file: str, index: int, found: Any, groups: Sequence[Any], place_in_se
 
     def number(name: str) -> float | None:
         value = said(name)
-        return None if value is None else float(_numbers(file, name + of_frame, _listed(value)[:1], 1)[0])
+        return None if value is None else _number(file, name + of_frame, next(iter(_listed(value)), None))
 
     direction = numbers("ImageOrientationPatient", 6)
     across, down = direction[:3], direction[3:]
-    if not np.allclose([across @ across, down @ down, across @ down], [1, 1, 0], atol=0.01):
+    if max(abs(across @ across - 1), abs(down @ down - 1), abs(across @ down)) > RIGHT_ANGLE:
         detail = f"ImageOrientationPatient is {direction.tolist()}: no two directions at right angles"
         raise BadSample(file, "geometry", detail)
-    kind = said("FrameType") or found.get("ImageType")
-    alike = {name: str(v) for name in IDENTITY if (v := found.get(name)) not in (None, "")}
-    alike |= {"Rows": str(found.Rows), "Columns": str(found.Columns)}
+    kind = said("FrameType") or top("ImageType")
+    alike = {name: str(v) for name in IDENTITY if (v := top(name)) is not None}
+    alike |= {"Rows": str(top("Rows")), "Columns": str(top("Columns"))}
     alike["ImageType"] = "\\".join(map(str, _listed(kind or "")))
     for name in ("ComplexImageComponent", "RescaleType"):
         if (value := said(name)) is not None:
@@ -199,7 +241,7 @@ def _frame(file: str, index: int, found: Any, groups: Sequence[Any], place_in_se
     moment = number("TemporalPositionIndex") or number("TemporalPositionIdentifier") or 0.0
     weight = number("DiffusionBValue") or 0.0
     order = (
-        place_in_series, moment, tuple(known.values()), weight, *_counted(said, found),
+        place_in_series, moment, tuple(known.values()), weight, *_counted(said, top),
         *(number(name) or 0.0 for name in ("InstanceNumber", "AcquisitionNumber")),
         *(str(said(name) or "") for name in ("FrameAcquisitionDateTime", "FrameReferenceDateTime")),
         *(str(said(name) or "") for name in ("AcquisitionDateTime", "AcquisitionTime", "ContentTime")),
@@ -207,8 +249,8 @@ def _frame(file: str, index: int, found: Any, groups: Sequence[Any], place_in_se
     )  # fmt: skip
     return Frame(
         file, index, across, down, numbers("ImagePositionPatient", 3), numbers("PixelSpacing", 2),
-        number("RescaleSlope"), number("RescaleIntercept"), _padding(found),
-        alike, known, moment, str(said("StackID") or ""), order, str(found.get("SOPInstanceUID") or ""),
+        number("RescaleSlope"), number("RescaleIntercept"), _padding(top),
+        alike, known, moment, str(said("StackID") or ""), order, str(top("SOPInstanceUID") or ""),
     )  # fmt: skip
 
 
@@ -216,43 +258,52 @@ def _listed(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
 
 
-def _numbers(file: str, name: str, value: Any, count: int) -> Vector:
-    given = _listed(value)
+def _number(file: str, name: str, given: Any) -> float:
     try:
-        found = np.array([float(v) for v in given])
-    except (ValueError, TypeError):
-        found = np.empty(0)
-    if len(found) != count or not np.isfinite(found).all():
-        text = "\\".join(map(str, given))
-        wanted = "a number" if count == 1 else f"{count} numbers"
-        raise BadSample(file, "header", f"{name} is '{text[:80]}'; expected {wanted}")
+        found = float(given)
+    except (ValueError, TypeError, OverflowError):
+        found = nan
+    if not isfinite(found):
+        raise BadSample(file, "header", f"{name} is '{str(given)[:80]}'; expected a number")
     return found
 
 
-def _counted(said: Callable[[str], Any], found: Any) -> tuple[tuple[int, ...]]:
+def _numbers(file: str, name: str, value: Any, count: int) -> Vector:
+    given = _listed(value)
+    try:
+        found = [float(v) for v in given]
+    except (ValueError, TypeError, OverflowError):
+        found = []
+    if len(found) != count or not all(map(isfinite, found)):
+        text = "\\".join(map(str, given))
+        raise BadSample(file, "header", f"{name} is '{text[:80]}'; expected {count} numbers")
+    return np.array(found)
+
+
+def _counted(said: Callable[[str], Any], top: _Said) -> tuple[tuple[int, ...]]:
     """The frame's index along the dimensions that count volumes."""
     value = said("DimensionIndexValues")
     index = [] if value is None else [int(v) for v in _listed(value)]
-    pointers = [int(d.get("DimensionIndexPointer") or 0) for d in found.get("DimensionIndexSequence") or ()]
+    pointers = [int(d.get("DimensionIndexPointer") or 0) for d in top("DimensionIndexSequence") or ()]
     if len(pointers) != len(index):
         return ((),)
     return (tuple(v for v, pointer in zip(index, pointers, strict=True) if pointer not in _OF_PLACE),)
 
 
-def _padding(found: Any) -> tuple[int, int] | None:
+def _padding(top: _Said) -> tuple[int, int] | None:
     """PS3.3, C.7.5.1.1.2: one number, or all up to a limit; of as many bits and of the sign that the pixels are of,
     whatever it was written as."""
-    value, limit = found.get("PixelPaddingValue"), found.get("PixelPaddingRangeLimit")
-    if value in (None, ""):
+    value, limit = top("PixelPaddingValue"), top("PixelPaddingRangeLimit")
+    if value is None:
         return None
-    bits = int(found.get("BitsStored") or found.BitsAllocated)
-    signed = bool(int(found.get("PixelRepresentation") or 0))
+    bits = int(top("BitsStored") or top("BitsAllocated"))
+    signed = bool(int(top("PixelRepresentation") or 0))
 
     def stored(given: Any) -> int:
         number = (int.from_bytes(given[:2], "little") if isinstance(given, bytes) else int(given)) % (1 << bits)
         return number - (1 << bits) if signed and number >> (bits - 1) else number
 
-    ends = [stored(value), stored(value if limit in (None, "") else limit)]
+    ends = [stored(value), stored(value if limit is None else limit)]
     return min(ends), max(ends)
 
 

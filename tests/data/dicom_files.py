@@ -30,6 +30,8 @@ def _save(path, data, tags):
     for key, value in tags.items():
         if value is None:
             del data[key]
+        elif isinstance(value, pydicom.DataElement):
+            data.add(value)
         else:
             setattr(data, key, value)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,12 @@ def _macros(frame, shared):
     if "echo" in frame:
         made["MREchoSequence"] = _item(EffectiveEchoTime=frame["echo"])
     if "b" in frame:
-        made["MRDiffusionSequence"] = _item(DiffusionBValue=frame["b"])
+        made["MRDiffusionSequence"] = _item(DiffusionBValue=frame["b"], **frame.get("diffusion", {}))
     if "kind" in frame:
-        made["MRImageFrameTypeSequence"] = _item(FrameType=["ORIGINAL", "PRIMARY", frame["kind"], "NONE"])
+        made["MRImageFrameTypeSequence"] = _item(
+            FrameType=["ORIGINAL", "PRIMARY", frame["kind"], "NONE"],
+            ComplexImageComponent=frame.get("component", "MAGNITUDE"),
+        )
     for name, value in made.items():
         if name not in shared:
             setattr(groups, name, value)

@@ -63,6 +63,13 @@ def test_a_series_is_one_sample_in_hounsfield_units_and_canonical_order(series, 
     assert sample.source.endswith("series/")
 
 
+def test_a_series_of_one_scale_stays_in_its_own_numbers(series, planes):
+    found = VolumeReader(SHAPE)._declared(f"{series}/")
+    assert (found.dtype, found.slope, found.inter) == (np.int16, 2.0, -1024.0)
+    np.testing.assert_array_equal(found.load(), planes)
+    assert str(found) == "DICOM series int16 10x8x6, 0.8 x 0.7 x 2.5 mm, LPS"
+
+
 def test_a_folder_lists_its_series_by_class_and_by_name(tmp_path, planes):
     for name in ("ill/a", "ill/b", "well/c"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -76,7 +83,9 @@ def test_a_folder_lists_its_series_by_class_and_by_name(tmp_path, planes):
 
 def test_a_missing_slice_is_noticed_wherever_it_is(series):
     (series / "f.dcm").unlink()
-    assert kind(series) == "missing slices"
+    with pytest.raises(BadSample, match=r"5\.00 mm between slices 1 and 2 of 5, usually 2\.50") as found:
+        read(series)
+    assert found.value.kind == "missing slices"
 
 
 def test_the_same_slice_twice_is_noticed(series, planes):
@@ -211,6 +220,9 @@ def test_a_slope_of_its_own_in_every_slice_is_applied_slice_by_slice(tmp_path, p
         ({"SamplesPerPixel": 3}, "RGB"),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "data type"),
         ({"Rows": 9}, "truncated"),
+        ({"Rows": None}, "not a scan"),
+        ({"NumberOfFrames": 0}, "header"),
+        ({"BitsAllocated": 12}, "header"),
         ({"RescaleSlope": "1e20"}, "scaling"),
         ({"PixelSpacing": [0.0001, 0.8]}, "voxel size"),
     ],

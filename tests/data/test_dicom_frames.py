@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
+pydicom = pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
 
-from data.dicom_files import ENHANCED_CT, classic, enhanced, frame, series
+from data.dicom_files import ENHANCED_CT, classic, enhanced, frame, series  # noqa: E402
 
-from mae_ext.config import AugmentConfig
-from mae_ext.data.augment import evaluation_sampler
-from mae_ext.data.volume import VolumeReader
-from mae_ext.errors import BadSample
+from mae_ext.config import AugmentConfig  # noqa: E402
+from mae_ext.data.augment import evaluation_sampler  # noqa: E402
+from mae_ext.data.volume import VolumeReader  # noqa: E402
+from mae_ext.errors import BadSample  # noqa: E402
 
 SHAPE = (6, 8, 10)  # slices, rows, columns
 MACROS = ("PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence")
@@ -134,7 +134,7 @@ def test_volumes_of_one_object_keep_their_own_scales_and_order(tmp_path, planes,
 
 
 def test_echoes_are_channels_and_no_time(tmp_path, planes):
-    both = [frame(planes[z] + 10 * e, z, echo=2.46 * (e + 1)) for e in (1, 0) for z in range(6)]
+    both = [frame(planes[z] + 10 * e, z, echo=2.3 + 0.1 * e) for e in (1, 0) for z in range(6)]
     enhanced(tmp_path / "a.dcm", both)
     assert kind(tmp_path / "a.dcm", time_axis=3) == "axes"
     channels = read(tmp_path / "a.dcm", channel_axis=3, channels=2).x.numpy()
@@ -169,6 +169,22 @@ WRONG = {
     ),
     "two spacings": (lambda p: changed(p, spacing=lambda z: (0.7, 0.8 + (z > 2))), "mixed series"),
     "magnitude and phase": (lambda p: changed(p, kind=lambda z: "MP"[z % 2]), "mixed series"),
+    "real and imaginary parts": (
+        lambda p: changed(p, kind=lambda z: "M", component=lambda z: ("REAL", "IMAGINARY")[z % 2]), "mixed series",
+    ),
+    "a computed trace among directions": (
+        lambda p: [
+            *changed(p, b=lambda z: 0.0, diffusion=lambda z: {"DiffusionDirectionality": "DIRECTIONAL"}),
+            *changed(p, b=lambda z: 9.0, diffusion=lambda z: {"DiffusionDirectionality": "ISOTROPIC"}),
+        ],
+        "mixed series",
+    ),
+    "stacks that are told apart by time as well": (
+        lambda p: [*changed(p), *changed(p, stack=lambda z: 2, index=lambda z: {"time": 2})], "mixed series",
+    ),
+    "a line that bends": (
+        lambda p: changed(p, position=lambda z: (-100 + 0.02 * z**2, -90, 30 + 2.5 * z)), "mixed series",
+    ),
     "some are scaled": (lambda p: changed(p, scale=lambda z: None if z % 2 else (2, 0)), "mixed series"),
     "two echoes": (lambda p: changed(p, echo=lambda z: 2.0 + z % 2), "mixed series"),
     "a frame twice": (lambda p: [*changed(p), changed(p)[3]], "repeated slices"),
@@ -197,6 +213,17 @@ def test_frames_that_are_no_volume_are_refused_by_name(tmp_path, planes, what):
     assert kind(tmp_path / "a.dcm", time_axis=-1) == expected
 
 
+def test_what_a_frame_says_goes_before_what_is_said_for_all(tmp_path, planes):
+    enhanced(tmp_path / "a.dcm", [frame(p, z, scale=(3, 0)) for z, p in enumerate(planes)])
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    shared = pydicom.Dataset()
+    shared.RescaleSlope, shared.RescaleIntercept = 7, 7
+    data.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = pydicom.Sequence([shared])
+    data.RescaleSlope, data.RescaleIntercept = 9, 9
+    data.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(values(tmp_path / "a.dcm"), canonical(planes) * 3.0)
+
+
 def test_small_roundings_of_the_position_are_no_fault(tmp_path, planes):
     jitter = np.random.default_rng(1).uniform(-0.02, 0.02, (6, 3))
     enhanced(tmp_path / "a.dcm", changed(planes, position=lambda z: tuple([-100, -90, 30 + 2.5 * z] + jitter[z])))
@@ -211,6 +238,13 @@ def test_stacks_that_go_on_in_each_other_are_one_volume(tmp_path, planes):
 def test_files_that_are_volumes_are_time_by_their_numbers(tmp_path, planes):
     for name, number in (("a", 2), ("b", 1)):
         enhanced(tmp_path / "s" / f"{name}.dcm", changed(planes + 10 * number), InstanceNumber=number)
+    first = values(tmp_path / "s", time_axis=3, time="first")
+    np.testing.assert_array_equal(first, canonical(planes + 10) * 2.0 - 1024)
+
+
+def test_volumes_of_one_number_are_time_by_their_names(tmp_path, planes):
+    for name, more in (("b", 20), ("a", 10)):
+        enhanced(tmp_path / "s" / f"{name}.dcm", changed(planes + more))
     first = values(tmp_path / "s", time_axis=3, time="first")
     np.testing.assert_array_equal(first, canonical(planes + 10) * 2.0 - 1024)
 
@@ -262,14 +296,13 @@ def test_objects_that_cannot_be_read_are_named(tmp_path, planes, tags, expected)
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16])
 @pytest.mark.parametrize("form", ["classic", "enhanced"])
-@pytest.mark.parametrize("written", [63536, -2000])
+@pytest.mark.parametrize("written", [("US", 63536), ("SS", -2000)], ids=str)
 def test_padding_is_no_value_and_not_valid(tmp_path, dtype, form, written):
     """-2000 in 16 bits, whatever sign it was written with: 62 512 HU, or -3024, is measured nowhere."""
     stored = np.random.default_rng(0).integers(100, 2000, SHAPE).astype(dtype)
     stored[:, :3] = 63536 if dtype == np.uint16 else -2000
     stored[0, 5, 5] = 24  # -976 HU: the least that was measured
-    tags = {"PixelPaddingValue": written} if (written < 0) == (dtype == np.int16) else {}
-    tags = tags or {"PixelPaddingValue": written % 65536 if dtype == np.uint16 else written - 65536}
+    tags = {"PixelPaddingValue": pydicom.DataElement(0x00280120, *written)}
     if form == "classic":
         series(tmp_path / "s", stored, RescaleSlope=1, RescaleIntercept=-1000, **tags)
     else:

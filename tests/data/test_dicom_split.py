@@ -85,6 +85,20 @@ def test_scans_at_the_same_places_are_scans_of_their_own(tmp_path):
     assert [verdict(tmp_path / name)[0] for name in "ABC"] == ["good"] * 3
 
 
+def test_time_points_in_folders_of_their_own_are_scans(tmp_path):
+    for t, name in enumerate("AB"):
+        for z, plane in enumerate(PLANES):
+            classic(tmp_path / name / f"{z}.dcm", plane, (0, 0, 2.5 * z), InstanceNumber=100 * t + z)
+    assert [verdict(tmp_path / name)[0] for name in "AB"] == ["good", "good"]
+
+
+def test_halves_are_found_beside_a_copy_of_the_whole(tmp_path):
+    halves(tmp_path, lambda z: z % 2)
+    shutil.copytree(tmp_path / "A", tmp_path / "C")
+    shutil.copytree(tmp_path / "B", tmp_path / "C", dirs_exist_ok=True)
+    assert [verdict(tmp_path / name)[0] for name in "ABC"] == ["split series", "split series", "good"]
+
+
 def test_a_neighbour_that_cannot_be_read_is_no_fault_of_a_scan(tmp_path):
     series(tmp_path / "A", PLANES)
     (tmp_path / "B").mkdir()

@@ -103,3 +103,11 @@ def test_the_summary_is_one_line_that_counts_by_kind() -> None:
     assert summary([good, good]) == "2 files, all good"
     assert summary([good, cut, cut, empty]) == "4 files: 1 good, 3 bad (2 truncated, 1 empty)"
     assert re.fullmatch(r"1 files: 0 good, 1 bad \(1 empty\)", summary([empty]))
+
+
+def test_the_summary_counts_what_the_good_ones_are() -> None:
+    told = ["PNG RGB 48x40", "DICOM series int16 64x56x40, 0.8 x 0.8 x 2.5 mm, LPS", "PNG RGB 9x9", "odd"]
+    good = [Verdict(str(i), True, description=text) for i, text in enumerate(told)]
+    bad = Verdict("b", False, "truncated", description="PNG L 9x9")
+    said = "good: 2 PNG RGB, 1 DICOM series int16\n5 files: 4 good, 1 bad (1 truncated)"
+    assert summary([*good, bad]) == said

@@ -69,6 +69,13 @@ def test_what_a_parser_raises_is_a_verdict_in_every_method_that_reads(files, tmp
     assert (found.value.path, found.value.kind) == (address, "unreadable")
 
 
+def test_predictions_for_a_scan_that_broke_a_parser_are_a_verdict_as_well(files, tmp_path, monkeypatch):
+    reader = plugins.readers.build("volume", {}, "test", size=(4, 4, 4), channels=1)
+    monkeypatch.setattr(nifti, "declared_nifti", odd)
+    with pytest.raises(BadSample, match="Odd"):
+        reader.write_labels(np.zeros((8, 10, 9), np.int32), str(tmp_path / files["volume"]), tmp_path / "out.nii.gz")
+
+
 def test_a_crop_that_fails_is_a_bug_and_no_fault_of_the_file(files, tmp_path):
     for name, file in files.items():
         reader = plugins.readers.build(name, {}, "test", size=SIZES[name], channels=1 if name == "volume" else 3)
