@@ -113,7 +113,7 @@ def test_patients_are_held_out_whole_when_a_strength_is_chosen() -> None:
     x = torch.randn(40, 60, generator=rng(0, "patients"))[patients]
     _, whole = linear_votes(x, y, x[:1], groups=patients)
     _, mixed = linear_votes(x, y, x[:1])
-    assert min(mixed["held_out_accuracy"].values()) > 0.95
+    assert min(mixed["held_out_accuracy"].values()) > 0.9
     assert max(whole["held_out_accuracy"].values()) < 0.85
 
 
