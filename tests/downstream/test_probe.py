@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_ext.downstream.classifiers import knn, linear, logistic_regression, softmax_regression
+from mae_ext.downstream.classifiers import knn, linear, linear_votes, logistic_regression, softmax_regression
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.downstream.labelled import Labelled
 from mae_ext.downstream.probe import Reading, _record, _scored, probe
@@ -336,3 +336,30 @@ def test_a_result_that_does_not_fit_on_the_disk_spoils_no_other(make_run: MakeRu
         signal.signal(signal.SIGXFSZ, before)
     _record(path, {"step": 4})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 4]
+
+
+def test_a_result_counts_what_each_side_has_and_patients_are_witnesses_everywhere(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    """Test is one patient, who has three samples of one class and one of another: nothing can be said of intervals."""
+    rows = {"train": [], "test": []}
+    for part, names in (("train", ("across", "down")), ("test", ("across", "down"))):
+        for name in names:
+            for i, file in enumerate(sorted((striped / part / name).glob("*.png"))[: 8 if part == "train" else 3]):
+                if (part, name, i) not in (("test", "down", 1), ("test", "down", 2)):
+                    rows[part].append(f"{file},{name},{'q' if part == 'test' else f'{name}{i // 2}'}")
+    (tmp_path / "loose.png").write_bytes((striped / "test" / "down" / "100.png").read_bytes())
+    rows["train"].append(f"{tmp_path / 'loose.png'},,")
+    for part in rows:
+        (tmp_path / part).mkdir()
+    lists = {part: index(tmp_path / part, rows[part], "path,label,patient") for part in rows}
+    run = make_run()
+    result = probe(run, lists["train"], lists["test"], k=3)
+    assert (result["n_train"], result["n_test"], result["n_classes"]) == (16, 4, 2)
+    assert result["unlabelled"] == {"train": 1, "test": 0} and result["chance"] == 0.75
+    assert result["patients"]["train"] == {"count": 8, "classes": {"across": 4, "down": 4}}
+    assert result["patients"]["test"] == {"count": 1, "classes": {"across": 1, "down": 1}}
+    assert result["knn"]["accuracy_ci"] is None and result["linear"]["accuracy_ci"] is None
+    learn = Reading(load_encoder(run))("train", lists["train"], "mean")[0]
+    _, settings = linear_votes(learn.x, learn.y, learn.x[:1], groups=learn.groups)
+    assert result["linear"]["held_out_accuracy"] == settings["held_out_accuracy"]
