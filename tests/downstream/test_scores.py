@@ -100,7 +100,9 @@ def test_a_class_that_all_or_none_have_is_left_out_of_the_mean():
     votes = torch.tensor([[0.1, 0.9, 0.2], [0.2, 0.1, 0.3], [0.3, 0.8, 0.4], [0.4, 0.2, 0.5]])
     found = judge_marks(votes, marks)
     assert found["auroc"] == found["average_precision"] == 1
-    assert each_class(votes, marks, "abc")["a"]["auroc"] is None
+    each = each_class(votes, marks, "abc")
+    assert each["a"]["auroc"] is None and each["a"]["average_precision"] is None
+    assert each["c"]["auroc"] is None and each["c"]["average_precision"] is None
 
 
 def test_patients_are_held_out_whole_and_every_class_keeps_something_to_fit_on():
@@ -157,3 +159,20 @@ def test_draws_of_the_held_out_part_differ_and_so_do_classes():
 def test_a_class_that_nothing_is_predicted_of_counts_in_the_balanced_accuracy():
     assert scores(torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]))["balanced_accuracy"] == 0.5
     assert scores(torch.tensor([0, 2, 1]), torch.tensor([0, 0, 1]))["balanced_accuracy"] == 0.75
+
+
+def test_intervals_are_those_of_drawing_patients_again_and_again_by_hand():
+    """Each draw is a list of patients, taken with all they have; what is not known of a class is left out of it."""
+    g = rng(0, "by hand")
+    marks = torch.randint(2, (24, 2), generator=g)
+    marks[:7, 1] = -1
+    votes = marks + torch.randn(24, 2, generator=g)
+    groups = torch.randint(8, (24,), generator=g)
+    found = judge_marks(votes, marks, seed=5, groups=groups, draws=60)
+    means = []
+    for counts in resampled(24, 5, groups, 60):
+        rows = torch.arange(24).repeat_interleave(counts.long())
+        areas = [area for c in "ab" if (area := each_class(votes[rows], marks[rows], "ab")[c]["auroc"]) is not None]
+        if areas:
+            means.append(np.mean(areas))
+    assert found["auroc_ci"] == pytest.approx(np.percentile(means, (2.5, 97.5)))
