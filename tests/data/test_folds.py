@@ -88,3 +88,26 @@ def test_where_patients_are_known_every_row_needs_one(listed):
     Path(listed).write_text(text)
     with pytest.raises(UserError, match="line 9 has no patient"):
         list_items(f"{listed}::fold=1/5", (".jpg",))
+
+
+def test_folds_are_the_same_for_everybody_for_good(listed):
+    """Scores of fold=1/5 can be compared only while it holds the same patients. By hand: written down once."""
+    found = [sorted(set(list_items(f"{listed}::fold={k}/5", (".jpg",)).patients)) for k in range(1, 6)]
+    assert found == [["p0", "p3"], ["p5", "p6"], ["p7", "p9"], ["p2", "p8"], ["p1", "p4"]]
+    groups, kinds = [0, 0, 0, 1, 1, 2, 3, 4, 5, 5], [0, 0, 1, 1, 1, 0, 0, 1, 1, 0]
+    assert deal(groups, kinds, 3, 7) == [2, 2, 2, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_group_counts_for_the_kind_of_most_of_its_samples_with_all_of_them():
+    """Three groups of two b and one a, three of three a: each fold has one of either."""
+    groups = [g for g in range(6) for _ in range(3)]
+    kinds = ["b", "b", "a"] * 3 + ["a"] * 9
+    fold = deal(groups, kinds, 3, 0)
+    assert sorted(fold[:9:3]) == [0, 1, 2] and sorted(fold[9::3]) == [0, 1, 2]
+
+
+def test_large_groups_are_dealt_first_so_that_folds_are_of_a_size():
+    groups = [g for g, size in enumerate((1, 1, 1, 1, 4, 4)) for _ in range(size)]
+    for seed in range(5):
+        fold = deal(groups, [0] * 12, 2, seed)
+        assert Counter(fold) == {0: 6, 1: 6}

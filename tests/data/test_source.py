@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae_ext.data.source import Items, PathTable, fetch, list_items
+from mae_ext.data.source import Items, PathTable, fetch, list_items, locate
 from mae_ext.errors import BadSample, UserError
 
 JPG = (".jpg", ".png")
@@ -332,8 +332,11 @@ class TestTar:
     def test_a_shard_cut_after_listing_is_a_bad_sample(self, tmp_path: Path) -> None:
         path = shard(tmp_path / "a.tar", {"0.jpg": bytes(600)})
         address = list_items(str(path), JPG).addresses[0]
+        assert locate(address) == (str(path), 512, 600)
         path.write_bytes(path.read_bytes()[:700])
         assert kind(address) == "truncated"
+        with pytest.raises(BadSample, match="truncated"):
+            locate(address)  # for decoders that open the shard themselves
 
     def test_a_member_name_is_never_a_path(self, tmp_path: Path) -> None:
         (tmp_path / "canary.jpg").write_bytes(b"outside")

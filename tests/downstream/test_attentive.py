@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mae_ext.downstream.attentive import AttentivePool, attentive
+from mae_ext.downstream.attentive import LEARNING_RATES, AttentivePool, _fit, _predict, attentive, attentive_votes
 from mae_ext.downstream.classifiers import linear
+from mae_ext.downstream.scores import split
 from mae_ext.rng import rng
 
 GRID = (4, 6)
@@ -79,3 +80,22 @@ def test_the_scale_of_features_is_taken_out():
     assert attentive(a.float() * 1000 + 50, y, b.float() * 1000 + 50, z, GRID, epochs=3)["accuracy"] == pytest.approx(
         plain["accuracy"], abs=0.05
     )
+
+
+@pytest.mark.parametrize("by_patient", [False, True])
+def test_the_rate_is_the_best_on_held_out_tenths_and_then_all_of_train_is_fitted(by_patient):
+    (x, y), (x_test, _) = one_token_tells(60, 0), one_token_tells(9, 1)
+    groups = torch.arange(60) // 3 if by_patient else None
+    votes, found = attentive_votes(x, y, x_test, GRID, epochs=4, seed=2, groups=groups)
+    flat = x.flatten(0, 1).double()
+    mean, scale = flat.mean(0).float(), (1 / flat.std(0, correction=0)).float()
+    held_out = dict.fromkeys(LEARNING_RATES, 0.0)
+    for draw in range(5):
+        fit, held = split(y, 2, draw, groups)
+        for lr in LEARNING_RATES:
+            head = _fit(x, y, GRID, fit, mean, scale, lr, 4, 2)
+            held_out[lr] += float((_predict(head, x[held], mean, scale).argmax(1) == y[held]).double().mean()) / 5
+    assert found["held_out_accuracy"] == pytest.approx({f"{lr:g}": v for lr, v in held_out.items()}, abs=1e-6)
+    assert held_out[found["lr"]] == pytest.approx(max(held_out.values())) and len(set(held_out.values())) > 1
+    head = _fit(x, y, GRID, torch.arange(60), mean, scale, found["lr"], 4, 2)
+    assert torch.allclose(votes, _predict(head, x_test, mean, scale), atol=1e-6)

@@ -166,3 +166,28 @@ def test_one_checkpoint_can_be_named_instead_of_its_run(
     assert (newest.step, named.step) == (9, 7)
     source = str(striped / "test" / "down")
     assert np.abs(newest.features(source).features - named.features(source).features).max() > 1e-3
+
+
+def test_what_is_known_of_samples_stays_with_them_where_others_are_bad(
+    make_run: Callable[..., Path], striped: Path, tmp_path: Path
+) -> None:
+    files = sorted((striped / "test").rglob("*.png"))[:5]
+    (tmp_path / "bad.png").write_bytes(b"")
+    rows = [*files[:2], tmp_path / "bad.png", *files[2:]]
+    who = [f"{file},{'abcab'[i % 5]},p{i}" for i, file in enumerate(rows)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,patient", *who]) + "\n")
+    (tmp_path / "marks.csv").write_text(
+        "\n".join(["path,label", *(f"{file},{'x|y' if i % 2 else 'y'}" for i, file in enumerate(rows))]) + "\n"
+    )
+    encoder = load_encoder(make_run())
+    found = encoder.features(str(tmp_path / "list.csv"), batch_size=2, max_bad_fraction=0.5)
+    assert found.sources == [str(file) for file in files]
+    assert [found.classes[label] for label in found.labels] == ["a", "b", "a", "b", "a"]
+    assert found.patients == ["p0", "p1", "p3", "p4", "p5"]
+    assert [(row["path"], row["kind"]) for row in found.bad] == [(str(tmp_path / "bad.png"), "empty")]
+    alone = np.concatenate([encoder.features(str(file)).features for file in files])
+    np.testing.assert_allclose(found.features, alone, atol=1e-5)
+    marks = encoder.features(str(tmp_path / "marks.csv"), max_bad_fraction=0.5).marks
+    assert marks[:, 0].tolist() == [0, 1, 1, 0, 1] and marks[:, 1].all()
+    with pytest.raises(RunError, match=r"1 of 6 samples cannot be used, .*bad\.png: empty \(0 bytes\)"):
+        encoder.features(str(tmp_path / "list.csv"), max_bad_fraction=0.1)

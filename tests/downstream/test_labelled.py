@@ -85,3 +85,55 @@ def test_patients_are_counted_by_class_and_what_comes_with_a_class_is_said():
     assert "all 2 patients of class 'ill' are from clinic" in ill and "class 'odd' is one patient, e" in odd
     assert people(table([0, 1], "ab")) is None and confounds(table([0, 1], "ab")) == []
     assert Path(data.paths[0]).name.startswith("list.csv")
+
+
+def test_rows_without_a_label_take_their_features_paths_and_patients_with_them():
+    features = Features(
+        np.arange(8, dtype=np.float32).reshape(4, 2), np.array([-1, 1, -1, 0]), ("a", "b"),
+        ["w.png", "x.png", "y.png", "z.png"], [], patients=["p", "q", "r", "s"],
+    )  # fmt: skip
+    found = labelled(features, "list.csv")
+    assert found.x.tolist() == [[2, 3], [6, 7]] and found.y.tolist() == [1, 0] and found.left_out == 2
+    assert (found.paths, found.patients) == (("x.png", "z.png"), ("q", "s"))
+    marks = np.array([[-1, -1], [0, -1], [1, 0], [-1, 1]], np.int8)
+    several = labelled(replace(features, labels=None, marks=marks), "list.csv")
+    assert several.y.tolist() == [[0, -1], [1, 0], [-1, 1]] and several.left_out == 1
+    assert several.paths == ("x.png", "y.png", "z.png")
+    with pytest.raises(UserError, match="not finite"):
+        labelled(replace(features, features=np.full((4, 2), np.nan, np.float32)), "list.csv")
+
+
+def test_labels_of_test_are_numbers_into_the_classes_of_train_by_name():
+    train, test = table([0, 1, 2], ["ant", "bee", "cat"]), table([0, 1, 1], ["bee", "cat"], source="test.csv")
+    assert matched(train, test).y.tolist() == [1, 2, 2]
+    assert matched(train, test).classes == ("ant", "bee", "cat")
+    # A class that train names and has no sample of cannot be learned.
+    with pytest.raises(UserError, match="class 'cat' is not in the training data"):
+        matched(table([0, 2], ["ant", "cat", "bee"]), test)
+
+
+def test_chosen_rows_keep_what_is_theirs():
+    data = table([0, 1, 2], "abc", ["p", "q", "r"]).rows(torch.tensor([2, 0]))
+    assert data.y.tolist() == [2, 0] and data.patients == ("r", "p")
+    assert data.x.tolist() == [[4, 5], [0, 1]] and [p[-5] for p in data.paths] == ["2", "0"]
+
+
+def test_a_sample_and_its_mirror_image_are_one_witness_with_and_without_patients():
+    mirrored = torch.full((3, 2), 9.0)
+    for patients, groups in ((None, [0, 1, 2, 0, 1, 2]), ("qpq", [1, 0, 1, 1, 0, 1])):
+        both = table([0, 1, 0], "ab", patients).and_mirrored(mirrored)
+        assert both.groups.tolist() == groups and both.y.tolist() == [0, 1, 0, 0, 1, 0]
+        assert both.x[3:].tolist() == mirrored.tolist() and both.paths[3:] == both.paths[:3]
+
+
+def test_a_class_from_one_folder_that_others_are_in_too_says_nothing():
+    data = table([0, 0, 1, 1], ["calm", "ill"], "abcd", folder=["here", "there", "here", "here"])
+    assert confounds(data) == []
+    spread_out = table([0, 0, 1, 1], ["calm", "ill"], "abcd", folder=["here", "here", "there", "far"])
+    assert [sentence.split("'")[1] for sentence in confounds(spread_out)] == ["calm"]
+
+
+def test_labels_of_one_class_are_nothing_to_tell_apart_and_one_class_of_marks_is():
+    with pytest.raises(UserError, match="its labels have 1 class; a probe needs at least two"):
+        matched(table([0, 0], "ab"), table([0], "ab"))
+    assert matched(table([[1], [0]], ["a"]), table([[1]], ["a"])).y.tolist() == [[1]]

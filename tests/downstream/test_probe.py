@@ -1,5 +1,7 @@
 import json
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_ext.downstream.classifiers import knn, linear, logistic_regression, softmax_regression
+from mae_ext.downstream.classifiers import knn, linear, linear_votes, logistic_regression, softmax_regression
 from mae_ext.downstream.encoder import load_encoder
-from mae_ext.downstream.probe import Reading, probe
+from mae_ext.downstream.labelled import Labelled
+from mae_ext.downstream.probe import Reading, _record, _scored, probe
 from mae_ext.downstream.scores import scores, split
 from mae_ext.errors import UserError
 from mae_ext.rng import rng
@@ -294,3 +297,69 @@ def test_ten_thousand_features_are_fitted_in_seconds() -> None:
     (x, y), (x_test, y_test) = clouds(10_000, 10, 192, 6.0), clouds(3000, 10, 192, 6.0, "test")
     result = linear(x, y, x_test, y_test)
     assert result["accuracy"] > 0.9
+
+
+def test_no_fold_learns_from_its_own_samples_or_from_their_mirror_images() -> None:
+    fold = torch.tensor([2, 0, 1, 1, 0, 2, 0])
+    names = tuple(f"{i}.png" for i in range(7))
+    data = Labelled("list.csv", torch.arange(14.0).view(7, 2), torch.arange(7) % 2, ("a", "b"), names, None, 0)
+    seen = []
+
+    def votes(train: Labelled, test: Labelled) -> tuple[Tensor, dict[str, int]]:
+        assert not set(train.paths) & set(test.paths)
+        assert len(train.y) == copies * (7 - len(test.y))
+        seen.append(test.paths)
+        return torch.nn.functional.one_hot(test.y, 2).double(), {"learned": len(train.y)}
+
+    for copies, learn in ((1, data), (2, data.and_mirrored(-data.x))):
+        seen.clear()
+        found = _scored(votes, learn, data, fold, 0)
+        # Every sample is judged once, by the fold that holds it, and put where it stands.
+        assert seen == [("1.png", "4.png", "6.png"), ("2.png", "3.png"), ("0.png", "5.png")]
+        assert found["accuracy"] == 1.0
+        assert [part["learned"] for part in found["folds"]] == [4 * copies, 5 * copies, 5 * copies]
+        assert "accuracy_ci" in found and "accuracy_ci" not in found["folds"][0]
+
+
+def test_a_result_that_does_not_fit_on_the_disk_spoils_no_other(make_run: MakeRun, tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text('{"step": 1}\n')
+    _record(path, {"step": 2})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limit[1]))
+    try:
+        _record(path, {"step": 3, "linear": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    _record(path, {"step": 4})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 4]
+
+
+def test_a_result_counts_what_each_side_has_and_patients_are_witnesses_everywhere(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    """Test is one patient, who has three samples of one class and one of another: nothing can be said of intervals."""
+    rows = {"train": [], "test": []}
+    for part, names in (("train", ("across", "down")), ("test", ("across", "down"))):
+        for name in names:
+            for i, file in enumerate(sorted((striped / part / name).glob("*.png"))[: 8 if part == "train" else 3]):
+                if (part, name, i) not in (("test", "down", 1), ("test", "down", 2)):
+                    rows[part].append(f"{file},{name},{'q' if part == 'test' else f'{name}{i // 2}'}")
+    (tmp_path / "loose.png").write_bytes((striped / "test" / "down" / "100.png").read_bytes())
+    rows["train"].append(f"{tmp_path / 'loose.png'},,")
+    for part in rows:
+        (tmp_path / part).mkdir()
+    lists = {part: index(tmp_path / part, rows[part], "path,label,patient") for part in rows}
+    run = make_run()
+    result = probe(run, lists["train"], lists["test"], k=3)
+    assert (result["n_train"], result["n_test"], result["n_classes"]) == (16, 4, 2)
+    assert result["unlabelled"] == {"train": 1, "test": 0} and result["chance"] == 0.75
+    assert result["patients"]["train"] == {"count": 8, "classes": {"across": 4, "down": 4}}
+    assert result["patients"]["test"] == {"count": 1, "classes": {"across": 1, "down": 1}}
+    assert result["knn"]["accuracy_ci"] is None and result["linear"]["accuracy_ci"] is None
+    learn = Reading(load_encoder(run))("train", lists["train"], "mean")[0]
+    _, settings = linear_votes(learn.x, learn.y, learn.x[:1], groups=learn.groups)
+    assert result["linear"]["held_out_accuracy"] == settings["held_out_accuracy"]

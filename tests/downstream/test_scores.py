@@ -100,7 +100,9 @@ def test_a_class_that_all_or_none_have_is_left_out_of_the_mean():
     votes = torch.tensor([[0.1, 0.9, 0.2], [0.2, 0.1, 0.3], [0.3, 0.8, 0.4], [0.4, 0.2, 0.5]])
     found = judge_marks(votes, marks)
     assert found["auroc"] == found["average_precision"] == 1
-    assert each_class(votes, marks, "abc")["a"]["auroc"] is None
+    each = each_class(votes, marks, "abc")
+    assert each["a"]["auroc"] is None and each["a"]["average_precision"] is None
+    assert each["c"]["auroc"] is None and each["c"]["average_precision"] is None
 
 
 def test_patients_are_held_out_whole_and_every_class_keeps_something_to_fit_on():
@@ -112,3 +114,65 @@ def test_patients_are_held_out_whole_and_every_class_keeps_something_to_fit_on()
     lonely = torch.tensor([0, 0, 0, 0, 1, 1])
     fit, held = split(lonely, 0, 0, torch.tensor([0, 1, 2, 3, 4, 4]))
     assert set(lonely[fit].tolist()) == {0, 1} and len(held)
+
+
+def test_an_interval_is_the_middle_95_percent_of_what_the_draws_give():
+    """Of 400 samples with a rate of one half the standard deviation is 0.025."""
+    votes, wanted = torch.eye(2)[torch.arange(400) % 2], torch.zeros(400, dtype=torch.long)
+    rates = (resampled(400, 0).float() @ (votes.argmax(1) == wanted).float()) / 400
+    low, high = judge(votes, wanted)["accuracy_ci"]
+    assert (low, high) == pytest.approx(np.quantile(rates.numpy(), (0.025, 0.975)), abs=1e-6)
+
+
+def test_the_interval_of_a_balanced_accuracy_is_of_the_mean_recall():
+    """One class always right, the other never: whatever is drawn of both, the mean recall is one half."""
+    wanted = torch.tensor([0] * 95 + [1] * 5)
+    found = judge(torch.tensor([[1.0, 0.0]]).repeat(100, 1), wanted)
+    assert (found["accuracy"], found["balanced_accuracy"]) == (0.95, 0.5)
+    low, high = found["balanced_accuracy_ci"]
+    assert low == 0.5 and high == 0.5
+    assert 0.85 < found["accuracy_ci"][0] < 0.95 < found["accuracy_ci"][1]
+
+
+def test_intervals_of_marks_draw_patients_and_only_what_is_known_of_a_class():
+    marks = torch.tensor([[1, 0], [0, 1], [1, -1], [0, -1]] * 5)
+    votes = torch.stack([marks[:, 0] + 0.0, torch.where(marks[:, 1] < 0, 9.0, 1.0 - marks[:, 1])], 1)
+    found = judge_marks(votes, marks, groups=torch.arange(4).repeat(5))
+    assert found["auroc"] == 0.5
+    assert judge_marks(votes, marks, groups=torch.zeros(20, dtype=torch.long))["auroc_ci"] is None
+    each = each_class(votes, marks, "ab")
+    assert (each["a"]["positives"], each["a"]["negatives"], each["a"]["auroc"]) == (10, 10, 1.0)
+    assert (each["b"]["positives"], each["b"]["negatives"], each["b"]["auroc"]) == (5, 5, 0.0)
+
+
+def test_draws_of_the_held_out_part_differ_and_so_do_classes():
+    y = torch.tensor([0] * 50 + [1] * 50)
+    held = [split(y, 0, draw)[1] for draw in range(3)]
+    assert len({tuple(h.tolist()) for h in held}) == 3
+    assert (held[0][held[0] < 50]).tolist() != (held[0][held[0] >= 50] - 50).tolist()
+    groups = torch.arange(100) // 2
+    by_patient = [split(y, 0, draw, groups)[1] for draw in range(3)]
+    assert len({tuple(h.tolist()) for h in by_patient}) == 3
+    assert all(y[h].bincount(minlength=2).tolist() == [6, 6] for h in by_patient)
+
+
+def test_a_class_that_nothing_is_predicted_of_counts_in_the_balanced_accuracy():
+    assert scores(torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]))["balanced_accuracy"] == 0.5
+    assert scores(torch.tensor([0, 2, 1]), torch.tensor([0, 0, 1]))["balanced_accuracy"] == 0.75
+
+
+def test_intervals_are_those_of_drawing_patients_again_and_again_by_hand():
+    """Each draw is a list of patients, taken with all they have; what is not known of a class is left out of it."""
+    g = rng(0, "by hand")
+    marks = torch.randint(2, (24, 2), generator=g)
+    marks[:7, 1] = -1
+    votes = marks + torch.randn(24, 2, generator=g)
+    groups = torch.randint(8, (24,), generator=g)
+    found = judge_marks(votes, marks, seed=5, groups=groups, draws=60)
+    means = []
+    for counts in resampled(24, 5, groups, 60):
+        rows = torch.arange(24).repeat_interleave(counts.long())
+        areas = [area for c in "ab" if (area := each_class(votes[rows], marks[rows], "ab")[c]["auroc"]) is not None]
+        if areas:
+            means.append(np.mean(areas))
+    assert found["auroc_ci"] == pytest.approx(np.percentile(means, (2.5, 97.5)))
