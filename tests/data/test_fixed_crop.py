@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mae_ext.config import AugmentConfig
 from mae_ext.data.augment import TRIES, FixedCrop, crop_sampler, evaluation_sampler
+from mae_ext.data.sample import Crop
 from mae_ext.errors import ConfigError
 from mae_ext.rng import rng
 
@@ -63,3 +64,13 @@ def test_a_sampler_has_alternatives_and_the_first_is_the_call():
 def test_an_axis_that_does_not_exist_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"augment\.fixed: axis 3"):
         crop_sampler(AugmentConfig(fixed=(3,)), (4, 4, 4), rng(0))
+
+
+def test_what_is_judged_is_the_middle_of_a_source():
+    """Of 24 frames the 4 in the middle, of 17 slices the 8 with 5 before and 4 after; the plane at its largest."""
+    assert evaluation_sampler(AugmentConfig(fixed=(0,)), (4, 8, 8))((24, 16, 24)) == Crop(
+        (10, 0, 4), (14, 16, 20), (False, False, False)
+    )
+    assert evaluation_sampler(AugmentConfig(fixed=(0, 1, 2)), (8, 8, 8))((17, 8, 5)) == Crop(
+        (5, 0, -2), (13, 8, 6), (False, False, False)
+    )

@@ -11,8 +11,10 @@ from faults.kills import rows, trajectory
 
 import mae_ext
 from mae_ext.cli import run
+from mae_ext.config import load_config
+from mae_ext.downstream.classify import smoothed
 from mae_ext.engine import checkpoint
-from mae_ext.engine.task import build_model, load_task
+from mae_ext.engine.task import build_model, load_task, task_of
 
 CLASSIFY = {
     "task": {"name": "classify", "smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "distort": 2, "erase": 0.25},
@@ -157,6 +159,7 @@ def test_a_class_of_another_name_is_another_head_whatever_is_allowed(pretrained,
     [
         ({"task": {"name": "classify", "pool": "max"}}, "pool='max': expected 'mean'"),
         ({"task": {"name": "classify", "labels": 0.0}}, "labels=0.0: expected a share"),
+        ({"task": {"name": "classify", "labels": 1}}, "labels=1: all of them, or one of each class? Write 1.0 for all"),
         ({"task": {"name": "classify", "smoothing": 1.5}}, "smoothing=1.5: expected 0 to 0.999"),
         ({"task": {"name": "classify", "mixpu": 1.0}}, "takes no 'mixpu', did you mean 'mixup'?"),
         ({"task": {"name": "classify", "labels": 13}}, "has 12 samples of class 'across'"),
@@ -227,3 +230,18 @@ def test_a_non_finite_loss_stops_a_task_and_is_replayed_as_in_pretraining(fine_t
     (failure,) = (tmp_path / "ft").glob("failure-*")
     record = json.loads((failure / "record.json").read_text())
     assert json.dumps(replay(failure)) == json.dumps({k: v for k, v in record.items() if k != "files"})
+
+
+def test_smoothing_spreads_a_share_over_all_classes_the_right_one_among_them():
+    assert smoothed(torch.tensor(1), 4, 0.2).tolist() == pytest.approx([0.05, 0.85, 0.05, 0.05])
+    assert smoothed(torch.tensor(3), 4, 0.0).tolist() == [0, 0, 0, 1]
+
+
+def test_a_batch_has_the_smoothed_classes_of_its_files(tiny, striped):
+    config = tiny({"task": {"name": "classify", "smoothing": 0.3}, "modalities.image.data": {"statistics": "none"}})
+    loaded = load_config(config, [f"modalities.image.data.path={striped / 'train'}"])
+    data = task_of(loaded).data(loaded)["image"]
+    batch = data.batch(0)
+    for source, target in zip(batch.sources, batch.targets["classes"], strict=True):
+        number = ("across", "down", "slanted").index(Path(source).parent.name)
+        assert target.tolist() == pytest.approx([0.1 + 0.7 * (i == number) for i in range(3)])

@@ -287,14 +287,12 @@ def test_an_image_on_both_sides_of_the_split_is_refused(make, squares):
 
 def test_crops_that_never_show_objects_as_whole_images_do_are_refused_with_what_to_set(make, squares):
     plain = {"path": str(squares / "train"), "test": str(squares / "test"), "statistics": "none"}
-    with pytest.raises(
-        UserError, match=r"augment\.fixed=\[0, 1\]: .* stretched to size=\[32, 64\].*set .*fixed=\[\] and"
-    ):
-        config = make(data=plain | {"augment": {"fixed": [0, 1]}}, size=[32, 64])
-        task_of(config).data(config)
+    pixels = make(data=plain | {"augment": {"fixed": [0, 1]}}, size=[32, 64])
+    with pytest.raises(UserError, match=r"augment\.fixed=\[0, 1\]: .* to size=\[32, 64\].*set .*fixed=\[\] and"):
+        task_of(pixels).data(pixels)
+    parts = make(data=plain | {"augment": {"scale": [0.1, 0.6]}})
     with pytest.raises(UserError, match=r"augment\.scale=\[0\.1, 0\.6\]: no crop shows all .*scale=\[0\.1, 1\.0\]"):
-        config = make(data=plain | {"augment": {"scale": [0.1, 0.6]}})
-        task_of(config).data(config)
+        task_of(parts).data(parts)
     for allowed in ({"fixed": [0, 1]}, {"scale": [0.6, 1.0]}, {"scale": None}):  # all images are 48x64, as `size` is
         config = make(data=plain | {"augment": allowed})
         task_of(config).data(config)

@@ -1,5 +1,7 @@
 """FCOS: which place answers for which object, what a perfect answer costs, and what becomes of answers."""
 
+from math import log, sqrt
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from mae_ext.downstream.fcos import (
     Answers,
     Decoding,
     Head,
+    Places,
     assign,
     boxes_from,
     centerness_of,
@@ -183,3 +186,99 @@ def test_no_distance_overflows():
     head = Head(4, 1, 0, 1)
     torch.nn.init.constant_(head.measure.bias, 1e4)
     assert head([torch.zeros(1, 4, 2, 2)], ((8.0, 8.0),)).distances.isfinite().all()
+
+
+def test_cells_that_are_not_square_measure_across_and_down_by_themselves():
+    answers = Head(16, 3, 1, 1)([torch.zeros(1, 16, 2, 3)], ((8.0, 4.0),))
+    assert answers.distances[0, 0].tolist() == [4, 8, 4, 8]  # left, top, right, bottom
+
+
+def test_a_place_answers_within_one_and_a_half_strides_of_the_centre_of_its_own_level():
+    """An object of 40x40 around (40, 40): the places at 20, 28, 36 .. 60 of a level of stride 8, without reaches."""
+    every = places_of(((10, 10), (5, 5)), ((8.0, 8.0), (16.0, 16.0)), (80, 80))
+    free = Places(every.xy, every.stride, torch.tensor([0.0, 1e9]).expand(len(every.xy), 2))
+    wanted, _ = assign(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.tensor([False]), free)
+    fine, coarse = every.xy[:100][wanted[:100] == 0], every.xy[100:][wanted[100:] == 0]
+    assert (
+        set(fine.flatten().tolist()) == {36.0, 44.0} and len(fine) == 4
+    )  # 28 and 52 are 12 away: not nearer than that
+    assert set(coarse.flatten().tolist()) == {24.0, 40.0, 56.0} and len(coarse) == 9
+
+
+def one_by_one(answers, places, boxes, labels, ignored):
+    """The loss of an image as the papers write it, place by place: (focal + GIoU) over its answering places, and BCE."""
+    wanted, which = assign(boxes, labels, ignored, places)
+    focal = giou = weights = middle = 0.0
+    count = sum(w >= 0 for w in wanted.tolist())
+    for n, w in enumerate(wanted.tolist()):
+        if w == IGNORED:
+            continue
+        for c, p in enumerate(answers.logits[0, n].sigmoid().tolist()):
+            focal += -0.25 * (1 - p) ** 2 * log(p) if c == w else -0.75 * p**2 * log(1 - p)
+        if w >= 0:
+            x, y = places.xy[n].tolist()
+            a, d = boxes[which[n]].tolist(), answers.distances[0, n].tolist()
+            b = [x - d[0], y - d[1], x + d[2], y + d[3]]
+            left, top, right, bottom = x - a[0], y - a[1], a[2] - x, a[3] - y
+            central = sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom))
+            shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+            union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+            hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+            giou += central * (1 - shared / union + (hull - union) / hull)
+            weights += central
+            p = answers.centerness[0, n].sigmoid().item()
+            middle -= (central * log(p) + (1 - central) * log(1 - p)) / count
+    return focal / count + giou / weights + middle
+
+
+def test_the_loss_is_the_papers_place_by_place(places):
+    chance = torch.Generator().manual_seed(0)
+    answers = Answers(
+        torch.randn(1, 126, 3, generator=chance), torch.rand(1, 126, 4, generator=chance) * 30 + 1,
+        torch.randn(1, 126, generator=chance),
+    )  # fmt: skip
+    ignored = torch.tensor([False, True, False])
+    expected = one_by_one(answers, places, BOXES, LABELS, ignored)
+    # Rows that are no object come first here, so that they are told by their label and not by their place.
+    boxes = torch.cat([torch.tensor([[8.0, 8, 40, 40]]), BOXES])[None]
+    found = loss(
+        answers, places, boxes, torch.tensor([[-1, 0, 1, 2]]), torch.cat([torch.tensor([False]), ignored])[None]
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def flat(logits, centerness, side=10.0):
+    """One map of 1x1 for each row of logits, over an image of 8x8: all boxes are alike."""
+    n = len(logits)
+    at = Places(torch.full((n, 2), 20.0), torch.full((n, 2), 8.0), torch.zeros(n, 2))
+    return Answers(torch.tensor(logits)[None], torch.full((1, n, 4), side), torch.tensor(centerness)[None]), at
+
+
+def test_a_score_is_the_root_of_class_times_centerness_and_the_threshold_is_on_the_class():
+    answers, at = flat([[2.0, -1.0]], [0.5])
+    p, q, c = (torch.tensor(v).sigmoid().item() for v in (2.0, -1.0, 0.5))
+    (found,) = Decoding(threshold=0.0)(answers, at, (64, 96))
+    assert found.labels.tolist() == [0, 1]
+    assert found.scores.tolist() == pytest.approx([sqrt(p * c), sqrt(q * c)])
+    (found,) = Decoding(threshold=0.3)(answers, at, (64, 96))
+    assert found.labels.tolist() == [0]  # 0.27 is not above 0.3, and its score of 0.41 is
+
+
+@pytest.mark.parametrize(("overlap", "kept"), [(0.6, 2), (0.9, 3)])
+def test_the_worse_of_two_boxes_goes_where_they_overlap_by_more_than_is_asked_for(overlap, kept):
+    """Boxes 20 wide that are shifted by 2 (IoU 0.82) and by 8 (0.43)."""
+    at = Places(torch.tensor([[20.0, 20], [22, 20], [28, 20]]), torch.full((3, 2), 8.0), torch.zeros(3, 2))
+    answers = Answers(torch.tensor([[[3.0], [2.0], [1.0]]]), torch.full((1, 3, 4), 10.0), torch.zeros(1, 3))
+    (found,) = Decoding(overlap=overlap)(answers, at, (64, 96))
+    assert len(found.boxes) == kept and found.boxes[0].tolist() == [10, 10, 30, 30]
+
+
+def test_the_published_values_are_the_ones_that_answers_are_decoded_with():
+    found = Decoding()
+    assert (found.threshold, found.before, found.after, found.overlap) == (0.05, 1000, 100, 0.6)
+
+
+def test_the_towers_are_normalised_convolutions_with_a_fair_number_of_groups():
+    kinds = [type(layer).__name__ for layer in Head(48, 2, 2, 1).class_tower]
+    assert kinds == ["Conv2d", "GroupNorm", "ReLU"] * 2
+    assert Head(48, 2, 1, 1).box_tower[1].num_groups == 16 and Head(64, 2, 1, 1).box_tower[1].num_groups == 32

@@ -363,6 +363,20 @@ def test_whole_samples_are_answered_at_the_scale_of_training_and_on_their_own_vo
     assert windows == np.prod([int(np.ceil(round(n / scale) / 16)) for n in (40, 60)])
 
 
+@pytest.mark.parametrize(("overlap", "windows"), [(0.0, 3 * 4), (0.5, 4 * 7), (0.75, 7 * 12)])
+@torch.no_grad()
+def test_windows_overlap_by_what_the_task_says(tmp_path, overlap, windows):
+    """Of 16 pixels, over 40 x 60."""
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    config = parse_config(
+        {"modalities": {"image": IMAGE}, "model": {"width": 16, "depth": 1, "heads": 2}, "train": {"steps": 1}}
+        | {"task": {"name": "segment", "classes": ["x"], "overlap": overlap}}
+    )
+    model = Bright()
+    task_of(config)._segmented(model, config, str(tmp_path / "a.png"), torch.device("cpu"))
+    assert sum(len(x) for x, _ in model.seen) == windows
+
+
 def test_what_is_not_found_at_all_counts_in_every_score():
     wanted = np.zeros((6, 8), np.int32)
     wanted[1:5, 2:6] = 1
