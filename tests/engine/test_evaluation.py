@@ -69,22 +69,17 @@ def test_a_signal_ends_an_evaluation_at_once_and_the_run_that_goes_on_makes_it(
     assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("at", "step"), [(1, 0), (2, 4)])
-def test_a_signal_ends_a_probe_at_once_and_the_run_that_goes_on_makes_it(
-    tiny, striped, tmp_path, monkeypatch, capfd, at, step
-):
-    probe = {"every": 4, "train": str(striped / "train"), "test": str(striped / "test"), "k": 3}
-    values = {"train.steps": 6, "train.warmup_steps": 1, "train.save_every": 500, "train.probe": probe}
+def test_a_signal_ends_a_probe_at_once_and_the_run_that_goes_on_makes_it(tiny, striped, tmp_path, monkeypatch, capfd):
+    probe = {"every": 99, "train": str(striped / "train"), "test": str(striped / "test"), "k": 3}
+    values = {"train.steps": 2, "train.warmup_steps": 1, "train.save_every": 500, "train.probe": probe}
     start = ["pretrain", str(tiny(values)), "--data", str(striped / "train"), "--out", str(tmp_path / "run")]
-    with monkeypatch.context() as patched:
-        patched.setattr(during, "judged", told_to_stop(during.judged, at))
-        began = time.monotonic()
-        assert run(start) == 75
-        assert time.monotonic() - began < 25
-    said = capfd.readouterr().err
-    assert f"after step {step}, saved at step {step}" in said if step else "before the first step" in said
+    for at, told in ((1, "stopped by a signal before the first step"), (2, "after step 2, saved at step 2;")):
+        with monkeypatch.context() as patched:
+            patched.setattr(during, "judged", told_to_stop(during.judged, at))
+            assert run(start) == 75
+        assert told in capfd.readouterr().err
     assert run(start) == 0
-    assert [row["step"] for row in rows(tmp_path / "run" / "probes.jsonl")] == [0, 4, 6]
+    assert [row["step"] for row in rows(tmp_path / "run" / "probes.jsonl")] == [0, 2]
 
 
 def test_a_test_file_that_goes_bad_ends_no_run_without_a_checkpoint(finetune, striped, tmp_path, monkeypatch, capfd):
