@@ -57,7 +57,8 @@ def test_a_quota_of_any_version_at_any_level_counts(tmp_path, files, expected):
 
 
 def test_processors_that_the_process_is_not_bound_to_do_not_count():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nimport mae_ext.cores as c; print(c.cores())"
+    bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code = f"{bind}; from mae_ext.cores import cores; print(cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "1"
 

@@ -50,6 +50,11 @@ def start(process: BaseProcess) -> None:
         sys.modules["__main__"] = ModuleType("__main__")
         try:
             process.start()
+        except EOFError:
+            raise RunError(
+                "the server that children are forked from ended at once; it opens a file for each of them: raise the "
+                "limit of open files (ulimit -n 4096), or lower train.workers"
+            ) from None
         finally:
             sys.modules["__main__"] = program
 
@@ -112,8 +117,9 @@ class Sandbox:
         self._kill()
         context = forkserver()
         self._pipe, end = context.Pipe()
-        self._child = context.Process(target=_serve, args=(end,), daemon=True, name="mae_ext sandbox")
-        start(self._child)
+        child = context.Process(target=_serve, args=(end,), daemon=True, name="mae_ext sandbox")
+        start(child)
+        self._child = child
         end.close()  # so that the pipe ends when the child does
         return self._pipe
 

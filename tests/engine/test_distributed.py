@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from faults.kills import command, environment, kill_group, launch, rows, trajectory, wait_until
+from PIL import Image
 
 from mae_ext.cli import run
 from mae_ext.engine import checkpoint
@@ -62,10 +63,35 @@ def agree(config, photos, tmp_path, steps):
     return np.abs(one[:, 1:] - two[:, 1:]).max(axis=0)
 
 
-@pytest.mark.parametrize("uniformity", [0.0, 0.5])
-def test_two_ranks_lose_what_one_process_loses(tiny, photos, tmp_path, uniformity):
-    loss, norm = agree(tiny({"train.steps": 20, "train.uniformity": uniformity}), photos, tmp_path, 20)
+@pytest.mark.parametrize(("uniformity", "repeats"), [(0.0, 1), (0.5, 2)])
+def test_two_ranks_lose_what_one_process_loses(tiny, photos, tmp_path, uniformity, repeats):
+    values = {"train.steps": 20, "train.uniformity": uniformity, "modalities.image.data.repeats": repeats}
+    loss, norm = agree(tiny(values), photos, tmp_path, 20)
     assert loss < 1e-5 and norm < 1e-4
+
+
+def test_two_ranks_put_up_with_as_many_bad_files_as_one_process_and_stop_at_the_same_step(tiny, tmp_path):
+    """Rank by rank neither would have met too many."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(100):
+        pixels = np.random.default_rng(number).integers(0, 256, (18, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    for number in range(3, 100, 12):
+        (folder / f"{number:02d}.png").write_bytes(b"no picture")
+    values = {"modalities.image.data.statistics": "none", "modalities.image.data.max_bad_fraction": 0.03}
+    config = tiny({"train.steps": 40} | values)
+    assert alone(config, folder, tmp_path / "one") == 1
+    started = start_ranks(config, folder, tmp_path / "two")
+    assert wait_for(started) == [1, 1]
+    ends = [log.read_text() for _, log in started]
+    ledgers = [rows(tmp_path / name / "bad_samples.jsonl") for name in ("one", "two")]
+    count = len(ledgers[0])
+    told = f"{count} of 100 files are bad, and max_bad_fraction is 0.03: {count} not an image ("
+    assert 4 <= count <= 9 and all(told in end for end in ends), ends
+    assert len(trajectory(tmp_path / "one")) == len(trajectory(tmp_path / "two")) > 0
+    assert ledgers[0] == ledgers[1]
+    assert not list((tmp_path / "two").glob("bad_samples.*.jsonl"))
 
 
 @pytest.mark.slow

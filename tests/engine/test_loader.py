@@ -16,6 +16,8 @@ import torch
 from mae_ext.config import load_config
 from mae_ext.data.loader import Loader, ModalityData, StepData
 from mae_ext.errors import RunError, UserError
+from mae_ext.model.mask import from_scores
+from mae_ext.rng import rng
 
 pytestmark = pytest.mark.usefixtures("faulty")
 STEPS = 10
@@ -188,6 +190,32 @@ def test_two_ranks_together_read_what_one_reads(tiny, photos):
         assert torch.equal(one.x, torch.cat([part.x for part in parts]))
         assert torch.equal(one.mask.keep, torch.cat([part.mask.keep for part in parts]))
         assert torch.equal(one.mask.pred, torch.cat([part.mask.pred for part in parts]))
+
+
+def test_each_sample_of_a_batch_has_a_mask_of_its_own_and_each_row_says_its_file(tiny, photos):
+    values = {"modalities.image.data.path": str(photos), "modalities.image.data.repeats": 2}
+    decode = {"modalities.image.decode": {"name": "random", "ratio": 0.5}}
+    config = load_config(tiny(values | decode)).modalities["image"]
+    data = ModalityData(3, "image", config)
+    for step in (0, 5):
+        batch, keys = data.batch(step), data.plan.keys(step)
+        assert len({tuple(row) for row in batch.mask.keep.tolist()}) == 8
+        for slot in range(8):
+            # The same as of one sample alone: (seed, what, modality, step, slot) and nothing else decides.
+            scores = [data.masker.scores((4, 4), rng(3, what, "image", step, slot)) for what in ("mask", "decode")]
+            alone = from_scores(scores[0][None], 4, scores[1][None], 0.5)
+            assert torch.equal(batch.mask.keep[slot], alone.keep[0])
+            assert torch.equal(batch.mask.pred[slot], alone.pred[0])
+        assert batch.files.tolist() == [key.index for key in keys]
+        assert [data.items.addresses[i] for i in batch.files.tolist()] == batch.sources
+        assert torch.equal(batch.rows(2, 4).files, batch.files[2:4])
+
+
+def test_a_row_of_a_file_that_stands_in_says_which_one_it_is(load):
+    data = load(workers=0).data.modalities["image"]
+    for step in range(5):
+        batch = data.batch(step)
+        assert [data.items.addresses[i] for i in batch.files.tolist()] == batch.sources
 
 
 def test_closing_leaves_no_thread_and_no_worker(load):

@@ -18,7 +18,7 @@ AUGMENT = "modalities.image.data.augment"
         ({MASK: {"name": "random", "ratio": 0}}, f"{MASK}: ratio 0 hides none of 16 tokens"),
         ({MASK: {"name": "block", "ratio": 0.0}}, f"{MASK}: ratio 0 hides none of 16 tokens"),
         ({MASK: {"name": "tube", "ratio": 0}}, f"{MASK}: ratio 0 hides none of 16 tokens"),
-        ({DECODE: {"name": "random", "ratio": 0.95}}, f"{DECODE}: of the 12 hidden tokens: mask ratio 0.95 keeps none"),
+        ({DECODE: {"name": "random", "ratio": 0.92}}, f"{DECODE}: of the 12 hidden tokens: mask ratio 0.92 keeps none"),
         ({DECODE: {"name": "random", "ratio": 1.0}}, f"{DECODE}: mask ratio 1.0 is not in"),
         ({DECODE: {"name": "tube", "ratio": 0.5}}, f"{DECODE}: of the 12 hidden tokens: it answers whole groups"),
         (
@@ -72,10 +72,10 @@ CLASSIFY = {"task": "classify"}
         ({DECODE: {"name": "random", "ratio": 0}}, "decode.ratio=0 answers every hidden token"),
         ({"modalities.image.target": {"name": "pixel", "normalize": "none", "floor": 0.1}}, "target.floor is of patch"),
         ({f"{AUGMENT}.fixed": [0, 1], f"{AUGMENT}.scale": [0.5, 1.0]}, "augment.scale=[0.5, 1.0] has no effect"),
-        ({f"{AUGMENT}.scale": None, f"{AUGMENT}.aspect": [1, 1]}, "aspect=[1.0, 1.0] has no effect: data.augment.scale"),
+        ({f"{AUGMENT}.scale": None, f"{AUGMENT}.aspect": [1, 1]}, "aspect=[1.0, 1.0] has no effect: data.augment"),
         (CLASSIFY | {"train.evaluate_every": 5}, "train.evaluate_every=5 has nothing to judge on"),
-        (CLASSIFY | {"train.freeze": "encoder"}, "train.freeze=encoder keeps weights as they are that have learned noth"),
-        (CLASSIFY | {"train.freeze": "encoder", "train.layer_decay": 0.7}, "train.layer_decay=0.7 has no layer to slow"),
+        (CLASSIFY | {"train.freeze": "encoder"}, "train.freeze=encoder keeps weights as they are that have learned"),
+        (CLASSIFY | {"train.freeze": "encoder", "train.layer_decay": 0.7}, "train.layer_decay=0.7 has no layer"),
         (CLASSIFY | {"train.freeze": "encoder"}, "model.drop_path=0.1 drops parts of an encoder that does not learn"),
     ],
 )  # fmt: skip

@@ -79,6 +79,48 @@ def test_allow_change_goes_on_with_the_new_setting(half, go_on, change):
     assert now[20:] != half[2][20 : len(now)]
 
 
+GIVEN = "modalities.image.data.statistics={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (GIVEN, "modalities.image.data.statistics.mean: ["),
+        ("modalities.image.data.statistics=imagenet", "-> [0.485, 0.456, 0.406]"),
+        ("modalities.image.data.statistics=none", "-> [0.0, 0.0, 0.0]"),
+    ],
+)
+def test_other_statistics_than_those_that_were_measured_are_refused_and_used_where_they_are_allowed(
+    half, go_on, change, told
+):
+    code, said = go_on("--set", change)
+    assert code == 2 and told in said and "--allow-change" in said
+    assert go_on("--set", change, "--allow-change")[0] == 0
+    now = checkpoint.load_run(half[1])
+    wanted = {"imagenet": 0.485, "none": 0.0}.get(change.rpartition("=")[2], 0.5)
+    assert now.model.modality().mean[0].item() == pytest.approx(wanted)
+    assert now.config.modalities["image"].data.statistics.mean[0] == wanted
+    assert trajectory(half[1])[:20] == half[2][:20] and trajectory(half[1])[20:] != half[2][20:]
+
+
+def test_statistics_that_were_given_are_not_measured_without_a_word_in_the_run_that_goes_on(
+    tiny, photos, tmp_path, capfd
+):
+    config = tiny({"train.steps": 4, "train.warmup_steps": 1, "train.save_every": 2})
+    start = ["pretrain", str(config), "--data", str(photos), "--out", str(tmp_path / "run")]
+    assert run([*start, "--set", "modalities.image.data.statistics=imagenet"]) == 0
+    capfd.readouterr()
+    assert run(start) == 2
+    assert "modalities.image.data.statistics: imagenet -> measured" in capfd.readouterr().err
+    assert run([*start, "--allow-change", "--steps", "6"]) == 0
+    measured = checkpoint.load_run(tmp_path / "run").model.modality().mean
+    assert not torch.allclose(measured, torch.tensor([0.485, 0.456, 0.406]), atol=1e-3)
+    # From then on they are the run's; also its own config, which has them as numbers, says the same.
+    assert run([*start, "--steps", "6"]) == 0
+    assert run(["pretrain", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert run([*start, "--steps", "6"]) == 0
+
+
 def test_fewer_steps_than_are_done_is_no_error_and_no_step(half, go_on):
     code, said = go_on("--set", "train.steps=10", "--allow-change")
     assert code == 0, said

@@ -1,6 +1,8 @@
 """A run stops when it has to, says why in one line, and leaves what it has learned untouched (FAULTS R8, D7)."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -268,3 +270,114 @@ def test_a_run_leaves_no_process_no_thread_and_no_open_file_behind(tiny, train):
         assert train(config, out=f"{number}") == 0
     assert threading.active_count() == threads
     assert open_files() <= files + 2
+
+
+def test_a_folder_of_nothing_but_bad_files_is_a_ledger_of_reasons_and_one_line(tiny, train, tmp_path, capfd):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(b"no picture" if number < 4 else b"")
+    for out, statistics, code in (("a", "measured", 2), ("b", "none", 1)):
+        assert train(tiny({"modalities.image.data.statistics": statistics}), data=folder, out=out) == code
+        said = complaint(capfd)
+        assert "4 not an image (" in said and "1 empty (" in said, said
+        kinds = sorted((Path(row["path"]).name, row["kind"]) for row in rows(tmp_path / out / "bad_samples.jsonl"))
+        assert kinds == [(f"{n}.png", "not an image") for n in range(4)] + [("4.png", "empty")]
+
+
+def test_a_run_in_fp16_whose_gradients_are_never_finite_stops_with_a_record(tiny, train, tmp_path, capfd, monkeypatch):
+    from mae_ext.model.mae import MAE
+
+    real = MAE.from_config
+
+    def poisoned(config):
+        model, steps = real(config), []
+
+        def poison(gradient):
+            steps.append(0)
+            return gradient * (float("nan") if len(steps) > 3 else 1.0)
+
+        model.encoder.class_token.register_hook(poison)
+        return model
+
+    monkeypatch.setattr(MAE, "from_config", poisoned)
+    config = tiny({"train.precision": "fp16"})
+    assert train(config) == 1
+    said = complaint(capfd)
+    assert said.startswith("mae-ext: step 20: ") and "skipped 17 updates in a row and is down to a scale of 1" in said
+    logged = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["skipped"] for row in logged] == [0] * 3 + [1] * 16 and logged[3]["grad_norm"] is None
+    assert [row["loss_scale"] for row in logged] == [65536.0] * 4 + [2.0 ** (16 - n) for n in range(1, 16)]
+    record = json.loads((tmp_path / "run" / "failure-00000020" / "record.json").read_text())
+    assert record["skipped_in_a_row"] == 17 and record["nonfinite_gradients"] == ["encoder.class_token"]
+
+
+def test_updates_that_fp16_skipped_are_counted_in_the_closing_line(tiny, train, capfd, monkeypatch):
+    from mae_ext.model.mae import MAE
+
+    real = MAE.from_config
+
+    def poisoned(config):
+        model, steps = real(config), []
+
+        def poison(gradient):
+            steps.append(0)
+            return gradient * (float("nan") if len(steps) in (2, 5) else 1.0)
+
+        model.encoder.class_token.register_hook(poison)
+        return model
+
+    monkeypatch.setattr(MAE, "from_config", poisoned)
+    assert train(tiny({"train.precision": "fp16", "train.steps": 8, "train.warmup_steps": 2})) == 0
+    assert "done: 8 steps; 2 updates were skipped by fp16's loss scaler" in capfd.readouterr().err
+
+
+def test_the_terminal_tells_the_losses_of_a_joint_run_apart(tiny, tmp_path, photos, capfd):
+    values = {"train.steps": 2, "train.warmup_steps": 1}
+    image = {"size": [16, 16], "patch": [4, 4], "batch": 8, "weight": 0.5, "data": {"path": str(photos)}}
+    config = tiny(values | {"modalities.type": image, "modalities.image.data.path": str(photos)})
+    assert run(["pretrain", str(config), "--out", str(tmp_path / "run")]) == 0
+    last = rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["loss"] == pytest.approx(last["loss/image"] + 0.5 * last["loss/type"])
+    told = f"loss {last['loss']:.4f} (image {last['loss/image']:.4f}, type {last['loss/type']:.4f})"
+    assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "told"),
+    [
+        (errno.EMFILE, "photo.png", "may open no more files: raise the limit"),
+        (errno.ENOSPC, "out/metrics.jsonl", "out/metrics.jsonl: No space left on device (the disk is full"),
+        (errno.EROFS, "out/x", "out/x: Read-only file system (it is mounted read-only"),
+        (errno.EACCES, "out/x", "out/x: Permission denied (permission is denied"),
+        (errno.EIO, None, "Input/output error (the disk reports an error"),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_its_file_its_cause_and_its_remedy(
+    tiny, train, monkeypatch, capfd, number, name, told
+):
+    from mae_ext.engine import ledger
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), *([name] if name else []))
+
+    monkeypatch.setattr(ledger, "Journal", refuse)
+    assert train(tiny({"train.steps": 2, "train.warmup_steps": 1})) == 1
+    said = complaint(capfd)
+    assert told in said and "same command" in said
+    assert ("photo.png" in said) == ("photo" in told)  # a limit of the process is not the file's affair
+
+
+def test_a_process_that_may_open_no_more_files_says_so_and_no_file_is_called_bad(tiny, photos, tmp_path):
+    config = tiny({"train.steps": 40, "train.workers": 2, "modalities.image.data.statistics": "none"})
+    code = (
+        "import resource, sys; from mae_ext.engine import train as t; from mae_ext.data.image import ImageReader as r\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n"
+        "from mae_ext.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    arguments = ["pretrain", str(config), "--data", str(photos), "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment())
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+    assert "raise the limit (ulimit -n 4096)" in said and "make room" not in said
+    assert rows(tmp_path / "run" / "bad_samples.jsonl") == []
