@@ -425,7 +425,7 @@ def segment() -> Values:
         },
         "modalities": {"volume": {"batch": 2, "data": {"augment": {"fixed": [0, 1, 2], "flip": [2]}}}},
         "model": {"drop_path": 0.1},
-        "train": {"steps": 20, "layer_decay": 0.75, "clip": 1.0, "evaluate_every": 10, "lr": 5e-2},
+        "train": {"steps": 16, "layer_decay": 0.75, "clip": 1.0, "evaluate_every": 8, "lr": 1e-2},
     })  # fmt: skip
     return found | {"predict": [volume_answer(path) for path in answers("segment", "inputs/scans/test")]}
 

@@ -20,23 +20,26 @@ class Near(NamedTuple):
     absolute: float
 
 
-# Measured: the pinned kernels against those of AVX2, of AVX-512 and of two threads, on one machine, largest spread of
-# all cases. Each tolerance is ten times that or more, and far below what a fault changes.
+# Beside each, what was measured: the largest spread over all cases of the pinned kernels against those of AVX2, of
+# AVX-512 and of two threads, on one machine. Tolerances are three to ten times that.
 TOLERANCES: tuple[tuple[str, Near], ...] = (
     # Functions of the step and of the data, where no kernel has a say; but for resizing.
-    (r"curve/(lr|epoch)|statistics/.*", Near(1e-5, 0.0)),
-    (r"curve/loss.*", Near(1e-4, 0.0)),  # 9e-6
+    (r"curve/(lr|epoch)|statistics/.*", Near(1e-5, 0.0)),  # 0
+    (r"curve/loss.*", Near(1e-3, 0.0)),  # 1e-4, after kinks of UNETR's activations; 9e-6 without
     (r"curve/grad_norm", Near(2e-2, 0.0)),  # 2e-3
-    # What has no gradient but rounding (a key's bias) is moved by Adam as fast as the rest.
-    (r"weights/.*/norm", Near(2e-3, 1e-5)),  # 2e-4
+    # A weight whose gradient is rounding alone (a key's bias; much before an instance norm) is moved by Adam as fast
+    # as the rest.
+    (r"weights/head\.(stem|skips|ups).*/norm", Near(1e-2, 0.0)),  # 2e-3
+    (r"weights/head\.(stem|skips|ups).*/mark", Near(0.0, 0.25)),  # 0.07
+    (r"weights/.*/norm", Near(1e-2, 1e-5)),  # 2e-3
     (r"weights/.*/mark", Near(0.0, 2e-2)),  # 2e-3
     # A sample or two of 18 at the border: the linear probe of a run of 14 steps has little to go by.
     (r"(during|split|folds|untrained)/.*", Near(0.0, 0.2)),  # 0.11
+    (r"scores/(surface_dice|hd95).*", Near(5e-2, 2e-2)),  # 7e-3 of one
     (r"scores/.*", Near(1e-2, 1e-3)),  # 3e-4
     (r"predict/probabilities/.*", Near(0.0, 1e-4)),  # 1e-6
-    # A box more or less may be drawn.
-    (r"(.*/)?pictures/light", Near(0.0, 0.05)),  # 0.02
-    (r"predict/affine", Near(0.0, 1e-4)),
+    (r"(.*/)?pictures/light", Near(0.0, 0.05)),  # 0.02: a box more or less may be drawn
+    (r"predict/affine", Near(0.0, 1e-4)),  # 0
 )
 FEATURES = 1e-3
 """Of arrays of floats: the largest difference over the largest value. Measured: 1e-6."""
