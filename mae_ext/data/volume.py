@@ -6,6 +6,7 @@ patient (geometry.py), at the spacing of the config or as the scanner left them.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,18 @@ from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.doubts import doubts
 from mae_ext.data.folder import members
 from mae_ext.data.foreground import body_mask, measured, scaled, survey, usable, without_padding
-from mae_ext.data.geometry import Lattice, Taps, canonical, covered, interpolate, laid, lattice, orientation, touched
+from mae_ext.data.geometry import (
+    Lattice,
+    Taps,
+    canonical,
+    covered,
+    interpolate,
+    laid,
+    lattice,
+    orientation,
+    touched,
+    window,
+)
 from mae_ext.data.intensity import Levels, build_intensity, check_body, check_lengths
 from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.sample import Crop, CropSampler, Sample, judged
@@ -29,8 +41,9 @@ from mae_ext.errors import BadSample
 MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
 
-BLOCK = 1 << 22
-"""Voxels of a crop that are made at once: interpolation works in float64, and a whole scan may be asked for."""
+BLOCK = 1 << 20
+"""Voxels that are made or looked at at once: interpolation works in float64, and a whole scan may be asked for. Of a
+crop that is resized, four times as many at once took half as long again (96 cubed out of 160 x 190 x 228)."""
 
 VERSION = 2
 """Of what the cache holds. Raise it with every change of what `read` returns."""
@@ -63,9 +76,12 @@ class Scan:
             stored, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
             return laid(stored, where, size, fill), laid(valid, where, size, False)[0]
         taps = self.grid.taps(box, size)
+        touches = prod(max(n, near.stop - near.start) for n, near in zip(size, window(taps), strict=True))
+        step = max(1, size[0] * BLOCK // touches)
+        if step >= size[0]:
+            return self._slab(taps, fill)
         x = np.empty((len(self.voxels if self.levels is None else self.levels.channel), *size), np.float32)
         valid = np.empty(size, bool)
-        step = max(1, BLOCK // (size[1] * size[2]))
         for z in range(0, size[0], step):
             slab = slice(z, min(z + step, size[0]))
             x[:, slab], valid[slab] = self._slab([taps[0].part(slab), *taps[1:]], fill)

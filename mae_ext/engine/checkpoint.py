@@ -80,7 +80,7 @@ def save(
             on_cpu = {k: v.detach().to("cpu").contiguous() for k, v in group.items()}
             save_file(on_cpu, building / f"{name}.safetensors")
         (building / "state.json").write_text(dumps({"step": step, **state}, indent=1))
-        (building / "config.yaml").write_text(config.to_yaml())
+        (building / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         files = sorted(building.iterdir())
         for file in files:
             fsync(file)

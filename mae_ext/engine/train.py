@@ -124,8 +124,6 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     if ranks.main:
         checkpoint.write_durably(out / "config.yaml", config.to_yaml())
         for name, modality in data.items():
-            for what, count in modality.items.ignored.items():
-                warn(f"{name}: {count} {what} passed over")
             if unsaid := one_sided(modality.reader, modality.items.addresses):
                 warn(f"{name}: {unsaid}")
         say(_opening(config, data, model, ranks, at.step, total, out))

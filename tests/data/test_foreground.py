@@ -114,6 +114,28 @@ def test_otsu_of_two_values_lies_between_them_and_a_bright_vessel_moves_nothing(
     assert otsu(with_vessel) == otsu(values)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_otsu_is_the_upper_edge_of_the_bin_with_the_most_variance_between_the_parts(seed):
+    chance = np.random.default_rng(seed)
+    values = np.concatenate([chance.normal(10, 3, 900), chance.normal(60, 20, 400)]).astype(np.float32)
+    kept = values[values <= np.percentile(values, 99.5)]
+    counts, edges = np.histogram(kept, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    best = []
+    for i in range(1, 256):
+        low, high = counts[:i].sum(), counts[i:].sum()
+        means = [(counts[a:b] * centres[a:b]).sum() / n for a, b, n in ((0, i, low), (i, 256, high)) if n]
+        best.append(low * high * (means[0] - means[-1]) ** 2)
+    assert otsu(values) == pytest.approx(edges[1 + int(np.argmax(best))])
+
+
+def test_what_is_open_to_a_side_is_outside_though_solid_lies_above_and_below_it():
+    above = np.zeros((1, 9, 9), bool)
+    above[0, :3] = above[0, 6:] = True
+    assert silhouette(above)[0].sum(1).tolist() == [9, 9, 9, 0, 0, 0, 9, 9, 9]
+    assert silhouette(above.transpose(0, 2, 1))[0].sum(0).tolist() == [9, 9, 9, 0, 0, 0, 9, 9, 9]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_silhouette_is_what_lies_between_solid_parts_in_both_directions(seed):
     """By its definition, voxel by voxel; solid is what belongs to some 2 x 2 square that is above."""

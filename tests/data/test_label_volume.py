@@ -50,7 +50,7 @@ def micrometres(header):
 
 def odd_remains(header):
     """What codes say is not to be read, and time: no software looks at it here, and it is the scan's all the same."""
-    header["pixdim"][0], header["pixdim"][4:] = 0, (2.5, 7, 0, 3)
+    header["pixdim"][0], header["pixdim"][4:] = 0, (0, 7, 2.5, 3)
     header["quatern_b"], header["srow_x"] = 0.25, (1, 2, 3, 4)
 
 
@@ -85,6 +85,7 @@ def test_a_prediction_has_the_place_of_its_nifti_to_the_bit_and_every_voxel_wher
     assert {"pixdim", "xyzt_units", "sform_code", "qform_code", "srow_z", "quatern_d", "qoffset_y"} <= {
         *label_volume.PLACE
     }
+    assert int(header["vox_offset"]) == (544 if kind == "NIfTI-2" else 352)
     assert (float(header["scl_slope"]), float(header["scl_inter"])) == (1, 0)
     # The voxel of the file that a label came from: the crops' own order, told apart from the reader's by its values.
     there = reader.label_map(str(tmp_path / "written.nii.gz"), address)
@@ -235,11 +236,12 @@ def test_labels_at_another_spacing_are_those_of_the_nearest_voxel(tmp_path, spac
     [
         (0.75, [0, 1, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15]),  # voxel i is at i / 0.75 of the lattice
         (1.6, [0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7]),
+        (2.0, [0, 0, 1, 1]),  # the last one is half a voxel beyond a lattice of two
     ],
 )
 def test_labels_on_another_lattice_are_written_from_the_nearest_of_it(tmp_path, spacing, wanted):
-    address, other = ramp(tmp_path), VolumeReader((4, 4, 4), spacing=(1, 1, spacing))
-    count = lattice((12,), (1.0,), (spacing,)).shape[0]
+    address, other = ramp(tmp_path, count=len(wanted)), VolumeReader((4, 4, 4), spacing=(1, 1, spacing))
+    count = lattice((len(wanted),), (1.0,), (spacing,)).shape[0]
     labels = np.broadcast_to(np.arange(count, dtype=np.int32), (2, 2, count))
     other.write_labels(labels, address, tmp_path / "w.nii.gz")
     assert np.asarray(nib.load(tmp_path / "w.nii.gz").dataobj)[:, 1, 0].tolist() == wanted
@@ -268,6 +270,7 @@ def test_labels_that_were_floats_when_they_were_saved_as_whole_numbers_are_read_
         ([0, 1, 3e9], np.float64, r"from 0 on: 3e\+09"),
         ([0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 1], np.float32, r"0\.1, 0\.2, 0\.3, 0\.4, 0\.6 and others"),
         (np.linspace(0, 1, 60), np.uint8, r"and others \(stored as uint8\)"),  # probabilities
+        ([0, 0.008, 2], np.uint8, r"from 0 on: 0\.00784\d \(stored as uint8\)"),  # a whole step, and not half of one
         ([0, 1, 37.4, 104], np.uint8, r"37\.\d+ \(stored as uint8\)"),
         ([0, 1, 150, 200], np.uint8, r"\(stored as uint8, in steps of 0\.784, which are too coarse to tell\)"),
     ],

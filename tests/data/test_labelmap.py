@@ -191,6 +191,26 @@ def test_a_box_moved_to_the_foreground_holds_a_label_and_stays_inside():
     assert toward_foreground(np.zeros_like(labels), box, rng(0)) == box
 
 
+def test_a_voxel_that_a_box_is_moved_onto_may_be_anywhere_in_it_and_labels_are_drawn_alike_however_rare():
+    labels = np.zeros((200, 60), np.int32)
+    labels[100, 30], labels[150:160, 10:50] = 1, 2
+    places, found = set(), []
+    for seed in range(200):
+        moved = toward_foreground(labels, Crop((0, 0), (8, 4), (False, False)), rng(seed))
+        a, b = moved.start
+        held = bool((labels[a : a + 8, b : b + 4] == 1).any())
+        found.append(held)
+        if held:
+            places.add((100 - a, 30 - b))
+    assert {p for p, _ in places} == set(range(8)) and {p for _, p in places} == set(range(4))
+    assert 0.35 < np.mean(found) < 0.65
+
+
+def test_a_sampler_that_only_looks_takes_the_whole_and_turns_nothing():
+    seen = Recorded()
+    assert seen((7, 5)) == Crop((0, 0), (7, 5), (False, False)) and seen.extent == (7, 5)
+
+
 def orders():
     """All 48 ways to store axes: permutations and directions."""
     from itertools import permutations, product
@@ -266,4 +286,5 @@ def test_labels_from_another_spacing_come_back_on_the_voxels_of_the_scan(tmp_pat
     ],
 )
 def test_a_sample_is_named_by_its_file(address, name):
+    assert stem("a.nii.gz", (".gz", ".nii.gz")) == "a"
     assert stem(address, (".nii", ".nii.gz", ".png", ".dcm/")) == name

@@ -67,6 +67,11 @@ def test_values_are_scaled_and_axes_of_length_1_after_the_third_are_nothing(tmp_
     np.testing.assert_array_equal(read(address).x[0].numpy(), VOXELS.T * np.float32(0.5) - 1024)
 
 
+def test_a_slope_of_0_is_no_scaling_at_all(tmp_path):
+    address = nifti(tmp_path / "a.nii", fix=lambda h: (h.__setitem__("scl_slope", 0), h.__setitem__("scl_inter", 9)))
+    np.testing.assert_array_equal(read(address).x[0].numpy(), VOXELS.T)
+
+
 @pytest.mark.parametrize("offset", [0, 352, 360, 4096])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_voxels_begin_where_the_header_says(tmp_path, offset, name):
@@ -88,6 +93,24 @@ def test_an_offset_that_cannot_be_is_refused_by_its_number(tmp_path, offset, tol
     assert info.value.kind == "header" and f"{offset:g}" in info.value.detail and told
 
 
+@pytest.mark.parametrize(("slope", "inter"), [(1, -1024), (2, 0), (0.5, 3), (-1, 0)])
+def test_slope_and_intercept_are_both_applied(tmp_path, slope, inter):
+    address = nifti(tmp_path / "a.nii", fix=lambda h: h.set_slope_inter(slope, inter))
+    np.testing.assert_array_equal(read(address).x[0].numpy(), VOXELS.T * np.float32(slope) + np.float32(inter))
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [((0.8, 0, 0), "its determinant is 0"), ((0.8, 0.03, 0), r"lean on each other \(determinant 0\.037")],
+)
+def test_axes_that_all_but_coincide_are_refused_with_their_determinant(tmp_path, second, told):
+    affine = PLACE.copy()
+    affine[:3, 1] = second
+    with pytest.raises(BadSample, match=told) as info:
+        read(nifti(tmp_path / "a.nii", sform=affine, codes=(1, 0)))
+    assert info.value.kind == "geometry"
+
+
 def test_a_table_of_surface_points_is_no_volume(tmp_path):
     for code, bad in ((2999, False), (3000, True), (3099, True), (3100, False)):
         address = nifti(tmp_path / "a.nii", fix=lambda h, code=code: h.__setitem__("intent_code", code))
@@ -98,9 +121,8 @@ def test_a_table_of_surface_points_is_no_volume(tmp_path):
             read(address)
 
 
-NRRD = (
-    "NRRD0004\n# a comment: with a colon\ntype: short\ndimension: 3\nspace: {space}\nsizes: 7 6 5\nendian: {endian}\n"
-)
+NRRD = "NRRD0004\n# a comment: with a colon\nscanner:=A\n"
+NRRD += "type: short\ndimension: 3\nspace: {space}\nsizes: 7 6 5\nendian: {endian}\n"
 NRRD += "space directions: {directions}\n{more}encoding: raw\nspace origin: ({origin})\n\n"
 DIRECTIONS = "(0.8,0,0) (0,0.8,0) (0,0,2.5)"
 
@@ -151,6 +173,15 @@ def test_a_nrrd_that_skips_is_refused_and_one_that_skips_nothing_is_read(tmp_pat
     np.testing.assert_array_equal(read(nrrd(tmp_path / "a.nrrd", more=f"{key}: 0\n")).x[0].numpy(), VOXELS.T)
     with pytest.raises(BadSample, match=f"'{key}: 5'"):
         read(nrrd(tmp_path / "a.nrrd", more=f"{key}: 5\n"))
+
+
+@pytest.mark.parametrize(
+    "directions", ["(0.8,0,0) (0,0.8,0)", "(0.8,0,0) (0,0.8,0) none", "(0.8,0,0) (0,0.8,0) (0,0,2.5) none"]
+)
+def test_a_nrrd_without_three_directions_for_its_axes_is_refused(tmp_path, directions):
+    with pytest.raises(BadSample, match="a volume has three") as info:
+        read(nrrd(tmp_path / "a.nrrd", directions=directions))
+    assert info.value.kind == "axes"
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])

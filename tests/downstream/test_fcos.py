@@ -206,7 +206,7 @@ def test_a_place_answers_within_one_and_a_half_strides_of_the_centre_of_its_own_
 
 
 def one_by_one(answers, places, boxes, labels, ignored):
-    """The loss of an image as the papers write it, place by place: focal and GIoU over its answering places, and BCE."""
+    """The loss of an image as the papers write it, place by place: focal and GIoU over its answering places, BCE."""
     wanted, which = assign(boxes, labels, ignored, places)
     focal = giou = weights = middle = 0.0
     count = sum(w >= 0 for w in wanted.tolist())
