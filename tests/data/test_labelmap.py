@@ -288,3 +288,28 @@ def test_labels_from_another_spacing_come_back_on_the_voxels_of_the_scan(tmp_pat
 def test_a_sample_is_named_by_its_file(address, name):
     assert stem("a.nii.gz", (".gz", ".nii.gz")) == "a"
     assert stem(address, (".nii", ".nii.gz", ".png", ".dcm/")) == name
+
+
+def test_a_label_of_a_resized_crop_is_that_of_the_voxel_in_its_middle():
+    """8 voxels as 4: their middles are at 1, 3, 5 and 7, the borders of 0|1 and so on; 3 as 6: each twice."""
+    labels = np.arange(8, dtype=np.int32)
+    assert cut(labels, Crop((0,), (8,), (False,)), (4,)).tolist() == [1, 3, 5, 7]
+    assert cut(labels, Crop((1,), (7,), (False,)), (2,)).tolist() == [2, 5]
+    assert cut(labels, Crop((2,), (5,), (True,)), (6,)).tolist() == [4, 4, 3, 3, 2, 2]
+    assert cut(labels, Crop((-2,), (10,), (False,)), (4,)).tolist() == [0, 2, 5, 0]
+
+
+def test_at_another_spacing_a_label_is_that_of_the_nearest_stored_voxel(tmp_path):
+    """At 1.6 mm voxels lie at 0, 1.6, 3.2, 4.8 .. of stored ones: the nearest are 0, 2, 3, 5 .. ."""
+    values = np.broadcast_to(np.arange(11, dtype=np.uint8), (4, 4, 11))
+    nib.Nifti1Image(np.ascontiguousarray(values), np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    reader, address = volume_reader(spacing=(1.6, 1.0, 1.0)), str(tmp_path / "a.nii.gz")
+    found = reader.label_map(address)
+    assert found[:, 0, 0].tolist() == [0, 2, 3, 5, 6, 8, 10]
+    reader.write_labels(found, address, tmp_path / "b.nii.gz")
+    assert np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj)[0, 0].tolist() == [0, 2, 2, 3, 3, 5, 6, 6, 8, 10, 10]
+    assert np.array_equal(reader.label_map(address, as_stored=True)[:, 0, 0], np.arange(11))
+    stored = reader.stored(address)
+    assert stored.extent == found.shape == (7, 4, 4) and stored.spacing == (1.0, 1.0, 1.0)
+    np.testing.assert_allclose(stored.places[0], np.arange(11) / 1.6)
+    assert stored.places[1].tolist() == [0, 1, 2, 3]

@@ -13,8 +13,13 @@ import mae_ext
 from mae_ext.cli import run
 from mae_ext.config import load_config
 from mae_ext.downstream.classify import smoothed
+from mae_ext.downstream.judge import judge
 from mae_ext.engine import checkpoint
+from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import build_model, load_task, task_of
+from mae_ext.errors import UserError
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 CLASSIFY = {
     "task": {"name": "classify", "smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "distort": 2, "erase": 0.25},
@@ -245,3 +250,89 @@ def test_a_batch_has_the_smoothed_classes_of_its_files(tiny, striped):
     for source, target in zip(batch.sources, batch.targets["classes"], strict=True):
         number = ("across", "down", "slanted").index(Path(source).parent.name)
         assert target.tolist() == pytest.approx([0.1 + 0.7 * (i == number) for i in range(3)])
+
+
+class Stripes(torch.nn.Module):
+    """A classifier that has nothing to learn: it sees along which axes a picture changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Linear(1, 1)
+
+    def forward(self, x, name, spacing=None):
+        x = x.float().mean(1)
+        down, across = (x.diff(dim=d).abs().mean((1, 2)) for d in (1, 2))
+        slanted = torch.minimum(down, across)
+        return 9 * torch.stack([across - down, down - across, 2 * slanted - (down - across).abs() - 9], 1) / 9
+
+
+def striped_config(tiny, striped, test, **task):
+    config = tiny({"task": {"name": "classify", **task}, "modalities.image.data": {"statistics": "none"}})
+    paths = {"path": striped / "train", "test": test}
+    sets = [f"modalities.image.data.{key}={path}" for key, path in paths.items()]
+    loaded = load_config(config, [*sets, "modalities.image.data.max_bad_fraction=0.2"])
+    return task_of(loaded), loaded
+
+
+@torch.no_grad()
+def test_each_sample_is_judged_by_its_own_label_also_where_others_cannot_be_read(tiny, striped, tmp_path):
+    test = Path(shutil.copytree(striped / "test", tmp_path / "test"))
+    task, config = striped_config(tiny, striped, test)
+    whole = task.evaluate(Stripes(), config, ALONE)
+    assert whole["samples"] == 12 and whole["accuracy"] == whole["balanced_accuracy"] == whole["auroc"] == 1
+    min((test / "across").iterdir()).write_text("no picture")
+    rest = task.evaluate(Stripes(), config, ALONE)
+    assert rest["samples"] == 11 and rest["accuracy"] == rest["balanced_accuracy"] == rest["auroc"] == 1
+
+
+def test_scores_of_probabilities_are_these():
+    values = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.6, 0.2]])
+    found = judge(values, torch.tensor([0, 1, 1, 1]))
+    assert found == pytest.approx({
+        "samples": 4, "loss": -(np.log(0.7) + np.log(0.8) + np.log(0.3) + np.log(0.6)) / 4, "accuracy": 0.75,
+        "balanced_accuracy": (1 + 2 / 3) / 2, "auroc": 1.0,
+    })  # fmt: skip
+    # Class 0: of 0.5 and 0.2 against 0.7 and 0.1; class 1: of 0.2 and 0.8 against 0.3 and 0.6.
+    assert judge(values, torch.tensor([1, 1, 0, 0]))["auroc"] == pytest.approx((0.5 + 0.5) / 2)
+    assert "auroc" not in judge(values, torch.tensor([2, 2, 2, 2]))
+
+
+@torch.no_grad()
+def test_the_pools_are_of_patches_and_of_the_class_token(tiny, striped):
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for pool in ("mean", "class"):
+        _, config = striped_config(tiny, striped, striped / "test", pool=pool, classes=["a", "b"])
+        model = build_model(config).eval()
+        assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.3)
+        torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
+        tokens = model.backbone.encode_all(x, "image")
+        assert tokens.shape[1] == 17
+        pooled = tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+        torch.testing.assert_close(model(x, "image"), model.head(model.norm(pooled)))
+
+
+def test_the_head_begins_from_the_seed(tiny, striped):
+    _, config = striped_config(tiny, striped, striped / "test", classes=["a", "b"])
+    one, same, other = (build_model(config.model_copy(update={"seed": s})).head.weight for s in (3, 3, 4))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_what_a_task_asks_of_samples_is_done_to_them(tiny, striped):
+    batches = {}
+    for name, asked in {"plain": {}, "erase": {"erase": 1.0}, "distort": {"distort": 2}, "mix": {"mixup": 0.8}}.items():
+        task, config = striped_config(tiny, striped, striped / "test", **asked)
+        batches[name] = task.data(config)["image"].batch(0)
+    plain = batches["plain"]
+    assert set(plain.targets["classes"].flatten().tolist()) == {0.0, 1.0}
+    assert all(not torch.equal(plain.x, batches[name].x) for name in ("erase", "distort", "mix"))
+    # Of 8 samples in 4 pairs some are of two classes, and share one.
+    assert any(0 < v < 1 for v in batches["mix"].targets["classes"].flatten().tolist())
+    assert batches["mix"].targets["classes"].sum(1).tolist() == pytest.approx([1.0] * 8)
+
+
+def test_pairs_of_a_mixture_stay_on_one_rank(tiny, striped):
+    task, config = striped_config(tiny, striped, striped / "test", mixup=0.8)
+    task.data(config, 0, 4)
+    modality = config.modalities["image"].model_copy(update={"batch": 6})
+    with pytest.raises(UserError, match=r"batch=6: .* over 2 ranks expected a multiple of 4"):
+        task.data(config.model_copy(update={"modalities": {"image": modality}}), 0, 2)

@@ -11,11 +11,12 @@ from PIL import Image
 from mae_ext.config import parse_config
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop
-from mae_ext.downstream.detect import NO_OBJECT, BoxExamples, Detector
+from mae_ext.downstream.detect import NO_OBJECT, BoxExamples, Detection, Detector
+from mae_ext.downstream.fcos import Answers
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import build_model, task_of
 from mae_ext.engine.train import train
-from mae_ext.errors import BadSample, ConfigError, UserError
+from mae_ext.errors import BadSample, ConfigError, RunError, UserError
 from mae_ext.model.mae import MAE
 
 pytest.importorskip("pycocotools", reason="pip install 'mae-ext[detect]'")
@@ -321,3 +322,114 @@ def test_a_prediction_that_was_cut_short_goes_on_to_the_same_file(settled, squar
     with torch.no_grad():
         whole = task_of(config).predict(model, config, [str(images)], tmp_path / "whole")
     assert whole[0].read_bytes() == (tmp_path / "out" / "detections.json").read_bytes()
+
+
+class Seeing(Detector):
+    """A detector that has nothing to learn: it sees the square, and says so at the place in its middle."""
+
+    def forward(self, x, name, gates=None):
+        n, count = len(x), len(self.xy)
+        logits, distances = torch.full((n, count, 2), -20.0), torch.ones(n, count, 4)
+        for i, pixels in enumerate(x.float().mean(1)):
+            label = int((pixels < 60).sum() > (pixels > 190).sum())
+            rows, columns = ((pixels < 60) if label else (pixels > 190)).nonzero().unbind(1)
+            box = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+            at = int((self.xy - (box[:2] + box[2:]) / 2).square().sum(1).argmin())
+            logits[i, at, label] = 6.0
+            distances[i, at] = torch.cat([self.xy[at] - box[:2], box[2:] - self.xy[at]])
+        return Answers(logits, distances, torch.full((n, count), 6.0))
+
+
+def seeing(config):
+    return Seeing(config, "image", 2, 16, 1, (4, 8)).eval()
+
+
+def moved(squares, tmp_path, name):
+    """labels.json, in which the object of one image is somewhere else."""
+    labels = json.loads((squares / "labels.json").read_text())
+    for row in labels["annotations"]:
+        if f"{row['image_id']}.png" == name:
+            row["bbox"] = [0, 0, 5, 5]
+    (tmp_path / "moved.json").write_text(json.dumps(labels))
+    return str(tmp_path / "moved.json")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("size", "least"), [([48, 64], 0.999), ([24, 64], 0.7)])
+def test_who_sees_every_object_scores_one_also_where_images_are_stretched(settled, size, least):
+    config, _ = settled(size=size)
+    scores = task_of(config).evaluate(seeing(config), config, ALONE)
+    assert scores["mAP50"] == pytest.approx(1) and scores["mAP"] >= least
+    assert scores["AP50/bright"] == pytest.approx(1) and scores["AP50/dark"] == pytest.approx(1)
+
+
+@torch.no_grad()
+def test_every_image_is_judged_against_its_own_labels_the_last_one_too(settled, squares, tmp_path):
+    config, _ = settled(task={"labels": moved(squares, tmp_path, "53.png")})
+    scores = task_of(config).evaluate(seeing(config), config, ALONE)
+    assert scores["AP50/bright"] == pytest.approx(1) and scores["AP50/dark"] < 0.6
+
+
+@torch.no_grad()
+def test_an_image_that_cannot_be_judged_moves_no_other_and_too_many_stop_the_run(settled, squares, tmp_path):
+    shutil.copytree(squares / "test", tmp_path / "test")
+    (tmp_path / "test" / "50.png").write_text("no picture")
+    data = {
+        "path": str(squares / "train"), "test": str(tmp_path / "test"), "statistics": "none", "max_bad_fraction": 0.5,
+    }  # fmt: skip
+    config, _ = settled(data=data)
+    assert task_of(config).evaluate(seeing(config), config, ALONE)["mAP50"] == pytest.approx(1)
+    config, _ = settled(data=data | {"max_bad_fraction": 0.1})
+    with pytest.raises(RunError, match=r"1 of 4 samples cannot be used, more than max_bad_fraction=0\.1: .*50\.png"):
+        task_of(config).evaluate(seeing(config), config, ALONE)
+
+
+@torch.no_grad()
+def test_what_is_written_is_where_the_objects_are(settled, squares, tmp_path):
+    for shown in (0.5, 1.0):
+        config, _ = settled(task={"shown": shown})
+        out = tmp_path / str(shown)
+        task_of(config).predict(seeing(config), config, [str(squares / "test")], out)
+        found = json.loads((out / "detections.json").read_text())
+        for image, row in zip(found["images"], found["annotations"], strict=True):
+            number = int(image["file_name"].rpartition("/")[2].removesuffix(".png"))
+            left, top, side, name = square(number)
+            assert (image["height"], image["width"], row["image_id"]) == (48, 64, image["id"])
+            assert row["bbox"] == pytest.approx([left, top, side, side], abs=0.02)
+            assert row["area"] == pytest.approx(side**2, abs=1)
+            assert found["categories"][row["category_id"] - 1] == {"id": row["category_id"], "name": name}
+            drawn = np.asarray(Image.open(out / f"{number}.png").convert("RGB")).astype(int)
+            source = np.asarray(Image.open(squares / "test" / f"{number}.png")).astype(int)
+            assert (np.abs(drawn - source).max() > 40) == (shown < 1.0)
+
+
+def test_what_labels_say_to_ignore_is_ignored(settled, squares, tmp_path):
+    labels = json.loads((squares / "labels.json").read_text())
+    for row in labels["annotations"]:
+        row["iscrowd"] = int(row["image_id"] == 1)
+    (tmp_path / "crowd.json").write_text(json.dumps(labels))
+    _, data = settled(task={"labels": str(tmp_path / "crowd.json")})
+    whole = [lambda extent: Crop((0, 0), extent, (False, False))]
+    said = [data["image"].examples.read(i, [KEY], whole)[0].targets["ignored"].tolist() for i in (0, 1, 2)]
+    assert said == [[False], [True], [False]]
+
+
+def test_distortion_never_moves_what_boxes_are_about_and_differs_from_view_to_view(settled):
+    """Of many draws of one operation each; a shift would move the square out of its box."""
+    _, data = settled(task={"distort": 1, "strength": 1.0})
+    left, top, side, _ = square(0)
+    seen = []
+    for repeat in range(24):
+        key = Key(0, 0, 0, repeat, 0)
+        (sample,) = data["image"].examples.read(0, [key], [lambda extent: Crop((0, 0), extent, (False, False))])
+        apart = (sample.x.mean(0) - sample.x.mean(0)[0 if top > 6 else -1, 0]).abs()
+        inside = apart[top + 2 : top + side - 2, left + 2 : left + side - 2]
+        seen.append(sample.x)
+        if apart.max() > 0.2:
+            assert inside.min() > 0.5 * inside.max()
+    assert len({float(x.double().sum()) for x in seen}) > 5
+
+
+def test_what_answers_are_decoded_with_is_what_the_task_says():
+    decoding = Detection(threshold=0.3, overlap=0.7).decoding
+    assert (decoding.threshold, decoding.overlap) == (0.3, 0.7)

@@ -199,14 +199,12 @@ def test_a_place_answers_within_one_and_a_half_strides_of_the_centre_of_its_own_
     free = Places(every.xy, every.stride, torch.tensor([0.0, 1e9]).expand(len(every.xy), 2))
     wanted, _ = assign(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.tensor([False]), free)
     fine, coarse = every.xy[:100][wanted[:100] == 0], every.xy[100:][wanted[100:] == 0]
-    assert (
-        set(fine.flatten().tolist()) == {36.0, 44.0} and len(fine) == 4
-    )  # 28 and 52 are 12 away: not nearer than that
+    assert set(fine.flatten().tolist()) == {36.0, 44.0} and len(fine) == 4  # 28 and 52 are 12 away
     assert set(coarse.flatten().tolist()) == {24.0, 40.0, 56.0} and len(coarse) == 9
 
 
 def one_by_one(answers, places, boxes, labels, ignored):
-    """The loss of an image as the papers write it, place by place: focal and GIoU over its answering places, BCE."""
+    """The loss of an image as the papers write it, place by place."""
     wanted, which = assign(boxes, labels, ignored, places)
     focal = giou = weights = middle = 0.0
     count = sum(w >= 0 for w in wanted.tolist())

@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from mae_ext.config import parse_config
+from mae_ext.config import Statistics, parse_config
 from mae_ext.data.augment import crop_sampler
 from mae_ext.data.plan import Key
-from mae_ext.downstream.pairs import TARGET
-from mae_ext.engine.task import task_of
+from mae_ext.data.sample import Batch
+from mae_ext.data.source import Items, PathTable
+from mae_ext.downstream.pairs import TARGET, check_extent, maps_of
+from mae_ext.downstream.segment import Segmentation
+from mae_ext.engine.task import build_model, task_of
+from mae_ext.errors import BadSample
 from mae_ext.rng import rng
 
 
@@ -68,3 +72,60 @@ def test_values_are_distorted_and_labels_are_not(rare):
 def test_foreground_makes_one_class_of_all_numbers_and_is_what_is_asked_for(rare):
     assert set(np.unique(examples(rare)[0].label_map(0))) == {0, 2}
     assert set(np.unique(examples(rare, classes=["x"], foreground=True)[0].label_map(0))) == {0, 1}
+
+
+def test_a_number_beyond_the_classes_is_a_bad_sample(rare):
+    with pytest.raises(BadSample, match=r"label 2, and task\.classes names 1; task\.foreground=true makes one of all"):
+        examples(rare, classes=["x"])[0].label_map(0)
+
+
+def test_a_map_that_is_off_on_any_axis_is_a_bad_sample():
+    check_extent("m", np.zeros((4, 5, 6)), "s", (4, 5, 6))
+    for extent in ((3, 5, 6), (4, 6, 6), (4, 5, 7)):
+        with pytest.raises(BadSample, match="4 x 5 x 6, and s is"):
+            check_extent("m", np.zeros((4, 5, 6)), "s", extent)
+
+
+def test_a_map_of_the_very_name_is_taken_before_one_of_another_suffix(tmp_path):
+    for name in ("a.png", "a.bmp", "b.tif"):
+        (tmp_path / name).touch()
+    items = Items(PathTable(["x/a.png", "x/b.png"]))
+    found = maps_of(items, str(tmp_path), (".png", ".bmp", ".tif"))
+    assert found == [str(tmp_path / "a.png"), str(tmp_path / "b.tif")]
+
+
+def test_the_loss_is_dice_of_the_labels_plus_cross_entropy_of_all(rare):
+    """Against both written out: the background takes part in the second alone."""
+
+    class Says(torch.nn.Module):
+        def forward(self, x, name, spacing=None, gates=None):
+            return logits
+
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+    task = Segmentation(classes=["x", "y"])
+    found = task.loss(Says(), "a", Batch(torch.zeros(2, 1, 4, 5), targets={TARGET: labels}), None)
+    p, one = logits.softmax(1), torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2)
+    shared, both = (p * one).sum((2, 3)), p.sum((2, 3)) + one.sum((2, 3))
+    dice = 1 - (2 * shared + 1e-5) / (both + 1e-5)
+    expected = dice[:, 1:].mean() + torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_model_has_the_head_and_the_features_that_the_task_asks_for(rare):
+    config = parse_config({
+        "task": {"name": "segment", "classes": ["x", "y"], "head": "unetr", "features": 6},
+        "modalities": {"image": {"size": [16, 16], "patch": [4, 4], "batch": 2}},
+        "model": {"width": 16, "depth": 2, "heads": 2}, "train": {"steps": 1},
+    })  # fmt: skip
+    model = build_model(config)
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert model.head.stem.layer.conv1.conv.out_channels == 6 and model(x, "image").shape == (1, 3, 16, 16)
+    # The statistics are applied, for the tokens and for the convolutions that see the image itself.
+    data = config.modalities["image"].data.model_copy(update={"statistics": Statistics(mean=(1,) * 3, std=(2,) * 3)})
+    modality = config.modalities["image"].model_copy(update={"data": data})
+    other = build_model(config.model_copy(update={"modalities": {"image": modality}}))
+    plain = {k: v for k, v in model.state_dict().items() if k.rpartition(".")[2] not in ("mean", "std")}
+    other.load_state_dict(plain, strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(other(2 * x + 1, "image"), model(x, "image"))

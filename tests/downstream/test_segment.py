@@ -15,8 +15,9 @@ from mae_ext.downstream.heads import Segmenter
 from mae_ext.downstream.overlap import dice, found_wrongly, mean_scores, surface_scores
 from mae_ext.downstream.segment import _within_memory
 from mae_ext.engine import checkpoint
+from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import task_of
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, RunError
 
 IMAGE = {
     "size": [16, 16], "patch": [4, 4], "batch": 4,
@@ -520,3 +521,29 @@ def test_a_scan_that_is_read_in_slabs_is_answered_as_in_one_piece(organs, monkey
             assert torch.equal(a, b) and torch.equal(steps, again)
         expected = (1.0, 1.0, 1.0) if not data else (0.7, 1.3, 1.0)
         torch.testing.assert_close(whole.seen[0][1][0], torch.tensor(expected))
+
+
+def test_one_voxel_in_a_hundred_that_is_far_off_does_not_decide_the_distance():
+    wanted = np.zeros((60, 60), np.int32)
+    wanted[10:50, 10:50] = 1
+    found = wanted.copy()
+    found[0, 0] = 1
+    assert surface_scores(found, wanted, ["a"], None)["hd95/a"] == 0.0
+
+
+@torch.no_grad()
+def test_a_test_sample_whose_map_is_of_another_size_is_named_and_left_out(blobs):
+    Image.fromarray(np.zeros((28, 20), np.uint16)).save(blobs / "test" / "masks" / "1.png")
+    for allowed in (0.5, 0.1):
+        paths = {"path": str(blobs / "train" / "images"), "test": str(blobs / "test" / "images")}
+        modality = IMAGE | {"data": IMAGE["data"] | paths | {"max_bad_fraction": allowed}}
+        config = parse_config(
+            {"modalities": {"image": modality}, "model": {"width": 16, "depth": 1, "heads": 2}, "train": {"steps": 1}}
+            | {"task": {"name": "segment", **nuclei(blobs)}}
+        )
+        task, alone = task_of(config), Ranks(0, 1, torch.device("cpu"))
+        if allowed == 0.5:
+            assert task.evaluate(Bright(), config, alone)["samples"] == 2
+        else:
+            with pytest.raises(RunError, match=r"1 of 3 samples cannot be used.*masks/1\.png.*28 x 20, and .* 28 x 36"):
+                task.evaluate(Bright(), config, alone)
