@@ -263,11 +263,11 @@ def volumes() -> Values:
         "model": {
             "width": 24, "depth": 3, "heads": 2, "class_token": True, "decoder": {"width": 24, "depth": 1, "heads": 2},
         },
-        "train": {"steps": 12, "clip": 0.15},
+        "train": {"steps": 12, "clip": 0.1},
     })  # fmt: skip
     command("pretrain", written, "--data", "inputs/scans/train", "--out", "runs/volumes")
     found = run_values("volumes")
-    assert min(found["curve"]["grad_norm"]) < 0.15 < max(found["curve"]["grad_norm"]), "the clip bites always or never"
+    assert min(found["curve"]["grad_norm"]) < 0.1 < max(found["curve"]["grad_norm"]), "the clip bites always or never"
     return {
         **found,
         "embed": features("volumes", "inputs/scans/test"),
