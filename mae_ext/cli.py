@@ -143,16 +143,11 @@ def predict(
 
     Example: mae-ext predict runs/ft photos/ --out predictions
     """
-    import torch
-
-    from mae_ext.engine.cpu import settle_in
-    from mae_ext.engine.step import in_precision
+    from mae_ext.engine.step import as_evaluated
     from mae_ext.engine.task import load_task
 
-    settle_in()
     task, model, config, _ = load_task(run)
-    device = next(model.parameters()).device
-    with progress_bar("predicting") as progress, torch.no_grad(), in_precision(config, device):
+    with progress_bar("predicting") as progress, as_evaluated(model, config):
         paths = task.predict(model, config, inputs, Path(out), progress)
     for path in paths:
         print(path)
