@@ -90,18 +90,14 @@ def predict(
 
     Example: mae-ext predict runs/ft photos/ --out predictions
     """
-    import torch
-
     from mae_ext.downstream.outputs import warn_one_sided
-    from mae_ext.engine.cpu import settle_in
-    from mae_ext.engine.step import in_precision
+    from mae_ext.engine.step import as_evaluated
     from mae_ext.engine.task import load_task
 
-    settle_in()
-    with folder_for(out) as folder, progress_bar("predicting") as progress, torch.no_grad():
+    with folder_for(out) as folder, progress_bar("predicting") as progress:
         task, model, config, _ = load_task(run)
         warn_one_sided(config.modalities.values(), inputs)
-        with in_precision(config, next(model.parameters()).device):
+        with as_evaluated(model, config):
             paths = task.predict(model, uncached(config), inputs, folder, progress)
     for path in paths:
         print(path)

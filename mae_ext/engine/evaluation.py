@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mae_ext.config import Config
@@ -12,7 +11,7 @@ from mae_ext.data.sample import read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal, say
-from mae_ext.engine.step import DTYPES
+from mae_ext.engine.step import as_evaluated
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task
 from mae_ext.errors import BadSample, UserError, reasons
@@ -49,14 +48,9 @@ class Evaluations:
 def evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks, stop: StopFlag) -> dict[str, float]:
     """What the task scores. Raises Interrupted, on all ranks, when a signal reaches one of them."""
     heedful = HeedfulRanks(ranks.rank, ranks.world, ranks.device, ranks.waiting, stop)
-    precision = config.train.precision
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            torch.autocast(ranks.device.type, DTYPES[precision], enabled=precision != "fp32"),
-            stop.interrupts(),
-        ):
+        with as_evaluated(model, config), stop.interrupts():
             found = task.evaluate(model, config, heedful)
     except Interrupted:
         heedful.part(left=True)

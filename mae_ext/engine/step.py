@@ -1,6 +1,7 @@
 """One optimiser step as a function of the state and a batch: forward, backward, check, update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mae_ext.config import Config
 from mae_ext.data.sample import Batch
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import Task, task_of
 from mae_ext.model.transformer import drop_path_gates
@@ -25,10 +27,13 @@ SMALLEST_SCALE = 1.0
 and its purpose is the contrary."""
 
 
-def in_precision(config: Config, device: torch.device) -> torch.autocast:
-    """What a run computes in, in training and evaluation, and so in what its predictions are made with."""
-    precision = config.train.precision
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+@contextmanager
+def as_evaluated(model: nn.Module, config: Config) -> Iterator[None]:
+    """Predictions are computed as evaluations are: in the run's precision, and without denormals."""
+    settle_in()
+    device, precision = next(model.parameters()).device.type, config.train.precision
+    with torch.no_grad(), torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
+        yield
 
 
 class Objective(nn.Module):
