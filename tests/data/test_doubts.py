@@ -62,7 +62,6 @@ DAMAGED = "its qform is damaged: the sform is taken, and software on ITK may tak
         ({"sform": tilted(0.003), "codes": (1, 0)}, []),
         ({"fix": lambda h: h.__setitem__("quatern_b", 2)}, [DAMAGED]),
     ],
-    ids=str,
 )
 def test_a_scan_that_may_mislead_says_so_and_an_ordinary_one_says_nothing(tmp_path, options, told):
     assert said(tmp_path / "a.nii", **options) == told

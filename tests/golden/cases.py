@@ -223,7 +223,7 @@ def clips() -> Values:
     written = config("clips", {
         "seed": 12,
         "modalities": {"video": {
-            **CLIP, "batch": 4, "position": "sequence", "mask": {"name": "tube", "ratio": 0.7},
+            **CLIP, "batch": 4, "position": "sequence", "mask": {"name": "tube", "ratio": 0.73},
             "decode": {"name": "running_cell", "ratio": 0.5}, "target": {"name": "pixel", "normalize": "channel"},
             "data": {
                 "reader": {"name": "video", "stride": 2, "short_side": 0}, "statistics": "imagenet", "repeats": 2,
@@ -231,7 +231,8 @@ def clips() -> Values:
             },
         }},
         "model": {
-            "width": 24, "depth": 2, "heads": 2, "class_token": False, "decoder": {"width": 24, "depth": 1, "heads": 2},
+            "width": 24, "depth": 2, "heads": 2, "class_token": False, "mlp_ratio": 3.0,
+            "decoder": {"width": 24, "depth": 1, "heads": 2},
         },
         "train": {"steps": 12, "betas": [0.8, 0.9]},
     })  # fmt: skip
@@ -249,8 +250,8 @@ def volumes() -> Values:
     written = config("volumes", {
         "seed": 13,
         "modalities": {"volume": {
-            **VOLUME, "batch": 4, "mask": {"name": "foreground", "ratio": 0.7, "body_ratio": 0.6},
-            "decode": {"name": "foreground", "ratio": 0.3, "body_ratio": 0.0},
+            **VOLUME, "batch": 4, "mask": {"name": "foreground", "ratio": 0.7, "body_ratio": 0.5, "min_share": 0.7},
+            "decode": {"name": "foreground", "ratio": 0.3, "body_ratio": 0.0, "min_share": 0.7},
             "target": {"name": "pixel", "normalize": "layernorm", "floor": 0.3},
             "data": {
                 "reader": {
@@ -293,7 +294,8 @@ def scans() -> Values:
             },
         }},
         "model": {
-            "width": 24, "depth": 2, "heads": 2, "class_token": False, "decoder": {"width": 16, "depth": 1, "heads": 2},
+            "width": 24, "depth": 2, "heads": 2, "class_token": False, "norm_eps": 1e-3,
+            "decoder": {"width": 16, "depth": 1, "heads": 2},
         },
         "train": {"steps": 10, "freeze": "none", "weight_decay": 0.0},
     })  # fmt: skip
@@ -421,7 +423,7 @@ def segment() -> Values:
         "seed": 24,
         "task": {
             "name": "segment", "classes": ["organ", "lesion"], "masks": "inputs/scans/labels", "head": "unetr",
-            "features": 6, "balance": 0.6, "overlap": 0.5, "distort": 1, "strength": 0.4, "surface": True,
+            "features": 6, "balance": 0.85, "overlap": 0.6, "distort": 1, "strength": 0.4, "surface": True,
         },
         "modalities": {"volume": {"batch": 2, "data": {"augment": {"fixed": [0, 1, 2], "flip": [2]}}}},
         "model": {"drop_path": 0.1},
@@ -437,7 +439,7 @@ def segment_linear() -> Values:
         "seed": 25,
         "task": {
             "name": "segment", "classes": ["cell"], "masks": "inputs/cells/masks", "foreground": True, "head": "linear",
-            "balance": 0.5, "overlap": 0.25, "distort": 2,
+            "balance": 0.3, "overlap": 0.25, "distort": 2,
         },
         "modalities": {"image": {
             "size": [20, 24], "patch": [4, 4], "channels": 1, "batch": 4,
@@ -458,7 +460,7 @@ def detect() -> Values:
         "seed": 26,
         "task": {
             "name": "detect", "labels": "inputs/objects/labels.json", "channels": 16, "depth": 1,
-            "strides": [4, 8, 16], "distort": 1, "threshold": 0.2, "shown": 0.35,
+            "strides": [4, 8, 16], "distort": 1, "threshold": 0.2, "overlap": 0.45, "shown": 0.35,
         },
         "modalities": {"image": {
             "size": [48, 64], "patch": [8, 8], "batch": 4,

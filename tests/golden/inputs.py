@@ -169,6 +169,8 @@ def scans(root: Path) -> None:
         _nifti(_stand(labels, code, spacing)[0], affine, root / "labels" / f"{key}.nii.gz", micron=key == 3)
     for key in range(3):
         values, _ = body(20 + key, (14 + key, 30, 28))
+        # Brighter from left to right, so that a threshold decides how much of the body there is.
+        values = np.clip(values + 300, 0, None) * (4 + np.arange(28)) // 24 + noise(1300 + key, values.shape, 30) - 300
         moments = np.stack([np.clip(values + 300, 0, None) * gain // 4 for gain in (3 + key, 5)], -1).astype(np.int16)
         stored, affine = _stand(moments[..., 0], "LPS" if key else "RAS", (4.0, 1.0, 1.2))
         other = _stand(moments[..., 1], "LPS" if key else "RAS", (4.0, 1.0, 1.2))[0]
