@@ -288,8 +288,11 @@ def test_each_sample_is_judged_by_its_own_label_also_where_others_cannot_be_read
 
 
 @torch.no_grad()
-def test_each_rank_judges_samples_of_its_own(tiny, striped):
-    task, config = striped_config(tiny, striped, striped / "test")
+def test_each_rank_judges_samples_of_its_own(tiny, striped, tmp_path):
+    """One sample, the second, is in the folder of another class, and counts once."""
+    test = Path(shutil.copytree(striped / "test", tmp_path / "test"))
+    shutil.copy(next((test / "down").iterdir()), sorted((test / "across").iterdir())[1])
+    task, config = striped_config(tiny, striped, test)
     said = []
 
     class Meeting(Ranks):
@@ -300,7 +303,7 @@ def test_each_rank_judges_samples_of_its_own(tiny, striped):
             return said
 
     scores = [task.evaluate(Stripes(), config, Meeting(rank, 3, ALONE.device)) for rank in range(3)]
-    assert [s["samples"] for s in scores] == [4, 8, 12]
+    assert [(s["samples"], s["accuracy"]) for s in scores] == [(4, 1), (8, 7 / 8), (12, pytest.approx(11 / 12))]
     assert scores[-1] == task.evaluate(Stripes(), config, ALONE)
 
 
