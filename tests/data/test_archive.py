@@ -3,12 +3,12 @@
 import io
 import tarfile
 import zipfile
-from collections import Counter
 
 import numpy as np
 import pytest
 
 from mae_ext.data.archive import list_npz, list_tar, read_row
+from mae_ext.data.passed_over import PassedOver
 from mae_ext.errors import BadSample, UserError
 
 
@@ -23,8 +23,8 @@ def shard(path, members, form=tarfile.PAX_FORMAT):
 
 
 def listed(path, suffixes=(".jpg", ".png")):
-    ignored, others = Counter(), Counter()
-    return list(list_tar(path, suffixes, ignored, others)), ignored, others
+    passed = PassedOver()
+    return list(list_tar(path, suffixes, passed)), passed.counts, passed.found
 
 
 def bytes_at(address):
@@ -59,7 +59,8 @@ def test_the_first_of_several_files_of_one_name_is_the_sample(tmp_path):
     members = [("1.JPG", b"upper"), ("1.png", b"second"), ("1.seg.png", b"mask"), (".2.jpg", b"hidden"), ("x.txt", b"")]
     rows, ignored, others = listed(shard(tmp_path / "a.tar", members))
     assert [bytes_at(address) for address, _ in rows] == [b"upper"]
-    assert ignored == {"hidden": 1} and others == {".png": 1, ".seg.png": 1, ".txt": 1}
+    more = {"members of a sample that has its data already": 1, "members with another dot in their name": 1}
+    assert ignored == {"hidden": 1, **more} and others == {".seg.png": 1, ".txt": 1}
 
 
 @pytest.mark.parametrize("text", [b"1.5", b"cat", b"", b"1 2", b"1" * 10, b"0" * 40])

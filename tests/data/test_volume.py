@@ -86,6 +86,15 @@ def test_the_spacing_of_the_config_is_that_of_the_samples(head):
     assert native.spacing == (2.0, 1.0, 1.0)
 
 
+def test_voxels_of_a_resized_crop_are_as_large_as_what_they_stand_for(head):
+    """A box of 12 x 40 x 9 voxels becomes 16 x 16 x 16."""
+    path, _ = head
+    box = Crop((4, 0, 5), (16, 40, 14), (False, False, False))
+    for spacing, wanted in ((None, (1.5, 2.5, 9 / 16)), ([4.0, 0.5, 1.0], (3.0, 1.25, 9 / 16))):
+        (sample,) = VolumeReader((16, 16, 16), spacing=spacing).read(path, [lambda extent: box])
+        assert sample.spacing == pytest.approx(wanted)
+
+
 def test_windows_of_one_scan_become_channels(tmp_path):
     hu = np.array([-1000, -175, -50, 37.5, 250, 900] * 4, dtype=np.float32).reshape(2, 3, 4)
     path = save(tmp_path / "ct.nii", hu)

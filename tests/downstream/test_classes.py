@@ -54,6 +54,11 @@ def test_a_share_of_the_labels_is_taken_of_every_class_and_depends_on_the_seed_a
     assert set(found.train.addresses) <= set(split(path, labels=0.2).train.addresses)
 
 
+def test_a_share_is_rounded_to_the_nearest_number_of_samples(folders):
+    path = folders("train", ant=17, bee=14, cat=4)
+    assert np.bincount(split(path, labels=0.1).train.labels).tolist() == [2, 1, 1]
+
+
 def test_a_count_of_labels_is_a_count_of_every_class(folders):
     path = folders("train", ant=9, bee=5)
     assert np.bincount(split(path, labels=4).train.labels).tolist() == [4, 4]

@@ -12,6 +12,8 @@ from faults.kills import rows, trajectory
 import mae_ext
 from mae_ext.cli import run
 from mae_ext.config import load_config
+from mae_ext.data.plan import Key
+from mae_ext.data.sample import Crop
 from mae_ext.downstream.classify import smoothed
 from mae_ext.downstream.judge import judge
 from mae_ext.engine import checkpoint
@@ -285,6 +287,26 @@ def test_each_sample_is_judged_by_its_own_label_also_where_others_cannot_be_read
     assert rest["samples"] == 11 and rest["accuracy"] == rest["balanced_accuracy"] == rest["auroc"] == 1
 
 
+@torch.no_grad()
+def test_each_rank_judges_samples_of_its_own(tiny, striped, tmp_path):
+    """One sample, the second, is in the folder of another class, and counts once."""
+    test = Path(shutil.copytree(striped / "test", tmp_path / "test"))
+    shutil.copy(next((test / "down").iterdir()), sorted((test / "across").iterdir())[1])
+    task, config = striped_config(tiny, striped, test)
+    said = []
+
+    class Meeting(Ranks):
+        """Ranks that come one after the other and hear those before them."""
+
+        def gather(self, value):
+            said.append(value)
+            return said
+
+    scores = [task.evaluate(Stripes(), config, Meeting(rank, 3, ALONE.device)) for rank in range(3)]
+    assert [(s["samples"], s["accuracy"]) for s in scores] == [(4, 1), (8, 7 / 8), (12, pytest.approx(11 / 12))]
+    assert scores[-1] == task.evaluate(Stripes(), config, ALONE)
+
+
 def test_scores_of_probabilities_are_these():
     values = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.6, 0.2]])
     found = judge(values, torch.tensor([0, 1, 1, 1]))
@@ -328,6 +350,18 @@ def test_what_a_task_asks_of_samples_is_done_to_them(tiny, striped):
     # Of 8 samples in 4 pairs some are of two classes, and share one.
     assert any(0 < v < 1 for v in batches["mix"].targets["classes"].flatten().tolist())
     assert batches["mix"].targets["classes"].sum(1).tolist() == pytest.approx([1.0] * 8)
+
+
+def test_a_sample_is_distorted_anew_in_every_epoch_and_view(tiny, striped):
+    _, config = striped_config(tiny, striped, striped / "test", distort=2, strength=1.0)
+    examples = task_of(config).data(config)["image"].examples
+
+    def seen(epoch, repeat):
+        (sample,) = examples.read(0, [Key(epoch, 0, 0, repeat, 0)], [lambda _: Crop((0, 0), (40, 40), (False, False))])
+        return float(sample.x.double().sum())
+
+    assert len({seen(epoch, repeat) for epoch in range(6) for repeat in range(2)}) > 9
+    assert seen(3, 1) == seen(3, 1)
 
 
 def test_pairs_of_a_mixture_stay_on_one_rank(tiny, striped):

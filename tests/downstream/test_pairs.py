@@ -69,6 +69,14 @@ def test_values_are_distorted_and_labels_are_not(rare):
     assert not all(torch.equal(a.x, b.x) for a, b in zip(plain, changed, strict=True))
 
 
+def test_values_are_distorted_the_further_the_more_strength_is_asked_for(rare):
+    plain, weak, strong = (
+        drawn(*examples(rare, balance=1.0, distort=2, strength=s), count=20) for s in (0.0, 0.05, 1.0)
+    )
+    far = [sum(float((a.x - b.x).abs().sum()) for a, b in zip(plain, some, strict=True)) for some in (weak, strong)]
+    assert 0 < far[0] < far[1] / 5
+
+
 def test_foreground_makes_one_class_of_all_numbers_and_is_what_is_asked_for(rare):
     assert set(np.unique(examples(rare)[0].label_map(0))) == {0, 2}
     assert set(np.unique(examples(rare, classes=["x"], foreground=True)[0].label_map(0))) == {0, 1}

@@ -547,3 +547,52 @@ def test_a_test_sample_whose_map_is_of_another_size_is_named_and_left_out(blobs)
         else:
             with pytest.raises(RunError, match=r"1 of 3 samples cannot be used.*masks/1\.png.*28 x 20, and .* 28 x 36"):
                 task.evaluate(Bright(), config, alone)
+
+
+class Sure(torch.nn.Module):
+    """The first window is very sure of class 0, the others are less so of class 1; both are as good as certain."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.seen = torch.nn.Linear(1, 1), 0
+
+    def forward(self, x, name, spacing=None, gates=None):
+        logits = torch.zeros(len(x), 2, *x.shape[2:])
+        for i, one in enumerate(logits):
+            one[int(self.seen + i > 0)] = 10 if self.seen + i > 0 else 1000
+        self.seen += len(x)
+        return logits
+
+
+@torch.no_grad()
+def test_where_windows_meet_their_probabilities_are_averaged_and_not_their_logits(tmp_path):
+    """Two windows, at the columns 0 and 8 of 24, have equal say between the columns 11 and 12 (in the middle: towards
+    the edge, where weights are those at the least, everywhere)."""
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(tmp_path / "a.png")
+    config = parse_config(
+        {"modalities": {"image": IMAGE}, "model": {"width": 16, "depth": 1, "heads": 2}, "train": {"steps": 1}}
+        | {"task": {"name": "segment", "classes": ["x"], "overlap": 0.5}}
+    )
+    found, _ = task_of(config)._segmented(Sure(), config, str(tmp_path / "a.png"), torch.device("cpu"))
+    assert found[7].tolist() == found[8].tolist() == [0] * 12 + [1] * 12
+
+
+@torch.no_grad()
+def test_each_rank_judges_samples_of_its_own(blobs):
+    paths = {"path": str(blobs / "train" / "images"), "test": str(blobs / "test" / "images")}
+    config = parse_config(
+        {"modalities": {"image": IMAGE | {"data": IMAGE["data"] | paths}}, "train": {"steps": 1}}
+        | {"model": {"width": 16, "depth": 1, "heads": 2}, "task": {"name": "segment", **nuclei(blobs)}}
+    )
+    task, said = task_of(config), []
+
+    class Meeting(Ranks):
+        """Ranks that come one after the other and hear those before them."""
+
+        def gather(self, value):
+            said.append(value)
+            return said
+
+    scores = [task.evaluate(Bright(), config, Meeting(rank, 2, torch.device("cpu"))) for rank in range(2)]
+    assert [s["samples"] for s in scores] == [2, 3]
+    assert scores[-1] == task.evaluate(Bright(), config, Ranks(0, 1, torch.device("cpu")))

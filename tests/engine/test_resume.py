@@ -163,6 +163,8 @@ def test_a_list_of_other_files_is_refused_and_one_of_files_that_moved_is_not(tin
     assert start("files.txt", photos, names[:20])[0] == 0
     code, said = start("a_list_with_a_longer_name.txt", photos, [*names[:19], names[30]])
     assert code == 2 and "files of image: 20 files, " in said
+    code, said = start("the_same_in_another_order.txt", photos, names[19::-1])
+    assert code == 2 and "files of image: 20 files, " in said
     assert start("moved.txt", moved, names[:20])[0] == 0
 
 

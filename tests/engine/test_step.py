@@ -160,6 +160,17 @@ def test_without_fp16_the_first_gradient_that_is_not_finite_is_the_last():
         step(1, batches, 1e-3, False)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_is_no_matter_of_the_scale(precision):
+    step, batches = make({"precision": precision})
+    batches["m0"].x[0, 0, 0, 0] = float("inf")
+    before = copy.deepcopy(step.model.state_dict())
+    with pytest.raises(NonFinite) as caught:
+        step(0, batches, 1e-3, False)
+    assert "loss_scale" not in caught.value.record and caught.value.record["losses"].keys() == {"m0"}
+    assert all(torch.equal(before[k], v) for k, v in step.model.state_dict().items())
+
+
 def test_news_are_heard_before_anything_is_updated_and_only_when_there_are_any():
     def stop():
         raise RuntimeError("heard")
