@@ -90,14 +90,14 @@ def measure(
             bad.append(error)
             if on_bad is not None:
                 on_bad(error)
-    if bad:
-        log.warning("%s: %d of %d files sampled for statistics are bad, first: %s", name, len(bad), len(chosen), bad[0])
     if moments.count == 0:
         why = reasons(bad) if bad else "no file has a valid voxel"
         raise NoneMeasurable(
             f"{name}: none of {len(chosen)} files can be used to measure statistics: {why}",
             [error.row for error in bad],
         )
+    if bad:
+        log.warning("%s: %d of %d files sampled for statistics are bad, first: %s", name, len(bad), len(chosen), bad[0])
     return moments.statistics()
 
 

@@ -23,6 +23,7 @@ from mae_ext.data.source import list_items
 from mae_ext.engine.checkpoint import fsync, sha256
 from mae_ext.engine.log import say, warn
 from mae_ext.errors import BadSample, UserError, some
+from mae_ext.strict_json import dumps
 
 MANIFEST = "predict.manifest.jsonl"
 """In the folder of predictions: which model they are of, then a line for each sample that is done."""
@@ -188,7 +189,7 @@ class Results:
 
     def _line(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(dumps(line) + "\n")
         self._file.flush()
 
     def _sync(self) -> None:
@@ -243,6 +244,6 @@ def _identity(address: str) -> Any:
     path = Path(address)
     files = sorted(map(str, path.iterdir())) if "::" not in address and path.is_dir() else [address]
     try:
-        return json.loads(json.dumps([source_identity(file) for file in files if not Path(file).is_dir()]))
+        return json.loads(dumps([source_identity(file) for file in files if not Path(file).is_dir()]))
     except (BadSample, OSError):
         return None

@@ -58,17 +58,18 @@ class Ledger:
             self._stop_if_too_many(name, d, config)
 
     def last_words(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Of a rank that cannot go on, and waits for nobody."""
+        """Of a rank that cannot go on, and waits for nobody. The error that ends the run says why of all of them."""
         self.journal = self.journal or Journal(self.out / f"bad_samples.{self.ranks.rank}.jsonl", step)
         self._note(step, rows)
-        self._write(self.news)
+        self._write(self.news, told=True)
 
-    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+    def _write(self, rows: Sequence[dict[str, Any]], told: bool = False) -> None:
         self.news = []
         for row in rows:
             if self.known.setdefault(_file(row), row) is row and self.journal:
                 self.journal.write(row)
-                warn(f"bad file {row['path']}: {row['kind']}" + (f" ({row['detail']})" if row["detail"] else ""))
+                if not told:
+                    warn(f"bad file {row['path']}: {row['kind']}" + (f" ({row['detail']})" if row["detail"] else ""))
 
     def _stop_if_too_many(self, name: str, data: ModalityData, config: Config) -> None:
         bad = sorted((row for row in self.known.values() if row["modality"] == name), key=lambda row: str(row["path"]))
