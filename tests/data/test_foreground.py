@@ -56,6 +56,14 @@ def test_nonzero_is_of_the_values_whatever_stands_for_them_in_the_file(tmp_path,
     np.testing.assert_array_equal(valid(tmp_path / "a.nii", cache=str(tmp_path / "cache")), BODY.T)
 
 
+def test_what_nobody_measured_is_not_valid_though_the_body_encloses_it(tmp_path):
+    values, there = VALUES.astype(np.float32), BODY.copy()
+    for hole in ((5, 4, 4), (6, 5, 5)):
+        values[hole], there[hole] = np.nan, False
+    nib.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "a.nii")
+    np.testing.assert_array_equal(valid(tmp_path / "a.nii", min_finite=0.9), there.T)
+
+
 def test_nonzero_of_mgh_nrrd_and_rows_of_arrays(tmp_path):
     stored = VALUES.round().astype(np.int16)
     nib.MGHImage(stored, np.eye(4)).to_filename(tmp_path / "a.mgz")

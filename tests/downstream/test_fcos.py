@@ -260,6 +260,8 @@ def test_a_score_is_the_root_of_class_times_centerness_and_the_threshold_is_on_t
     assert found.scores.tolist() == pytest.approx([sqrt(p * c), sqrt(q * c)])
     (found,) = Decoding(threshold=0.3)(answers, at, (64, 96))
     assert found.labels.tolist() == [0]  # 0.27 is not above 0.3, and its score of 0.41 is
+    (found,) = Decoding(threshold=0.6)(answers, at, (64, 96))
+    assert found.labels.tolist() == [0]  # 0.88 is above 0.6, and its product with the centerness, 0.55, is not
 
 
 @pytest.mark.parametrize(("overlap", "kept"), [(0.6, 2), (0.9, 3)])

@@ -30,6 +30,14 @@ def test_what_the_config_leaves_out_is_the_runs(make_run):
     assert config.init == str(checkpoint.latest(run).absolute())
 
 
+def test_what_the_config_says_of_augmentation_counts_and_the_rest_of_it_is_the_runs(make_run):
+    run = make_run(data={"augment": {"scale": [0.3, 0.7], "aspect": [0.9, 1.1], "flip": [0]}})
+    augment = (
+        from_run(values(data={"augment": {"scale": [0.5, 0.9]}}), str(run), "config").modalities["image"].data.augment
+    )
+    assert (augment.scale, augment.aspect, augment.flip) == ((0.5, 0.9), (0.9, 1.1), (0,))
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
