@@ -1,7 +1,7 @@
 """Small real inputs that several parts are tested on: pictures written with Pillow, and a run without the training."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,15 @@ from PIL import Image
 from mae_ext.config import Config, parse_config
 from mae_ext.engine import checkpoint
 from mae_ext.model.mae import MAE
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test printed of names that are no text can be handed on to the process that reports."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
 
 STRIPES = {"across": (0, 1), "down": (1, 0), "slanted": (1, 1)}
 

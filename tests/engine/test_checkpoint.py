@@ -266,6 +266,7 @@ def failpoints(config, photos, out, every):
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.timeout(900)  # 36 s of a core, of starting processes for the most part
 def test_a_run_killed_at_a_failpoint_goes_on_from_it(tiny, photos, tmp_path, test_path):
     print(failpoints(tiny({"train.steps": 8, "train.save_every": 3}), photos, tmp_path / "runs", every=11))
 

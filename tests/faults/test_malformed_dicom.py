@@ -133,7 +133,7 @@ def test_nothing_in_the_groups_of_an_enhanced_object_escapes_the_verdicts(tmp_pa
         for value in (b"", b"\0" * 8, b"\xfe\xff\x00\xe0\xff\xff\xff\xff"):
             target.write_bytes(rewritten(whole, raw(top, value, "UN")))
             found.append(outcome(str(target)))
-    assert len(found) == 61 and {"good", "header", "mixed series"} <= set(found) <= {
+    assert len(found) == 3 * len(said) + 2 * 8 + 9 > 60 and {"good", "header", "mixed series"} <= set(found) <= {
         "good", "header", "mixed series", "missing slices", "geometry", "truncated", "axes",
     }  # fmt: skip
 
