@@ -83,6 +83,7 @@ class Results:
         self.missing: list[str] = []
         self.total = 0
         self._file: TextIO | None = None
+        self._begun = False
 
     def __enter__(self) -> "Results":
         return self
@@ -110,6 +111,7 @@ class Results:
             self.out.mkdir(parents=True, exist_ok=True)
             self._own()
             self._line({"model": self.model})
+            self._begun = True
         shutil.rmtree(self.unfinished, ignore_errors=True)
         self.unfinished.mkdir()
         self.total = len(addresses)
@@ -167,8 +169,10 @@ class Results:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._file is None:
             return
-        self._file.close()
         shutil.rmtree(self.unfinished, ignore_errors=True)
+        if self._begun and not self.samples and not self.files:  # nothing to go on from
+            self.path.unlink(missing_ok=True)
+        self._file.close()
         if kind is None and self.missing:
             warn(f"{len(self.missing)} of {self.total} samples are missing in {self.out}: {some(self.missing)}")
 
