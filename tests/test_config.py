@@ -64,6 +64,16 @@ def test_sizes_have_the_published_shapes_and_each_number_can_be_given_instead():
     assert (model.width, model.depth, model.heads) == (192, 12, 3)
     model = parse_config(changed(model__depth=5)).model
     assert (model.width, model.depth, model.heads) == (192, 5, 3)
+    # DeiT, table 1; An Image is Worth 16x16 Words, table 1.
+    published = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16)}
+    for size, shape in published.items():
+        model = parse_config(changed(model__size=size)).model
+        assert (model.width, model.depth, model.heads) == shape
+
+
+def test_the_samples_of_a_step_are_those_of_all_modalities():
+    other = {"size": [32, 32], "patch": [8, 8], "batch": 6}
+    assert parse_config(changed(modalities__other=other)).samples_per_step == 4 + 6
 
 
 def test_a_bare_plugin_name_is_a_plugin_without_arguments():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mae_ext.cli import main, run
-from mae_ext.cli.app import as_it_came
+from mae_ext.cli.app import as_it_came, configured
 
 IMAGE = {"size": [16, 16], "patch": [4, 4], "batch": 4, "data": {"max_bad_fraction": 0.5}}
 
@@ -194,3 +194,10 @@ def test_which_of_several_modalities_is_meant_can_be_said_as_the_message_says(ti
     assert "say which one: --modality one or --modality two" in capsys.readouterr().err
     assert run(["pretrain", config, "--data", str(tmp_path), "--out", str(tmp_path / "trained")]) == 2
     assert "give NAME=PATH,NAME=PATH with names from ['one', 'two']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(11, 10), (10, 1), (4, 0)])
+def test_fewer_steps_leave_no_warm_up_that_is_longer_than_the_run(tiny, steps, warmup):
+    """The config warms up for 10 steps of 60; a run that is shorter does so for a tenth of it."""
+    train = configured(str(tiny()), None, None, steps).train
+    assert (train.steps, train.epochs, train.warmup_steps, train.warmup_epochs) == (steps, None, warmup, None)

@@ -43,6 +43,15 @@ def test_each_file_of_a_folder_is_judged(tmp_path: Path) -> None:
     assert "8 bytes" not in found["text.jpg"].kind and "no photo" in found["text.jpg"].detail
 
 
+def test_the_command_fails_where_any_file_is_bad(tmp_path: Path, capsys) -> None:
+    save(tmp_path / "good.png")
+    assert run(["doctor", str(tmp_path)]) == 0
+    (tmp_path / "empty.png").touch()
+    assert run(["doctor", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "empty.png" in said and "good.png" not in said
+
+
 def test_many_paths_are_judged_in_their_order(tmp_path: Path) -> None:
     paths = [str(save(tmp_path / name)) for name in ("b.png", "a.jpg", "c.gif")]
     assert [v.path for v in inspect(paths)] == paths

@@ -111,3 +111,13 @@ def test_large_groups_are_dealt_first_so_that_folds_are_of_a_size():
     for seed in range(5):
         fold = deal(groups, [0] * 12, 2, seed)
         assert Counter(fold) == {0: 6, 1: 6}
+
+
+def test_classes_are_spread_over_folds_before_their_sizes_are_evened_out():
+    """Patients of class a with 6 samples and 1, of class b with 3 and 3: by sizes alone both of b would be together."""
+    groups = [g for g, n in enumerate((6, 1, 3, 3)) for _ in range(n)]
+    kinds = ["a"] * 7 + ["b"] * 6
+    for seed in range(5):
+        fold = deal(groups, kinds, 2, seed)
+        assert Counter(f for f, kind in zip(fold, kinds, strict=True) if kind == "b") == {0: 3, 1: 3}
+        assert sorted(Counter(fold).values()) == [4, 9]

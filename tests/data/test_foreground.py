@@ -95,12 +95,12 @@ def test_an_offset_with_no_level_of_its_own_for_0_leaves_nothing_out():
 
 def test_a_threshold_is_in_the_scans_units_and_strict_and_what_is_not_finite_is_air():
     stored = np.zeros((1, 2, 6, 6), np.int16)
-    stored[0, :, 1:5, 1:5], stored[0, 1, 1:5, 4] = 101, 100
+    stored[0, :, 1:5, 1:5], stored[0, 1, 1:5, 4] = 301, 300
     everywhere = np.ones((2, 6, 6), bool)
-    found = body_mask(stored, 2.0, -100.0, everywhere, 100.0)  # 101 is 102, and 100 is 100
+    found = body_mask(stored, 2.0, -500.0, everywhere, 100.0)  # 301 is 102, and 300 is 100
     assert found[0].sum() == 16 and found[1].sum() == 12 and not found[1, :, 4].any()
     everywhere[0, 1, 1:5] = False
-    assert body_mask(stored, 2.0, -100.0, everywhere, 100.0)[0].sum() == 12
+    assert body_mask(stored, 2.0, -500.0, everywhere, 100.0)[0].sum() == 12
 
 
 def test_otsu_has_a_threshold_for_each_channel_and_leaves_out_what_is_not_usable():

@@ -118,3 +118,28 @@ def test_what_a_header_declares_is_believed_up_to_its_limits(change, kind):
 
 def test_the_statistics_of_imagenet_are_those_that_everyone_uses():
     assert (IMAGENET.mean, IMAGENET.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+UNITS = np.array([[-100.0, 0.0, 40.0, 100.0, 300.0]], np.float32)
+
+
+def by_hand(spec, x=UNITS, mean=40.0, std=20.0, values=()):
+    found = Foreground((mean,), (std,), (np.array(values, np.float32),))
+    return build_intensity(spec).fit(1, lambda: found)(x)[0].tolist()
+
+
+def test_z_scores_are_clipped_on_both_sides():
+    assert by_hand({"name": "zscore", "clip": 4}) == [-4, -2, 0, 3, 4]
+    assert by_hand("zscore", 10 * UNITS) == [-10, -2, 10, 10, 10]
+    assert by_hand({"name": "zscore", "clip": None}) == [-7, -2, 0, 3, 13]
+
+
+def test_the_percentiles_that_are_asked_for_become_0_and_1():
+    values = np.arange(1001)
+    assert by_hand({"name": "percentile", "low": 10, "high": 30}, values=values) == pytest.approx([0, 0, 0, 0, 1])
+    assert by_hand({"name": "percentile", "low": 0, "high": 50}, values=values) == pytest.approx([0, 0, 0.08, 0.2, 0.6])
+    assert by_hand("percentile", values=values) == pytest.approx([0, 0, 35 / 990, 95 / 990, 295 / 990])
+
+
+def test_a_window_is_from_its_low_end_to_its_high_one():
+    assert by_hand({"name": "window", "windows": [[0, 200]]}) == pytest.approx([0, 0, 0.2, 0.5, 1])

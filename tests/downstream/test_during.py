@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from mae_ext.config import load_config, parse_config
+from mae_ext.downstream.during import ProbesDuring
 from mae_ext.downstream.probe import probe
 from mae_ext.engine.train import train
 from mae_ext.errors import UserError
+from mae_ext.model.mae import MAE
 
 
 def rows(path: Path):
@@ -44,6 +46,16 @@ def test_a_probed_run_has_the_same_losses_and_weights_and_rows_like_those_of_a_p
     apart = {"checkpoint", "seconds", "in_training"}
     assert {k: v for k, v in found[-1].items() if k not in apart} == {k: v for k, v in after.items() if k not in apart}
     assert not (plain / "probes.jsonl").exists()
+
+
+def test_a_probe_sees_the_model_in_eval_mode_and_leaves_it_as_it_was(asked, tmp_path):
+    config, seen = asked(), []
+    model = MAE.from_config(config).train()
+    model.encoder.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    probes = ProbesDuring(config.train.probe, model, config, tmp_path, 0, 12)
+    probes(0)
+    probes.close()
+    assert seen and not any(seen) and model.training and len(rows(tmp_path / "probes.jsonl")) == 1
 
 
 def test_a_run_that_goes_on_has_each_row_once_and_the_same(asked, tmp_path):

@@ -59,6 +59,13 @@ def test_every_row_of_the_metrics_says_what_the_design_promises(tiny, train, tmp
     assert [row["lr"] for row in found[:11]] == pytest.approx([peak * step / 10 for step in range(11)])
 
 
+def test_checkpoints_are_of_every_so_many_steps_and_of_the_last(tiny, train, tmp_path):
+    assert train(tiny({"train.steps": 8, "train.warmup_steps": 2, "train.save_every": 3, "train.keep": 9})) == 0
+    assert [int(path.name.removeprefix("step-")) for path in checkpoint.steps_of(tmp_path / "run" / "checkpoints")] == [
+        3, 6, 8,
+    ]  # fmt: skip
+
+
 def test_the_loss_falls(tiny, train, tmp_path):
     assert train(tiny({"train.steps": 150, "train.lr": 0.1, "model.drop_path": 0.0})) == 0
     losses = [loss for _, loss, _ in trajectory(tmp_path / "run")]
