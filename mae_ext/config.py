@@ -6,7 +6,6 @@ from os.path import isfile  # Path.is_file raises for a name that is too long, t
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mae_ext import plugins
@@ -14,7 +13,7 @@ from mae_ext.downstream.schedule import ProbeConfig
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.grid import grid_of
 from mae_ext.model.mask import check_masks
-from mae_ext.strict_yaml import read_yaml
+from mae_ext.strict_yaml import read_yaml, write_yaml
 
 SIZES: dict[str, dict[str, int]] = {
     # width, depth, heads: DeiT (2012.12877) for tiny and small, ViT (2010.11929) for the rest.
@@ -282,7 +281,7 @@ class Config(Section):
                 raise ConfigError(f"{where}.{error}") from None
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def one_modality(name: str | None, config: Config, where: str, how: str = "--modality {}") -> str:

@@ -39,10 +39,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever text the loader would take for something else."""
+
+
 # YAML 1.1 reads 1e-4 as text, because it has no dot.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+for _kind in (_StrictLoader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 # PyYAML's own constructors trip over explicit tags: `!!int ""`, `!!bool perhaps`, `!!map [1]`, `!!timestamp never`.
@@ -62,3 +67,8 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected keys and values, found {type(values).__name__}")
     return values
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """Text that `read_yaml` reads as the same values: a class called 1e5 stays text."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -53,6 +53,13 @@ def test_a_config_comes_back_from_its_own_yaml():
     assert parse_config(read_yaml(config.to_yaml(), "again")) == config
 
 
+@pytest.mark.parametrize("name", ["1e5", "7E10", "2e-3", "007", "7", "no", "null", "12:30", "0x1f", "2020-01-01", "-"])
+def test_a_class_comes_back_under_its_name_whatever_else_the_name_could_mean(name):
+    config = parse_config(changed(task={"name": "classify", "classes": [name, "other"]}))
+    assert read_yaml(config.to_yaml(), "again")["task"]["classes"] == [name, "other"]
+    assert parse_config(read_yaml(config.to_yaml(), "again")) == config
+
+
 def test_a_config_cannot_be_changed_after_it_was_checked():
     config = parse_config(GOOD)
     with pytest.raises(ValueError, match="frozen"):

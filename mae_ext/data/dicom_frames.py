@@ -42,7 +42,8 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 _TAGS = (
     *IDENTITY, *_GEOMETRY, *_CONTRAST, *_ORDER, *_GROUPS, "SOPInstanceUID", "ImageType", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID", "InConcatenationTotalNumber",
+    "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID",
+    "InConcatenationTotalNumber",
 )  # fmt: skip
 
 # Where an enhanced object keeps it: PS3.3, C.7.6.16.2 (common macros), C.8.13.5 (MR), C.8.15.3 (CT), C.8.22 (PET).
@@ -125,6 +126,9 @@ def header(file: str, max_bytes: int) -> Any:
         if found.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
             detail = f"photometric interpretation {found.PhotometricInterpretation}; MONOCHROME2 is read"
             raise BadSample(file, "data type", detail)
+        if found.get("ModalityLUTSequence"):
+            detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
+            raise BadSample(file, "scaling", detail)
         frames_in(found)
         return found
 
@@ -222,6 +226,11 @@ def _frame(file: str, index: int, top: _Said, groups: Sequence[_Said], place_in_
     if max(abs(across @ across - 1), abs(down @ down - 1), abs(across @ down)) > RIGHT_ANGLE:
         detail = f"ImageOrientationPatient is {direction.tolist()}: no two directions at right angles"
         raise BadSample(file, "geometry", detail)
+    spacing, slope = numbers("PixelSpacing", 2), number("RescaleSlope")
+    if spacing.min() < 0:
+        raise BadSample(file, "header", f"PixelSpacing{of_frame} is {spacing.tolist()}; expected two lengths in mm")
+    if slope == 0:
+        raise BadSample(file, "scaling", f"RescaleSlope{of_frame} is 0: every pixel would have one value")
     kind = said("FrameType") or top("ImageType")
     alike = {name: str(v) for name in IDENTITY if (v := top(name)) is not None}
     alike |= {"Rows": str(top("Rows")), "Columns": str(top("Columns"))}
@@ -248,8 +257,8 @@ def _frame(file: str, index: int, top: _Said, groups: Sequence[_Said], place_in_
         number("TriggerTime") or 0.0,
     )  # fmt: skip
     return Frame(
-        file, index, across, down, numbers("ImagePositionPatient", 3), numbers("PixelSpacing", 2),
-        number("RescaleSlope"), number("RescaleIntercept"), _padding(top),
+        file, index, across, down, numbers("ImagePositionPatient", 3), spacing,
+        slope, number("RescaleIntercept"), _padding(top),
         alike, known, moment, str(said("StackID") or ""), order, str(top("SOPInstanceUID") or ""),
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Half a series in a folder looks like a series of its own, with twice the distance between slices or half the body.
 
-So the folders around one are asked whether they hold the rest. A series number alone says little (some software gives
-all series one); what counts is whether the planes together are a volume that they are not apart.
+So the folders around one are asked whether they hold the rest, and the files in it that are not called DICOM. A series
+number alone says little (some software gives all series one); what counts is whether the planes together are a volume
+that they are not apart.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from mae_ext.data.dicom_frames import Frame, check_alike, frames_of, header
 from mae_ext.data.dicom_stack import stacked
 from mae_ext.data.folder import members
+from mae_ext.data.passed_over import BESIDE
 from mae_ext.data.source import locate
 from mae_ext.errors import BadSample, some
 
@@ -22,22 +24,29 @@ NEAR = 32
 
 
 def check(address: str, frames: Sequence[Frame], slices: int, suffixes: tuple[str, ...], max_bytes: int) -> None:
-    """Raises BadSample "split series" where the planes of the folder `address` go on in a folder near it."""
+    """Raises BadSample "split series" where the planes of the folder `address` go on in a folder near it, or in files
+    of its own that have another suffix or none."""
     series = frames[0].alike.get("SeriesInstanceUID")
     if series is None or not Path(address).is_dir():
         return
-    rest = {}
-    for folder in _near(Path(address)):
+    rest: dict[Path | str, list[Frame]] = {}
+    for folder in (None, *_near(Path(address))):
         with suppress(BadSample):  # whatever is wrong there is said when that folder is read
-            files = members(f"{folder}/", suffixes)
-            if _series(files[0], _changed(files[0])) == series:
-                found = [(file, header(file, max_bytes)) for file in files]
-                rest[folder] = [frame for file, h in found for frame in frames_of(file, h)]
+            files = _others(Path(address), suffixes) if folder is None else members(f"{folder}/", suffixes)
+            asked = files if folder is None else files[:1]  # of a folder all are of one series, or it is refused
+            if same := [file for file in asked if _series(file, _changed(file)) == series]:
+                found = [(file, header(file, max_bytes)) for file in (same if folder is None else files)]
+                rest[folder or f"the same folder without the suffix {suffixes[0]}"] = [
+                    frame for file, h in found for frame in frames_of(file, h)
+                ]
     for chosen in [rest, *({folder: planes} for folder, planes in rest.items())]:
         whole = _slices(address, [*frames, *chain.from_iterable(chosen.values())]) if chosen else 0
         if whole > slices:
             names = some([str(folder) for folder in chosen])
-            detail = f"{slices} of {whole} slices of one volume; the others lie in {names}: put them in one folder"
+            detail = (
+                f"{slices} of {whole} slices of one volume; the others lie in {names}: put them in one folder, all "
+                f"with the suffix {suffixes[0]}"
+            )
             raise BadSample(address, "split series", detail)
 
 
@@ -48,6 +57,13 @@ def _slices(address: str, frames: Sequence[Frame]) -> int:
         return len(stacked(address, frames).rows)
     except BadSample:
         return 0
+
+
+def _others(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """The files of the folder itself that may be DICOM and are not called so: exports often leave the suffix out."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if e.is_file(follow_symlinks=False) and not e.name.startswith("."))
+    return [str(folder / name) for name in names if not name.lower().endswith((*suffixes, *BESIDE))]
 
 
 def _near(folder: Path) -> Iterator[Path]:

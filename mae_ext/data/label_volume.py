@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import nan
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,7 +78,7 @@ def _whole_numbers(address: str, stored: Array, found: Declared) -> Iterator[Arr
             whole = np.rint(values)
             bad = ~((np.abs(values - whole) <= allowed) & (whole >= 0) & (whole <= np.iinfo(np.int32).max))
         if bad.any():
-            wrong |= {float(f"{v:.4g}") for v in np.unique(values[bad])}
+            wrong |= {nan if np.isnan(v) else float(f"{v:.4g}") for v in np.unique(values[bad])}
             if len(wrong) > NAMED:
                 break
         if not wrong:

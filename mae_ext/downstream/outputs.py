@@ -72,14 +72,16 @@ class Results:
     """What one model has said, in one folder. The same command again leaves what is there and whole, and does the rest.
 
     A sample is done when its line in the manifest has the sample's identity (size, time of change, both ends), and its
-    file, if it has one, the SHA-256 of that line. A file that no line knows is somebody else's. Lines come before their
-    files, so that a kill between the two costs one sample, and no file without a line is ours.
+    file, if it has one, the SHA-256 of that line. A file that no line knows is somebody else's; one of a sample of the
+    same name from another place is that sample's, and is not written over either. Lines come before their files, so
+    that a kill between the two costs one sample, and no file without a line is ours.
     """
 
     def __init__(self, out: Path, model: nn.Module, config: Config) -> None:
         self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config)
         self.samples: dict[str, dict[str, Any]] = {}
         self.files: dict[str, str] = {}
+        self.owners: dict[str, str] = {}
         self.missing: list[str] = []
         self.total = 0
         self._file: TextIO | None = None
@@ -97,7 +99,8 @@ class Results:
         if self.path.exists():
             self._own()
             self._read()
-        there = [p for p in (*paths, *summaries) if p.exists() and self.files.get(self._name(p)) != sha256(p)]
+        whose: list[tuple[Path, str | None]] = [*zip(paths, addresses), *((p, None) for p in summaries)]  # noqa: B905
+        there = [path for path, address in whose if path.exists() and not self._ours(path, address)]
         if there:
             raise UserError(
                 f"--out {self.out}: it holds {some(there)}, and nothing is written over; name another folder"
@@ -179,6 +182,17 @@ class Results:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.out).as_posix()
 
+    def _ours(self, path: Path, address: str | None) -> bool:
+        """Whether the file is as it was written, and of this sample, or of the same bytes under another address."""
+        name = self._name(path)
+        if self.files.get(name) != sha256(path):
+            return False
+        owner = self.owners.get(name)
+        if address is None or owner is None or owner == address:
+            return True
+        known = self.samples[owner]["identity"]
+        return known is not None and known == _identity(address)
+
     def _done(self, address: str, path: Path | None) -> bool:
         line = self.samples.get(address)
         if line is None or line["identity"] is None or line["identity"] != _identity(address):
@@ -187,6 +201,8 @@ class Results:
 
     def _record(self, address: str, line: Mapping[str, Any], sync: bool = True) -> None:
         self.samples[address] = {"source": address, "identity": _identity(address), **line}
+        if "file" in line:
+            self.owners[line["file"]] = address
         self._line(self.samples[address])
         if sync:
             self._sync()
@@ -222,6 +238,8 @@ class Results:
                     self.samples[line["source"]] = line
                 if "file" in line:
                     self.files[line["file"]] = line["sha256"]
+                if "source" in line and "file" in line:
+                    self.owners[line["file"]] = line["source"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path}: not a manifest of predictions ({error!r}); name another folder") from None
         if first != self.model:

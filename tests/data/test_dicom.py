@@ -224,6 +224,7 @@ def test_a_slope_of_its_own_in_every_slice_is_applied_slice_by_slice(tmp_path, p
         ({"NumberOfFrames": 0}, "header"),
         ({"BitsAllocated": 12}, "header"),
         ({"RescaleSlope": "1e20"}, "scaling"),
+        ({"PixelSpacing": [-0.8, 0.8]}, "header"),
         ({"PixelSpacing": [0.0001, 0.8]}, "voxel size"),
     ],
     ids=str,
@@ -232,6 +233,23 @@ def test_headers_that_cannot_be_used_are_named(tmp_path, planes, tags, expected)
     for z in range(6):
         write(tmp_path / "s", f"{z}.dcm", planes[z], z, **tags)
     assert kind(tmp_path) == expected
+
+
+def test_a_single_slice_that_is_scaled_to_nothing_is_refused_and_named(tmp_path, planes):
+    for z in range(6):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], z, RescaleSlope=0 if z == 4 else 1)
+    with pytest.raises(BadSample, match=r"4\.dcm: scaling \(RescaleSlope is 0") as refused:
+        read(tmp_path / "s")
+    assert refused.value.kind == "scaling"
+
+
+def test_values_that_are_given_by_a_table_are_refused_and_not_read_as_they_are_stored(tmp_path, planes):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [2, 0, 16], "HU"
+    for z in range(6):
+        write(tmp_path / "s", f"{z}.dcm", planes[z], z, ModalityLUTSequence=pydicom.Sequence([table]))
+    with pytest.raises(BadSample, match=r"scaling .*ModalityLUTSequence"):
+        read(tmp_path / "s")
 
 
 def test_files_that_are_no_dicom_or_hold_no_pixels_are_named(series):

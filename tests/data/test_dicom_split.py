@@ -45,6 +45,19 @@ def test_each_half_of_a_series_names_the_folder_of_the_other(tmp_path, of, told,
     assert told in verdict(tmp_path / "scans" / folders[0])[1]
 
 
+@pytest.mark.parametrize("name", ["IM{}", "1.2.840.{}", "{}.dat"])
+def test_slices_that_lack_the_suffix_of_the_others_are_not_left_out_of_their_series(tmp_path, name):
+    folder = tmp_path / "s"
+    (tmp_path / "s").mkdir()
+    (folder / "DICOMDIR").write_bytes(b"an index")
+    halves(tmp_path, lambda z: 0, ("s",))
+    assert verdict(folder) == ("good", "")
+    for z in range(0, 8, 2):
+        (folder / f"{z}.dcm").rename(folder / name.format(z))
+    kind, detail = verdict(folder)
+    assert kind == "split series" and "4 of 8 slices" in detail and "without the suffix .dcm" in detail
+
+
 def test_thirds_of_a_series_are_found_together(tmp_path):
     halves(tmp_path, lambda z: z % 3 if z < 6 else 2 - z % 2, ("A", "B", "C"))
     series(tmp_path / "other", PLANES, SeriesInstanceUID="1.2.4")

@@ -266,7 +266,7 @@ def test_labels_that_were_floats_when_they_were_saved_as_whole_numbers_are_read_
         ([0, 0.5, 1], np.float32, r"from 0 on: 0\.5 \(stored as float32\); save the labels as integers"),
         ([0, 0.996, 2], np.float32, r"0\.996"),
         ([0, 1, -1], np.int16, "from 0 on: -1"),
-        ([0, 1, np.nan], np.float32, "from 0 on: nan"),
+        ([0, 1, np.nan], np.float32, r"from 0 on: nan \(stored as float32\)"),
         ([0, 1, 3e9], np.float64, r"from 0 on: 3e\+09"),
         ([0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 1], np.float32, r"0\.1, 0\.2, 0\.3, 0\.4, 0\.6 and others"),
         (np.linspace(0, 1, 60), np.uint8, r"and others \(stored as uint8\)"),  # probabilities

@@ -175,3 +175,39 @@ def test_a_file_that_was_being_moved_into_place_at_a_kill_is_written_anew(make_c
     (out / "a.png").unlink()
     with Results(out, model, config) as results:
         assert results.open([str(tmp_path / "a")], [out / "a.png"]) == [0]
+
+
+def answered(out, model, config, sample, text):
+    """-> whether there was anything to do."""
+    with Results(out, model, config) as results:
+        left = results.open([str(sample)], [out / f"{sample.stem}.png"])
+        for _ in left:
+            with results.writing(str(sample), out / f"{sample.stem}.png") as path:
+                path.write_text(text)
+    return bool(left)
+
+
+def test_another_sample_of_the_same_name_does_not_replace_what_was_said_of_the_first(make_config, tmp_path):
+    model, config, out = torch.nn.Linear(1, 1), make_config(), tmp_path / "out"
+    one, other = tmp_path / "x" / "ct.nii", tmp_path / "y" / "ct.nii"
+    for scan in (one, other):
+        scan.parent.mkdir()
+        scan.write_text(f"the scan {scan}")
+    assert answered(out, model, config, one, "of x")
+    with pytest.raises(UserError, match=r"it holds .*ct\.png, and nothing is written over"):
+        answered(out, model, config, other, "of y")
+    assert (out / "ct.png").read_text() == "of x"
+    assert not answered(out, model, config, one, "again")
+
+
+def test_a_sample_that_moved_or_changed_has_its_file_written_anew(make_config, tmp_path):
+    model, config, out, scan = torch.nn.Linear(1, 1), make_config(), tmp_path / "out", tmp_path / "x" / "ct.nii"
+    scan.parent.mkdir()
+    scan.write_text("a scan")
+    assert answered(out, model, config, scan, "the first")
+    scan.write_text("another scan")
+    assert answered(out, model, config, scan, "of what it is now")
+    assert (out / "ct.png").read_text() == "of what it is now"
+    scan.parent.rename(tmp_path / "z")
+    assert answered(out, model, config, tmp_path / "z" / "ct.nii", "in its new place")
+    assert (out / "ct.png").read_text() == "in its new place"
