@@ -243,6 +243,23 @@ def test_undecodable_frames_are_named_and_never_replaced_by_their_neighbours(tmp
     assert set(outcomes) == {"right", "damaged"}
 
 
+def test_frames_that_stop_half_way_are_never_taken_from_their_neighbours(tmp_path, clip):
+    """Of these packets decord makes a picture, or repeats the last, and only FFmpeg's complaint tells."""
+    content, damaged = bytearray(Path(clip).read_bytes()), tmp_path / "damaged.mp4"
+    with av.open(clip) as container:
+        spans = [(p.pos, p.size) for p in container.demux(video=0) if p.size and not p.is_keyframe]
+    reader, outcomes = VideoReader((8, 36, 64), stride=1), []
+    for where, size in spans[4:6] + spans[11:13]:
+        damaged.write_bytes(content[: where + size // 2] + bytes(size - size // 2) + content[where + size :])
+        for first in (1, 3, 9, 11):
+            try:
+                assert numbers(reader.read(str(damaged), [at(first)])[0].x) == list(range(first, first + 8))
+                outcomes.append("right")
+            except BadSample as error:
+                outcomes.append(error.kind)
+    assert set(outcomes) == {"right", "damaged"}
+
+
 def test_a_video_whose_end_is_missing_is_truncated_even_where_decoders_are_content(read, tmp_path):
     for name, codec in (("a.avi", "mpeg4"), ("b.mkv", "libx264"), ("c.mp4", "libx264")):
         path = write(tmp_path / name, 60, codec, g="12")
