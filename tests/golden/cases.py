@@ -464,7 +464,7 @@ def detect() -> Values:
         },
         "modalities": {"image": {
             "size": [48, 64], "patch": [8, 8], "batch": 4,
-            "data": {"augment": {"scale": [0.4, 1.0], "flip": [-2, -1]}},
+            "data": {"augment": {"scale": [0.1, 1.0], "flip": [-2, -1]}},
         }},
         "model": {"width": 32, "depth": 2, "heads": 2},
         "train": {"steps": 20, "clip": 4.0, "lr": 5e-3, "evaluate_every": 10},
