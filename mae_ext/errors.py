@@ -80,8 +80,8 @@ def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) ->
         )
 
 
-class NoneUsable(RunError):
-    """So many files in a row are bad that the run cannot go on. bad: their rows, as a ledger has them."""
+class _OfFiles(Exception):
+    """An end that files are to blame for. bad: their rows, as a ledger has them."""
 
     def __init__(self, message: str, bad: Sequence[dict[str, Any]]) -> None:
         super().__init__(message, bad)
@@ -91,15 +91,12 @@ class NoneUsable(RunError):
         return str(self.args[0])
 
 
-class NoneMeasurable(UserError):
-    """All files that were tried are bad before anything was trained. bad: their rows, as a ledger has them."""
+class NoneUsable(_OfFiles, RunError):
+    """So many files in a row are bad that the run cannot go on."""
 
-    def __init__(self, message: str, bad: Sequence[dict[str, Any]]) -> None:
-        super().__init__(message, bad)
-        self.bad = list(bad)
 
-    def __str__(self) -> str:
-        return str(self.args[0])
+class NoneMeasurable(_OfFiles, UserError):
+    """All files that were tried are bad before anything was trained."""
 
 
 REMEDIES = {

@@ -26,17 +26,16 @@ class Ledger:
         self.journal = Journal(out / NAME, step) if ranks.main else None
         self.news: list[dict[str, Any]] = []
         self.known: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in ranks.from_main([*self.journal.rows, *self._elsewhere(step)] if self.journal else []):
+        # What other ranks left in ledgers of their own: the last words of one that had to end alone.
+        others = sorted(out.glob("bad_samples.*.jsonl")) if self.journal else []
+        left = [row for file in others for row in rows_until(file, step)]
+        for row in ranks.from_main([*self.journal.rows, *left] if self.journal else []):
             if self.known.setdefault(_file(row), row) is row and self.journal and row not in self.journal.rows:
                 self.journal.write(row)
-
-    def _elsewhere(self, step: int) -> list[dict[str, Any]]:
-        """What other ranks left in ledgers of their own: the last words of one that had to end alone."""
-        files = sorted(self.out.glob("bad_samples.*.jsonl"))
-        found = [row for file in files for row in rows_until(file, step)]
-        for file in files:
-            file.unlink()
-        return found
+        if self.journal and others:
+            self.journal.sync()  # before they go
+            for file in others:
+                file.unlink()
 
     def note(self, step: int, batches: Mapping[str, Batch]) -> bool:
         """Whether this rank met a bad file, in the batches of a step, that nobody has met so far."""
