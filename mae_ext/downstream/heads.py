@@ -43,6 +43,15 @@ class LinearHead(nn.Module):
             .transpose(0, 1)
         )
 
+    def probabilities(self, layers: Sequence[Tensor], grid: tuple[int, ...], x: Tensor) -> Tensor:
+        """As forward -> (B, *S, classes) of sum 1; where there are many, without a step in which they lie apart."""
+        if self.classes < MANY:
+            return self.forward(layers, grid, x).softmax(1).movedim(1, -1)
+        y = self.predict(self.norm(layers[-1])).float().unflatten(2, (-1, self.classes)).softmax(3)
+        # A voxel's classes are moved as one: its last axis is cut into patches of 1.
+        whole = unpatchify(y.flatten(2), (*grid, 1), (*self.patch, self.classes))
+        return whole[:, 0]
+
 
 class UnetrHead(nn.Module):
     """UNETR (2103.10504): convolutions that go up by 2 from the last tokens, joined by earlier ones and by the input.
@@ -91,6 +100,10 @@ class UnetrHead(nn.Module):
         out: Tensor = self.out(y)
         return out.float()
 
+    def probabilities(self, layers: Sequence[Tensor], grid: tuple[int, ...], x: Tensor) -> Tensor:
+        """As forward -> (B, *S, classes) of sum 1."""
+        return self.forward(layers, grid, x).softmax(1).movedim(1, -1)
+
 
 class Segmenter(nn.Module):
     """An encoder without a decoder, and a head. classes: with the background, which is class 0."""
@@ -114,9 +127,19 @@ class Segmenter(nn.Module):
 
     def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, gates: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, classes, *S) float32 logits."""
+        out: Tensor = self.head(*self._seen(x, name, spacing, gates))
+        return out
+
+    def probabilities(self, x: Tensor, name: str, spacing: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, *S, classes) float32, of sum 1."""
+        return self.head.probabilities(*self._seen(x, name, spacing, None))
+
+    def _seen(
+        self, x: Tensor, name: str, spacing: Tensor | None, gates: Tensor | None
+    ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
+        """What a head is given: layers, the grid, and the normalised input."""
         modality, encoder = self.backbone.modality(name), self.backbone.encoder
         x = modality.normalize(x)
         everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
         layers = encoder.layers(modality.tokens(x, everything, spacing), self.taken, gates)
-        out: Tensor = self.head(layers, modality.grid, x)
-        return out
+        return layers, modality.grid, x

@@ -221,6 +221,7 @@ class Segmentation:
         self, model: nn.Module, config: Config, address: str, device: torch.device, scratch: Path | None = None
     ) -> tuple[Labels, tuple[float, ...] | None]:
         """Labels of a whole sample on the voxels it is stored in, and their spacing. Raises BadSample."""
+        assert isinstance(model, Segmenter)
         name, modality = self._modality(config)
         stored = label_reader(build_reader(modality, "reader"), modality.data.reader.name).stored(address)
         shape = training_shape(modality.data.augment, modality.size, stored.extent)
@@ -229,8 +230,7 @@ class Segmentation:
         steps = None if spacing is None else torch.tensor(spacing, device=device)
 
         def answer(windows: Tensor) -> Tensor:
-            logits: Tensor = model(windows, name, None if steps is None else steps.expand(len(windows), -1))
-            return logits.softmax(1)
+            return model.probabilities(windows, name, None if steps is None else steps.expand(len(windows), -1))
 
         places = [
             p if n == m else (p + 0.5) * n / m - 0.5

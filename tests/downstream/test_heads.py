@@ -81,3 +81,20 @@ def test_many_classes_are_put_where_few_are(monkeypatch):
     assert torch.equal(many, rearrange(said, "b (d h w) (p q r c) -> b c (d p) (h q) (w r)", **kw))
     monkeypatch.setattr(heads, "MANY", 99)
     assert torch.equal(head([tokens], (2, 3, 2), tokens), many)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("many", [1, 99])
+def test_probabilities_are_the_softmax_of_what_is_trained_with_classes_last(monkeypatch, many):
+    monkeypatch.setattr(heads, "MANY", many)
+    tokens = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))
+    linear = LinearHead(8, (2, 4, 3), 5)
+    for head, grid, x in [
+        (linear, (2, 3, 2), tokens),
+        (UnetrHead(8, (4, 4), 1, 5, 2), (4, 3), torch.rand(2, 1, 16, 12)),
+    ]:
+        layers = [tokens] * getattr(head, "levels", 1)
+        wanted = head(layers, grid, x).softmax(1).movedim(1, -1)
+        found = head.probabilities(layers, grid, x)
+        assert found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-6, atol=1e-7)
+        assert found.sum(-1).allclose(torch.ones(()))

@@ -33,24 +33,28 @@ def test_labels_are_those_of_monais_inferer_to_the_bit_however_little_is_held(
     torch.manual_seed(1)
     layer = {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[len(shape)](2, classes, 3, padding=1)
 
-    def answer(x):
+    def classes_first(x):
         return (6 * layer(x)).softmax(1)
 
-    wanted = sliding_window_inference(x, size, 4, answer, overlap=overlap, mode="gaussian", cval=float(x.min()))[0]
+    def answer(x):
+        return classes_first(x).movedim(1, -1)
+
+    wanted = sliding_window_inference(x, size, 4, classes_first, overlap=overlap, mode="gaussian", cval=x.min().item())
+    wanted = wanted[0].movedim(0, -1)
     slabs = [x[0, :, :4], x[0, :, 4:]]
-    rows = torch.cat(list(windows._rows(slabs, shape, size, overlap, answer, CPU, tmp_path)), 1)
+    rows = torch.cat(list(windows._rows(slabs, shape, size, overlap, answer, CPU, tmp_path)))
     assert torch.equal(rows, wanted)
     found = segment(slabs, size, overlap, answer, identity(shape), CPU, tmp_path)
-    assert found.dtype == np.int32 and np.array_equal(found, wanted.argmax(0).numpy())
+    assert found.dtype == np.int32 and np.array_equal(found, wanted.argmax(-1).numpy())
     assert not list(tmp_path.iterdir())
 
 
 @torch.no_grad()
 def test_what_is_held_is_as_many_rows_as_a_window_has_however_long_the_sample_is():
     for length in (16, 400):
-        parts = windows._rows([torch.zeros(1, length, 9)], (length, 9), (8, 9), 0.5, lambda x: x.softmax(1), CPU, None)
-        assert next(parts).shape[0] == 1
-        assert tuple(parts.gi_frame.f_locals["held"].sums.shape) == (1, 8, 9)
+        parts = windows._rows([torch.zeros(1, length, 9)], (length, 9), (8, 9), 0.5, ramp, CPU, None)
+        assert next(parts).shape[1:] == (9, 2)
+        assert tuple(parts.gi_frame.f_locals["held"].sums.shape) == (8, 9, 2)
 
 
 def test_windows_overlap_by_the_share_that_is_asked_for_and_the_last_ends_with_the_sample():
@@ -72,7 +76,7 @@ def test_the_middle_of_a_window_has_more_say_than_its_edge():
 
 def ramp(x):
     """Two classes: the second as likely as the voxel is bright."""
-    return torch.cat([1 - x, x], 1)
+    return torch.cat([1 - x, x], 1).movedim(1, -1)
 
 
 @torch.no_grad()
