@@ -74,13 +74,14 @@ class Results:
     A sample is done when its line in the manifest has the sample's identity (size, time of change, both ends), and its
     file, if it has one, the SHA-256 of that line. A file that no line knows is somebody else's; one of a sample of the
     same name from another place is that sample's, and is not written over either. Lines come before their files, so
-    that a kill between the two costs one sample, and no file without a line is ours.
+    that a kill between the two costs one sample, and no file without a line, this or an earlier one, is ours.
     """
 
     def __init__(self, out: Path, model: nn.Module, config: Config) -> None:
         self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config)
         self.samples: dict[str, dict[str, Any]] = {}
         self.files: dict[str, str] = {}
+        self.earlier: dict[str, set[str]] = {}
         self.owners: dict[str, str] = {}
         self.missing: list[str] = []
         self.total = 0
@@ -184,9 +185,11 @@ class Results:
 
     def _ours(self, path: Path, address: str | None) -> bool:
         """Whether the file is as it was written, and of this sample, or of the same bytes under another address."""
-        name = self._name(path)
-        if self.files.get(name) != sha256(path):
-            return False
+        name, digest = self._name(path), sha256(path)
+        if self.files.get(name) != digest:
+            if digest not in self.earlier.get(name, ()):
+                return False
+            self.files[name] = digest  # a kill came before the move: the one before it is there, and not done
         owner = self.owners.get(name)
         if address is None or owner is None or owner == address:
             return True
@@ -197,7 +200,10 @@ class Results:
         line = self.samples.get(address)
         if line is None or line["identity"] is None or line["identity"] != _identity(address):
             return False
-        return path is None or (line.get("file") == self._name(path) and path.exists())
+        if path is None:
+            return True
+        name = self._name(path)
+        return line.get("file") == name and path.exists() and self.files.get(name) == line["sha256"]
 
     def _record(self, address: str, line: Mapping[str, Any], sync: bool = True) -> None:
         self.samples[address] = {"source": address, "identity": _identity(address), **line}
@@ -237,6 +243,7 @@ class Results:
                 if "source" in line:
                     self.samples[line["source"]] = line
                 if "file" in line:
+                    self.earlier.setdefault(line["file"], set()).add(line["sha256"])
                     self.files[line["file"]] = line["sha256"]
                 if "source" in line and "file" in line:
                     self.owners[line["file"]] = line["source"]

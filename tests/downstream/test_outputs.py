@@ -187,6 +187,20 @@ def answered(out, model, config, sample, text):
     return bool(left)
 
 
+def test_a_changed_samples_file_is_written_anew_after_a_kill_before_its_move(make_config, tmp_path):
+    model, config, out, scan = torch.nn.Linear(1, 1), make_config(), tmp_path / "out", tmp_path / "ct.nii"
+    scan.write_text("a scan")
+    assert answered(out, model, config, scan, "the first")
+    scan.write_text("another scan")
+    assert answered(out, model, config, scan, "the second")
+    (out / "ct.png").write_text("the first")  # as a kill between the second's line and its move leaves it
+    assert answered(out, model, config, scan, "the second, again")
+    assert (out / "ct.png").read_text() == "the second, again" and not answered(out, model, config, scan, "")
+    (out / "ct.png").write_text("a user's")
+    with pytest.raises(UserError, match=r"it holds .*ct\.png, and nothing is written over"):
+        answered(out, model, config, scan, "the third")
+
+
 def test_another_sample_of_the_same_name_does_not_replace_what_was_said_of_the_first(make_config, tmp_path):
     model, config, out = torch.nn.Linear(1, 1), make_config(), tmp_path / "out"
     one, other = tmp_path / "x" / "ct.nii", tmp_path / "y" / "ct.nii"
