@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Literal
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -116,7 +115,6 @@ class Segmenter(nn.Module):
         """(B, C, *S) in reader units -> (B, classes, *S) float32 logits."""
         modality, encoder = self.backbone.modality(name), self.backbone.encoder
         x = modality.normalize(x)
-        everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
-        layers = encoder.layers(modality.tokens(x, everything, spacing), self.taken, gates)
-        out: Tensor = self.head(layers, modality.grid, x)
+        layers = encoder.layers(modality.tokens(x, modality.everything(x), spacing), self.taken, gates)
+        out: Tensor = self.head(layers, modality.grid_of(x), x.to(modality.like.dtype))
         return out
