@@ -8,7 +8,8 @@ import threading
 import traceback
 from collections.abc import Callable
 from math import ceil
-from multiprocessing import get_context
+from multiprocessing import forkserver as server
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -46,6 +47,7 @@ def start(process: BaseProcess) -> None:
     a script that just calls train() would train in each of its workers. All that is called here is in modules.
     """
     with _starting:  # one thread would put back what another has put there
+        _undisturbed_server()
         program = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -57,6 +59,19 @@ def start(process: BaseProcess) -> None:
             ) from None
         finally:
             sys.modules["__main__"] = program
+
+
+def _undisturbed_server() -> None:
+    """Have the server running with SIGINT and SIGHUP blocked, as its children inherit it.
+
+    It ignores the first itself, but only when all is imported: until then Ctrl-C would end it, with a traceback.
+    """
+    resource_tracker.ensure_running()  # which unblocks SIGINT when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        server.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Sandbox:
@@ -165,6 +180,7 @@ def call(
 def _serve(pipe: Connection) -> None:
     """The child's life: a request, "started", an answer, again, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so does the end of a terminal
     _limit("CORE", 0)
     while True:
         try:
