@@ -69,6 +69,7 @@ class FrozenEncoder(nn.Module):
     def __init__(self, model: MAE, config: Config, name: str, step: int, path: Path, keeps: bool = False) -> None:
         super().__init__()
         self.model, self.config, self.name, self.step, self.path, self.keeps = model, config, name, step, path, keeps
+        self.training = model.training
 
     def forward(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over `grid_of(x)`.
