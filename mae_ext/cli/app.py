@@ -83,6 +83,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         outcome = typer.main.get_command(app).main(
             list(arguments) if arguments is not None else None, prog_name="mae-ext", standalone_mode=False
         )
+        if outcome == 130:  # where typer has met the KeyboardInterrupt, and said nothing
+            return complain("interrupted", 130)
         return outcome if isinstance(outcome, int) else 0
     except (UserError, BadSample) as error:
         return complain(error, 2)

@@ -87,6 +87,7 @@ class Sandbox:
         self.deadline_s, self.memory_bytes = deadline_s, memory_bytes
         self._child: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +119,12 @@ class Sandbox:
             raise value
         return value
 
+    def end(self) -> None:
+        """From any thread: the call that is under way in another fails at once, and there is none after it."""
+        self._ended = True
+        if (child := self._child) is not None:
+            child.kill()
+
     def close(self) -> None:
         """The child is told to end, and made to."""
         if self._pipe is not None:
@@ -136,6 +143,9 @@ class Sandbox:
         start(child)
         self._child = child
         end.close()  # so that the pipe ends when the child does
+        if self._ended:  # while the child was started, which may take seconds
+            self._kill()
+            raise RunError("this sandbox was ended")
         return self._pipe
 
     def _answer(self, pipe: Connection, seconds: float, name: str) -> Any:
