@@ -17,6 +17,10 @@ class ConfigError(UserError):
     """A configuration that cannot mean anything: the key, its value and what was wanted."""
 
 
+class WrongShape(UserError, ValueError):
+    """A tensor that a model was not made for: its shape, and what was expected."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or does not belong to this model."""
 

@@ -50,7 +50,7 @@ def encoder(folder):
             "train": {"steps": 1},
         }
     )  # fmt: skip
-    return FrozenEncoder(MAE.from_config(config).eval(), config, "volume", 0, folder, torch.device("cpu"))
+    return FrozenEncoder(MAE.from_config(config).eval(), config, "volume", 0, folder)
 
 
 @pytest.fixture(scope="module")

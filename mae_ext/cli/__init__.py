@@ -19,13 +19,13 @@ from mae_ext.cli.app import (
     SetOption,
     StepsOption,
     app,
-    configured,
     main,
     progress_bar,
     run,
 )
 from mae_ext.config import builtin_dir, json_schema, load_values, uncached
 from mae_ext.errors import UserError
+from mae_ext.overrides import configured
 from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
 

@@ -7,12 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from mae_ext.config import Config, load_config, parse_config
 from mae_ext.errors import BadSample, RunError, UserError
 
 app = typer.Typer(
@@ -44,48 +42,13 @@ SOURCES = "mae_ext.data.source"
 """Lists what a path holds, the same on every rank."""
 
 
-def configured(
-    config: str | Config, data: str | None, sets: Sequence[str] | None, steps: int | None = None,
-    test: str | None = None,
-) -> Config:  # fmt: skip
-    """The config with the command line applied, validated as a whole."""
-    loaded = load_config(config, list(sets or [])) if isinstance(config, str) else config
-    values = loaded.model_dump(mode="json")
-    if steps is not None:
-        values["train"] |= {"steps": steps, "epochs": None}
-        if values["train"]["warmup_epochs"] is not None or (values["train"]["warmup_steps"] or 0) >= steps:
-            values["train"] |= {"warmup_epochs": None, "warmup_steps": steps // 10}
-    if data is not None:
-        for name, path in _paths(data, list(values["modalities"])).items():
-            values["modalities"][name]["data"]["path"] = path
-    for name, path in _paths(test, list(values["modalities"])).items() if test is not None else ():
-        values["modalities"][name]["data"]["test"] = path
-    for modality in values["modalities"].values():
-        if cache := modality["data"]["reader"].get("cache"):
-            # It stays with the run, whose later commands may be given elsewhere.
-            modality["data"]["reader"]["cache"] = str(Path(cache).absolute())
-    return parse_config(values, config if isinstance(config, str) else "config")
-
-
-def _paths(data: str, names: list[str]) -> dict[str, str]:
-    if len(names) == 1:
-        return {names[0]: data}
-    pairs = dict(part.partition("=")[::2] for part in data.split(","))
-    if not pairs.keys() <= set(names) or "" in pairs.values():
-        raise UserError(f"--data {data}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
-    return pairs
-
-
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
-    from rich.progress import Progress
+    from mae_ext.engine.log import bar
 
-    from mae_ext.engine.log import console
-
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with bar(what) as progress:
+        yield progress
 
 
 class Warnings(logging.Handler):
@@ -120,6 +83,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         outcome = typer.main.get_command(app).main(
             list(arguments) if arguments is not None else None, prog_name="mae-ext", standalone_mode=False
         )
+        if outcome == 130:  # where typer has met the KeyboardInterrupt, and said nothing
+            return complain("interrupted", 130)
         return outcome if isinstance(outcome, int) else 0
     except (UserError, BadSample) as error:
         return complain(error, 2)

@@ -143,9 +143,13 @@ def _outcomes(
             while ahead:
                 yield ahead.popleft().result()
                 ahead.extend(pool.submit(partial(one, *row)) for row in islice(todo, 1))
-        finally:
+        except BaseException:  # Ctrl-C: whole films are decoded here, and nobody waits for them
             for future in ahead:
                 future.cancel()
+            for sandbox in open_ones:
+                sandbox.end()
+            raise
+        finally:
             for sandbox in open_ones:
                 sandbox.close()
 

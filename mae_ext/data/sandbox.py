@@ -9,7 +9,8 @@ import time
 import traceback
 from collections.abc import Callable
 from math import ceil
-from multiprocessing import get_context
+from multiprocessing import forkserver as server
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -50,6 +51,7 @@ def start(process: BaseProcess) -> None:
     a script that just calls train() would train in each of its workers. All that is called here is in modules.
     """
     with _starting:  # one thread would put back what another has put there
+        _undisturbed_server()
         program = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -61,6 +63,19 @@ def start(process: BaseProcess) -> None:
             ) from None
         finally:
             sys.modules["__main__"] = program
+
+
+def _undisturbed_server() -> None:
+    """Have the server running with SIGINT and SIGHUP blocked, as its children inherit it.
+
+    It ignores the first itself, but only when all is imported: until then Ctrl-C would end it, with a traceback.
+    """
+    resource_tracker.ensure_running()  # which unblocks SIGINT when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        server.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Sandbox:
@@ -78,6 +93,7 @@ class Sandbox:
         self.deadline_s, self.memory_bytes = deadline_s, memory_bytes
         self._child: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +125,12 @@ class Sandbox:
             raise value
         return value
 
+    def end(self) -> None:
+        """From any thread: the call that is under way in another fails at once, and there is none after it."""
+        self._ended = True
+        if (child := self._child) is not None:
+            child.kill()
+
     def close(self) -> None:
         """The child is told to end, and made to."""
         if self._pipe is not None:
@@ -127,6 +149,9 @@ class Sandbox:
         start(child)
         self._child = child
         end.close()  # so that the pipe ends when the child does
+        if self._ended:  # while the child was started, which may take seconds
+            self._kill()
+            raise RunError("this sandbox was ended")
         return self._pipe
 
     def _answer(self, pipe: Connection, seconds: float, name: str) -> Any:
@@ -184,6 +209,7 @@ def call(
 def _serve(pipe: Connection) -> None:
     """The child's life: a request, "started", an answer, again, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so does the end of a terminal
     _limit("CORE", 0)
     while True:
         try:

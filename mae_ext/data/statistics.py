@@ -1,8 +1,10 @@
 """Per-channel mean and standard deviation of a data set, in the reader's units; uint8 counts as 0..1."""
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import Pipe
 from typing import Protocol
 
 import torch
@@ -12,7 +14,9 @@ from mae_ext.data.augment import evaluation_sampler
 from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import Items
+from mae_ext.data.workers import Worker, WorkerLost
 from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, reasons
+from mae_ext.progress import phase
 
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """RGB over the ImageNet-1K training set, from fb.resnet.torch's datasets/imagenet.lua; MAE's main_pretrain.py and
@@ -20,6 +24,12 @@ torchvision's released weights use the same six numbers."""
 
 CONSTANT = 2.0**-23
 """A channel whose std is below this share of its mean, float32's rounding, is constant: centred only, with std 1."""
+
+AHEAD = 4
+"""Files that a worker is asked for before they are needed, so that a slow one holds up no other."""
+
+POLL_S = 0.2
+"""How often a silent worker is looked at."""
 
 log = logging.getLogger(__name__)
 
@@ -73,23 +83,31 @@ def measure(
     count: int = 1024,
     name: str = "data",
     on_bad: Callable[[BadSample], None] | None = None,
-    sandbox: Sandbox | None = None,
+    workers: int = 0,
+    deadline_s: float = 30.0,
 ) -> Statistics:
     """Statistics over `count` files spread evenly over the list; the same list gives the same numbers.
 
-    Bad files are passed over, counted in the log, and handed to `on_bad`; in a sandbox, so are those that hang or crash
-    the reader. Raises NoneMeasurable, a UserError with the reasons, when all are bad; RunError for a bug of the reader.
+    workers: processes that read, in which a file may take `deadline_s`; 0 reads here. However many, samples are added
+    up here and in the order of the list, so the numbers are the same to the last bit. Bad files are passed over,
+    counted in the log, and handed to `on_bad`; with workers, so are those that hang or crash the reader. Raises
+    NoneMeasurable, a UserError with the reasons, when all are bad; RunError for a bug of the reader.
     """
     moments, bad = Moments(), []
     chosen = spread(len(items), count)
-    for index in chosen:
-        try:
-            for sample in _read(reader, items.addresses[index], crop_sampler, sandbox):
-                moments.add(sample)
-        except BadSample as error:
-            bad.append(error)
-            if on_bad is not None:
-                on_bad(error)
+    read = _Read([items.addresses[index] for index in chosen], reader, crop_sampler)
+    outcomes = _in_workers(read, workers, deadline_s) if workers else (read(i) for i in range(len(chosen)))
+    told = phase(f"{name}: measuring mean and standard deviation on {len(chosen)} files")
+    with closing(outcomes), told as progress:
+        for done, outcome in enumerate(outcomes, start=1):
+            if isinstance(outcome, BadSample):
+                bad.append(outcome)
+                if on_bad is not None:
+                    on_bad(outcome)
+            else:
+                for sample in outcome:
+                    moments.add(sample)
+            progress(done, len(chosen))
     if moments.count == 0:
         why = reasons(bad) if bad else "no file has a valid voxel"
         raise NoneMeasurable(
@@ -101,20 +119,64 @@ def measure(
     return moments.statistics()
 
 
-def _read(reader: Reader, address: str, crop_sampler: CropSampler, sandbox: Sandbox | None) -> list[Sample]:
-    if sandbox is None:
-        return read_checked(reader, address, [crop_sampler])
+@dataclass(frozen=True)
+class _Read:
+    """Picklable. read(i) is what there is in the file at i, or what is wrong with it."""
 
-    def guarded() -> list[Sample]:
-        found: list[Sample] = sandbox.call(read_checked, reader, address, [crop_sampler], name=address)
-        return found
+    addresses: Sequence[str]
+    reader: Reader
+    crop_sampler: CropSampler
 
+    def __call__(self, index: int) -> list[Sample] | BadSample:
+        try:
+            return read_checked(self.reader, self.addresses[index], [self.crop_sampler])
+        except BadSample as error:
+            return error
+
+
+def _in_workers(read: _Read, workers: int, deadline_s: float) -> Generator[list[Sample] | BadSample]:
+    """Every file in order, read by processes that are gone when this ends, also in the midst of a file."""
+    total = len(read.addresses)
+    lifeline, kept_open = Pipe(duplex=False)
+    crew: list[Worker] = []
     try:
-        return guarded()
-    except BadSample as error:
-        if error.kind not in ("hung", "crashed"):
-            raise
-        return guarded()  # once more, as the loader does: what passes by itself must not change the numbers
+        while len(crew) < min(workers, total):
+            crew.append(Worker(read, lifeline))
+        asked = 0
+        for index in range(total):
+            while asked < min(total, index + AHEAD * len(crew)):
+                crew[asked % len(crew)].ask(asked)
+                asked += 1
+            here = index % len(crew)
+            made: tuple[list[Sample] | BadSample] | None = None
+            while made is None:
+                try:
+                    made = crew[here].answer(deadline_s, POLL_S)
+                except BadSample as error:  # an answer that is an exception is raised
+                    made = (error,)
+                except WorkerLost:
+                    # Once more, as the loader does: what passes by itself must not change the numbers.
+                    owed = [step for step in crew[here].owed if step != index]
+                    crew[here].end()
+                    crew[here] = Worker(read, lifeline)
+                    for step in owed:
+                        crew[here].ask(step)
+                    made = (_alone(read, index, deadline_s),)
+            yield made[0]
+    finally:
+        for worker in crew:
+            worker.end()
+        lifeline.close()
+        kept_open.close()
+
+
+def _alone(read: _Read, index: int, deadline_s: float) -> list[Sample] | BadSample:
+    with Sandbox(deadline_s) as sandbox:
+        try:
+            found: list[Sample] | BadSample = sandbox.call(read, index, name=read.addresses[index])
+        except BadSample as error:
+            return error
+        return found
 
 
 def stated(modality: ModalityConfig) -> Statistics:
@@ -136,7 +198,7 @@ class _Measurable(Protocol):
 def resolve_statistics(config: Config, data: Mapping[str, _Measurable]) -> Config:
     """The config with numbers where it said "measured", "imagenet" or "none" (mean 0, std 1), for every modality.
 
-    Measured on the centre of each file at the model's size, in a sandbox where training reads in workers. Raises
+    Measured on the centre of each file at the model's size, by as many workers as training reads with. Raises
     ConfigError when the count of channels differs.
     """
     modalities = dict(config.modalities)
@@ -144,14 +206,14 @@ def resolve_statistics(config: Config, data: Mapping[str, _Measurable]) -> Confi
         chosen = modality.data.statistics
         if chosen == "measured":
             here = data[name]
-            with ExitStack() as stack:
-                deadline_s = min(30.0, config.train.worker_timeout)
-                sandbox = stack.enter_context(Sandbox(deadline_s)) if config.train.workers else None
-                crop = evaluation_sampler(modality.data.augment, modality.size)
-                try:
-                    found = measure(here.items, here.reader, crop, name=f"modality '{name}'", sandbox=sandbox)
-                except NoneMeasurable as none:
-                    raise NoneMeasurable(str(none), [{"modality": name, **row} for row in none.bad]) from None
+            crop, deadline_s = evaluation_sampler(modality.data.augment, modality.size), config.train.worker_timeout
+            try:
+                found = measure(
+                    here.items, here.reader, crop, name=f"modality '{name}'", workers=config.train.workers,
+                    deadline_s=min(30.0, deadline_s),
+                )  # fmt: skip
+            except NoneMeasurable as none:
+                raise NoneMeasurable(str(none), [{"modality": name, **row} for row in none.bad]) from None
         else:
             found = stated(modality)
         if len(found.mean) != modality.channels:

@@ -323,6 +323,7 @@ def serve(memory: int, limit_bytes: int) -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that a library prints may look like an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so does the end of a terminal
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["DECORD_EOF_RETRY_MAX"] = EOF_RETRIES

@@ -112,8 +112,9 @@ class _Pickler(pickle.Pickler):
 
 def _work(pipe: Connection, lifeline: Connection, make: Callable[[int], Any]) -> None:
     """The worker's life: a step, "begun", "made" with a descriptor, again, until the parent is gone."""
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    # Ctrl-C and a closed terminal reach the whole process group; the parent decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)
     _end_with_parent(lifeline)
     while True:

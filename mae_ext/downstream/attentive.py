@@ -35,10 +35,8 @@ class AttentivePool(nn.Module):
 
     def __init__(self, width: int, grid: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
-        place = sincos(coordinates_of(grid), width)
-        place = place - place.mean(0)
-        # As large as the tokens it is added to; all zero where the grid is a single token.
-        self.register_buffer("place", place / place.square().mean().sqrt().clamp(min=1e-6), persistent=False)
+        self.grid = grid
+        self.register_buffer("place", _places(grid, width), persistent=False)
         heads = next(h for h in HEADS if width % h == 0)
 
         def drawn(*shape: int, fan_in: int) -> nn.Parameter:
@@ -48,15 +46,26 @@ class AttentivePool(nn.Module):
         self.value = drawn(heads, width, width // heads, fan_in=width)
         self.up, self.down = drawn(2 * width, width, fan_in=width), drawn(width, 2 * width, fan_in=2 * width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) of about unit variance, N tokens of the grid, row-major -> (B, D) normalised, float32."""
+    def forward(self, tokens: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """(B, N, D) of about unit variance, N tokens of the grid, row-major -> (B, D) normalised, float32.
+
+        grid: of the tokens, where it is another than the one this was built for.
+        """
+        place = self.place if grid in (None, self.grid) else _places(grid, tokens.shape[2], tokens.device)
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
-            weight = ((tokens + self.place) @ self.query.T).softmax(1)
+            weight = ((tokens + place) @ self.query.T).softmax(1)
             gathered = torch.einsum("bnh,bnd->bhd", weight, tokens)
             x = torch.einsum("bhd,hde->bhe", gathered, self.value).flatten(1)
             x = F.layer_norm(x, x.shape[1:])
             return F.layer_norm(x + F.gelu(x @ self.up.T) @ self.down.T, x.shape[1:])
+
+
+def _places(grid: tuple[int, ...], width: int, device: torch.device | None = None) -> Tensor:
+    """-> (N, D), as large as the tokens it is added to; all zero where the grid is a single token."""
+    place = sincos(coordinates_of(grid, device), width)
+    place = place - place.mean(0)
+    return place / place.square().mean().sqrt().clamp(min=1e-6)
 
 
 class AttentiveHead(nn.Module):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mae_ext.engine.checkpoint import read_tensors
+from mae_ext.config import Config
+from mae_ext.engine.checkpoint import read_config, read_tensors
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
@@ -14,12 +15,14 @@ from mae_ext.model.mae import MAE
 def load_backbone(model: MAE, checkpoint: str) -> None:
     """Every weight of `model`, an MAE that decodes nothing, from a checkpoint of pretraining or of another task.
 
+    Learned positions of another grid are resampled, as the encoder itself does with samples of another size.
     Raises CheckpointError naming what is missing or of another shape: an encoder is loaded whole or not at all.
     """
     found: dict[str, Tensor] = {
         name.removeprefix(BACKBONE): value
         for name, value in read_tensors(Path(checkpoint) / "model.safetensors").items()
     }
+    _fit_positions(model, found, read_config(Path(checkpoint)))
     own = model.state_dict()
     loaded = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
     wrong = [
@@ -36,3 +39,14 @@ def load_backbone(model: MAE, checkpoint: str) -> None:
             f"({share:.0%} of its numbers) fit; {'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}"
         )
     model.load_state_dict(loaded)
+
+
+def _fit_positions(model: MAE, found: dict[str, Tensor], run: Config) -> None:
+    """In place: the position tables of the run, on the grids of the model."""
+    for name in model.modalities:
+        modality, prefix = model.modality(name), f"modalities.{name}.position."
+        fitted = getattr(modality.position, "fitted", None)
+        if fitted is None or name not in run.modalities or run.modalities[name].grid == modality.grid:
+            continue
+        for key in [key for key in found if key.startswith(prefix)]:
+            found[key] = fitted(key.removeprefix(prefix), found[key], run.modalities[name].grid)

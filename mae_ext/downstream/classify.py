@@ -59,7 +59,7 @@ class Classifier(nn.Module):
             case "class":
                 pooled = tokens[:, 0]
             case "attentive":
-                pooled = self.gather(patches)
+                pooled = self.gather(patches, self.backbone.modality(name).grid_of(x))
             case "mean":
                 pooled = patches.mean(1)
         logits: Tensor = self.head(self.norm(pooled))

@@ -57,10 +57,19 @@ class Detector(nn.Module):
     def places(self) -> Places:
         return Places(self.xy, self.stride, self.reach)
 
+    def places_in(self, x: Tensor, name: str) -> Places:
+        """Of the answers to (B, C, H, W), which need not be of the size of training."""
+        modality = self.backbone.modality(name)
+        if (grid := modality.grid_of(x)) == modality.grid:
+            return self.places
+        found = places_of(self.pyramid.grids_of(grid), self.pyramid.strides, tuple(x.shape[2:]))
+        return Places(*(part.to(self.xy.device) for part in (found.xy, found.stride, found.reach)))
+
     def forward(self, x: Tensor, name: str, gates: Tensor | None = None) -> Answers:
         """(B, C, H, W) in reader units -> Answers in pixels of x."""
         tokens = self.backbone.encode_all(x, name, gates=gates)[:, int(self.backbone.encoder.class_token is not None) :]
-        answers: Answers = self.head(self.pyramid(tokens), self.pyramid.strides)
+        grid = self.backbone.modality(name).grid_of(x)
+        answers: Answers = self.head(self.pyramid(tokens, grid), self.pyramid.strides)
         return answers
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +54,7 @@ class ProbesDuring:
     def __init__(self, spec: ProbeConfig, model: MAE, config: Config, out: Path, start: int, total: int) -> None:
         name = one_modality(spec.modality, config, "train.probe", "train.probe.modality={}")
         self.spec, self.model, self.total, self.initialised = spec, model, total, config.init is not None
-        self.encoder = FrozenEncoder(model, config, name, start, out, next(model.parameters()).device, keeps=True)
+        self.encoder = FrozenEncoder(model, config, name, start, out, keeps=True)
         self.journal = Journal(out / PROBES, start)
         self.done = {row["step"] for row in self.journal.rows if row.get("in_training")}
 
@@ -64,7 +63,8 @@ class ProbesDuring:
             return
         self.done.add(step)
         spec = self.spec
-        read = Reading(replace(self.encoder, step=step))
+        self.encoder.step = step
+        read = Reading(self.encoder)
         weights = "pretrained" if step or self.initialised else "untrained"
         try:
             with _aside(self.model):

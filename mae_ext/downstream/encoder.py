@@ -1,9 +1,9 @@
-"""A frozen encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
+"""A trained encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.cores import cores
@@ -58,20 +58,43 @@ class Features:
     patients: list[str] | None = None
 
 
-@dataclass(frozen=True)
-class FrozenEncoder:
-    """model: in eval mode, on `device`. step: optimiser steps behind the weights; 0 for random ones.
+class FrozenEncoder(nn.Module):
+    """`encoder(x)` are tokens, with gradients, in any program of PyTorch; `encode`, `pooled`, `features` without.
 
-    keeps: whether the reader's cache, which is a training's, may grow by what is read here: during the training alone.
+    It never masks, and takes samples of any size that the patch divides, in the reader's units: normalising is its own.
+    name: of the modality. step: optimiser steps behind the weights; 0 for random ones. keeps: whether the reader's
+    cache, which is a training's, may grow by what is read here: during the training alone.
     """
 
-    model: MAE
-    config: Config
-    name: str
-    step: int
-    path: Path
-    device: torch.device
-    keeps: bool = False
+    def __init__(self, model: MAE, config: Config, name: str, step: int, path: Path, keeps: bool = False) -> None:
+        super().__init__()
+        self.model, self.config, self.name, self.step, self.path, self.keeps = model, config, name, step, path, keeps
+        self.training = model.training
+
+    def forward(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over `grid_of(x)`.
+
+        x: uint8, or floats (images and clips: 0..1), on the encoder's device. spacing: (B, n) distances between voxels
+        (mm), of an encoder whose positions are physical. Raises WrongShape for a size that the patch does not divide.
+        """
+        return self.model.encode(x, self.name, spacing)
+
+    def layers(self, x: Tensor, taken: Sequence[int], spacing: Tensor | None = None) -> list[Tensor]:
+        """As forward -> [(B, N, D)]: after each block of `taken`, counted from 1, as it is; last forward's own."""
+        return self.model.encode_layers(x, taken, self.name, spacing)
+
+    def grid_of(self, x: Tensor) -> tuple[int, ...]:
+        """(B, C, *S) -> how many tokens there are along each axis."""
+        return self.model.modality(self.name).grid_of(x)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a token, D."""
+        return self.model.encoder.trunk.width
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
     def modality(self) -> ModalityConfig:
@@ -87,14 +110,14 @@ class FrozenEncoder:
     def items(self, source: str) -> Items:
         return list_items(source, tuple(self.reader().suffixes))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # and not in inference mode: no head could learn from what that gives
     def encode(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
-        """(B, C, *S) in reader units -> (B, N, D). Statistics are applied; nothing is ever masked."""
-        return self.model.encode(x.to(self.device), self.name, spacing)
+        """forward without gradients, of x on any device."""
+        return self(x.to(self.device), None if spacing is None else spacing.to(self.device))  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def pooled(self, samples: Sequence[Sample], pool: Pool = "mean", view: View | None = None) -> Tensor:
-        """B samples -> (B, D) float32 or, of pool "tokens", (B, N, D) float16, on the CPU."""
+        """B samples -> (B, D) float32 or, of pool "tokens", (B, N, D) float16, on the CPU, without gradients."""
         x, spacing = stack(samples)
         spacing = spacing if spacing is None else spacing.to(self.device)
         if view is not None:
@@ -107,7 +130,7 @@ class FrozenEncoder:
         """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
         config = self.config.model_copy(update={"seed": seed})
         untrained = MAE(config, decodes=self.model.decoder is not None)
-        return replace(self, model=untrained.eval().to(self.device), config=config, step=0)
+        return FrozenEncoder(untrained.eval().to(self.device), config, self.name, 0, self.path, self.keeps)
 
     def features(
         self,
@@ -211,12 +234,15 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:
-    """The encoder of a run directory (its newest good checkpoint) or of one checkpoint.
+    """The encoder of a run directory (its newest good checkpoint) or of one checkpoint, in eval mode.
 
-    name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". Raises CheckpointError,
-    UserError.
+    name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". The weights behind
+    `encoder(x)` can be trained; those of the decoder and of other modalities, which it does not use, are frozen, so
+    that optimisers and DistributedDataParallel leave them alone. Raises CheckpointError, UserError.
     """
     run = load_run(run_or_file)
     name = one_modality(name, run.config, str(run_or_file))
-    place = device_of(device)
-    return FrozenEncoder(run.model.eval().to(place), run.config, name, run.step, Path(run.path), place)
+    used = ("encoder.", *(f"modalities.{name}.{part}." for part in ("embed", "position")))
+    for key, parameter in run.model.named_parameters():
+        parameter.requires_grad_(key.startswith(used))
+    return FrozenEncoder(run.model.eval().to(device_of(device)), run.config, name, run.step, Path(run.path))

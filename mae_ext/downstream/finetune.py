@@ -14,16 +14,13 @@ TOKENS = ("patch", "channels", "embed", "position")
 FREE = ("cache", "max_bytes", "max_pixels")
 """Arguments of readers that change no sample."""
 
-RESIZES = "sincos"
-"""The position table that means the same on another grid."""
-
 
 def from_run(values: Mapping[str, Any], init: str, where: str) -> Config:
     """The config of `values` (as YAML gives them) on the encoder of a run, or of one checkpoint in it.
 
     Architecture, tokens, reader and statistics are the run's, also where the config leaves them out. size may be
-    another where positions are 'sincos'. Augmentation is the config's, axis for axis the run's where it says nothing.
-    Raises ConfigError for each key that contradicts the run: its value, the run's, and what to do.
+    another where positions serve any grid: all of ours do. Augmentation is the config's, axis for axis the run's where
+    it says nothing. Raises ConfigError for each key that contradicts the run: its value, the run's, what to do.
     """
     path = find(init)
     run = read_config(path)
@@ -87,10 +84,9 @@ def _modality(given: dict[str, Any], run: ModalityConfig, name: str, problems: l
             value = {"name": given[key]} if isinstance(given[key], str) else given[key]
             _compare(f"{where}.{key}", value, own[key], problems)
     size = given.get("size", own["size"])
-    if size != own["size"] and run.position.name != RESIZES:
+    if size != own["size"] and not getattr(plugins.positions.get(run.position.name), "any_size", False):
         problems.append(
-            f"{where}.size is {size}, and {own['size']} there: positions of '{run.position.name}' belong to one grid "
-            f"(those of '{RESIZES}' to any)"
+            f"{where}.size is {size}, and {own['size']} there: positions of '{run.position.name}' belong to one grid"
         )
     data = _section(given.get("data"), f"{where}.data", "config")
     _reader(data.get("reader"), own["data"]["reader"], where, problems)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Literal
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -140,6 +139,5 @@ class Segmenter(nn.Module):
         """What a head is given: layers, the grid, and the normalised input."""
         modality, encoder = self.backbone.modality(name), self.backbone.encoder
         x = modality.normalize(x)
-        everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
-        layers = encoder.layers(modality.tokens(x, everything, spacing), self.taken, gates)
-        return layers, modality.grid, x
+        layers = encoder.layers(modality.tokens(x, modality.everything(x), spacing), self.taken, gates)
+        return layers, modality.grid_of(x), x.to(modality.like.dtype)

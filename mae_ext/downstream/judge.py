@@ -47,7 +47,7 @@ def probabilities(
     every batch, as soon as they are there.
     """
     backbone = model.backbone
-    encoder = FrozenEncoder(backbone, config, name, 0, Path(), device, keeps)  # type: ignore[arg-type]
+    encoder = FrozenEncoder(backbone, config, name, 0, Path(), keeps)  # type: ignore[arg-type]
     chosen = Items(PathTable(items.addresses[i] for i in rows))
     good: list[int] = []
     bad: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ def write_predictions(
     `Results`.
     """
     device = next(model.parameters()).device
-    encoder = FrozenEncoder(model.backbone, config, name, 0, Path(), device)  # type: ignore[arg-type]
+    encoder = FrozenEncoder(model.backbone, config, name, 0, Path())  # type: ignore[arg-type]
     addresses = addresses_of(sources, tuple(encoder.reader().suffixes))
     written = [out / PREDICTIONS]
     ledger = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")

@@ -31,6 +31,7 @@ class Pyramid(nn.Module):
     the map covers the whole image. Raises ValueError for levels that are not each coarser than the one before.
 
     strides, grids: of each level, as they came out: ((pixels down, pixels across), ...) and ((rows, columns), ...).
+    grids_of(grid): those of another grid of tokens.
     """
 
     def __init__(
@@ -57,12 +58,20 @@ class Pyramid(nn.Module):
             )
         self.grid = (grid[0], grid[1])
         self.strides = tuple((patch[0] / 2.0**down, patch[1] / 2.0**across) for down, across in doublings)
-        self.grids = tuple((ceil(grid[0] * 2.0**down), ceil(grid[1] * 2.0**across)) for down, across in doublings)
+        self.doublings = doublings
+        self.grids = self.grids_of(grid)
         self.levels = nn.ModuleList(_level(width, channels, level) for level in doublings)
 
-    def forward(self, tokens: Tensor) -> list[Tensor]:
-        """(B, N, D) patch tokens -> a map (B, channels, rows, columns) for each level, finest first."""
-        x = rearrange(tokens, "b (h w) d -> b d h w", h=self.grid[0], w=self.grid[1])
+    def grids_of(self, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        return tuple((ceil(grid[0] * 2.0**down), ceil(grid[1] * 2.0**across)) for down, across in self.doublings)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, ...] | None = None) -> list[Tensor]:
+        """(B, N, D) patch tokens -> a map (B, channels, rows, columns) for each level, finest first.
+
+        grid: of the tokens, where it is another than the one this was built for.
+        """
+        rows, columns = grid or self.grid
+        x = rearrange(tokens, "b (h w) d -> b d h w", h=rows, w=columns)
         return [level(x) for level in self.levels]
 
 

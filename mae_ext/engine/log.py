@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     say(f"warning: {message}")
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as drawn:
+        task = drawn.add_task(what, total=None)
+        yield lambda done, total: drawn.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def announced(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A phase of a run: a line that it begins, and a bar on a terminal."""
+    say(what)
+    with bar("") as progress:
+        yield progress
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Signals: the first lets the step end and saves, or ends an evaluation at once; the second ends the process."""
+"""Signals: the first lets the step end and saves, or ends at once what changes nothing; the second ends the process."""
 
 import os
+import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -17,15 +18,26 @@ class Interrupted(BaseException):
     """A signal ended what was under way, on all ranks. No Exception: nothing between here and the loop may keep it."""
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
 @dataclass
 class StopFlag:
-    """Set by the first SIGTERM, SIGINT or SIGUSR1; the second one exits at once."""
+    """Set by the first of SIGNALS; a second one exits at once, except SIGHUP.
+
+    A terminal that closes sends that several times: by the kernel, and by the shell. What was started to ignore it
+    (nohup) goes on ignoring it.
+    """
 
     received: int = 0
     leaving: bool = False
     previous: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
+            if self.received:
+                return
         if self.received:
             os._exit(128 + number)
         self.received = number
@@ -33,7 +45,9 @@ class StopFlag:
             raise Interrupted
 
     def __enter__(self) -> "StopFlag":
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self.previous[number] = signal.signal(number, self)
             except ValueError:  # not the main thread: whoever embeds us handles signals
@@ -65,15 +79,53 @@ class StopFlag:
             self.leaving = was
 
 
+def _let_go_of_terminal() -> None:
+    """What is said goes nowhere once nobody can read it: writing to a terminal that is gone is an error."""
+    for output in (1, 2):
+        asked = select.poll()
+        asked.register(output, 0)
+        if asked.poll(0):  # nothing was asked for, so it has hung up
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
+            os.close(nowhere)
+
+
 @dataclass(frozen=True)
 class HeedfulRanks(Ranks):
-    """Ranks that hear in every `gather` whether one of them was told to stop, and then stop together."""
+    """Ranks that hear in every meeting whether one was told to stop (where they wait for rank 0: whether it was).
+
+    Then they stop together: Interrupted is raised on all.
+    """
 
     stop: StopFlag = field(default_factory=StopFlag)
     parted: list[bool] = field(default_factory=list)
 
     def gather(self, value: T) -> list[T]:
         return self._meet(value, left=False)
+
+    def from_main(self, value: T) -> T:
+        with self.stop.held():
+            told, found = super().from_main((bool(self.stop.received), value))
+        if told:
+            raise Interrupted
+        return found
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """As of Ranks; a signal ends the work at once, and then all ranks leave."""
+
+        def heedful() -> T | None:
+            try:
+                with self.stop.interrupts():
+                    return work()
+            except Interrupted:
+                return None  # `from_main`, which follows, tells everyone
+
+        return super().on_main(heedful)  # type: ignore[return-value]
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """What every rank does by itself, without meeting another: a signal ends it at once."""
+        with self.stop.interrupts():
+            return work()
 
     def part(self, left: bool) -> None:
         """The last meeting of an evaluation. left: whether a signal ended this rank's. Raises Interrupted on all."""

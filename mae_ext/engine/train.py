@@ -2,7 +2,8 @@
 
 import fcntl
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,54 @@ from torch import nn
 from mae_ext.config import Config
 from mae_ext.data.doubts import one_sided
 from mae_ext.data.loader import Loader, ModalityData, StepData
-from mae_ext.downstream.during import ProbesDuring, check_probe
+from mae_ext.data.sample import Batch
+from mae_ext.downstream.during import ProbesDuring
 from mae_ext.engine import checkpoint
+from mae_ext.engine.begin import Begun, begin
 from mae_ext.engine.cpu import settle_in
-from mae_ext.engine.distributed import Ranks, check_split, join, leave
-from mae_ext.engine.evaluation import Evaluations, check_held_out, evaluate
+from mae_ext.engine.distributed import Ranks, join, leave
+from mae_ext.engine.evaluation import Evaluations, evaluate
 from mae_ext.engine.failure import record
 from mae_ext.engine.ledger import Ledger
-from mae_ext.engine.log import Log, say, warn
-from mae_ext.engine.meaning import check_meaning, of_first_batch, remarks
-from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr, schedule
+from mae_ext.engine.log import Log, announced, say, warn
+from mae_ext.engine.meaning import of_first_batch, remarks
+from mae_ext.engine.optim import adamw, freeze, lr_at, peak_lr
 from mae_ext.engine.resume import (
     Progress,
     Stopped,
-    asked_statistics,
-    check_same,
-    kept_statistics,
-    measured_anew,
     restore,
     snapshot,
-    to_measure,
 )  # fmt: skip
 from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step, Taken
-from mae_ext.engine.stop import Interrupted, StopFlag
-from mae_ext.engine.task import Task, backbone_of, build_model, task_of
-from mae_ext.errors import CheckpointError, NoneMeasurable, NoneUsable, RunError, UserError, cause_of
+from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
+from mae_ext.engine.task import backbone_of, build_model, task_of
+from mae_ext.errors import CheckpointError, NoneUsable, RunError, UserError, cause_of
 from mae_ext.model.linear import is_native
+from mae_ext.overrides import configured
+from mae_ext.progress import watched_by
 
 
-def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
+def train(
+    config: Config | str | Path,
+    out: str | Path,
+    allow_change: bool = False,
+    *,
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    steps: int | None = None,
+    sets: Sequence[str] = (),
+) -> Path:
     """Train, or go on from the newest checkpoint in `out`, and return the run directory.
 
-    Raises UserError, RunError, or Stopped after a signal.
+    config: a Config, a YAML file, or the name of a recipe ("image_folder"). data, test, steps, sets: as --data, --test,
+    --steps and --set of the commands; several modalities as "image=photos,clip=films". Raises UserError, RunError, or
+    Stopped after a signal.
     """
     out = Path(out)
+    asked = [None if path is None else str(path) for path in (data, test)]
+    config = str(config) if isinstance(config, Path) else config
+    if isinstance(config, str) or sets or steps is not None or any(asked):
+        config = configured(config, asked[0], sets, steps, asked[1])
     settle_in()  # before torch's threads are there, which take it over
     ranks = join(config.train.device)
     try:
@@ -67,35 +82,9 @@ def train(config: Config, out: str | Path, allow_change: bool = False) -> Path:
 
 
 def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Path:
-    check_split(config, ranks.world)
-    check_meaning(config)
-    found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
-    task, asked = task_of(config), asked_statistics(config)
-    data = task.data(config, ranks.rank, ranks.world)
-    ranks.on_main(lambda: _check_judged(config))
-    if found is None:
-        config = _settled(task, config, data, out, ranks)
-        at = Progress(statistics=asked)
-    else:
-        at = Progress.read(found)
-        config = task.settle(config, data, checkpoint.read_config(found))
-        check_same(config, found, at, data, allow_change, asked)
-        if anew := to_measure(asked, at):
-            before = config
-            config = ranks.on_main(lambda: measured_anew(before, anew, data))
-        at = replace(at, statistics=asked | {n: at.statistics.get(n, asked[n]) for n in kept_statistics(config, found)})
-    task = task_of(config)  # as settled
-    total, warmup = schedule(config, next(iter(data.values())).plan.samples_per_epoch)
-    torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
-    model = build_model(config)
-    if found is None and config.init is not None:
-        task.start(model, config)
-    model = model.to(ranks.device).train()
-    freeze(model, config.train.freeze)
-    optimizer = adamw(model, config.train)
-    scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
-    if found is not None:
-        restore(found, config, model, optimizer, scaler, at)
+    begun = _begun(config, out, ranks, stop, allow_change)
+    task, config, data, found, at, model = begun.task, begun.config, begun.data, begun.found, begun.at, begun.model
+    optimizer, scaler, total, warmup = begun.optimizer, begun.scaler, begun.total, begun.warmup
     if ranks.main:
         _clear(out, found)  # before ranks meet in `wrap`, after which each writes files of its own
     objective: nn.Module = ranks.wrap(Objective(model, config, task))
@@ -159,12 +148,23 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         if evaluations.due(step):
             evaluations.write(step, evaluate(task, model, config, ranks, stop))
 
+    def awaited(done: int) -> dict[str, Batch]:
+        """The next batch. One rank alone waits for none after a signal, and saves what it has: data may be slow."""
+        nonlocal saved_at
+        try:
+            with stop.interrupts() if ranks.world == 1 else nullcontext():
+                return next(loader)
+        except Interrupted:
+            if done > saved_at and save(done):
+                saved_at = done
+            raise
+
     try:
         judge(at.step)  # untrained, or what a signal left no time for
         for step in range(at.step, total):
             began = time.perf_counter()
             lr = lr_at(step, peak_lr(config), config.train.min_lr, warmup, total)
-            batches = next(loader)
+            batches = awaited(done)
             for remark in of_first_batch(config, batches) if log and step == at.step else ():
                 warn(remark)
             taken = take_step(step, batches, lr, bool(stop.received), ledger.note(step + 1, batches))
@@ -210,23 +210,24 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     return out
 
 
-def _check_judged(config: Config) -> None:
-    """Raises UserError for held-out data, or a probe's, that cannot be judged at all: now, and not hours from now."""
-    check_held_out(config)
-    if config.train.probe:
-        check_probe(config.train.probe, config)
-
-
-def _settled(task: Task, config: Config, data: dict[str, ModalityData], out: Path, ranks: Ranks) -> Config:
-    """What the task settles of a new run; where all files are bad, the ledger says why before the run ends."""
+def _begun(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Begun:
+    """`begin`, which a signal ends at once. Raises Stopped."""
+    heedful = HeedfulRanks(ranks.rank, ranks.world, ranks.device, ranks.waiting, stop)
     try:
-        return ranks.on_main(lambda: task.settle(config, data, None))
-    except NoneMeasurable as none:
-        if ranks.main:
-            ledger = Ledger(out, 0, Ranks(0, 1, ranks.device))
-            ledger.last_words(0, none.bad)
-            ledger.close()
-        raise
+        with watched_by(announced) if ranks.main else nullcontext():
+            return begin(config, out, heedful, allow_change)
+    except Interrupted:
+        pass
+    except RuntimeError as error:
+        # Told to stop, a rank that lists files leaves at once, and others that wait for it lose it.
+        if not (stop.received and ranks.world > 1 and _lost_rank(error)):
+            raise
+    there = checkpoint.steps_of(out / "checkpoints")
+    raise Stopped(
+        "stopped by a signal before a step was taken; the same command goes on"
+        if there
+        else "stopped by a signal before the first step; the same command starts again"
+    )
 
 
 def _clear(out: Path, found: Path | None) -> None:

@@ -10,7 +10,10 @@ from mae_ext.model.linear import Linear
 
 
 class Embedder(Protocol):
-    """A factory `(size, patch, channels, width, **arguments) -> nn.Module` with this forward."""
+    """A factory `(size, patch, channels, width, **arguments) -> nn.Module` with this forward.
+
+    With the attribute `any_size = True` it takes samples of any size that the patch divides, and not of `size` alone.
+    """
 
     def __call__(self, x: Tensor, keep: Tensor) -> Tensor:
         """(B, C, *S) normalised float, (B, K) -> (B, K, width). A token may see its own patch only."""
@@ -22,6 +25,8 @@ class PatchEmbed(nn.Module):
 
     Equal to the strided convolution of ViT, with its weights flattened in the order `(p1 .. pn c)`.
     """
+
+    any_size = True
 
     def __init__(self, size: tuple[int, ...], patch: tuple[int, ...], channels: int, width: int) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ def take_patches(x: Tensor, patch: tuple[int, ...], index: Tensor) -> Tensor:
     """(B, C, *S), (B, K) -> (B, K, pix): the patches at row-major `index`, and no others are touched."""
     view = patches(x, patch)
     grid = view.shape[1 : 1 + len(patch)]
-    rows = torch.arange(len(x), device=x.device)[:, None]
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
     taken = view[(rows, *unravel(index, tuple(grid)))]
     return taken.reshape(*index.shape, -1)
 

@@ -1,98 +1,19 @@
 """The masked autoencoder (MAE, 2111.06377) over any number of modalities that share one trunk."""
 
 from collections.abc import Sequence
-from functools import partial
-from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mae_ext import plugins
-from mae_ext.config import Config, DecoderConfig, ModalityConfig, ModelConfig, Statistics
+from mae_ext.config import Config, DecoderConfig, ModelConfig
 from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
 from mae_ext.model.linear import Linear
-from mae_ext.model.mask import Mask, from_scores, num_decoded
+from mae_ext.model.mask import Mask
+from mae_ext.model.modality import Modality, in_units
 from mae_ext.model.transformer import Transformer
 from mae_ext.model.uniformity import uniformity
 from mae_ext.rng import seed_of
-
-
-class Modality(nn.Module):
-    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target.
-
-    decoder_width: None where nothing is decoded; then there is no predictor, nor positions for it.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, name: str, config: ModalityConfig, width: int, decoder_width: int | None) -> None:
-        super().__init__()
-        self.size, self.patch, self.grid, self.channels = config.size, config.patch, config.grid, config.channels
-        where, position = f"modalities.{name}", config.position
-        shape = {"patch": self.patch, "channels": self.channels}
-        self.embed = plugins.embedders.build(
-            config.embed.name, config.embed.arguments, f"{where}.embed", size=self.size, **shape, width=width
-        )
-        placed = partial(
-            plugins.positions.build, position.name, position.arguments, f"{where}.position", grid=self.grid
-        )
-        self.position = placed(width=width)
-        self.decoder_position = None if decoder_width is None else placed(width=decoder_width)
-        self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
-        self.predict = None if decoder_width is None else Linear(decoder_width, self.target.pix)
-        self.masker = plugins.maskers.build(config.mask.name, config.mask.arguments, f"{where}.mask")
-        self.decode = config.decode and plugins.maskers.build(
-            config.decode.name, config.decode.arguments, f"{where}.decode"
-        )
-        self.register_buffer("mean", torch.zeros(self.channels))
-        self.register_buffer("std", torch.ones(self.channels))
-        if isinstance(config.data.statistics, Statistics):
-            self.set_statistics(config.data.statistics)
-
-    def set_statistics(self, statistics: Statistics) -> None:
-        """Raises ValueError unless there is one mean and one std for each channel (or one for all)."""
-        if len(statistics.mean) not in (1, self.channels):
-            raise ValueError(f"statistics for {len(statistics.mean)} channels, but the model has {self.channels}")
-        self.mean.copy_(torch.tensor(statistics.mean).expand(self.channels))
-        self.std.copy_(torch.tensor(statistics.std).expand(self.channels))
-
-    def _per_channel(self, statistic: Tensor) -> Tensor:
-        return statistic.view(-1, *[1] * len(self.size))
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """(B, C, *S) in reader units (uint8 counts as 0..1) -> (B, C, *S) float32 with the data's mean 0 and std 1."""
-        # One multiply-add: on a CPU, this is the largest tensor of the step.
-        return torch.addcmul(self._per_channel(-self.mean / self.std), in_units(x), self._per_channel(1 / self.std))
-
-    def counts(self, valid: Tensor, x: Tensor) -> Tensor:
-        """(B, 1, *S) bool, (B, C, *S) -> (B, C, *S) of x's dtype: 1 where a value counts, a view over channels."""
-        return valid.to(x.dtype).expand(-1, self.channels, *x.shape[2:])
-
-    def denormalize(self, x: Tensor) -> Tensor:
-        """The inverse of normalize, for floats."""
-        return x * self._per_channel(self.std) + self._per_channel(self.mean)
-
-    def step(self, spacing: Tensor | None) -> Tensor | None:
-        """(B, n) distance between voxels -> (B, n) distance between tokens."""
-        return None if spacing is None else spacing * torch.tensor(self.patch, device=spacing.device)
-
-    def tokens(self, x: Tensor, keep: Tensor, spacing: Tensor | None) -> Tensor:
-        """(B, C, *S) normalised, (B, K) -> (B, K, D) embedded and placed."""
-        placed: Tensor = self.embed(x, keep) + self.position(keep, self.step(spacing))
-        return placed
-
-    def make_mask(self, scores: Tensor, decode_scores: Tensor | None = None) -> Mask:
-        """(B, *grid) scores of the masker, and of the decode masker where there is one -> Mask."""
-        decoded = num_decoded(self.masker, self.decode, self.grid) if self.decode else None
-        return from_scores(scores, self.masker.num_keep(self.grid), decode_scores, decoded=decoded)
-
-    def draw_mask(self, generators: list[torch.Generator]) -> Mask:
-        """One mask row per generator, for pictures and evaluation; training draws its masks in the loader."""
-        scores = torch.stack([self.masker.scores(self.grid, g) for g in generators])
-        decode = torch.stack([self.decode.scores(self.grid, g) for g in generators]) if self.decode else None
-        return self.make_mask(scores, decode)
 
 
 class Named(nn.ModuleDict):
@@ -123,7 +44,7 @@ class Encoder(nn.Module):
     def _with_class_token(self, tokens: Tensor) -> Tensor:
         if self.class_token is None:
             return tokens
-        return torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
+        return torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)
 
 
 class Decoder(nn.Module):
@@ -200,6 +121,7 @@ class MAE(nn.Module):
         `train.uniformity`, where it is asked for, is of the whole batch; files: (B,) of which file each sample is.
         """
         modality = self.modality(name)
+        modality.check_mask(x, mask)
         x = modality.normalize(x)
         encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
         predicted = self.answer(encoded, mask, modality, spacing).float()
@@ -219,17 +141,18 @@ class MAE(nn.Module):
         self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None, gates: Tensor | None = None
     ) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
+        modality.check_mask(x, mask)
         return self.answer(self.encoder(modality.tokens(x, mask.keep, spacing), gates), mask, modality, spacing)
 
     def answer(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
         """(B, [1 +] K, D) encoded -> (B, P, pix): the decoder's half of predict."""
         if self.decoder is None or modality.predict is None or modality.decoder_position is None:
             raise ValueError("this model was fine-tuned for a task and has no decoder; give a run of pretraining")
-        step = modality.step(spacing)
-        asked = self.decoder(
-            encoded, modality.decoder_position(mask.keep, step), modality.decoder_position(mask.pred, step)
+        visible, asked = (
+            modality.placed(modality.decoder_position, index, spacing, mask.grid).to(modality.like.dtype)
+            for index in (mask.keep, mask.pred)
         )
-        out: Tensor = modality.predict(asked)
+        out: Tensor = modality.predict(self.decoder(encoded, visible, asked))
         return out
 
     def encode_all(
@@ -237,9 +160,19 @@ class MAE(nn.Module):
     ) -> Tensor:
         """(B, C, *S) in reader units -> (B, [1 +] N, D): every token, the class token first. Never masks."""
         modality = self.modality(name)
-        everything = torch.arange(prod(modality.grid), device=x.device).expand(len(x), -1)
+        everything = modality.everything(x)
         out: Tensor = self.encoder(modality.tokens(modality.normalize(x), everything, spacing), gates)
         return out
+
+    def encode_layers(
+        self, x: Tensor, taken: Sequence[int], name: str | None = None, spacing: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> list[Tensor]:  # fmt: skip
+        """(B, C, *S) in reader units -> [(B, N, D)]: patch tokens after each block of `taken`, counted from 1, as they
+        are; and the last ones, normed, as `encode` gives them."""
+        modality = self.modality(name)
+        everything = modality.everything(x)
+        return self.encoder.layers(modality.tokens(modality.normalize(x), everything, spacing), taken, gates)
 
     def encode(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over the grid. Never masks."""
@@ -277,6 +210,7 @@ class MAE(nn.Module):
         where a part of a patch is valid, its mean and contrast are of that part.
         """
         modality = self.modality(name)
+        modality.check_mask(x, mask)
         full = Mask(mask.keep, mask.hidden(), mask.grid)
         given, x = in_units(x), modality.normalize(x)
         predicted = self.predict(x, full, modality, spacing).float()
@@ -296,11 +230,6 @@ class MAE(nn.Module):
         filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))
         # Not `filled` alone: normalised and back is not the same to the last bit.
         return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, given)
-
-
-def in_units(x: Tensor) -> Tensor:
-    """uint8 counts as 0..1; floats are in the reader's units already."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -2,11 +2,14 @@
 
 A factory `(grid, width, **arguments) -> nn.Module` with `forward(index (B, K), step (B, n) | None) -> (B, K, width)`,
 where `step` is the physical distance between neighbouring tokens along each axis (mm, seconds), if samples have one.
+With the attribute `any_size = True` it takes a third argument, the grid that `index` counts on, where that is another
+than its own: so an encoder serves samples of any size. Without, samples of another size are refused.
 """
 
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae_ext.errors import ConfigError
@@ -31,19 +34,34 @@ def sincos(coordinates: Tensor, width: int, base: float = 10000.0) -> Tensor:
     return torch.nn.functional.pad(table, (0, width - table.shape[-1])).float()
 
 
-def coordinates_of(grid: tuple[int, ...]) -> Tensor:
+def coordinates_of(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
     """-> (N, n) float32, row-major."""
-    index = torch.arange(int(torch.tensor(grid).prod()))
-    return torch.stack(unravel(index, grid), dim=-1).float()
+    return torch.stack(unravel(torch.arange(prod(grid), device=device), grid), dim=-1).float()
 
 
 class NoSpacing(ConfigError, ValueError):
     """Positions in mm or seconds, of samples that have none. The first batch shows it, and the user can mend it."""
 
 
+def resampled(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
+    """(N, D) of one grid -> (N', D) of another that spans the same extent: cubic, axis by axis, differentiable.
+
+    Of two axes this is the bicubic interpolation with which ViTs are fine-tuned at another size (2010.11929, section
+    3.2; facebookresearch/mae, util/pos_embed.py).
+    """
+    out: Tensor = table.float().unflatten(0, grid)
+    for axis, (have, want) in enumerate(zip(grid, wanted, strict=True)):
+        if have != want:
+            rows = torch.eye(have, device=table.device)[None, :, :, None]
+            weight = F.interpolate(rows, (want, 1), mode="bicubic", align_corners=False)[0, :, :, 0]
+            out = torch.tensordot(out, weight, dims=([axis], [0])).movedim(-1, axis)
+    return out.flatten(0, len(grid) - 1).to(table.dtype)
+
+
 class SinCos(nn.Module):
     """Fixed. With `unit` (mm or seconds) coordinates are physical: token distance / unit instead of token number."""
 
+    any_size = True
     table: Tensor
 
     def __init__(self, grid: tuple[int, ...], width: int, unit: float | None = None) -> None:
@@ -53,14 +71,16 @@ class SinCos(nn.Module):
         self.grid, self.width, self.unit = grid, width, unit
         self.register_buffer("table", sincos(coordinates_of(grid), width), persistent=False)
 
-    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+    def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K), (B, n) | None -> (B, K, D). Raises ValueError for physical positions without a spacing."""
-        if self.unit is None:
+        if self.unit is not None:
+            if step is None:
+                raise NoSpacing("position 'sincos' with a unit needs samples with a spacing; this reader gives none")
+            place = torch.stack(unravel(index, grid or self.grid), dim=-1) * (step / self.unit)[:, None]
+            return sincos(place, self.width)
+        if grid is None:
             return self.table[index]
-        if step is None:
-            raise NoSpacing("position 'sincos' with a unit needs samples with a spacing; this reader gives none")
-        place = torch.stack(unravel(index, self.grid), dim=-1) * (step / self.unit)[:, None]
-        return sincos(place, self.width)
+        return sincos(coordinates_of(grid, index.device), self.width)[index]
 
 
 class SequenceSinCos(nn.Module):
@@ -70,38 +90,54 @@ class SequenceSinCos(nn.Module):
     it is here for weights that were trained with it (MCG-NJU/VideoMAE, modeling_finetune.py).
     """
 
+    any_size = True
     table: Tensor
 
     def __init__(self, grid: tuple[int, ...], width: int) -> None:
         super().__init__()
         if width < 2:
             raise ValueError(f"a width of {width} is too small for positions; it takes at least 2")
-        number = torch.arange(prod(grid), dtype=torch.float64)[:, None]
-        even = torch.arange(0, width, 2, dtype=torch.float64)
-        phase = number / 10000.0 ** (even / width)
-        table = torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(1)[:, :width]
-        self.register_buffer("table", table.float(), persistent=False)
+        self.width = width
+        self.register_buffer("table", self._of(torch.arange(prod(grid))), persistent=False)
 
-    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
-        """(B, K) -> (B, K, D)."""
-        return self.table[index]
+    def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
+        """(B, K) -> (B, K, D). On another grid tokens have other numbers, as in a model that is built for it."""
+        return self.table[index] if grid is None else self._of(torch.arange(prod(grid), device=index.device))[index]
+
+    def _of(self, number: Tensor) -> Tensor:
+        """(N,) int64 -> (N, D) float32."""
+        even = torch.arange(0, self.width, 2, dtype=torch.float64, device=number.device)
+        phase = number.double()[:, None] / 10000.0 ** (even / self.width)
+        return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(1)[:, : self.width].float()
 
 
 class Learned(nn.Module):
-    """One free vector for each token (ViT, 2010.11929; std .02)."""
+    """One free vector for each token (ViT, 2010.11929; std .02). Another grid has them in between: `resampled`."""
+
+    any_size = True
 
     def __init__(self, grid: tuple[int, ...], width: int) -> None:
         super().__init__()
+        self.grid = grid
         self.table = nn.Parameter(torch.empty(len(coordinates_of(grid)), width))
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+    def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K) -> (B, K, D)."""
-        return self.table[index]
+        return self.table[index] if grid is None else resampled(self.table, self.grid, grid)[index]
+
+    def fitted(self, key: str, theirs: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """A weight of the same module on another grid, for this one's. key: its name in the state dict."""
+        return resampled(theirs, grid, self.grid)
 
 
 class Separable(nn.Module):
-    """The sum of one free vector for each coordinate of each axis (MAE-ST, 2205.09113; std .02)."""
+    """The sum of one free vector for each coordinate of each axis (MAE-ST, 2205.09113; std .02).
+
+    Another grid has them in between, axis by axis: `resampled`.
+    """
+
+    any_size = True
 
     def __init__(self, grid: tuple[int, ...], width: int) -> None:
         super().__init__()
@@ -110,7 +146,14 @@ class Separable(nn.Module):
         for table in self.tables:
             nn.init.trunc_normal_(table, std=0.02)
 
-    def forward(self, index: Tensor, step: Tensor | None = None) -> Tensor:
+    def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K) -> (B, K, D)."""
-        parts = [table[i] for table, i in zip(self.tables, unravel(index, self.grid), strict=True)]
+        tables = list(self.tables)
+        if grid is not None:
+            tables = [resampled(t, (len(t),), (extent,)) for t, extent in zip(tables, grid, strict=True)]
+        parts = [table[i] for table, i in zip(tables, unravel(index, grid or self.grid), strict=True)]
         return torch.stack(parts).sum(0)
+
+    def fitted(self, key: str, theirs: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """As of Learned."""
+        return resampled(theirs, (len(theirs),), (self.grid[int(key.rpartition(".")[2])],))

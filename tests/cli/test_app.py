@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mae_ext.cli import main, run
-from mae_ext.cli.app import as_it_came, configured
+from mae_ext.cli.app import as_it_came
+from mae_ext.overrides import configured
 
 IMAGE = {"size": [16, 16], "patch": [4, 4], "batch": 4, "data": {"max_bad_fraction": 0.5}}
 

@@ -1,6 +1,7 @@
 """Statistics: exact, in reader units, deterministic, and unbothered by bad files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from mae_ext.data.sample import CropSampler, Sample
 from mae_ext.data.source import Items, PathTable, list_items
 from mae_ext.data.statistics import IMAGENET, Moments, measure, resolve_statistics, spread
 from mae_ext.errors import BadSample, ConfigError, UserError
+from mae_ext.progress import watched_by
 
 
 class Tensors:
@@ -101,6 +103,37 @@ def test_bad_files_are_passed_over_counted_and_reported(caplog: pytest.LogCaptur
     assert found == statistics_of(Tensors([x, x]))
     assert [error.path for error in heard] == ["0", "2"]
     assert "photos: 2 of 4 files" in caplog.text and "0: empty" in caplog.text
+
+
+def test_workers_change_no_bit_of_the_numbers_nor_what_is_heard_of_bad_files(photos: Path, tmp_path: Path) -> None:
+    for file in photos.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 99 if file.name in ("03.jpg", "20.png") else None])
+    reader = ImageReader((16, 16), 3)
+    heard: dict[int, list[str]] = {0: [], 3: []}
+    found = [
+        measure(
+            list_items(str(tmp_path), reader.suffixes), reader, center_sampler((16, 16)), 25, workers=workers,
+            on_bad=lambda error, to=to: to.append(Path(error.path).name),
+        )
+        for workers, to in heard.items()
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert heard[0] == heard[3] == ["03.jpg", "20.png"]
+
+
+def test_whoever_watches_is_told_how_far_measuring_has_come() -> None:
+    told: list[Any] = []
+
+    @contextmanager
+    def watcher(what: str) -> Iterator[Any]:
+        told.append(what)
+        yield lambda *progress: told.append(progress)
+        told.append("over")
+
+    with watched_by(watcher):
+        statistics_of(Tensors([torch.rand(3, 8, 8)] * 3), name="photos")
+    statistics_of(Tensors([torch.rand(3, 8, 8)]))
+    assert told == ["photos: measuring mean and standard deviation on 3 files", (1, 3), (2, 3), (3, 3), "over"]
 
 
 def test_when_all_are_bad_their_kinds_are_counted_and_one_is_named() -> None:

@@ -72,14 +72,24 @@ def test_what_a_reader_may_refuse_is_the_configs_and_the_rest_the_runs(make_run)
     assert config.modalities["image"].data.reader.arguments == {"max_pixels": 1000}
 
 
-def test_another_size_is_taken_where_positions_are_sincos_and_nowhere_else(make_run):
-    config = from_run(values(size=[40, 32]), str(make_run()), "config")
+@pytest.mark.parametrize("position", ["sincos", "sequence", "learned", "separable"])
+def test_another_size_is_taken_and_means_what_the_run_s_own_encoder_says_of_it(make_run, position):
+    run = make_run(position, position=position)
+    config = from_run(values(size=[40, 32]), str(run), "config")
     assert config.modalities["image"].grid == (5, 8)
-    model = MAE(config, decodes=False)
+    model = MAE(config, decodes=False).eval()
     load_backbone(model, config.init)
-    assert model.encode(torch.zeros(1, 3, 40, 32)).shape == (1, 40, 24)
+    x = torch.rand(2, 3, 40, 32)
+    with torch.no_grad():
+        found, own = model.encode(x), checkpoint.load_run(run).model.encode(x)
+    torch.testing.assert_close(found, own, atol=2e-6, rtol=0)
+
+
+def test_another_size_is_refused_where_a_plug_in_s_positions_are_of_one_grid(make_run, monkeypatch):
+    run = make_run(position="learned")
+    monkeypatch.delattr("mae_ext.model.position.Learned.any_size")
     with pytest.raises(ConfigError, match="positions of 'learned' belong to one grid"):
-        from_run(values(size=[40, 32]), str(make_run("learned", position="learned")), "config")
+        from_run(values(size=[40, 32]), str(run), "config")
 
 
 def test_a_modality_that_the_run_has_not_is_refused(make_run):

@@ -4,18 +4,23 @@
 """
 
 import os
+import pty
 import random
 import signal
+import subprocess
 import threading
 import time
+from contextlib import suppress
 
 import pytest
-from faults.kills import command, launch, rows, trajectory, wait_until
+from faults.kills import command, environment, launch, rows, trajectory, wait_until
 
 from mae_ext.cli import run
 from mae_ext.engine import checkpoint
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
 
 
 def send_after(number, metrics, step, delay=0.0):
@@ -92,6 +97,107 @@ def test_the_second_signal_ends_at_once_and_leaves_a_run_that_goes_on(tiny, phot
     assert process.wait(30) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
     assert time.monotonic() - began < 2
     assert checkpoint.latest(out) is not None
+
+
+def slow(tmp_path, photos, **settings):
+    """Settings of a config whose files are slow to read; visits.XX.png appears when the first is begun."""
+    reader = {"name": "faulty", "fault": "bad", "match": "^00.", "once": str(tmp_path / "visits"), "slow": 0.5}
+    return {"modalities.image.data.reader": reader, "modalities.image.data.path": str(photos), **settings}
+
+
+def interrupted(number, marker, arguments):
+    """The exit code of a command that is sent a signal once `marker` is there, and how long it took to obey."""
+    sent = []
+
+    def wait():
+        while not marker.exists():
+            time.sleep(0.01)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    code = run(arguments)
+    thread.join()
+    return code, time.monotonic() - sent[0]
+
+
+@pytest.mark.usefixtures("faulty", "handlers")
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGHUP, 2)])
+def test_a_signal_while_statistics_are_measured_is_obeyed_at_once(tiny, photos, tmp_path, capfd, number, workers):
+    config, out = tiny(slow(tmp_path, photos, **{"train.workers": workers})), tmp_path / "run"
+    code, seconds = interrupted(number, tmp_path / "visits.00.png", ["pretrain", str(config), "--out", str(out)])
+    # Reading all 40 takes 20 s and, by two workers, 10.
+    assert code == 75 and seconds < 5
+    began, ended = capfd.readouterr().err.splitlines()[-2:]
+    assert began == "modality 'image': measuring mean and standard deviation on 40 files"
+    assert ended == "mae-ext: stopped by a signal before the first step; the same command starts again"
+    assert not list(out.glob("checkpoints/*"))
+
+
+@pytest.mark.usefixtures("faulty", "handlers")
+def test_a_signal_while_a_batch_is_awaited_saves_what_there_is(tiny, photos, tmp_path, capfd):
+    plain = {"modalities.image.data.statistics": "imagenet", "train.workers": 1}
+    # A step of 8 files takes 4 s, and nothing says that the next will ever come.
+    config, out = tiny(slow(tmp_path, photos, **plain)), tmp_path / "run"
+    start = ["pretrain", str(config), "--out", str(out)]
+    thread = send_after(signal.SIGTERM, out / "metrics.jsonl", 1, 0.3)
+    began = time.monotonic()
+    assert run(start) == 75
+    thread.join()
+    assert trajectory(out)[-1][0] == int(checkpoint.latest(out).name.removeprefix("step-")) <= 2
+    assert "stopped by a signal after step 1, saved at step 1" in capfd.readouterr().err
+    assert time.monotonic() - began < 40
+
+
+def test_a_run_whose_terminal_is_closed_saves(tiny, photos, tmp_path):
+    config, out = tiny({"train.steps": 50_000, "train.save_every": 50_000}), tmp_path / "run"
+    process, terminal = pty.fork()
+    if process == 0:
+        arguments = command(config, photos, out)
+        os.execve(arguments[0], arguments, environment())
+
+    def read():
+        with suppress(OSError):
+            while rows(out / "metrics.jsonl")[5:] == []:
+                os.read(terminal, 4096)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(120)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 75
+    assert checkpoint.latest(out).name == f"step-{len(trajectory(out)):08d}"
+
+
+def test_what_was_started_to_outlive_its_terminal_outlives_it(tiny, photos, tmp_path):
+    config, out = tiny({"train.steps": 40}), tmp_path / "run"
+    process = subprocess.Popen(["nohup", *command(config, photos, out)], env=environment(), stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: len(rows(out / "metrics.jsonl")) > 5, process)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0 and len(trajectory(out)) == 40
+
+
+def test_a_terminal_says_several_times_that_it_is_gone_and_hurries_nobody():
+    flag = StopFlag()
+    for _ in range(3):
+        flag(signal.SIGHUP, None)
+    assert flag.received == signal.SIGHUP
+
+
+def test_a_signal_leaves_the_work_of_rank_0_and_what_each_does_alone_and_is_remembered():
+    flag = StopFlag()
+    ranks = HeedfulRanks(0, 1, Ranks(0, 1, None).device, None, flag)
+    assert (ranks.alone(lambda: 1), ranks.on_main(lambda: 2), ranks.from_main(3)) == (1, 2, 3)
+    for way in (ranks.alone, ranks.on_main):
+        flag.received = 0
+        with pytest.raises(Interrupted):
+            way(lambda: flag(signal.SIGTERM, None))
+        assert flag.received == signal.SIGTERM and not flag.leaving
+        with pytest.raises(Interrupted):
+            way(lambda: pytest.fail("it was told to stop before"))
+    with pytest.raises(Interrupted):
+        ranks.from_main(3)
 
 
 @pytest.mark.slow

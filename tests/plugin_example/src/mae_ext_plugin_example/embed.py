@@ -13,6 +13,8 @@ CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Co
 class ConvStem(nn.Module):
     """Two convolutions inside each patch, then a linear map. For 1 to 3 axes. hidden: channels between them."""
 
+    any_size = True  # nothing here depends on `size`
+
     def __init__(
         self, size: tuple[int, ...], patch: tuple[int, ...], channels: int, width: int, hidden: int = 32
     ) -> None:

@@ -1,0 +1,161 @@
+"""What differs between images, clips and volumes, all in one module: `Modality`."""
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext import plugins
+from mae_ext.config import ModalityConfig, Statistics
+from mae_ext.errors import WrongShape
+from mae_ext.model.grid import grid_of
+from mae_ext.model.linear import Linear
+from mae_ext.model.mask import Mask, from_scores, num_decoded
+
+
+class Modality(nn.Module):
+    """All that differs between images, clips and volumes: embedder, positions, masker, predictor, target.
+
+    decoder_width: None where nothing is decoded; then there is no predictor, nor positions for it.
+    """
+
+    mean: Tensor
+    std: Tensor
+    like: Tensor
+
+    def __init__(self, name: str, config: ModalityConfig, width: int, decoder_width: int | None) -> None:
+        super().__init__()
+        self.name = name
+        self.size, self.patch, self.grid, self.channels = config.size, config.patch, config.grid, config.channels
+        where, position = f"modalities.{name}", config.position
+        shape = {"patch": self.patch, "channels": self.channels}
+        self.embed = plugins.embedders.build(
+            config.embed.name, config.embed.arguments, f"{where}.embed", size=self.size, **shape, width=width
+        )
+        placed = partial(
+            plugins.positions.build, position.name, position.arguments, f"{where}.position", grid=self.grid
+        )
+        self.position = placed(width=width)
+        self.decoder_position = None if decoder_width is None else placed(width=decoder_width)
+        self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
+        self.predict = None if decoder_width is None else Linear(decoder_width, self.target.pix)
+        self.masker = plugins.maskers.build(config.mask.name, config.mask.arguments, f"{where}.mask")
+        self.decode = config.decode and plugins.maskers.build(
+            config.decode.name, config.decode.arguments, f"{where}.decode"
+        )
+        self.register_buffer("mean", torch.zeros(self.channels))
+        self.register_buffer("std", torch.ones(self.channels))
+        # Of the weights' dtype, wherever they are cast to; replicas of DataParallel have no parameters to ask.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+        if isinstance(config.data.statistics, Statistics):
+            self.set_statistics(config.data.statistics)
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Raises ValueError unless there is one mean and one std for each channel (or one for all)."""
+        if len(statistics.mean) not in (1, self.channels):
+            raise ValueError(f"statistics for {len(statistics.mean)} channels, but the model has {self.channels}")
+        self.mean.copy_(torch.tensor(statistics.mean).expand(self.channels))
+        self.std.copy_(torch.tensor(statistics.std).expand(self.channels))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to`, `.half()` and their like do. Statistics stay float32: in half precision 70 000 is infinite."""
+        exact = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for key, value in exact.items():
+            if getattr(self, key).dtype != value.dtype:
+                setattr(self, key, value.to(getattr(self, key).device))
+        return self
+
+    def grid_of(self, x: Tensor) -> tuple[int, ...]:
+        """(B, C, *S) -> the grid of its tokens, which need not be that of training.
+
+        Raises WrongShape for other axes or channels, a size that the patch does not divide, and another size where the
+        embedder or the positions are of one grid.
+        """
+        size, axes, what = tuple(x.shape[2:]), len(self.size), f"modality '{self.name}'"
+        if x.ndim != 2 + axes or x.shape[1] != self.channels:
+            raise WrongShape(
+                f"{what}: a tensor of {list(x.shape)}: expected (batch, {self.channels} channels, {axes} axes such as "
+                f"{list(self.size)})"
+            )
+        if size == self.size:
+            return self.grid
+        try:
+            grid = grid_of(size, self.patch)
+        except ValueError as error:
+            fits = [max(1, s // p) * p for s, p in zip(size, self.patch, strict=True)]
+            raise WrongShape(f"{what}: {error}; crop or pad samples, to {fits} for instance") from None
+        for part in (self.embed, self.position, *([] if self.decoder_position is None else [self.decoder_position])):
+            if not getattr(part, "any_size", False):
+                raise WrongShape(
+                    f"{what}: samples of {list(size)}, and {type(part).__name__} is of size {list(self.size)} alone; "
+                    f"bring them to that size"
+                )
+        return grid
+
+    def everything(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, N): every token of x's grid."""
+        return torch.arange(prod(self.grid_of(x)), device=x.device).expand(x.shape[0], -1)
+
+    def placed(self, position: nn.Module, index: Tensor, spacing: Tensor | None, grid: tuple[int, ...]) -> Tensor:
+        """(B, K) of a grid -> (B, K, D or E)."""
+        at = (index, self.step(spacing))
+        found: Tensor = position(*at) if grid == self.grid else position(*at, grid)
+        return found
+
+    def _per_channel(self, statistic: Tensor) -> Tensor:
+        return statistic.view(-1, *[1] * len(self.size))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """(B, C, *S) in reader units (uint8 counts as 0..1) -> (B, C, *S) float32 with the data's mean 0 and std 1."""
+        # One multiply-add: on a CPU, this is the largest tensor of the step.
+        return torch.addcmul(self._per_channel(-self.mean / self.std), in_units(x), self._per_channel(1 / self.std))
+
+    def counts(self, valid: Tensor, x: Tensor) -> Tensor:
+        """(B, 1, *S) bool, (B, C, *S) -> (B, C, *S) of x's dtype: 1 where a value counts, a view over channels."""
+        return valid.to(x.dtype).expand(-1, self.channels, *x.shape[2:])
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """The inverse of normalize, for floats."""
+        return x * self._per_channel(self.std) + self._per_channel(self.mean)
+
+    def step(self, spacing: Tensor | None) -> Tensor | None:
+        """(B, n) distance between voxels -> (B, n) distance between tokens."""
+        return None if spacing is None else spacing * torch.tensor(self.patch, device=spacing.device)
+
+    def tokens(self, x: Tensor, keep: Tensor, spacing: Tensor | None) -> Tensor:
+        """(B, C, *S) normalised, (B, K) of its grid -> (B, K, D) embedded and placed."""
+        embedded: Tensor = self.embed(x.to(self.like.dtype), keep)
+        return (embedded + self.placed(self.position, keep, spacing, self.grid_of(x))).to(self.like.dtype)
+
+    def make_mask(self, scores: Tensor, decode_scores: Tensor | None = None) -> Mask:
+        """(B, *grid) scores of the masker, and of the decode masker where there is one -> Mask."""
+        grid = tuple(scores.shape[1:])
+        decoded = num_decoded(self.masker, self.decode, grid) if self.decode else None
+        return from_scores(scores, self.masker.num_keep(grid), decode_scores, decoded=decoded)
+
+    def draw_mask(self, generators: list[torch.Generator], grid: tuple[int, ...] | None = None) -> Mask:
+        """One mask row per generator, for pictures and evaluation; training draws its masks in the loader.
+
+        grid: of samples of another size than that of training.
+        """
+        grid = grid or self.grid
+        scores = torch.stack([self.masker.scores(grid, g) for g in generators])
+        decode = torch.stack([self.decode.scores(grid, g) for g in generators]) if self.decode else None
+        return self.make_mask(scores, decode)
+
+    def check_mask(self, x: Tensor, mask: Mask) -> None:
+        """Raises WrongShape for a mask of another grid than (B, C, *S) has."""
+        if self.grid_of(x) != mask.grid:
+            raise WrongShape(
+                f"modality '{self.name}': samples of {list(x.shape[2:])} have a grid of {list(self.grid_of(x))}, and "
+                f"the mask is of {list(mask.grid)}; draw one with draw_mask(generators, grid)"
+            )
+
+
+def in_units(x: Tensor) -> Tensor:
+    """uint8 counts as 0..1; floats are in the reader's units already."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
