@@ -16,7 +16,7 @@ from mae_ext.data.tiff_segment import Pixels
 from mae_ext.errors import BadSample
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "QOI", "SGI", "SUN", "DDS")
-"""The decoders that a file may choose by its first bytes. Pillow has thirty more, some of which start other programs."""
+"""Decoders that a file may choose by its first bytes. Pillow has thirty more, some of which start other programs."""
 
 BY_NAME = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA", ".pcx": "PCX", ".dib": "DIB"}
 """Formats that begin with nothing of their own: the suffix has to say so."""

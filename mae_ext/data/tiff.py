@@ -26,7 +26,9 @@ OLD_JPEG = 6
 """Compression of 1992, replaced in 1995: the few files that have it go to libtiff, which knows their ways, whole."""
 
 MINISWHITE, MINISBLACK, PALETTE, MASK = 0, 1, 3, 4
-MEANING = frozenset([*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347])
+MEANING = frozenset(
+    [*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347]
+)
 """Tags without which the pixels are others: one that cannot be read has no default."""
 
 MOST_ROWS = 1 << 22
