@@ -15,26 +15,26 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def meant(
-    address: str, pixels: Pixels, form: str, full: int, channels: int, bands: tuple[int, ...] | None, stored: str = ""
+    address: str, pixels: Pixels, form: str, full: int, channels: int, bands: tuple[int, ...] | None, held: str = ""
 ) -> Pixels:
     """(H, W, n) numbers as stored -> (H, W, m) uint8, or float32 of whatever has more than 8 bits.
 
     form: "grey", "grey+alpha", "rgb", "rgba" or "bands", which never become anything else. bands: those that are
-    taken, as they are. m is `channels`, or 1 where grey is yet to be repeated, 3 where an opaque alpha is to be added.
-    Raises BadSample: "channels", "out of range", "non-finite".
+    taken, as they are. held: how a message calls what there is. m is `channels`, or 1 where grey is yet to be
+    repeated, 3 where an opaque alpha is to be added. Raises BadSample: "channels", "out of range", "non-finite",
+    "unsupported".
     """
     found = pixels.shape[-1]
     if bands is not None:
         if max(bands) >= found:
-            detail = f"{stored or form}: bands 0 to {found - 1}, and bands={list(bands)} are asked for"
+            detail = f"{held or form}, which are bands 0 to {found - 1}, and bands={list(bands)} are asked for"
             raise BadSample(address, "channels", detail)
         return _numbers(address, pixels[..., list(bands)], full)
     if found == channels and (form == "bands" or channels not in MODES):
         return _numbers(address, pixels, full)
     if form == "bands" or channels not in MODES:
-        detail = f"{stored or form}: {found} channels, the config wants {channels}; set channels to {found}"
-        choice = f"; or some of them, with `data.reader.bands`, such as {list(range(min(channels, found)))}"
-
+        detail = f"{held or form}, the config wants {channels} channels; set channels to {found}"
+        choice = f", or choose {channels} with data.reader.bands, such as {list(range(channels))}"
         raise BadSample(address, "channels", f"{detail}{choice if found > channels else ''}")
     if form in ("grey+alpha", "rgba"):
         return _with_alpha(address, pixels, form, full, channels)

@@ -170,7 +170,7 @@ class OfTiff:
     def _meant(self, pixels: Pixels) -> Pixels:
         layout = self.tiff.layout
         form = layout.form if layout.pages == 1 else "bands"
-        return meant(self.address, pixels, form, layout.full, self.channels, self.bands, layout.told)
+        return meant(self.address, pixels, form, layout.full, self.channels, self.bands, layout.held)
 
     @property
     def _blended(self) -> bool:

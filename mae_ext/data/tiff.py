@@ -25,6 +25,9 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OLD_JPEG = 6
 """Compression of 1992, replaced in 1995: the few files that have it go to libtiff, which knows their ways, whole."""
 
+ASSOCIATED = 1
+"""Of ExtraSamples: alpha that the colours are multiplied with."""
+
 MINISWHITE, MINISBLACK, PALETTE, MASK = 0, 1, 3, 4
 MEANING = frozenset(
     [*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347]
@@ -54,6 +57,7 @@ class Layout:
     dtype: np.dtype[np.generic]
     full: int
     orientation: int
+    held: str
     told: str
 
     @property
@@ -132,10 +136,11 @@ class Tiff:
             dtype = np.dtype(np.uint8)
         shape = f"{page.imagewidth}x{page.imagelength}"
         words = [f"TIFF {_FORMS.get(form, '')}{'' if dtype == np.uint8 else f' {dtype}'} {shape}".replace("  ", " ")]
-        if form == "bands" and pages == 1:
-            words.append(f"{samples} bands")
+        held = f"{samples} bands" if form == "bands" or pages > 1 else form
         if pages > 1:
-            words.append(f"{pages} pages" + (f" of {samples} bands" if form == "bands" and samples > 1 else ""))
+            held = f"{pages} pages" + (f" of {held}" if samples > 1 else "")
+        if form == "bands" or pages > 1:
+            words.append(held)
         if pictures > 1:
             words.append(f"first of {pictures} pictures")
         if len(self.levels) > 1:
@@ -145,7 +150,7 @@ class Tiff:
         tag = page.tags.valueof(274)
         return Layout(
             form, page.imagelength, page.imagewidth, pages, samples, dtype, (1 << min(bits, 16)) - 1,
-            tag if isinstance(tag, int) else 1, ", ".join(words),
+            tag if isinstance(tag, int) else 1, held, ", ".join(words),
         )  # fmt: skip
 
     def _form(self) -> tuple[str, int]:
@@ -278,10 +283,21 @@ class Tiff:
             pixels = np.concatenate([(top - grey).astype(pixels.dtype), pixels[..., 1:]], -1)
         if page.photometric == CMYK:
             return _light(pixels, bits)
+        if self.layout.form in ("rgba", "grey+alpha") and page.extrasamples[0] == ASSOCIATED:
+            return _apart(pixels)
         return pixels
 
 
 _FORMS = {"grey": "L", "grey+alpha": "LA", "rgb": "RGB", "rgba": "RGBA"}
+
+
+def _apart(pixels: Pixels) -> Pixels:
+    """Colours that were multiplied with alpha, as they were before."""
+    alpha = pixels[..., -1:].astype(np.float64)
+    full = 1.0 if pixels.dtype.kind == "f" else float(np.iinfo(pixels.dtype).max)
+    colours = np.divide(pixels[..., :-1] * full, alpha, out=np.zeros(pixels[..., :-1].shape), where=alpha > 0)
+    colours = colours if pixels.dtype.kind == "f" else colours.clip(0, full).round()
+    return np.concatenate([colours.astype(pixels.dtype), pixels[..., -1:]], -1)
 
 
 def _light(ink: Pixels, bits: int) -> Pixels:
