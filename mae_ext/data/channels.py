@@ -56,7 +56,7 @@ def scaled(address: str, pixels: Pixels, full: int = 65535) -> NDArray[np.float3
             raise BadSample(address, "out of range", detail)
         share: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(full)
         return share
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = pixels.astype(np.float32)
     if not np.isfinite(values).all():
         raise BadSample(address, "non-finite", f"{int((~np.isfinite(values)).sum())} of {values.size} values")

@@ -135,7 +135,8 @@ class Tiff:
         if tiff_segment.is_picture(page) or bits < 8:
             dtype = np.dtype(np.uint8)
         shape = f"{page.imagewidth}x{page.imagelength}"
-        words = [f"TIFF {_FORMS.get(form, '')}{'' if dtype == np.uint8 else f' {dtype}'} {shape}".replace("  ", " ")]
+        kind = [] if dtype == np.uint8 and form != "bands" else [str(dtype)]
+        words = [" ".join(["TIFF", *([_FORMS[form]] if form in _FORMS else []), *kind, shape])]
         held = f"{samples} bands" if form == "bands" or pages > 1 else form
         if pages > 1:
             held = f"{pages} pages" + (f" of {held}" if samples > 1 else "")

@@ -22,6 +22,9 @@ DEFLATE = (8, 32946)
 BYTES = {5: "LZW", 32773: "PackBits", 34925: "LZMA", 50000: "ZSTD"}
 """Compressions of bytes that libtiff undoes: whatever the bytes mean, to it they are grey."""
 
+PREDICTED = (*DEFLATE, 5, 34925, 50000)
+"""Where libtiff, and so everybody, heeds the tag Predictor."""
+
 FAX = (2, 3, 4)
 GREY, RGB, CMYK, YCBCR = 1, 2, 5, 6
 HORIZONTAL, FLOATING = 2, 3
@@ -54,18 +57,19 @@ def decode(page: tifffile.TiffPage, index: int, data: bytes, rows: int, columns:
     bits = page.bitspersample
     line = (columns * samples * bits + 7) // 8
     raw = _inflated(page, data, rows, line)
-    if page.predictor == FLOATING:
+    predictor = page.predictor if page.compression in PREDICTED else 1
+    if predictor == FLOATING:
         return _floating(raw.reshape(rows, line), columns, samples, bits // 8)
     if bits not in (8, 16, 32, 64):
         return _unpacked(raw.reshape(rows, line), columns, samples, bits)
     assert page.dtype is not None
     stored = page.dtype.newbyteorder(page.parent.byteorder)
     pixels = raw.view(stored).reshape(rows, columns, samples).astype(page.dtype)
-    if page.predictor == HORIZONTAL:
+    if predictor == HORIZONTAL:
         whole = pixels.view(f"u{page.dtype.itemsize}")
         return np.cumsum(whole, axis=1, dtype=whole.dtype).view(page.dtype)
-    if page.predictor != 1:
-        raise ValueError(f"unsupported predictor {page.predictor}")
+    if predictor != 1:
+        raise ValueError(f"unsupported predictor {predictor}")
     return pixels
 
 
