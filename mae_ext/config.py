@@ -32,6 +32,15 @@ Lengths = tuple[Positive, ...]
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unnamed(cls, values: Any) -> Any:
+        """{max_pixels: 1} is about the plug-in that a key has by default, and whose arguments it keeps."""
+        for key, default in ((key, f.default) for key, f in cls.model_fields.items() if isinstance(f.default, PlugIn)):
+            if isinstance(values, dict) and isinstance(given := values.get(key), dict) and "name" not in given:
+                values = {**values, key: {**default.model_dump(), **given}}
+        return values
+
 
 class PlugIn(BaseModel):
     """{name: tube, ratio: 0.9}, or just a name. Everything but the name is an argument of the plug-in."""
@@ -352,17 +361,12 @@ def _message(error: ValidationError, where: str) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         text = item["msg"].removeprefix("Value error, ")
+        given, shown = item["input"], ""
         if item["type"] == "extra_forbidden":
             text = f"unknown key{_nearest_key(item['loc'])}"
-            lines.append(f"{key}: {text}")
-        else:
-            given = item["input"]
-            shown = (
-                f" (given: {given!r})"
-                if isinstance(given, (str, int, float, bool, list, type(None))) and item["type"] != "missing"
-                else ""
-            )
-            lines.append(f"{key}: {text}{shown}" if key else text)
+        elif item["type"] != "missing" and isinstance(given, (str, int, float, bool, list, type(None))):
+            shown = f" (given: {given!r})"
+        lines.append(f"{key}: {text}{shown}" if key else text)
     return f"{where}: " + "; ".join(lines)
 
 
@@ -377,21 +381,16 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
     return plugins.nearest(str(location[-1]), known) + (f" (known: {', '.join(known)})" if known else "")
 
 
-def _one_line(text: str) -> str:
-    """Keys and names are the user's, and may hold line breaks."""
-    return " ".join(text.splitlines())
-
-
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     """Validate everything, plug-ins included. Raises ConfigError: one line, every key at fault."""
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(_message(error, where))) from None
+        raise ConfigError(" ".join(_message(error, where).splitlines())) from None  # names may hold line breaks
     try:
         return config.check_plugins()
     except ConfigError as error:
-        raise ConfigError(_one_line(f"{where}: {error}")) from None
+        raise ConfigError(" ".join(f"{where}: {error}".splitlines())) from None
 
 
 def load_config(path: str | Path, sets: Sequence[str] = ()) -> Config:

@@ -124,7 +124,7 @@ def test_a_bare_plugin_name_is_a_plugin_without_arguments():
         (changed(modalities__image__mask={"name": "random", "ratio": None}), "modalities.image.mask: "),
         (changed(modalities__image__mask={"name": "random", "rato": 0.5}), "takes no 'rato', did you mean 'ratio'?"),
         (changed(modalities__image__mask="tub"), "modalities.image.mask: unknown masker 'tub'"),
-        (changed(modalities__image__mask={"ratio": 0.5}), "modalities.image.mask.name: Field required"),
+        (changed(modalities__image__decode={"ratio": 0.5}), "modalities.image.decode.name: Field required"),
         (changed(modalities__image__embed={"name": "patch", "width": 3}), "embedder 'patch' takes no 'width'"),
         (changed(modalities__image__data__reader="image.ImageReader"), "unknown reader 'image.ImageReader'"),
         (changed(modalities__image__data__statistics={"mean": [0.5], "std": [0]}), "std.0"),

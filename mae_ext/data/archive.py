@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.passed_over import DOTTED, NOT_REGULAR, REPEATED, PassedOver
+from mae_ext.data.passed_over import LINKS_INSIDE, NOT_REGULAR, REPEATED, SAME_KEY, SAME_NAME, PassedOver
 from mae_ext.errors import BadSample, UserError
 
 MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
@@ -35,55 +36,106 @@ _DAMAGE = (
 )
 
 
-def list_tar(shard: str, suffixes: tuple[str, ...], passed: PassedOver) -> Iterator[tuple[str, str | None]]:
+@dataclass
+class _Group:
+    """What a shard has under one key: (place, address, member, all after the first dot) of data, class by what is
+    between the key and ".cls"."""
+
+    members: set[str] = field(default_factory=set)
+    data: list[tuple[int, str, str, str]] = field(default_factory=list)
+    classes: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def list_tar(
+    shard: str, suffixes: tuple[str, ...], passed: PassedOver, only: str | None = None
+) -> Iterator[tuple[str, str | None]]:
     """(address, label or None) for each sample, in the order of the shard.
 
-    A sample is the members that share a name up to its first dot; the first of them whose rest is one of `suffixes` is
-    the data, and `.cls` is an integer label. Raises UserError for a shard that is damaged anywhere: its index would be
-    wrong.
+    A key is a name up to its first dot, and what has one key belongs together. Its data is the first member with
+    nothing but one of `suffixes` after that dot; where there is none, each member that ends in one is a sample. A
+    member that comes again begins another sample of that key. `.cls` is an integer label. only: ".rgb.jpg" takes those
+    that have this after their key as the data, and no others. Raises UserError for a shard that is damaged anywhere:
+    its index would be wrong.
     """
-    data: dict[str, str] = {}
-    labels: dict[str, str] = {}
+    single = tuple(suffix for suffix in suffixes if not suffix.endswith("/"))
+    groups: list[_Group] = []
+    newest: dict[str, _Group] = {}
+
+    def group_of(key: str, name: str) -> _Group:
+        group = newest.get(key)
+        if group is None or name in group.members:
+            group = newest[key] = _Group()
+            groups.append(group)
+        group.members.add(name)
+        return group
+
     try:
         with tarfile.open(shard, "r:") as tar:
-            for member in tar:
+            for place, member in enumerate(tar):
                 path = PurePosixPath(member.name)
                 stem, dot, rest = path.name.partition(".")
                 key, suffix = f"{path.parent}/{stem}", f"{dot}{rest}".lower()
+                wanted = suffix == only if only else suffix.endswith(single)
                 if member.isdir():
                     continue
-                if not member.isreg() or member.issparse():
-                    passed.add(NOT_REGULAR, member.name)
-                elif not stem:
+                if any(part.startswith(".") and part != ".." for part in path.parts):
                     passed.hidden(member.name)
-                elif suffix in suffixes and key not in data:
-                    data[key] = f"{shard}::{member.offset_data}+{member.size}::{member.name}"
-                elif suffix == ".cls":
-                    labels[key] = _class_of(tar, member, shard)
-                elif suffix in suffixes:
-                    passed.add(REPEATED, member.name)
-                elif suffix.endswith(suffixes):
-                    passed.found[suffix] += 1
-                    passed.add(DOTTED, member.name)
-                else:
-                    passed.other(member.name, suffix)
+                elif member.issym() or member.islnk():
+                    passed.add(LINKS_INSIDE, member.name)
+                elif not member.isreg() or member.issparse():
+                    passed.add(NOT_REGULAR, member.name)
+                elif suffix.endswith(".cls"):
+                    text = _text_of(tar, member)
+                    group_of(key, path.name).classes[suffix.removesuffix(".cls")] = member.name, text
+                elif wanted:
+                    again = key in newest and path.name in newest[key].members
+                    address = f"{shard}::{member.offset_data}+{member.size}::{member.name}"
+                    group_of(key, path.name).data.append((place, address, member.name, suffix))
+                    if again:
+                        passed.add_read(SAME_NAME, member.name)
+                elif not only:
+                    passed.other(member.name)
             # To tarfile, a header that is cut or wrong is the end of the archive. The true end is a block of zeros.
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError(f"no valid header at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, struct.error) as error:
-        why = f"damaged after {len(data)} samples: {error}; copy or pack it again"
+        why = f"damaged after {sum(bool(g.data) for g in groups)} samples: {error}; copy or pack it again"
         raise UserError(f"tar shard '{shard}': {why}") from error
-    for key, address in data.items():
-        yield address, labels.get(key)
+    rows = [row for group in groups for row in _samples_of(group, single, shard, passed, only)]
+    for _, address, label in sorted(rows):
+        yield address, label
 
 
-def _class_of(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: str) -> str:
+def _samples_of(
+    group: _Group, suffixes: tuple[str, ...], shard: str, passed: PassedOver, only: str | None
+) -> Iterator[tuple[int, str, str | None]]:
+    whole = _label(shard, *group.classes[""]) if "" in group.classes else None
+    data = group.data
+    if plain := [row for row in data if row[3] in suffixes] if not only else []:
+        for _, _, name, _ in data:
+            if name != plain[0][2]:
+                passed.add(REPEATED, name)
+        data = plain[:1]
+    elif len({row[3] for row in data}) > 1:
+        for _, _, name, _ in data:
+            passed.add_read(SAME_KEY, name)
+    for place, address, _, suffix in data:
+        last = max((s for s in suffixes if suffix.endswith(s)), key=len)
+        between = suffix.removesuffix(last)
+        own = group.classes.get(between) if between else None
+        yield place, address, _label(shard, *own) if own else whole
+
+
+def _text_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     stream = tar.extractfile(member) if member.size <= MAX_LABEL_BYTES else None
-    text = stream.read().decode("ascii", "replace").strip() if stream else ""
+    return stream.read().decode("ascii", "replace").strip() if stream else ""
+
+
+def _label(shard: str, member: str, text: str) -> str:
     if not re.fullmatch(r"-?\d{1,9}", text):
-        raise UserError(f"tar shard '{shard}': member '{member.name}' is {text!r}, expected an integer label")
+        raise UserError(f"tar shard '{shard}': member '{member}' is {text!r}, expected an integer label")
     return str(int(text))
 
 

@@ -66,7 +66,11 @@ def inspect(
                 yield Verdict(address, False, "reader broke", str(error))
             except BadSample as error:
                 unasked = error.kind == "channels" and channels is None
-                yield Verdict(address, unasked, "" if unasked else error.kind, error.detail)
+                if not unasked:
+                    yield Verdict(address, False, error.kind, error.detail)
+                    continue
+                told = sandbox.call(_described, reader, address, name=address)
+                yield Verdict(address, True, "", error.detail, told, (error.detail,) if told else ())
             else:
                 said, *doubts = description.splitlines()
                 yield Verdict(address, True, description=said, doubts=tuple(doubts))
@@ -100,6 +104,13 @@ def _form(description: str) -> str:
     """What a description says before the size: "DICOM series int16", "JPEG CMYK"."""
     found = re.match(r"(\D.*?) \d+x\d+", description)
     return found[1] if found else ""
+
+
+def _described(reader: Reader, address: str) -> str:
+    """The first line of what a reader says of a file; "" where it says nothing."""
+    describe = getattr(reader, "describe", None)
+    with held(reader, address):
+        return describe(address).partition("\n")[0] if describe else ""
 
 
 def _open(reader: Reader, size: tuple[int, ...], address: str) -> str:

@@ -1,83 +1,51 @@
-"""The image reader, on Pillow: one opening, one decode, any number of crops, resized as they are cut out."""
+"""The image reader: one opening, as few pixels decoded as the crops need, each crop resized as it is cut out."""
 
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mae_ext.data import label_image
+from mae_ext.data.channels import MODES
+from mae_ext.data.image_file import FORMATS, SUFFIXES, opened, parsing
 from mae_ext.data.labelmap import Labels, Stored
-from mae_ext.data.sample import Crop, CropSampler, Sample, verdicts
-from mae_ext.data.source import fetch
+from mae_ext.data.picture import Box, OfArray, OfFile, OfTiff, Picture, Turn
+from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.source import fetch, head, locate
+from mae_ext.data.tiff import MAGIC as TIFF_MAGIC
+from mae_ext.data.tiff import SUFFIXES as TIFF_SUFFIXES
+from mae_ext.data.tiff import Tiff
 from mae_ext.errors import BadSample
-
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-"""The decoders that a file may choose by its first bytes. Pillow has forty more, some of which start other programs."""
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".jp2")
 
 MAX_PIXELS = 100_000_000
 """A medium-format camera's image: 0.4 GB when decoded, which all workers of a machine can hold at the same time."""
 
-PILLOW_MAX_PIXELS = 178_956_970
-"""Twice Image.MAX_IMAGE_PIXELS: above it Pillow refuses by itself, and its limit is global, so it is left alone."""
+MOST_PIXELS = 10**12
+"""More than any scanner makes: what asks for more is a mistake."""
 
 BACKGROUND = (255, 255, 255, 255)
-
-# Our own limit is checked on each image, from its header; a warning on the way to it says nothing more.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP")
-
-# Everything that Pillow's decoders were seen to raise over damaged files.
-_PILLOW_ERRORS = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, MemoryError),
-    *(RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
-    Image.DecompressionBombWarning,
-)
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """How stored pixels become upright: rows and columns swapped first, then each reversed or not."""
-
-    swap: bool = False
-    rows: bool = False
-    columns: bool = False
-
-
-# Exif 2.32, tag 0x0112. Values outside 1..8 mean nothing, and every viewer shows the image as stored.
-_TURNS = {
-    2: _Turn(False, False, True),
-    3: _Turn(False, True, True),
-    4: _Turn(False, True, False),
-    5: _Turn(True, False, False),
-    6: _Turn(True, False, True),
-    7: _Turn(True, True, True),
-    8: _Turn(True, True, False),
-}
 
 
 class ImageReader:
     """Image files and array rows -> (C, H, W), uint8 from 8-bit sources, float32 otherwise.
 
     Channels: 1 is luma (ITU-R 601-2), 3 is RGB with alpha composited on white, 4 is RGBA (opaque where a source has no
-    alpha). Other counts come only from arrays with that many channels, (H, W, C). 16-bit grey is divided by 65535;
-    float images keep their own units, and have to be finite; RGB with 16 bits a channel is read with 8, as Pillow does.
-    CMYK, palette and 1-bit become RGB or grey; of an animation the first frame is read; EXIF orientation is applied,
-    ICC profiles are not. Boxes refer to the upright image.
+    alpha). Bands that are no colours (in a TIFF what its tags call neither colour nor alpha, and several pages; in
+    arrays) come as they are: all, where `channels` is their number, or those that `bands` names, counted from 0 through
+    the pages and the samples of each. Of other files `bands` chooses among their colours. None is left out or made up:
+    a number that does not fit is a bad sample. Integers of more than 8 bits are divided by the largest that their bits
+    hold, 65535 for 16; float images keep their own units, and have to be finite. CMYK, palette and 1-bit become RGB or
+    grey; of an animation the first frame is read; EXIF orientation is applied, ICC profiles are not. JPEG 2000, AVIF
+    and HEIC of more than 8 bits are read with 8, as their libraries give them. Boxes refer to the upright image.
+
+    Of a TIFF larger than picture.WINDOW no more is decoded than each crop needs, in the smallest level of a pyramid
+    that has its pixels; all other formats are decoded whole, with 1 (grey) or 4 bytes a pixel.
 
     Kinds of BadSample besides those of `fetch`: "not an image", "truncated", "damaged", "unsupported", "too large"
     (over max_pixels, told from the header before anything is decoded), "too small" (for a crop of fixed length),
@@ -88,83 +56,95 @@ class ImageReader:
     display = "image"
     label_suffix = ".png"
 
-    def __init__(self, size: tuple[int, ...], channels: int = 3, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        size: tuple[int, ...],
+        channels: int = 3,
+        max_pixels: int = MAX_PIXELS,
+        bands: Sequence[int] | None = None,
+    ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size={list(size)}: an image has two axes, height and width")
         if channels < 1:
             raise ValueError(f"channels={channels}: expected at least 1")
-        if not 0 < max_pixels <= PILLOW_MAX_PIXELS:
-            raise ValueError(f"max_pixels={max_pixels}: expected 1 to {PILLOW_MAX_PIXELS}, where Pillow itself refuses")
+        if not 0 < max_pixels <= MOST_PIXELS:
+            raise ValueError(f"max_pixels={max_pixels}: expected 1 to {MOST_PIXELS}")
+        if bands is not None:
+            if not isinstance(bands, list | tuple) or not all(type(b) is int and b >= 0 for b in bands):
+                raise ValueError(f"bands={bands}: expected a list of numbers from 0, such as [3, 2, 1]")
+            if len(bands) != channels:
+                raise ValueError(f"bands={list(bands)} are {len(bands)}, and channels={channels}")
         self.size, self.channels, self.max_pixels = tuple(size), channels, max_pixels
+        self.bands = None if bands is None else tuple(bands)
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
-        content = fetch(address, 8 * self.max_pixels)  # 8 bytes: RGBA with 16 bits each, uncompressed
-        with _bad_sample(address):
-            if isinstance(content, np.ndarray):
-                height, width = _extent(address, content)
-                image, turn = None, _Turn()
-            else:
-                image = self._open(address, content)
-                turn = _orientation(image)
-                width, height = image.size[::-1] if turn.swap else image.size
-        # Outside of the net: a crop that fails is our fault, not the file's.
-        boxes = [crop((height, width)) for crop in crops]
-        _check(address, boxes, (height, width))
-        with _bad_sample(address):
-            if isinstance(content, np.ndarray):
-                planes, shrink = _array_planes(address, content, self.channels), 1.0
-            else:
-                assert image is not None
-                shrink = self._draft(image, boxes)
-                planes = _planes(address, image, self.channels)
-            return [Sample(self._view(address, planes, box, turn, (height, width), shrink), address) for box in boxes]
+        with parsing(address):
+            picture = self._open(address)
+        try:
+            height, width = picture.extent[::-1] if picture.turn.swap else picture.extent
+            # Outside of the net: a crop that fails is our fault, not the file's.
+            boxes = [crop((height, width)) for crop in crops]
+            _check(address, boxes, (height, width))
+            with parsing(address):
+                turn = picture.turn
+                size = self.size[::-1] if turn.swap else self.size
+                stored = [_stored(box, turn, (height, width)) for box in boxes]
+                cut = picture.cut(stored, (size[0], size[1]))
+                views = [self._view(address, *of, box, turn) for of, box in zip(cut, boxes, strict=True)]
+                return [Sample(view, address) for view in views]
+        finally:
+            picture.close()
 
     def describe(self, address: str) -> str:
         """Format, mode and stored size in pixels, width first, from the header alone."""
-        content = fetch(address, 8 * self.max_pixels)
-        with _bad_sample(address):
-            if isinstance(content, np.ndarray):
-                return f"array {content.dtype} {'x'.join(map(str, content.shape))}"
-            image = self._open(address, content)
-            frames = getattr(image, "n_frames", 1)
-            upright = ", turned by EXIF" if _orientation(image) != _Turn() else ""
-            animated = f", first of {frames} frames" if frames > 1 else ""
-            return f"{image.format} {image.mode} {image.width}x{image.height}{upright}{animated}"
+        with parsing(address):
+            picture = self._open(address, described=True)
+            picture.close()
+            return picture.told
 
-    def _open(self, address: str, content: bytes) -> Image.Image:
-        try:
-            image = Image.open(BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            if content.startswith(_MAGIC) or content[8:12] == b"WEBP":
-                raise BadSample(address, "damaged", "begins as an image, its header cannot be read") from error
-            detail = f"begins with {content[:12]!r}; expected {', '.join(FORMATS)}"
-            raise BadSample(address, "not an image", detail) from error
-        if image.width * image.height > self.max_pixels:
-            detail = f"{image.width}x{image.height} pixels, the limit is {self.max_pixels}"
-            raise BadSample(address, "too large", detail)
-        if self.channels not in _MODES:
+    def _open(self, address: str, described: bool = False) -> Picture:
+        """The header of a file. described: not to be read, so that any number of channels will do."""
+        content: bytes | NDArray[np.generic] | None = None
+        found: Tiff | None = None
+        if address.lower().endswith(TIFF_SUFFIXES) and head(address, 4) in TIFF_MAGIC:
+            found = Tiff(address, None, locate(address))  # not fetched: it may be much larger than its crops
+        else:
+            content = fetch(address, 8 * self.max_pixels)  # 8 bytes: RGBA with 16 bits each, uncompressed
+            if isinstance(content, np.ndarray):
+                return OfArray(address, content, self.channels, self.bands)
+            if content[:4] in TIFF_MAGIC:
+                found = Tiff(address, content)
+        if found is not None:
+            try:
+                self._check_pixels(address, found.layout.height, found.layout.width)
+            except BadSample:
+                found.close()
+                raise
+            if not found.old_jpeg:
+                return OfTiff(address, found, self.channels, self.bands)
+            found.close()
+            content = content or fetch(address, 8 * self.max_pixels)
+        assert isinstance(content, bytes)
+        image = opened(address, content)
+        self._check_pixels(address, image.height, image.width)
+        if self.channels not in MODES and self.bands is None and not described:
             detail = f"a {image.format} file gives 1, 3 or 4 channels, the config wants {self.channels}"
             raise BadSample(address, "channels", detail)
-        return image
+        return OfFile(address, image, content, self.channels, self.bands)
 
-    def _draft(self, image: Image.Image, boxes: Sequence[Crop]) -> float:
-        """Let JPEG decode at 1/2, 1/4 or 1/8 where that leaves every crop at least as large as the output."""
-        ratios = ((b - a) / n for box in boxes for a, b, n in zip(box.start, box.stop, self.size, strict=True))
-        # Ratios are upright and the draft is not, so the smallest ratio of either axis serves both.
-        most = min(ratios, default=1.0)
-        shrink = next((k for k in (8, 4, 2) if k <= most), 1)
-        drafted = image.draft("L" if self.channels == 1 else None, (image.width // shrink, image.height // shrink))
-        return 1.0 if drafted is None else float(shrink)
+    def _check_pixels(self, address: str, height: int, width: int) -> None:
+        if (pixels := height * width) > self.max_pixels:
+            detail = (
+                f"{width}x{height} pixels, the limit is {self.max_pixels}; if it is meant to be so large: --set "
+                f"modalities.image.data.reader.max_pixels={pixels}"
+            )
+            raise BadSample(address, "too large", detail)
 
     def stored(self, address: str) -> Stored:
-        content = fetch(address, 8 * self.max_pixels)
-        with _bad_sample(address):
-            if isinstance(content, np.ndarray):
-                extent = _extent(address, content)
-            else:
-                image = self._open(address, content)
-                width, height = image.size[::-1] if _orientation(image).swap else image.size
-                extent = height, width
+        with parsing(address):
+            picture = self._open(address, described=True)
+            picture.close()
+            extent = picture.extent[::-1] if picture.turn.swap else picture.extent
         return Stored(extent, tuple(np.arange(n, dtype=np.float64) for n in extent))
 
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
@@ -173,22 +153,15 @@ class ImageReader:
         A map of another size than the image `like` is found when both are cut: crops are drawn for one extent.
         """
         content = fetch(address, 8 * self.max_pixels)
-        with _bad_sample(address):
+        with parsing(address):
             return label_image.numbers(address, content, FORMATS, self.max_pixels)
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(H, W) -> PNG. Raises OSError."""
         label_image.write(labels, path)
 
-    def _view(
-        self, address: str, planes: list[Image.Image], box: Crop, turn: _Turn, extent: tuple[int, int], shrink: float
-    ) -> Tensor:
-        """One crop of the decoded planes, at the output size: (C, H, W)."""
-        rows, columns = zip(box.start, box.stop, strict=True)
-        rows = (extent[0] - rows[1], extent[0] - rows[0]) if turn.rows else rows
-        columns = (extent[1] - columns[1], extent[1] - columns[0]) if turn.columns else columns
-        (top, bottom), (left, right) = (columns, rows) if turn.swap else (rows, columns)
-        stored = left / shrink, top / shrink, right / shrink, bottom / shrink
+    def _view(self, address: str, planes: list[Image.Image], stored: Box, box: Crop, turn: Turn) -> Tensor:
+        """One crop of decoded planes, at the output size: (C, H, W)."""
         height, width = self.size[::-1] if turn.swap else self.size
         x = torch.cat([_resized(plane, stored, (height, width), self.channels) for plane in planes])
         if x.dtype == torch.float32 and not torch.isfinite(x).all():
@@ -201,29 +174,13 @@ class ImageReader:
         return _with_channels(x, self.channels).contiguous()
 
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-
-@contextmanager
-def _bad_sample(address: str) -> Iterator[None]:
-    """The one place where what Pillow raises becomes a verdict on the file."""
-    with verdicts(address):  # whatever was not seen so far
-        try:
-            yield
-        except _PILLOW_ERRORS as error:
-            raise BadSample(address, _kind(error), f"{type(error).__name__}: {error}") from error
-
-
-def _kind(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "too large"
-    if isinstance(error, EOFError) or "truncated" in str(error).lower():
-        return "truncated"
-    if isinstance(error, NotImplementedError) or "conversion from" in str(error) or "nsupported" in str(error):
-        return "unsupported"
-    return "damaged"
+def _stored(box: Crop, turn: Turn, extent: tuple[int, int]) -> Box:
+    """A box of the upright image in the pixels that are stored."""
+    rows, columns = zip(box.start, box.stop, strict=True)
+    rows = (extent[0] - rows[1], extent[0] - rows[0]) if turn.rows else rows
+    columns = (extent[1] - columns[1], extent[1] - columns[0]) if turn.columns else columns
+    (top, bottom), (left, right) = (columns, rows) if turn.swap else (rows, columns)
+    return left, top, right, bottom
 
 
 def _check(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
@@ -236,47 +193,11 @@ def _check(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None
                 raise ValueError(f"{box} does not lie in an image of {extent[0]}x{extent[1]} (height x width)")
 
 
-def _orientation(image: Image.Image) -> _Turn:
-    if image.format == "TIFF":
-        image.load()  # Pillow turns TIFF itself, while loading
-        return _Turn()
-    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), _Turn())
-
-
-def _planes(address: str, image: Image.Image, channels: int) -> list[Image.Image]:
-    """Decode: one image in L, RGB or RGBA (on its way to `channels`), or one in F (float32)."""
-    image.load()
-    if image.mode.startswith("I") or image.mode == "F":
-        return [_deep(address, np.asarray(image))]
-    # Palette numbers and bits have no in-between, and ink is not light: all are made colours before interpolation.
-    if image.has_transparency_data:
-        return [_in_mode(image, "RGBA")]  # composited after scaling, when there are fewer pixels
-    return [_in_mode(image, "L" if image.mode in ("1", "L") or channels == 1 else "RGB")]
-
-
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    return image if image.mode == mode else image.convert(mode)
-
-
 def _opaque(image: Image.Image, channels: int) -> Image.Image:
     if channels == 4:
         return image
     white = Image.new("RGBA", image.size, BACKGROUND)
     return Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
-
-
-def _deep(address: str, pixels: NDArray[np.generic]) -> Image.Image:
-    """(H, W) of more than 8 bits -> mode F: integers over 65535, floats in their own units."""
-    if pixels.dtype.kind in "iu":
-        low, high = int(pixels.min()), int(pixels.max())
-        if low < 0 or high > 65535:
-            detail = f"integers from {low} to {high}, expected 0 to 65535; save as float with units of your own"
-            raise BadSample(address, "out of range", detail)
-        return Image.fromarray(pixels.astype(np.float32) / np.float32(65535))
-    values = pixels.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise BadSample(address, "non-finite", f"{int((~np.isfinite(values)).sum())} of {values.size} values")
-    return Image.fromarray(values)
 
 
 def _resized(
@@ -312,29 +233,3 @@ def _with_channels(x: Tensor, channels: int) -> Tensor:
         return x
     colour, opaque = x.expand(3, -1, -1), 255 if x.dtype == torch.uint8 else 1
     return colour if channels == 3 else torch.cat([colour, torch.full_like(x[:1], opaque)])
-
-
-def _extent(address: str, array: NDArray[np.generic]) -> tuple[int, int]:
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        detail = f"an array row of shape {list(array.shape)}, expected (H, W) or (H, W, C)"
-        raise BadSample(address, "unsupported", detail)
-    return array.shape[0], array.shape[1]
-
-
-def _array_planes(address: str, array: NDArray[np.generic], channels: int) -> list[Image.Image]:
-    """(H, W) or (H, W, C) -> one colour image where the channels are colours, one image a channel otherwise."""
-    found = 1 if array.ndim == 2 else array.shape[2]
-    deep = array.dtype.kind == "f" or array.dtype == np.uint16
-    if not deep and array.dtype not in (np.uint8, np.bool_):
-        raise BadSample(address, "unsupported", f"an array of {array.dtype}; expected uint8, uint16, bool or float")
-    converts = channels in _MODES and (found == 1 or (found in _MODES and not deep))
-    if found != channels and not converts:
-        raise BadSample(address, "channels", f"the array has {found}, the config wants {channels}")
-    array = array.reshape(*array.shape[:2], found)
-    if deep:
-        return [_deep(address, array[..., c]) for c in range(found)]
-    pixels = np.ascontiguousarray(array) if array.dtype == np.uint8 else array.astype(np.uint8) * np.uint8(255)
-    if found in _MODES and channels in _MODES:
-        image = Image.fromarray(pixels[..., 0] if found == 1 else pixels)
-        return [_in_mode(image, "L") if channels == 1 and image.mode == "RGB" else image]
-    return [Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(found)]

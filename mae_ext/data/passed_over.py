@@ -19,7 +19,7 @@ NOT_REGULAR = "not regular files"
 HIDDEN = "hidden"
 NAMELESS = "rows without a path"
 REPEATED = "members of a sample that has its data already"
-DOTTED = "members with another dot in their name"
+LINKS_INSIDE = "links inside a shard"
 BARE = "without suffix"
 
 REMEDIES = {
@@ -30,17 +30,26 @@ REMEDIES = {
     NOT_REGULAR: "pipes, sockets and devices are never opened",
     HIDDEN: "rename them without the dot if they are samples ('._' is what macOS leaves behind)",
     NAMELESS: "fill in their path",
-    REPEATED: "one sample has one file of data; give the others names of their own before the first dot",
-    DOTTED: "a sample's name ends at the first dot; pack them under names with one dot",
+    REPEATED: "a sample's name ends at the first dot, and it has one file of data; to read others instead, name what "
+    "follows that dot, as in x.tar::seg.png",
+    LINKS_INSIDE: "pack the files that they mean: tar --dereference --hard-dereference",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
 }
+
+SAME_NAME = "members of a name that came before"
+SAME_KEY = "members whose names differ after the first dot"
+READ = {
+    SAME_NAME: "pack each under a name of its own if one was to replace the other",
+    SAME_KEY: "to read one kind alone, name what follows that dot, as in x.tar::rgb.jpg",
+}
+"""What is read, each as a sample of its own, where something else may have been meant."""
 
 SCANS = """
 .mha .mhd .raw .zraw .mnc .mif .mif.gz .gipl .gipl.gz .vtk .vti .nii.bz2 .nii.xz .nii.zst .par .rec .v
 """
 IMAGES = """
-.heic .heif .avif .jxl .dng .cr2 .cr3 .nef .arw .orf .rw2 .exr .psd .svg .tga .ico .pcx .svs .ndpi .mrxs .czi .lif .nd2
-.vsi .scn .jpf .jpx .j2k
+.jxl .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw .exr .hdr .psd .psb .svg .svgz .ico .icns .cur .xcf .ai
+.eps .mrxs .czi .lif .nd2 .vsi .oir .vms .vmu .jxr .wdp .hdp .bpg .flif .jls .xbm .xpm .wmf .emf .raw .insp
 """
 VIDEOS = """
 .mts .m2v .vob .mxf .f4v .3g2 .rm .rmvb .asf .divx .h264 .hevc .265 .264 .dv .y4m .qt .ogg .mjpeg .mpv .insv
@@ -49,8 +58,7 @@ ARCHIVES = ".zip .gz .tgz .tar.gz .bz2 .tar.bz2 .tbz2 .xz .tar.xz .txz .zst .tar
 FORMATS = {
     SCANS: "convert them to .nii.gz, for instance with SimpleITK: WriteImage(ReadImage('a.mha'), 'a.nii.gz')",
     ".hdr .img .hdr.gz .img.gz": "convert such pairs to .nii.gz, with nibabel: load('a.img').to_filename('a.nii.gz')",
-    ".jfif .jpe .jif .pjpeg": "they are JPEG: rename them to .jpg",
-    IMAGES: "convert them to PNG, JPEG or TIFF",
+    IMAGES: "convert them to PNG, JPEG or TIFF, for instance with ImageMagick: magick FILE FILE.png",
     VIDEOS: "convert them: ffmpeg -i FILE FILE.mp4",
     ".npz": "to read arrays, name the .npz file itself",
     ".npy .h5 .hdf5 .mat .pkl .zarr .lmdb .parquet .tfrecord": "save their arrays as one .npz",
@@ -79,20 +87,26 @@ MOST = 8
 
 @dataclass
 class PassedOver:
-    """counts: of each kind that is named. found: of each suffix that was not asked for, text included."""
+    """counts: of each kind that is named. found: of each suffix that was not asked for, text included. read: of kinds
+    that are read after all, and may not have been meant to be."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     found: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)
 
     def add(self, kind: str, name: str, times: int = 1) -> None:
         """name: of a file, seen from what is listed."""
         self.counts[kind] += times
         self.examples.setdefault(kind, name)
 
-    def other(self, name: str, suffix: str | None = None) -> None:
-        """A file of another kind than what is listed; suffix: of a member of a shard, all after its first dot."""
-        suffix = suffix or suffix_of(name)
+    def add_read(self, kind: str, name: str) -> None:
+        self.read[kind] += 1
+        self.examples.setdefault(kind, name)
+
+    def other(self, name: str) -> None:
+        """A file of another kind than what is listed."""
+        suffix = suffix_of(name)
         self.found[suffix] += 1
         if not beside(name):
             self.add(suffix, name)
@@ -103,8 +117,15 @@ class PassedOver:
 
     def __str__(self) -> str:
         """How many of which kind, one by name, and the remedy; "" where nothing is to be said. One line."""
+        return self._told(self.counts)
+
+    def doubtful(self) -> str:
+        """As above, of what is read."""
+        return self._told(self.read)
+
+    def _told(self, counts: Counter[str]) -> str:
         by_remedy: dict[str, list[str]] = {}
-        for kind, count in self.counts.most_common():
+        for kind, count in counts.most_common():
             example = " ".join(self.examples[kind].splitlines())
             by_remedy.setdefault(remedy(kind), []).append(f"{count} {kind} (such as {example})")
         return some([f"{', '.join(kinds)}: {what}" for what, kinds in by_remedy.items()], "; ", MOST)
@@ -132,8 +153,8 @@ def beside(name: str) -> bool:
 
 
 def remedy(kind: str) -> str:
-    if kind in REMEDIES:
-        return REMEDIES[kind]
+    if kind in REMEDIES or kind in READ:
+        return {**REMEDIES, **READ}[kind]
     if readers := readers_of(kind):
         one = " or ".join(readers)
         return f"they are for another reader: use --reader {one}, in a config data.reader: {one}"

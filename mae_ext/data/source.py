@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,9 @@ from mae_ext.errors import BadSample, UserError
 MAX_SHARDS = 100_000
 INTEGER_CLASSES = 100_000
 """Classes whose names are all whole numbers below this are sorted as numbers, all others as text."""
+
+MOST_SUFFIXES = 12
+"""Named in one message."""
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +91,15 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
 
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
-    layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them), or file.npz[::split] in MedMNIST layout.
+    layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them; x.tar::rgb.jpg takes of each key the member
+    with that after its first dot), or file.npz[::split] in MedMNIST layout.
     What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
     UserError when it is missing, unreadable, or holds nothing of the kind.
     """
     passed = PassedOver()
     items = _list(path, suffixes, passed)
+    if passed.read:
+        log.warning("data path '%s': each read as a sample: %s", path, passed.doubtful())
     if passed.counts:
         log.warning("data path '%s': passed over: %s", path, passed)
         items = replace(items, ignored=dict(passed.counts))
@@ -106,6 +112,8 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
     where = f"data path '{path}'"
     if "\0" in path:
         raise UserError(f"{where.encode('unicode_escape').decode()}: a path has no NUL character")
+    if re.search(r"\.(zip|7z|rar)$", path, re.IGNORECASE):
+        raise UserError(f"{where}: archives of this kind are not read; unpack it and give the folder that appears")
     if packed := re.search(r"\.(tar\.\w+|tgz|tbz2|txz)$", path, re.IGNORECASE):
         raise UserError(
             f"{where}: a compressed tar ({packed[0]}) cannot be read at random; unpack it with `tar -xf {path}` and "
@@ -115,11 +123,16 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         _require(Path(npz[1]), where)
         keys, labels = archive.list_npz(npz[1], npz[2] or "train")
         return _items(keys, labels)
+    only = None
+    if chosen := re.fullmatch(r"(?s)(.*\.tar)::((?:[\w-]+\.)*[\w-]+)", path):
+        path, only = chosen[1], f".{chosen[2].lower()}"
+        if not only.endswith(suffixes):
+            raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
     here, asked = Path(path), None
     if (listed := is_list(path)) and not _exists(here, where):
         here, asked = Path(listed["file"]), listed["asked"]
     if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
-        return _list_shards(_expand(path, where), suffixes, where, passed)
+        return _list_shards(_expand(path, where), suffixes, where, passed, only)
     _require(here, where)
     if here.is_dir():
         return _list_folder(here, suffixes, where, passed)
@@ -128,7 +141,7 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
     if here.suffix in (".txt", ".csv"):
         return _of_list(read_list(here, asked, suffixes, where), passed)
     if here.suffix == ".tar":
-        return _list_shards([path], suffixes, where, passed)
+        return _list_shards([path], suffixes, where, passed, only)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
         raise UserError(
             f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
@@ -261,8 +274,9 @@ def _of_list(listed: Listed, passed: PassedOver) -> Items:
     return found if listed.patients is None else replace(found, patients=PathTable(listed.patients))
 
 
-def _join(words: Iterable[str]) -> str:
-    return " ".join(words)
+def _join(suffixes: Sequence[str]) -> str:
+    more = f" and {len(suffixes) - MOST_SUFFIXES} others" if len(suffixes) > MOST_SUFFIXES else ""
+    return " ".join(suffixes[:MOST_SUFFIXES]) + more
 
 
 # Folders
@@ -285,17 +299,19 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: Pass
 # Tar shards
 
 
-def _list_shards(shards: list[str], suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
+def _list_shards(
+    shards: list[str], suffixes: tuple[str, ...], where: str, passed: PassedOver, only: str | None = None
+) -> Items:
     addresses: list[str] = []
     labels: list[str | None] = []
     for shard in shards:
-        for address, label in archive.list_tar(shard, suffixes, passed):
+        for address, label in archive.list_tar(shard, suffixes, passed, only):
             addresses.append(address)
             labels.append(label)
     if not addresses:
         raise UserError(
-            f"{where}: no sample in {len(shards)} tar shard(s); expected members called KEY.SUFFIX with nothing but "
-            f"{_join(suffixes)} after the first dot; {passed.instead()}"
+            f"{where}: no sample in {len(shards)} tar shard(s); expected members that end in "
+            f"{only or _join(suffixes)}; {passed.instead()}"
         )
     return _items(addresses, labels)
 

@@ -9,6 +9,7 @@ import pytest
 
 from mae_ext.data.archive import list_npz, list_tar, read_row
 from mae_ext.data.passed_over import PassedOver
+from mae_ext.data.source import list_items
 from mae_ext.errors import BadSample, UserError
 
 
@@ -55,12 +56,47 @@ def test_a_class_file_labels_the_sample_of_its_name_wherever_it_stands(tmp_path)
     ]  # fmt: skip
 
 
-def test_the_first_of_several_files_of_one_name_is_the_sample(tmp_path):
+def test_the_first_of_several_files_of_one_key_is_the_sample(tmp_path):
     members = [("1.JPG", b"upper"), ("1.png", b"second"), ("1.seg.png", b"mask"), (".2.jpg", b"hidden"), ("x.txt", b"")]
     rows, ignored, others = listed(shard(tmp_path / "a.tar", members))
     assert [bytes_at(address) for address, _ in rows] == [b"upper"]
-    more = {"members of a sample that has its data already": 1, "members with another dot in their name": 1}
-    assert ignored == {"hidden": 1, **more} and others == {".seg.png": 1, ".txt": 1}
+    assert ignored == {"hidden": 1, "members of a sample that has its data already": 2} and others == {".txt": 1}
+
+
+def test_keys_with_more_dots_lose_no_picture_and_have_their_own_class_or_that_of_the_key(tmp_path):
+    members = [
+        ("./a/s_0.5s.jpg", b"0"), ("s_1.5s.jpg", b"1"), ("s_1.7s.jpg", b"2"), ("s_1.cls", b"4"), ("s_1.7s.cls", b"5"),
+        ("1.2.840.png", b"3"), ("2.jpg", b"4"), ("2.5s.cls", b"no class of any picture"),
+    ]  # fmt: skip
+    rows, ignored, _ = listed(shard(tmp_path / "a.tar", members))
+    assert [(bytes_at(address), label) for address, label in rows] == [
+        (b"0", None), (b"1", "4"), (b"2", "5"), (b"3", None), (b"4", None),
+    ]  # fmt: skip
+    assert not ignored
+
+
+def test_a_member_that_comes_again_is_another_sample_with_the_class_that_stands_by_it(tmp_path):
+    members = [("0.jpg", b"a"), ("0.cls", b"1"), ("0.jpg", b"b"), ("0.cls", b"2"), ("1.jpg", b"c"), ("1.jpg", b"d")]
+    rows, ignored, _ = listed(shard(tmp_path / "a.tar", members))
+    assert [(bytes_at(address), label) for address, label in rows] == [
+        (b"a", "1"), (b"b", "2"), (b"c", None), (b"d", None),
+    ]  # fmt: skip
+    assert not ignored
+
+
+def test_what_follows_the_key_chooses_which_member_is_the_data(tmp_path):
+    members = [
+        (f"{i}.{rest}", rest.encode()) for i in range(2) for rest in ("jpg", "seg.png", "RGB.jpg", "json", "cls")
+    ]
+    path = shard(tmp_path / "a.tar", [(name, b"7" if name.endswith("cls") else content) for name, content in members])
+    for only, found in (("seg.png", b"seg.png"), ("rgb.jpg", b"RGB.jpg"), ("jpg", b"jpg")):
+        items = list_items(f"{path}::{only}", (".jpg", ".png"))
+        assert [bytes_at(address) for address in items.addresses] == [found] * 2
+        assert items.classes == ("7",) and not items.ignored
+    with pytest.raises(UserError, match=r"'seg\.txt' ends in none of \.jpg \.png"):
+        list_items(f"{path}::seg.txt", (".jpg", ".png"))
+    with pytest.raises(UserError, match=r"expected members that end in \.depth\.png"):
+        list_items(f"{tmp_path}/{{a,a}}.tar::depth.png", (".jpg", ".png"))
 
 
 @pytest.mark.parametrize("text", [b"1.5", b"cat", b"", b"1 2", b"1" * 10, b"0" * 40])

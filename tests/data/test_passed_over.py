@@ -52,8 +52,9 @@ def said(caplog):
         (IMAGES, "a.jpg", ["b.nii.gz"], {".nii.gz": 1}, "use --reader volume"),
         (IMAGES, "a.jpg", ["b.dcm"], {".dcm": 1}, "use --reader volume"),
         (IMAGES, "a.jpg", ["b.mp4"], {".mp4": 1}, "use --reader video, in a config data.reader: video"),
-        (IMAGES, "a.jpg", ["b.heic", "c.AVIF"], {".heic": 1, ".avif": 1}, "convert them to PNG, JPEG or TIFF"),
-        (IMAGES, "a.jpg", ["b.jfif"], {".jfif": 1}, "rename them to .jpg"),
+        (IMAGES, "a.jpg", ["b.jxl", "c.DNG"], {".jxl": 1, ".dng": 1}, "convert them to PNG, JPEG or TIFF"),
+        (IMAGES, "a.jpg", ["b.eps", "c.svg"], {".eps": 1, ".svg": 1}, "magick FILE FILE.png"),
+        (IMAGES, "a.jpg", ["b", "c/d"], {"without suffix": 2}, ".jpg of JPEG"),
         (IMAGES, "a.jpg", ["b.tar"], {".tar": 1}, "to read shards, name them"),
         (IMAGES, "a.jpg", ["b.npz"], {".npz": 1}, "name the .npz file itself"),
         (IMAGES, "a.jpg", ["b.zip", "c.tar.gz"], {".zip": 1, ".tar.gz": 1}, "unpack the archives first"),
@@ -107,23 +108,33 @@ def test_of_a_folder_that_holds_nothing_else_the_message_says_what_to_do(tmp_pat
 
 def test_members_of_shards_that_are_no_samples_are_named(said, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name in ("0.jpg", "0.jpg", "1.jpg", "1.json", "s_1.5s.jpg", "2.heic", "._3.jpg"):
+        for name in ("1.jpg", "1.seg.png", "1.json", "2.jxl", "._3.jpg", ".x/5.jpg"):
             info = tarfile.TarInfo(name)
             info.size = 1
             tar.addfile(info, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("4.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "1.jpg"
+        tar.addfile(link)
     message, ignored = said(tmp_path / "a.tar", IMAGES)
-    assert ignored == {
-        "members of a sample that has its data already": 1,
-        "members with another dot in their name": 1,
-        ".heic": 1,
-        "hidden": 1,
-    }
-    assert "(such as s_1.5s.jpg): a sample's name ends at the first dot" in message
-    assert "(such as 0.jpg): one sample has one file of data" in message
+    data = "members of a sample that has its data already"
+    assert ignored == {data: 1, ".jxl": 1, "hidden": 2, "links inside a shard": 1}
+    assert "(such as 1.seg.png): a sample's name ends at the first dot" in message and "x.tar::seg.png" in message
+    assert "(such as 4.jpg): pack the files that they mean" in message
     # As the only content of a folder shards are read, and so not passed over; what lies beside them is.
     make(tmp_path, "b.zip")
     _, in_folder = said(tmp_path, IMAGES)
     assert in_folder == {**ignored, ".zip": 1}
+
+
+def test_what_is_read_and_may_not_have_been_meant_to_be_is_said(caplog, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("0.jpg", "0.jpg", "s.rgb.jpg", "s.depth.png"):
+            tar.addfile(tarfile.TarInfo(name))
+    with caplog.at_level(logging.WARNING, "mae_ext"):
+        assert len(list_items(str(tmp_path / "a.tar"), IMAGES)) == 4
+    (message,) = caplog.messages
+    assert "1 members of a name that came before (such as 0.jpg): pack each under a name of its own" in message
+    assert "2 members whose names differ after the first dot (such as s.rgb.jpg): to read one kind alone" in message
 
 
 def test_rows_of_a_list_that_name_no_file_are_counted(said, tmp_path):

@@ -302,6 +302,10 @@ class TestTar:
         assert "more than" in refusal(tmp_path / "{0..9999}{0..9999}.tar")
         assert time.monotonic() - began < 2
 
+    @pytest.mark.parametrize("name", ["a.zip", "B.7z"])
+    def test_an_archive_of_another_kind_is_refused_with_the_way_out(self, tmp_path: Path, name: str) -> None:
+        assert "unpack it and give the folder" in refusal(tmp_path / name)
+
     @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "b.tar.zst", "A.TAR.GZ"])
     def test_a_compressed_tar_is_refused_with_the_way_out(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"")
@@ -327,7 +331,7 @@ class TestTar:
         assert "'0.cls' is 'cat'" in refusal(path)
 
     def test_without_samples_says_what_was_found_instead(self, tmp_path: Path) -> None:
-        assert "1 .orig.jpg" in refusal(shard(tmp_path / "a.tar", {"0.orig.jpg": b"0"}))
+        assert "found instead: 1 .bmp" in refusal(shard(tmp_path / "a.tar", {"0.orig.bmp": b"0"}))
 
     def test_a_shard_cut_after_listing_is_a_bad_sample(self, tmp_path: Path) -> None:
         path = shard(tmp_path / "a.tar", {"0.jpg": bytes(600)})
@@ -349,7 +353,8 @@ class TestTar:
                 info = tarfile.TarInfo(name)
                 info.type, info.linkname = form, "/etc/passwd"
                 tar.addfile(info)
-        assert "3 not regular files" in refusal(tmp_path / "a.tar")
+        assert "2 links inside a shard (such as a.jpg)" in refusal(tmp_path / "a.tar")
+        assert "1 not regular files (such as c.jpg)" in refusal(tmp_path / "a.tar")
 
 
 @pytest.fixture(params=[np.savez, np.savez_compressed], ids=["stored", "compressed"])

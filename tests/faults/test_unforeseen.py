@@ -13,7 +13,7 @@ from PIL import Image
 
 from mae_ext import plugins
 from mae_ext.cli import run
-from mae_ext.data import box_files, decoder, image, label_image, label_volume, nifti
+from mae_ext.data import box_files, decoder, label_image, label_volume, nifti, picture
 from mae_ext.data.augment import center_sampler
 from mae_ext.errors import BadSample
 
@@ -40,8 +40,8 @@ def files(tmp_path):
 
 SIZES = {"image": (8, 8), "volume": (4, 4, 4), "video": (4, 8, 8)}
 BREAKS = {
-    ("image", "read"): (image, "_planes"),
-    ("image", "describe"): (image, "_orientation"),
+    ("image", "read"): (picture, "_planes"),
+    ("image", "describe"): (picture, "_orientation"),
     ("image", "label_map"): (label_image, "numbers"),
     ("volume", "read"): (nifti, "voxels"),
     ("volume", "describe"): (nifti, "declared_nifti"),
