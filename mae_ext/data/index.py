@@ -194,6 +194,11 @@ def _addresses(path: Path, lines: list[int], names: list[str], suffixes: tuple[s
     )
 
 
+def forward(name: str, folder: Path) -> str:
+    """A name with backslashes, as Windows writes paths, with slashes, where no file of the folder has the former."""
+    return name if "\\" not in name or (folder / name).exists() else name.replace("\\", "/")
+
+
 def is_list(path: str) -> re.Match[str] | None:
     """The file and what is asked of it: "x.csv::test" -> ("x.csv", "test")."""
     return re.fullmatch(r"(?s)(?P<file>.*\.csv)::(?P<asked>.+)", path)
