@@ -144,13 +144,14 @@ def doctor(
     Example: mae-ext doctor photos/ --reader image
     """
     from mae_ext.data.doctor import as_config, inspect, summary
+    from mae_ext.engine.log import say
 
     if config is None and (set_ or modality):
         raise UserError("--set and --modality are of --config, which is not given")
     how = {"reader_name": reader} if config is None else as_config(configured(config, None, set_), modality, config)
     verdicts = []
     with progress_bar("opening") as progress:
-        for verdict in inspect(paths, deadline_s=deadline, **how):
+        for verdict in inspect(paths, deadline_s=deadline, say=say, **how):
             verdicts.append(verdict)
             progress(len(verdicts), None)
             if verbose or verdict.doubts or not verdict.ok:

@@ -87,6 +87,12 @@ class BoxTable:
         return int(np.diff(self.ends, prepend=0).max(initial=0))
 
     @property
+    def count(self) -> list[int]:
+        """Objects of each class."""
+        counts: list[int] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return counts
+
+    @property
     def identity(self) -> bytes:
         """Changes when a box, a label, a class or their order does."""
         digest = hashlib.sha256("\0".join(self.classes).encode())

@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mae_ext.data.passed_over import LINKS_OUT, LINKS_TO_FOLDERS, LINKS_TO_NOTHING, NOT_REGULAR, PassedOver
+from mae_ext.data.passed_over import LINKS_OUT, LINKS_TO_FOLDERS, LINKS_TO_NOTHING, NOT_REGULAR, WRITTEN, PassedOver
 from mae_ext.errors import BadSample, UserError
+
+OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard")
+"""Folders that a run makes in its own."""
 
 MAX_MEMBERS = 20_000
 """Files of one sample: more slices than any scanner writes into a series."""
@@ -35,6 +38,7 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
     single = tuple(s for s in suffixes if not s.endswith("/"))
     joined = tuple(s.removesuffix("/") for s in suffixes if s.endswith("/"))
     seen: set[str] = set()
+    ours = is_written(root)
 
     def children(folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -57,6 +61,9 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
             # The files of one inside are listed where they stand, and a link can close a circle.
             passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, seen_from_root)
         elif entry.is_dir(follow_symlinks=False):
+            if is_written(entry.path) or (ours and name in OF_A_RUN and entry.path == f"{root}{os.sep}{entry.name}"):
+                passed.add(WRITTEN, seen_from_root)
+                continue
             stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
         elif not wanted:
             passed.other(seen_from_root)
@@ -71,6 +78,14 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
                 yield folder, None if top is None or Path(folder) == root / top else top
         else:
             passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
+
+
+def is_written(folder: str | Path) -> bool:
+    """Whether a folder is a run, a cache or predictions of this program, whose pictures are no samples."""
+    there = Path(folder)
+    ledger, config = there / "bad_samples.jsonl", there / "config.yaml"
+    run = config.is_file() and ((there / "metrics.jsonl").is_file() or (there / "checkpoints").is_dir())
+    return run or ledger.is_file() or (there / "predict.manifest.jsonl").is_file()
 
 
 def is_inside(path: str, root: str) -> bool:

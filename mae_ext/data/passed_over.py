@@ -21,6 +21,7 @@ NAMELESS = "rows without a path"
 REPEATED = "members of a sample that has its data already"
 DOTTED = "members with another dot in their name"
 BARE = "without suffix"
+WRITTEN = "folders that mae-ext has written"
 
 REMEDIES = {
     LINKS_OUT: "no link is followed out of the folder: copy what they mean, give the folder that holds both, or a list "
@@ -32,6 +33,7 @@ REMEDIES = {
     NAMELESS: "fill in their path",
     REPEATED: "one sample has one file of data; give the others names of their own before the first dot",
     DOTTED: "a sample's name ends at the first dot; pack them under names with one dot",
+    WRITTEN: "the pictures of a run and what it predicts are no samples: to read them, name the folder itself",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
 }
 

@@ -133,7 +133,8 @@ def _columns(rest: str | None) -> list[str]:
 def _header(first: str, second: str, suffixes: Sequence[str]) -> list[str] | None:
     """What the words of a first line say of the columns, where it is no row as the second is."""
     words = [word.strip('" ').lower() for word in BETWEEN.split(first.strip())]
-    if is_plain(first, suffixes) or len(BETWEEN.split(second.strip(), maxsplit=len(words) - 1)) != len(words):
+    row = BETWEEN.split(second.strip(), maxsplit=len(words) - 1) if len(words) > 1 else [second]
+    if is_plain(first, suffixes) or len(row) != len(words):
         return None
     if sum(word in PATHS for word in words) != 1 or PARTS & set(words):
         return None

@@ -197,6 +197,10 @@ class PairedExamples:
         self.labels = label_reader(self.reader, self.modality.data.reader.name)
         self.items: Items = list_items(source, tuple(self.reader.suffixes))
         self.maps = maps_of(self.items, masks, tuple(self.reader.suffixes))
+        names = ", ".join(f"{name} {i}" for i, name in enumerate(task.classes, start=1))
+        void = "" if task.ignore is None else f", to be ignored {task.ignore}"
+        what = f"whatever is above 0 is {task.classes[0]}" if task.foreground else f"background 0, {names}"
+        self.told = f"{len(self.maps)} label maps of {masks}: {what}{void}"
         self.identity = "\n".join(Path(there).name for there in self.maps).encode("utf-8", "surrogateescape")
 
     def label_map(self, index: int, as_stored: bool = False) -> Labels:

@@ -16,7 +16,7 @@ from mae_ext.downstream.during import ProbesDuring, check_probe
 from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks, check_split, join, leave
-from mae_ext.engine.evaluation import Evaluations, check_held_out, evaluate
+from mae_ext.engine.evaluation import Evaluations, announce, check_held_out, evaluate
 from mae_ext.engine.failure import record
 from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import Log, say, warn
@@ -72,6 +72,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
     task, asked = task_of(config), asked_statistics(config)
     data = task.data(config, ranks.rank, ranks.world)
+    if ranks.main:
+        announce(config, data)
     ranks.on_main(lambda: _check_judged(config))
     if found is None:
         config = _settled(task, config, data, out, ranks)
