@@ -115,17 +115,22 @@ def plan(
     Example: mae-ext plan image_in1k_vitb --data imagenet/train --world 8
     """
     from mae_ext.data.loader import build_reader
+    from mae_ext.data.meant import odd, opening
     from mae_ext.data.source import list_items
     from mae_ext.engine.estimate import describe
+    from mae_ext.engine.log import say, warn
 
     loaded = configured(config, data, set_)
     if loaded.task.name != "pretrain":
         raise UserError(f"{config}: is of the task '{loaded.task.name}'; plan knows the cost of pretraining alone")
-    files = {
-        name: len(list_items(m.data.path, build_reader(m, name).suffixes))
-        for name, m in loaded.modalities.items()
-        if m.data.path
-    }
+    files = {}
+    for name, m in loaded.modalities.items():
+        if m.data.path:
+            items = list_items(m.data.path, build_reader(m, name).suffixes)
+            files[name] = len(items)
+            say(opening(items, m.data.path, name))
+            for remark in odd(items, m.data.path):
+                warn(remark)
     print(describe(loaded, files, world))
 
 

@@ -14,10 +14,9 @@ from mae_ext.errors import UserError, some
 SPLIT = re.compile(
     r"(?:train|training|trn|test|testing|tst|val|valid|validation|dev|eval)(?:[ _-]?(?:set|data|images?|split|\d+))?"
 )
-MAPS = re.compile(
-    r"(?:seg(?:mentation)?[ _-]?)?(?:masks?|labels?|labelsTr|annotations?|gt|ground[ _-]?truths?)(?:[ _-]?\d+)?"
-)
-IMAGES = re.compile(r"(?:images?|imgs?|imagesTr|photos?|pictures?|jpegimages|input|data)(?:[ _-]?\d+)?")
+MAPS = re.compile(r"(?:masks?|labels?|annotations?|gt|ground[ _-]?truths?|segmentation\w*)(?:tr|ts|[ _-]?\d+)?")
+IMAGES = re.compile(r"(?:images?|imgs?|photos?|pictures?|jpegimages|inputs?)(?:tr|ts|[ _-]?\d+)?")
+"""Folders by their names in lower case; imagesTr and labelsTr are the Decathlon's, SegmentationClass VOC's."""
 
 LOOKED_AT = 4096
 """Samples whose second folder is looked at, spread over the source."""

@@ -21,7 +21,7 @@ NAMELESS = "rows without a path"
 REPEATED = "members of a sample that has its data already"
 DOTTED = "members with another dot in their name"
 BARE = "without suffix"
-WRITTEN = "folders that mae-ext has written"
+WRITTEN = "folders that this program wrote"
 
 REMEDIES = {
     LINKS_OUT: "no link is followed out of the folder: copy what they mean, give the folder that holds both, or a list "
