@@ -8,6 +8,9 @@ from typing import Any
 NAMED = 5
 """Names in a message, which stays one line."""
 
+ALIKE = 3
+"""Files named of one reason."""
+
 
 class UserError(Exception):
     """The input is wrong: one line saying what, where, what was expected, what to do. Exit code 2."""
@@ -55,7 +58,8 @@ def some(things: Sequence[object], between: str = ", ", most: int = NAMED) -> st
 
 
 def reasons(bad: Sequence[object]) -> str:
-    """Why files cannot be used, the most frequent reason first: "18 truncated (such as a.png: 30 of 400 bytes), 2 ...".
+    """Why files cannot be used, the most frequent reason first, with the first files of each and the detail of one:
+    "18 truncated (such as a.png: 30 of 400 bytes; b.png, c.png), 2 ...".
 
     bad: rows as a ledger has them, {"path", "kind", "detail"}, or BadSample; anything else is named as it is. One line.
     """
@@ -68,7 +72,9 @@ def reasons(bad: Sequence[object]) -> str:
     told = []
     for kind, rows in sorted(kinds.items(), key=lambda found: -len(found[1])):
         detail = " ".join(str(rows[0].get("detail") or "").split())
-        told.append(f"{len(rows)} {kind} (such as {rows[0]['path']}{f': {detail}' * bool(detail)})")
+        others = ", ".join(str(row["path"]) for row in rows[1:ALIKE])
+        one = f"{rows[0]['path']}{f': {detail}' * bool(detail)}{f'; {others}' * bool(others)}"
+        told.append(f"{len(rows)} {kind} (such as {one})")
     return some(told)
 
 

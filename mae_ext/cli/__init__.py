@@ -115,17 +115,22 @@ def plan(
     Example: mae-ext plan image_in1k_vitb --data imagenet/train --world 8
     """
     from mae_ext.data.loader import build_reader
+    from mae_ext.data.meant import odd, opening
     from mae_ext.data.source import list_items
     from mae_ext.engine.estimate import describe
+    from mae_ext.engine.log import say, warn
 
     loaded = configured(config, data, set_)
     if loaded.task.name != "pretrain":
         raise UserError(f"{config}: is of the task '{loaded.task.name}'; plan knows the cost of pretraining alone")
-    files = {
-        name: len(list_items(m.data.path, build_reader(m, name).suffixes))
-        for name, m in loaded.modalities.items()
-        if m.data.path
-    }
+    files = {}
+    for name, m in loaded.modalities.items():
+        if m.data.path:
+            items = list_items(m.data.path, build_reader(m, name).suffixes)
+            files[name] = len(items)
+            say(opening(items, m.data.path, name))
+            for remark in odd(items, m.data.path):
+                warn(remark)
     print(describe(loaded, files, world))
 
 
@@ -144,13 +149,14 @@ def doctor(
     Example: mae-ext doctor photos/ --reader image
     """
     from mae_ext.data.doctor import as_config, inspect, summary
+    from mae_ext.engine.log import say
 
     if config is None and (set_ or modality):
         raise UserError("--set and --modality are of --config, which is not given")
     how = {"reader_name": reader} if config is None else as_config(configured(config, None, set_), modality, config)
     verdicts = []
     with progress_bar("opening") as progress:
-        for verdict in inspect(paths, deadline_s=deadline, **how):
+        for verdict in inspect(paths, deadline_s=deadline, say=say, **how):
             verdicts.append(verdict)
             progress(len(verdicts), None)
             if verbose or verdict.doubts or not verdict.ok:

@@ -29,6 +29,9 @@ MAX_INFLATED_BYTES = 16 << 30
 
 MAX_LABEL_BYTES = 32
 
+MAX_LABELS_BYTES = 1 << 30
+"""Of an array of texts: ten million of 25 letters, which NumPy writes with four bytes each."""
+
 # What zipfile, zlib and numpy raise over a damaged .npz.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
@@ -142,7 +145,8 @@ def _label(shard: str, member: str, text: str) -> str:
 def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]:
     """(addresses, labels) of {split}_images and {split}_labels. Only headers, and labels, are held in memory.
 
-    Labels are used when they are one integer a row; a multi-label table is not a class.
+    Labels are used when they are one whole number or one text a row; a multi-label table is not a class. Raises
+    UserError for labels that are objects, or text for some other number of rows.
     """
     where = f"data path '{file}'"
     try:
@@ -162,13 +166,34 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
                 with zipped.open(info) as stream:
                     while stream.read(1 << 20):
                         pass
-        labels = _array(file, f"{split}_labels") if f"{split}_labels" in names else None
+        labels = _label_array(file, f"{split}_labels", where) if f"{split}_labels" in names else None
     except _DAMAGE as error:
         raise UserError(f"{where}: damaged, or not an .npz archive: {error!r}") from error
     rows = [f"{file}::{key}::{i}" for i in range(shape[0])]
-    if labels is None or labels.size != len(rows) or labels.dtype.kind not in "iub":
+    if labels is None or labels.size != len(rows):
         return rows, None
+    if labels.dtype.kind in "US":
+        texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in labels.reshape(-1)]
+        return rows, [text.strip() or None for text in texts]
+    if not bool((labels == np.rint(labels)).all()):
+        raise UserError(f"{where}: '{split}_labels' holds {labels.dtype}, and not whole numbers alone; save classes")
     return rows, [str(int(label)) for label in labels.reshape(-1)]
+
+
+def _label_array(file: str, key: str, where: str) -> NDArray[np.generic]:
+    """Numbers, or texts, which are read whole. Raises UserError for objects, which are never unpickled."""
+    with zipfile.ZipFile(file) as zipped, zipped.open(f"{key}.npy") as stream:
+        shape, _, dtype = _npy_header(stream)
+        begin, size = stream.tell(), zipped.getinfo(f"{key}.npy").file_size
+    if dtype.hasobject:
+        raise UserError(f"{where}: '{key}' holds objects, which are never unpickled; save {key}=np.array(LABELS, str)")
+    if dtype.kind not in "US":
+        return _array(file, key)
+    if prod(shape) * dtype.itemsize + begin != size or size > MAX_LABELS_BYTES:
+        raise ValueError(f"{key}.npy says it is {list(shape)} {dtype} and has {size} bytes")
+    with zipfile.ZipFile(file) as zipped, zipped.open(f"{key}.npy") as stream:
+        array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
 
 
 def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDArray[np.generic]:

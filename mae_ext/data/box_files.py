@@ -5,10 +5,10 @@ size is limited, XML may have no DTD and so no entities, and what is wrong is a 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
@@ -81,7 +81,9 @@ def _content(path: str, max_bytes: int) -> bytes:
 def _read_voc(folder: Path) -> Annotations:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".xml" and not p.name.startswith("."))
     if not files:
-        raise UserError(f"labels '{folder}': no .xml file in it, at any depth; expected one for each image")
+        raise UserError(
+            f"labels '{folder}': no .xml file in it, at any depth; expected one for each image{_others(folder)}"
+        )
     images, faults = [], []
     for file in files:
         try:
@@ -91,6 +93,15 @@ def _read_voc(folder: Path) -> Annotations:
     if faults:
         raise UserError(f"{len(faults)} of {len(files)} label files cannot be used: {some(faults, '; ')}")
     return Annotations(images, tuple(sorted({name for image in images for name in image.names})), suffixed=False)
+
+
+def _others(folder: Path) -> str:
+    """What to do with label files of another kind."""
+    if some_json := sorted(folder.rglob("*.json"))[:1]:
+        return f"; it holds {some_json[0].name}: of COCO, name the file itself"
+    if some_txt := sorted(folder.rglob("*.txt"))[:1]:
+        return f"; it holds {some_txt[0].name}: YOLO's text files are not read, convert them to COCO"
+    return ""
 
 
 def _voc(where: str, name: Path) -> Annotation:
@@ -118,13 +129,17 @@ def _voc(where: str, name: Path) -> Annotation:
 
 
 def _voc_size(root: Element, where: str) -> tuple[int, int] | None:
-    """None where there is no size, or 0 x 0, which some tools write for one that they did not know."""
     if root.find("size") is None:
         return None
-    height, width = (
-        _number(root.findtext(f"size/{key}"), f"labels {where}: size/{key}") for key in ("height", "width")
-    )
-    return (int(height), int(width)) if height or width else None
+    return _size([root.findtext(f"size/{key}") for key in ("height", "width")], f"labels {where}: size/")
+
+
+def _size(sides: Sequence[Any], place: str) -> tuple[int, int] | None:
+    """(height, width), None where either is missing, null, or not above 0: some tools write 0 or -1 for unknown."""
+    if any(side is None for side in sides):
+        return None
+    height, width = (int(_number(side, f"{place}{key}")) for side, key in zip(sides, ("height", "width"), strict=True))
+    return (height, width) if height > 0 and width > 0 else None
 
 
 def parse_xml(content: bytes, where: str) -> Element:
@@ -201,8 +216,8 @@ def _read_coco(path: str) -> Annotations:
 
 def _coco_image(row: dict[str, Any], place: str, path: str) -> Annotation:
     name = _text(row, "file_name", place)
-    size = tuple(int(_number(row[key], f"{place}: {key}")) for key in ("height", "width") if key in row)
-    return Annotation(f"{path} ({name})", Path(name).parts, (size[0], size[1]) if len(size) == 2 else None)
+    size = _size([row.get(key) for key in ("height", "width")], f"{place}: ")
+    return Annotation(f"{path} ({name})", PurePosixPath(name.replace("\\", "/")).parts, size)
 
 
 def _list(root: Any, key: str, where: str) -> list[dict[str, Any]]:

@@ -4,10 +4,8 @@ A box is (left, top, right, bottom) in pixels of the upright image, as edges: th
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -16,12 +14,11 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae_ext.data.box_files import Annotation, Annotations, read_annotations
+from mae_ext.data.box_doubts import ROUNDING, SWAPPED, meant, name_contradictions, refuse_shares
+from mae_ext.data.box_files import Annotation, read_annotations
+from mae_ext.data.box_match import match
 from mae_ext.data.sample import Crop
 from mae_ext.errors import BadSample, UserError, some
-
-ROUNDING = 1.0
-"""Pixels by which a box may leave the image and is cut without a word: tools count from 0 or from 1, and round."""
 
 MIN_VISIBLE = 0.2
 """Share of an object's area that a crop must show, for the object to be learned from it. Below, nobody could say what
@@ -53,6 +50,7 @@ class ImageBoxes:
         if self.size is not None and self.size != (height, width):
             detail = (
                 f"the image has {width}x{height} pixels (upright), its labels are for {self.size[1]}x{self.size[0]}"
+                + SWAPPED * (self.size == (width, height))
             )
             raise BadSample(address, "labels of another size", detail)
         if len(self.boxes) and bool((self.boxes > self.boxes.new_tensor([width, height] * 2) + ROUNDING).any()):
@@ -89,6 +87,12 @@ class BoxTable:
         return int(np.diff(self.ends, prepend=0).max(initial=0))
 
     @property
+    def count(self) -> list[int]:
+        """Objects of each class."""
+        counts: list[int] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return counts
+
+    @property
     def identity(self) -> bytes:
         """Changes when a box, a label, a class or their order does."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
@@ -104,19 +108,22 @@ def read_boxes(
 
     The classes are those that occur in the first split, the one to train on, in the order of COCO's ids or of VOC's
     names; `classes` gives them instead where they are settled. An image without objects is legal; it has a label file
-    that says so. Raises UserError for labels that cannot be read; for an image without any, labels of no image, or of
-    two images; for a box outside its image or of no area, unless those are to be dropped; and for a class that another
-    split has and the first has not.
+    that says so. Entries of other images are not used, and counted in the log, and so are boxes of two classes. Raises
+    UserError for labels that cannot be read, or that are shares of the image; for an image without any, or with several
+    that contradict each other; for one entry of two images; for a box outside its image or of no area, unless those are
+    to be dropped; and for a class that another split has and the first has not.
     """
     given = read_annotations(path)
     found = {split: list(addresses) for split, addresses in sources.items()}
-    matched = _match(given, found, path)
+    refuse_shares(given, path)
+    matched = match(given, found, path)
+    name_contradictions(matched, path)
     checked = {split: [_checked(row) for row in rows] for split, rows in matched.items()}
     faults = [fault for rows in checked.values() for _, bad in rows for fault in bad]
     if faults and faulty == "refuse":
         raise UserError(
             f"labels '{path}': {len(faults)} boxes lie outside their image or have no area: {some(faults, '; ')}. "
-            "Correct them, or leave them out with faulty_boxes: drop"
+            + (meant(given, matched) or "Correct them, or leave them out with faulty_boxes: drop")
         )
     if classes is None:
         first = next(iter(matched.values()), [])
@@ -130,50 +137,6 @@ def read_boxes(
                 f"(there: {', '.join(classes) or 'none'}); move an example there, or correct the names"
             )
     return {split: _table(rows, classes) for split, rows in checked.items()}
-
-
-def _match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> dict[str, list[Annotation]]:
-    """The annotation of each image: the one whose path agrees with the image's in most parts, counted from the end."""
-    by_name: dict[str, list[Annotation]] = defaultdict(list)
-    for row in given.images:
-        by_name[row.parts[-1]].append(row)
-    used: dict[int, str] = {}
-    missing, ambiguous, shared = [], [], []
-    matched: dict[str, list[Annotation]] = {}
-    for split, addresses in sources.items():
-        matched[split] = []
-        for address in addresses:
-            name = PurePosixPath(address.rpartition("::")[2])
-            parts = (name if given.suffixed else name.with_suffix("")).parts
-            rows = sorted(by_name.get(parts[-1], []), key=lambda row: _agreement(row.parts, parts), reverse=True)
-            if not rows:
-                missing.append(address)
-                continue
-            if len(rows) > 1 and len({_agreement(row.parts, parts) for row in rows[:2]}) == 1:
-                ambiguous.append(f"{address} ({rows[0].where} and {rows[1].where})")
-            if (other := used.setdefault(id(rows[0]), address)) != address:
-                shared.append(f"{other} and {address} ({rows[0].where})")
-            matched[split].append(rows[0])
-    unused = [row.where for row in given.images if id(row) not in used]
-    for faults, what, remedy in (
-        (missing, "images have no labels", "an image without objects needs an entry that says so"),
-        (ambiguous, "images fit several labels equally well", "give the names in the labels their folders"),
-        (shared, "pairs of images share their labels", "give the names in the labels their folders"),
-        (unused, "labels belong to no image", f"remove them, or add the images to {' or '.join(sources)}"),
-    ):
-        if faults:
-            raise UserError(f"labels '{path}': {len(faults)} {what}: {some(faults, '; ')}; {remedy}")
-    return matched
-
-
-def _agreement(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """Trailing parts that two paths have in common."""
-    count = 0
-    for one, other in zip(reversed(a), reversed(b), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
 
 
 def _checked(row: Annotation) -> tuple[Annotation, list[str]]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from mae_ext import plugins
 from mae_ext.config import Config, one_modality, uncached
 from mae_ext.data.augment import center_sampler
+from mae_ext.data.meant import odd, opening
 from mae_ext.data.sample import Reader, held, read_checked
 from mae_ext.data.sandbox import Sandbox
 from mae_ext.data.source import list_items
@@ -44,8 +45,10 @@ def inspect(
     size: tuple[int, ...] | None = None,
     memory_bytes: int = MEMORY_BYTES,
     arguments: Mapping[str, Any] = MappingProxyType({}),
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Verdict]:
-    """A verdict on every sample behind `paths`, in order, as each is known.
+    """A verdict on every sample behind `paths`, in order, as each is known. say: is told first what each path holds,
+    and what of that can hardly be meant.
 
     paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
     for each axis; None is the reader's own example. arguments: of the reader, as in a config. A file that hangs,
@@ -58,6 +61,10 @@ def inspect(
         reader_name, dict(arguments), "doctor", size=size, channels=channels or example["channels"]
     )
     sources = [list_items(path, reader.suffixes) for path in paths]
+    if say is not None:
+        for path, items in zip(paths, sources, strict=True):
+            for line in (opening(items, path, reader_name), *(f"warning: {remark}" for remark in odd(items, path))):
+                say(line)
     with Sandbox(deadline_s, memory_bytes) as sandbox:
         for address in (address for items in sources for address in items.addresses):
             try:

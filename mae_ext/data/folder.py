@@ -1,11 +1,14 @@
 """Folders of samples, and samples that are folders."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mae_ext.data.passed_over import LINKS_OUT, LINKS_TO_FOLDERS, LINKS_TO_NOTHING, NOT_REGULAR, PassedOver
+from mae_ext.data.passed_over import LINKS_OUT, LINKS_TO_FOLDERS, LINKS_TO_NOTHING, NOT_REGULAR, WRITTEN, PassedOver
 from mae_ext.errors import BadSample, UserError
+
+OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard")
+"""Folders that a run makes in its own."""
 
 MAX_MEMBERS = 20_000
 """Files of one sample: more slices than any scanner writes into a series."""
@@ -43,7 +46,9 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
         except OSError as error:
             raise UserError(f"{where}: the folder '{folder}' cannot be read: {error.strerror}") from error
 
-    stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in children(str(root))]
+    outermost = children(str(root))
+    in_run = is_written(outermost)
+    stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in outermost]
     while stack:
         entry, top = stack.pop()
         name, link = entry.name.lower(), entry.is_symlink()
@@ -57,7 +62,11 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
             # The files of one inside are listed where they stand, and a link can close a circle.
             passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, seen_from_root)
         elif entry.is_dir(follow_symlinks=False):
-            stack += [(child, entry.name if top is None else top) for child in children(entry.path)]
+            inner = children(entry.path)
+            if is_written(inner) or (in_run and top is None and name in OF_A_RUN):
+                passed.add(WRITTEN, seen_from_root)
+                continue
+            stack += [(child, entry.name if top is None else top) for child in inner]
         elif not wanted:
             passed.other(seen_from_root)
         elif link and not is_inside(entry.path, inside):
@@ -71,6 +80,14 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
                 yield folder, None if top is None or Path(folder) == root / top else top
         else:
             passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
+
+
+def is_written(entries: Iterable[os.DirEntry[str]]) -> bool:
+    """Whether these are in a folder that this program writes: a run, a cache, predictions. Pictures there are no
+    samples."""
+    names = {entry.name for entry in entries}
+    run = "config.yaml" in names and bool(names & {"metrics.jsonl", "checkpoints"})
+    return run or bool(names & {"bad_samples.jsonl", "predict.manifest.jsonl"})
 
 
 def is_inside(path: str, root: str) -> bool:

@@ -1,12 +1,14 @@
-"""Lists of samples as files: .txt, and .csv with columns for labels, patients and splits.
+"""Lists of samples as files: .csv with columns for labels, patients and splits, and plain ones (plain_list.py).
 
 `index.csv::test` are the rows whose column `split` says test. `index.csv::KEY=VALUE,KEY=VALUE` says more: `split=test`,
 and with `path=`, `label=` and `patient=` which columns are meant; `label=effusion+edema` takes several columns of 0 and
 1, one for each class. `fold=2/5` is the second of five parts and `rest=2/5` the other four: patients whole, classes
-spread evenly (folds.py).
+spread evenly (folds.py). `root=FOLDER` is where the files of a list lie, `columns=path+-+label` says what the columns
+of a plain one are, `classes=FILE` names its classes.
 """
 
 import csv
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -15,15 +17,22 @@ from io import StringIO
 from pathlib import Path
 
 from mae_ext.data.folds import deal
-from mae_ext.errors import UserError
+from mae_ext.data.plain_list import LABELS, PARTS, WHOLE_FILMS, Plain, class_names, is_plain, read_plain
+from mae_ext.data.plain_list import PATHS as PATH_COLUMNS
+from mae_ext.errors import UserError, some
 
+log = logging.getLogger("mae_ext.data.source")
+"""As what a listing passes over is said."""
+
+LISTS = (".txt", ".csv", ".tsv", ".lst")
 PATHS = ("path", "file", "filename", "id")
 """Columns that name the file, the first of them that there is. An id has no suffix; the reader's are tried."""
 
 FOLDERS = ("", "images")
 """Where a name is looked for, seen from the list's own folder."""
 
-KEYS = ("split", "path", "label", "patient", "fold", "rest")
+KEYS = ("split", "path", "label", "patient", "fold", "rest", "root", "columns", "classes")
+OF_PLAIN = ("root", "columns", "classes")
 FOLD_SEED = 0
 """Folds are the same for everybody who says the same of the same list, or `fold` and `rest` would overlap."""
 BETWEEN = "|"
@@ -53,22 +62,26 @@ def read_list(path: Path, asked: str | None, suffixes: tuple[str, ...], where: s
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from error
-    if path.suffix == ".txt":
-        return _read_txt(path, text, where)
-    return _read_csv(path, text, _options(asked, where), suffixes, where)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    options = _options(asked, where)
+    if path.suffix in (".txt", ".lst") or is_plain(first, suffixes):
+        return _read_plain(path, text, options, suffixes, where)
+    return _read_csv(path, text, options, suffixes, where)
 
 
-def _read_txt(path: Path, text: str, where: str) -> Listed:
-    lines: list[int] = []
-    names: list[str] = []
-    labels: list[str | None] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        name, _, label = line.removesuffix("\r").partition("\t")
-        if name.strip():
-            lines.append(number)
-            names.append(name)
-            labels.append(label.strip() or None)
-    return Listed(_addresses(path, lines, names, (), where), labels)
+def _read_plain(path: Path, text: str, options: dict[str, str], suffixes: tuple[str, ...], where: str) -> Listed:
+    if unknown := options.keys() - set(OF_PLAIN):
+        raise UserError(
+            f"{where}: {', '.join(sorted(unknown))}: the columns of this list have no names; expected "
+            f"{', '.join(OF_PLAIN)}"
+        )
+    plain = read_plain(path, text, options.get("columns"), suffixes, where)
+    joined = any(s.endswith("/") for s in suffixes)
+    endings = ("", *suffixes) if plain.bare and not joined else ("",)
+    addresses = _addresses(path, plain.lines, plain.names, endings, where, options.get("root"))
+    labels = class_names(path, plain, options.get("classes"), where)
+    _check_repeated(plain.lines, plain.names, labels, where)
+    return Listed(addresses, labels)
 
 
 def _options(asked: str | None, where: str) -> dict[str, str]:
@@ -85,13 +98,18 @@ def _options(asked: str | None, where: str) -> dict[str, str]:
 
 
 def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[str, ...], where: str) -> Listed:
-    reader = csv.DictReader(StringIO(text, newline=""))
+    if "columns" in options:
+        raise UserError(f"{where}: columns= is for lists whose first line is a row; here give path= and label=")
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter=_delimiter(text, options))
     try:
         header = list(reader.fieldnames or [])
-        naming = _column(options.get("path") or next((c for c in PATHS if c in header), "path"), header, where)
+        naming = options.get("path") or next((c for c in PATHS if c in header), "path")
         rows = [(reader.line_num, {k: v or "" for k, v in row.items() if k is not None}) for row in reader]
+        _column(naming, header, where, _to_type(path, header, rows, suffixes))
     except csv.Error as error:
         raise UserError(f"{where}: line {reader.line_num}: not CSV: {error}") from error
+    if parts := [column for column in header if column.lower() in PARTS]:
+        log.warning("%s: the columns %s are not read: %s", where, ", ".join(parts), WHOLE_FILMS)
     everything, rows = len(rows), [(line, row) for line, row in rows if row[naming]]
     nameless = everything - len(rows)
     if (wanted := options.get("split")) is not None:
@@ -108,17 +126,24 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
         kinds = [row.get(labelling, "").strip() if len(chosen) < 2 else "" for _, row in rows]
         rows = _folded(rows, who or [row[naming] for _, row in rows], kinds, options, where)
     lines, values = [line for line, _ in rows], [row for _, row in rows]
-    addresses = _addresses(path, lines, [row[naming] for row in values], suffixes if naming == "id" else (), where)
+    names = [row[naming] for row in values]
+    addresses = _addresses(path, lines, names, suffixes if naming == "id" else ("",), where, options.get("root"))
     listed = Listed(addresses, [None] * len(values), nameless=nameless)
     if patient in header or "patient" in options:
         listed.patients = [row[_column(patient, header, where)].strip() for row in values]
+        _check_repeated(lines, names, listed.patients, where)
     if len(chosen) > 1:
         listed.several = tuple(chosen)
         listed.marks = [
             [_mark(row[c], c, line, where) for c in chosen] for line, row in zip(lines, values, strict=True)
         ]
+        _check_repeated(lines, names, listed.marks, where)
         return listed
     labels = [row.get(labelling, "").strip() for row in values]
+    if "classes" in options:
+        plain = Plain(lines, names, [label or None for label in labels])
+        labels = [label or "" for label in class_names(path, plain, options["classes"], where)]
+    _check_repeated(lines, names, labels, where)
     if any(BETWEEN in label for label in labels):
         listed.several, listed.marks = _marks([label.split(BETWEEN) if label else None for label in labels])
     else:
@@ -149,11 +174,32 @@ def _folded(
     return [row for row, part in zip(rows, parts, strict=True) if (part == number - 1) == (key == "fold")]
 
 
-def _column(name: str, header: Sequence[str], where: str) -> str:
+def _column(name: str, header: Sequence[str], where: str, to_type: str = "") -> str:
     if name not in header:
         what = "path and (if any) label" if name == "path" else name
-        raise UserError(f"{where}: expected a first line with the columns {what}, not {list(header)}")
+        raise UserError(f"{where}: expected a first line with the columns {what}, not {list(header)}{to_type}")
     return name
+
+
+def _delimiter(text: str, options: dict[str, str]) -> str:
+    """A comma, or what else makes of the first line columns that are known."""
+    first = text.split("\n", 1)[0].strip().replace('"', "")
+    known = {*PATHS, *LABELS, *PATH_COLUMNS, options.get("path")}
+    found = [(len(known & {word.strip() for word in first.split(sign)}), sign) for sign in ",;\t "]
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _to_type(
+    path: Path, header: Sequence[str], rows: Sequence[tuple[int, dict[str, str]]], suffixes: Sequence[str]
+) -> str:
+    """How to name the columns that hold names of files and labels, by what is in them and what they are called."""
+    single = tuple(s.removesuffix("/") for s in suffixes)
+    files = [c for c in header if rows and rows[0][1].get(c, "").strip().lower().endswith(single)]
+    if not files:
+        return ""
+    others = [c for c in header if c not in files]
+    labels = [c for c in others if c.strip().lower() in LABELS] or (others if len(others) == 1 else [])
+    return f"; type '{path}::path={files[0]}" + (f",label={labels[0]}'" if labels else "'")
 
 
 def _mark(text: str, column: str, line: int, where: str) -> int:
@@ -172,17 +218,23 @@ def _marks(sets: list[list[str] | None]) -> tuple[tuple[str, ...], list[list[int
     return classes, [[-1 if names is None else int(c in names) for c in classes] for names in named]
 
 
-def _addresses(path: Path, lines: list[int], names: list[str], suffixes: tuple[str, ...], where: str) -> list[str]:
-    """Files beside the list, or in the `images` folder beside it: where the first of them is that is there."""
+def _addresses(
+    path: Path, lines: list[int], names: list[str], endings: Sequence[str], where: str, root: str | None = None
+) -> list[str]:
+    """Files beside the list, in the `images` folder beside it, or seen from where the command runs: the first of these
+    where one of them is. endings: what their names may lack. root: a folder, seen from where the command runs, that
+    takes the place of these."""
     if not names:
         raise UserError(f"{where}: the list is empty; expected a path on each line")
+    names = [forward(name, path.parent) for name in names]
     for line, name in zip(lines, names, strict=True):
         if not Path(name).is_absolute() and ".." in Path(name).parts:
             raise UserError(
                 f"{where}: line {line}: '{name}' climbs out of the list's folder; write an absolute path if it is meant"
             )
-    endings = [s for s in suffixes if not s.endswith("/")] or [""]
-    places = [(path.parent / folder, ending) for folder in FOLDERS for ending in endings]
+    endings = [s for s in endings if not s.endswith("/")] or [""]
+    folders = [path.parent / folder for folder in FOLDERS] + [Path()] if root is None else [Path(root)]
+    places = [(folder, ending) for folder in folders for ending in endings]
     for folder, ending in places:
         addresses = [str(folder / f"{name}{ending}") for name in names]
         if any(map(os.path.exists, addresses)):
@@ -190,10 +242,45 @@ def _addresses(path: Path, lines: list[int], names: list[str], suffixes: tuple[s
     shown = ", ".join(str(line) for line in lines[:5]) + (", ..." if len(lines) > 5 else "")
     raise UserError(
         f"{where}: none of its {len(names)} files exists (lines {shown}); line {lines[0]} means "
-        f"'{places[0][0] / (names[0] + places[0][1])}': paths are relative to the list's own folder"
+        f"'{folders[0] / (names[0] + endings[-1])}': paths are relative to the list's own folder"
+        + (_elsewhere(path, [names[0] + ending for ending in endings]) if root is None else "")
     )
+
+
+def _elsewhere(path: Path, names: Sequence[str]) -> str:
+    """What to type, where the first file is in a folder beside the list's own, or wherever it is."""
+    for above in (path.absolute().parent, *path.absolute().parents[1:3]):
+        for folder in (above, *sorted(p for p in above.iterdir() if p.is_dir())):
+            if any((folder / name).exists() for name in names):
+                return f". They are in {folder}: type '{path}::root={os.path.relpath(folder)}'"
+    return f", or to the folder that is named, as '{path}::root=FOLDER'"
+
+
+def _check_repeated(lines: list[int], names: list[str], answers: Sequence[object], where: str) -> None:
+    """Raises UserError where rows of one file contradict each other; what is merely there twice is said."""
+    first: dict[str, tuple[int, object]] = {}
+    odd, again = [], []
+    for line, name, answer in zip(lines, names, answers, strict=True):
+        before, known = first.setdefault(name, (line, answer))
+        if before != line:
+            again.append(f"{name} in lines {before} and {line}")
+        if known != answer:
+            odd.append(f"{name} is {_said(known)} in line {before} and {_said(answer)} in line {line}")
+    if odd:
+        raise UserError(f"{where}: {len(odd)} rows contradict others: {some(odd, '; ')}; keep what is right")
+    if again:
+        log.warning("%s: %d rows name a file again, which counts as often: %s", where, len(again), some(again, "; "))
+
+
+def _said(answer: object) -> str:
+    return "without a label" if answer in (None, "") else f"'{answer}'"
+
+
+def forward(name: str, folder: Path) -> str:
+    """A name with backslashes, as Windows writes paths, with slashes, where no file of the folder has the former."""
+    return name if "\\" not in name or (folder / name).exists() else name.replace("\\", "/")
 
 
 def is_list(path: str) -> re.Match[str] | None:
     """The file and what is asked of it: "x.csv::test" -> ("x.csv", "test")."""
-    return re.fullmatch(r"(?s)(?P<file>.*\.csv)::(?P<asked>.+)", path)
+    return re.fullmatch(r"(?s)(?P<file>.*\.(?:csv|txt|tsv|lst))::(?P<asked>.+)", path)

@@ -13,6 +13,9 @@ from mae_ext.data.sample import Crop
 
 Labels = NDArray[np.int32]
 
+IGNORED = -1
+"""In labels that a task has read: a voxel of which nothing is known, neither learned nor judged. No file holds it."""
+
 
 @dataclass(frozen=True)
 class Stored:

@@ -21,6 +21,7 @@ NAMELESS = "rows without a path"
 REPEATED = "members of a sample that has its data already"
 LINKS_INSIDE = "links inside a shard"
 BARE = "without suffix"
+WRITTEN = "folders that this program wrote"
 
 REMEDIES = {
     LINKS_OUT: "no link is followed out of the folder: copy what they mean, give the folder that holds both, or a list "
@@ -33,6 +34,7 @@ REMEDIES = {
     REPEATED: "a sample's name ends at the first dot, and it has one file of data; to read others instead, name what "
     "follows that dot, as in x.tar::seg.png",
     LINKS_INSIDE: "pack the files that they mean: tar --dereference --hard-dereference",
+    WRITTEN: "the pictures of a run and what it predicts are no samples: to read them, name the folder itself",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
 }
 

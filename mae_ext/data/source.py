@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data import archive
 from mae_ext.data.folder import walk
-from mae_ext.data.index import Listed, is_list, read_list
+from mae_ext.data.index import LISTS, Listed, is_list, read_list
 from mae_ext.data.passed_over import NAMELESS, PassedOver
 from mae_ext.errors import BadSample, UserError
 
@@ -138,7 +138,7 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         return _list_folder(here, suffixes, where, passed)
     if not here.is_file():
         raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
-    if here.suffix in (".txt", ".csv"):
+    if here.suffix in LISTS:
         return _of_list(read_list(here, asked, suffixes, where), passed)
     if here.suffix == ".tar":
         return _list_shards([path], suffixes, where, passed, only)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mae_ext.config import Config, PlugIn
+from mae_ext.data.meant import check_classes, one_class
 from mae_ext.data.source import Items, PathTable, list_items
 from mae_ext.errors import UserError, some
 from mae_ext.rng import rng
@@ -60,7 +61,10 @@ def labelled_split(
     assert items.labels is not None
     classes = tuple(items.classes[i] for i in np.unique(items.labels))
     if len(classes) < 2:
-        raise UserError(f"{path}: all samples are of one class, '{classes[0]}'; a classifier needs at least two")
+        instead = one_class(items, path)
+        raise UserError(
+            f"{path}: all samples are of one class, '{classes[0]}'; a classifier needs at least two{instead}"
+        )
     train = _renumbered(items, classes)
     held_out = None
     if test is not None:
@@ -82,9 +86,10 @@ def _labelled(items: Items, path: str) -> Items:
     if not len(known):
         what = "samples with several labels each" if items.marks is not None else "no labels"
         raise UserError(
-            f"{path}: {what}; expected one folder for each class, a .csv with the columns path and label, or a "
-            f"labelled .npz or shard"
+            f"{path}: {what}; expected one folder for each class, a .csv with the columns path and label (of another "
+            f"name: 'x.csv::label=NAME'), or a labelled .npz or shard"
         )
+    check_classes(items.classes, items.addresses, path)
     left = len(items) - len(known)
     if left:
         log.warning("data path '%s': %d samples without a label are left out", path, left)

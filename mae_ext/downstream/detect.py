@@ -97,6 +97,9 @@ class BoxExamples:
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
         self.items, self.table, self.most = items, table, max(1, table.most)
         self.identity = table.identity
+        numbers = table.count
+        held = ", ".join(f"{c} {n}" for c, n in zip(table.classes, numbers, strict=True))
+        self.told = f"{sum(numbers)} boxes of {task.labels}: {held or 'none'}"
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         address, objects = self.items.addresses[index], self.table[index]

@@ -21,7 +21,7 @@ from mae_ext.downstream.encoder import stack
 from mae_ext.downstream.fcos import Decoding, Detections
 from mae_ext.downstream.outputs import Results, addresses_of, result_paths
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, UserError
+from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.report.boxes import as_picture, draw_boxes
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def write_detections(
             for error in bad:
                 results.leave_out(error)
             if len(bad) == len(addresses):
-                raise UserError(f"{', '.join(sources)}: none of its {len(bad)} images can be read; the first: {bad[0]}")
+                raise UserError(f"{', '.join(sources)}: none of its {len(bad)} images can be read: {reasons(bad)}")
             rows = [(i, results.row(address)) for i, address in enumerate(addresses)]
             every = [_found(i, row) for i, row in rows if row is not None]
             results.summary(out / RESULT, json.dumps(_coco(items, every, classes), allow_nan=False))

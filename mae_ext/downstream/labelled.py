@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.data.folds import deal
+from mae_ext.data.meant import check_classes as check_meant
 from mae_ext.downstream.encoder import Features
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError, some
@@ -75,6 +76,7 @@ def labelled(features: Features, source: str) -> Labelled:
             f"{source}: no labels; expected one folder for each class, a list with a column of labels, or a labelled "
             ".npz or shard"
         )
+    check_meant(features.classes, features.sources, source)
     x = torch.from_numpy(features.features)[known]
     if not bool(x.isfinite().all()):
         raise UserError(f"{source}: the encoder gives features that are not finite; the checkpoint is of no use")

@@ -83,7 +83,7 @@ class Results:
         self.files: dict[str, str] = {}
         self.earlier: dict[str, set[str]] = {}
         self.owners: dict[str, str] = {}
-        self.missing: list[str] = []
+        self.missing: list[BadSample] = []
         self.total = 0
         self._file: TextIO | None = None
         self._begun = False
@@ -168,7 +168,7 @@ class Results:
 
     def leave_out(self, error: BadSample) -> None:
         warn(f"left out: {error}")
-        self.missing.append(error.path)
+        self.missing.append(error)
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._file is None:
@@ -178,7 +178,8 @@ class Results:
             self.path.unlink(missing_ok=True)
         self._file.close()
         if kind is None and self.missing:
-            warn(f"{len(self.missing)} of {self.total} samples are missing in {self.out}: {some(self.missing)}")
+            named = some([error.path for error in self.missing])
+            warn(f"{len(self.missing)} of {self.total} samples are missing in {self.out}: {named}")
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.out).as_posix()

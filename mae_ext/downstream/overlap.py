@@ -1,12 +1,14 @@
-"""How well label maps agree: Dice, and distances of surfaces by MONAI."""
+"""How well label maps agree: Dice, distances of surfaces by MONAI, and a loss of what is known."""
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
 
-from mae_ext.data.labelmap import Labels
+from mae_ext.data.labelmap import IGNORED, Labels
 
 TOLERANCE = 1.0
 """Of the surface Dice: mm where there is a spacing, else voxels."""
@@ -16,8 +18,11 @@ COUNTS = ("missed", "spurious", "background_only")
 
 
 def dice(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
-    """2 |A and B| / (|A| + |B|) of each class that occurs in either; a class in neither is left out."""
-    scores = {}
+    """2 |A and B| / (|A| + |B|) of each class that occurs in either; a class in neither is left out.
+
+    Here and below, what is found where `wanted` is IGNORED counts as nothing.
+    """
+    scores, found = {}, _known(found, wanted)
     for number, name in enumerate(classes, start=1):
         a, b = found == number, wanted == number
         total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
@@ -31,7 +36,8 @@ def found_wrongly(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict
 
     background_only: 1 of a sample that has no label at all. Counts, which `mean_scores` adds up.
     """
-    scores = {"background_only": float(not wanted.any())}
+    found = _known(found, wanted)
+    scores = {"background_only": float(not (wanted > 0).any())}
     for number, name in enumerate(classes, start=1):
         a, b = bool((found == number).any()), bool((wanted == number).any())
         scores |= {f"missed/{name}": float(b and not a), f"spurious/{name}": float(a and not b)}
@@ -52,7 +58,7 @@ def surface_scores(
 
     steps = spacing or (1.0,) * found.ndim
     diagonal = sqrt(sum((n * step) ** 2 for n, step in zip(found.shape, steps, strict=True)))
-    scores = {}
+    scores, found = {}, _known(found, wanted)
     for number, name in enumerate(classes, start=1):
         a, b = (torch.from_numpy(labels == number)[None, None] for labels in (found, wanted))
         if bool(a.any()) and bool(b.any()):
@@ -61,6 +67,26 @@ def surface_scores(
         elif bool(a.any()) or bool(b.any()):
             scores |= {f"hd95/{name}": diagonal, f"surface_dice/{name}": 0.0}
     return scores
+
+
+def loss_of_known(answers: Tensor, wanted: Tensor) -> Tensor:
+    """(B, 1 + classes, *S) logits, (B, *S) int64 with IGNORED -> scalar: Dice of the classes plus cross-entropy.
+
+    The mean over samples of MONAI's DiceCELoss, taken where something is known; a sample of which nothing is, is 0.
+    """
+    from monai.losses.dice import DiceLoss
+
+    known = (wanted != IGNORED)[:, None]
+    here = one_hot(wanted.clamp(min=0), answers.shape[1]).movedim(-1, 1) * known
+    dice: Tensor = DiceLoss(include_background=False)(answers.softmax(1) * known, here)
+    entropy = cross_entropy(answers, wanted, ignore_index=IGNORED, reduction="none").flatten(1).sum(1)
+    return dice + (entropy / known.flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def _known(found: Labels, wanted: Labels) -> Labels:
+    if int(wanted.min(initial=0)) != IGNORED:
+        return found
+    return np.where(wanted == IGNORED, 0, found).astype(found.dtype)
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

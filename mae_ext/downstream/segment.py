@@ -21,16 +21,19 @@ from mae_ext.downstream.backbone import load_backbone
 from mae_ext.downstream.classes import check_apart
 from mae_ext.downstream.heads import Segmenter
 from mae_ext.downstream.outputs import Results, addresses_of, result_paths
+from mae_ext.downstream.overlap import dice, found_wrongly, loss_of_known, mean_scores, surface_scores
 from mae_ext.downstream.pairs import TARGET, PairedExamples, check_extent, label_reader
 from mae_ext.downstream.windows import segment
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
-from mae_ext.errors import BadSample, ConfigError, UserError, check_bad, some
+from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, UserError, check_bad, reasons, some
 
 LOOKED_AT = 64
 """Label maps, spread over the training data, of which one has to hold a label; those that hold none are named."""
+
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".avif", ".heic", ".heif")
 
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
 """What PyTorch says, as a RuntimeError."""
@@ -75,10 +78,12 @@ class Segmentation:
 
     classes: the names of the labels 1, 2, ...; 0 is the background. masks: the label maps, a folder with files of the
     samples' names, or a .csv with the columns path and mask; test_masks: those of the test data, if they are elsewhere.
-    foreground: whatever is above 0 is one class, as where numbers are instances. head: "linear", or "unetr" with so
-    many features. balance: the share of crops that are moved onto a label. overlap: of neighbouring windows of a whole
-    sample, 0..1 (0.5 as in MONAI's UNETR tutorials). distort, strength: as in classification, of values alone. surface:
-    also the 95th percentile of the Hausdorff distance, and the surface Dice at one voxel (or mm, with a spacing).
+    foreground: whatever is above 0 is one class, as where numbers are instances. ignore: the number that says that
+    nothing is known (255 in VOC and Cityscapes): neither learned, nor judged, nor sought by balance. head: "linear",
+    or "unetr" with so many features. balance: the share of crops that are moved onto a label. overlap: of neighbouring
+    windows of a whole sample, 0..1 (0.5 as in MONAI's UNETR tutorials). distort, strength: as in classification, of
+    values alone. surface: also the 95th percentile of the Hausdorff distance, and the surface Dice at one voxel (or mm,
+    with a spacing).
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Segmentation:
         masks: str | None = None,
         test_masks: str | None = None,
         foreground: bool = False,
+        ignore: int | None = None,
         head: Literal["linear", "unetr"] = "linear",
         features: int = 16,
         balance: float = 0.5,
@@ -99,6 +105,10 @@ class Segmentation:
             raise ValueError(f"classes={classes}: expected a list of different names, of the labels 1, 2, ...")
         if foreground and len(classes) > 1:
             raise ValueError(f"foreground: makes one class of all labels, and classes names {len(classes)}")
+        if ignore is not None and (not isinstance(ignore, int) or isinstance(ignore, bool) or ignore < 0):
+            raise ValueError(f"ignore={ignore!r}: expected the one number that label maps have where nothing is known")
+        if ignore is not None and not foreground and 0 < ignore <= len(classes):
+            raise ValueError(f"ignore={ignore}: is the number of '{classes[ignore - 1]}', and no class could be it")
         if head not in ("linear", "unetr"):
             raise ValueError(f"head={head!r}: expected 'linear' or 'unetr'")
         for what, value, most in (("balance", balance, 1.0), ("overlap", overlap, 0.9), ("strength", strength, 1.0)):
@@ -107,6 +117,7 @@ class Segmentation:
         if not isinstance(distort, int) or not 0 <= distort < 100 or not 1 <= features <= 1024:
             raise ValueError(f"distort={distort}, features={features}: expected whole numbers, of features 1 at least")
         self.classes, self.masks, self.test_masks, self.foreground = tuple(classes), masks, test_masks, foreground
+        self.ignore = ignore
         self.head, self.features, self.balance, self.overlap = head, features, balance, overlap
         self.distort, self.strength, self.surface = distort, strength, surface
 
@@ -130,10 +141,18 @@ class Segmentation:
                 if not bool((examples.label_map(index) > 0).any()):
                     empty.append(examples.maps[index])
             except BadSample as error:
-                problems.append(str(error))
+                problems.append(error)
         if len(empty) + len(problems) == len(looked_at):
-            told = f"; {len(problems)} cannot be read, the first: {problems[0]}" if problems else ""
-            raise UserError(f"task.masks {self.masks}: no label map that was looked at holds a label above 0{told}")
+            told = f"; {len(problems)} cannot be used: {reasons(problems)}" if problems else f": {some(empty)}"
+            raise NoneMeasurable(
+                f"task.masks {self.masks}: no label map that was looked at holds a label above 0{told}",
+                [{"modality": examples.name, **error.row} for error in problems],
+            )
+        if lossy := [there for there in examples.maps if there.lower().endswith(LOSSY)]:
+            warn(
+                f"task.masks {self.masks}: {len(lossy)} label maps are stored with loss, such as {lossy[0]}: read as "
+                f"two numbers, 0 and 255, told apart in the middle; PNG keeps what was drawn"
+            )
         if empty:
             warn(
                 f"task.masks {self.masks}: {len(empty)} of {len(looked_at)} label maps that were looked at hold no "
@@ -152,19 +171,20 @@ class Segmentation:
     def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
         from monai.losses.dice import DiceCELoss
 
+        answers, wanted = model(batch.x, name, batch.spacing, gates), batch.targets[TARGET]
+        if self.ignore is not None:
+            return loss_of_known(answers, wanted)
         measure = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
-        loss: Tensor = measure(model(batch.x, name, batch.spacing, gates), batch.targets[TARGET][:, None])
+        loss: Tensor = measure(answers, wanted[:, None])
         return loss
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
-        from mae_ext.downstream.overlap import dice, found_wrongly, mean_scores, surface_scores
-
         _, modality = self._modality(config)
         if modality.data.test is None:
             return {}
         examples = self._held_out(config)
         rows: list[tuple[int, dict[str, float]]] = []
-        bad: list[str] = []
+        bad: list[BadSample] = []
         for index in range(ranks.rank, len(examples.items), ranks.world):
             address = examples.items.addresses[index]
             try:
@@ -176,7 +196,7 @@ class Segmentation:
                     if self.surface:
                         scores |= surface_scores(found, labels, self.classes, spacing)
             except BadSample as error:
-                bad.append(str(error))
+                bad.append(error)
                 continue
             rows.append((index, scores))
         parts = ranks.gather((rows, bad))
@@ -212,7 +232,10 @@ class Segmentation:
                     if progress is not None:
                         progress(len(addresses) - len(left) + done + 1, len(addresses))
                 if len(results.missing) == len(addresses):
-                    raise UserError(f"{', '.join(sources)}: none of the {len(addresses)} samples can be read")
+                    raise UserError(
+                        f"{', '.join(sources)}: none of the {len(addresses)} samples can be read: "
+                        f"{reasons(results.missing)}"
+                    )
         except OSError as error:
             raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
         return [path for path in paths if path.exists()]

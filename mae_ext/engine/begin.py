@@ -11,7 +11,7 @@ from mae_ext.data.loader import ModalityData
 from mae_ext.downstream.during import check_probe
 from mae_ext.engine import checkpoint
 from mae_ext.engine.distributed import Ranks, check_split
-from mae_ext.engine.evaluation import check_held_out
+from mae_ext.engine.evaluation import announce, check_held_out
 from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import warn
 from mae_ext.engine.meaning import check_meaning
@@ -53,6 +53,8 @@ def begin(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) ->
     found = ranks.on_main(lambda: checkpoint.latest(out, warn))
     task, asked = task_of(config), asked_statistics(config)
     data = ranks.alone(lambda: task.data(config, ranks.rank, ranks.world))
+    if ranks.main:
+        announce(config, data)
     ranks.on_main(lambda: _check_judged(config))
     if found is None:
         config = _settled(task, config, data, out, ranks)

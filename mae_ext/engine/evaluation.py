@@ -1,16 +1,18 @@
 """Scores on held-out data while a run trains, and whether there can be any, found before the first step."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from mae_ext.config import Config
 from mae_ext.data.augment import evaluation_sampler
-from mae_ext.data.loader import build_reader
+from mae_ext.data.loader import ModalityData, build_reader
+from mae_ext.data.meant import odd, opening
 from mae_ext.data.sample import read_checked
 from mae_ext.data.source import Items, list_items
 from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.log import Journal, say
+from mae_ext.engine.log import Journal, say, warn
 from mae_ext.engine.step import as_evaluated
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task
@@ -60,12 +62,25 @@ def evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks, stop: S
     return found
 
 
+def announce(config: Config, data: Mapping[str, ModalityData]) -> None:
+    """Says what will be trained on, before anything is measured of it, and what of that can hardly be meant."""
+    for name, one in data.items():
+        path = str(config.modalities[name].data.path)
+        say(opening(one.items, path, name))
+        for remark in odd(one.items, path):
+            warn(remark)
+        if told := getattr(one.examples, "told", None):
+            say(f"{name}: {told}")
+
+
 def check_held_out(config: Config) -> None:
     """Raises UserError, with the reasons, where none of the samples of a modality's data.test can be read."""
     for name, m in config.modalities.items():
         if m.data.test is not None:
             reader = build_reader(m, f"modalities.{name}.data.reader")
-            require_readable(config, name, list_items(m.data.test, tuple(reader.suffixes)), m.data.test)
+            items = list_items(m.data.test, tuple(reader.suffixes))
+            say(opening(items, m.data.test, name, ", to be judged on"))
+            require_readable(config, name, items, m.data.test)
 
 
 def require_readable(config: Config, name: str, items: Items, source: str) -> None:

@@ -93,11 +93,126 @@ def test_an_image_without_objects_is_legal_and_one_without_labels_is_not(labels)
         read_boxes({"train": ["one.png", "two.png", "three.png"]}, folder)
 
 
-def test_labels_of_no_image_are_named(labels):
-    folder = labels({"one": voc(), "two": voc()})
-    with pytest.raises(UserError, match=r"1 labels belong to no image: .*two\.xml; remove them"):
+def test_one_folder_or_file_may_have_labels_of_more_images_than_are_used_and_that_is_said(labels, coco, caplog):
+    folder = labels({"one": voc(("cat", 1, 1, 9, 9)), "two": voc(("dog", 1, 1, 9, 9)), "three": voc()})
+    table = read_boxes(ONE, folder)["train"]
+    assert len(table) == 1 and table.classes == ("cat",)
+    (said,) = caplog.messages
+    assert "2 of its 3 images are not in train, and are not used, such as" in said and "three.xml" in said
+    assert set(read_boxes({**ONE, "test": ["two.jpg"]}, folder, ("cat", "dog"))) == {"train", "test"}
+    assert "1 of its 3 images are not in train and test" in caplog.messages[-1]
+    assert len(read_boxes({"train": ["x/b/one.jpg"]}, coco())["train"][0].boxes) == 2
+
+
+def named(*names):
+    """Overrides for `coco`: an image of each name, with a box whose left edge is its number."""
+    boxes = [{"id": i, "image_id": i, "category_id": 3, "bbox": [i, 20, 30, 40]} for i in range(len(names))]
+    return {
+        "images": [{"id": i, "file_name": n, "height": 80, "width": 100} for i, n in enumerate(names)],
+        "annotations": boxes,
+    }
+
+
+def lefts(table):
+    return [table[i].boxes[0, 0].item() for i in range(len(table))]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["train\\images\\a.jpg", "train\\images\\b.jpg"], ["img/a.jpg", "img/b.jpg"]),
+        (["C:\\data\\x\\a.jpg", "C:\\data\\y\\a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["a.JPG", "b.JPG"], ["img/a.jpg", "img/b.jpg"]),
+        (["a.png", "b.tif"], ["img/a.jpg", "img/b.jpg"]),
+        (["IMG_A.jpg", "Img_b.jpg"], ["img_a.jpg", "img_b.JPG"]),
+        (["caf\u00e9.jpg", "b.jpg"], ["cafe\u0301.jpg", "b.jpg"]),
+        (["./a.jpg", "../images/b.jpg"], ["a.jpg", "b.jpg"]),
+        (["x/a.png", "y/a.png"], ["d/x/a.jpg", "d/y/a.jpg"]),
+    ],
+    ids=["windows", "drive", "capitals", "suffix", "names", "accents", "dots", "folders"],
+)
+def test_names_that_can_mean_one_image_alone_are_that_image(coco, theirs, ours):
+    assert lefts(read_boxes({"train": ours}, coco(**named(*theirs)))["train"]) == [0, 1]
+
+
+def test_voc_files_whose_names_differ_in_capitals_are_found(labels):
+    assert read_boxes({"train": ["x/One.JPG"]}, labels({"one": voc(("cat", 1, 1, 9, 9))}))["train"].most == 1
+
+
+def test_an_image_does_not_take_the_entry_of_another_suffix_that_is_somebody_elses(coco):
+    with pytest.raises(UserError, match=r"1 images have no labels: a\.jpg"):
+        read_boxes({"train": ["a.png", "a.jpg"]}, coco(**named("a.png")))
+
+
+def test_entries_that_differ_in_suffix_alone_are_not_guessed_between(coco):
+    with pytest.raises(UserError, match=r"1 images fit several labels equally well: a\.jpg"):
+        read_boxes({"train": ["a.jpg"]}, coco(**named("a.png", "a.tif")))
+
+
+def test_the_same_entry_twice_counts_once_and_two_that_differ_are_named(coco):
+    twice = named("a.jpg", "a.jpg")
+    with pytest.raises(UserError, match=r"1 images have several entries that differ: .*with 1 and 1 boxes; keep the"):
+        read_boxes({"train": ["a.jpg"]}, coco(**twice))
+    with pytest.raises(UserError, match="with 1 and 0 boxes"):
+        read_boxes({"train": ["a.jpg"]}, coco(**twice | {"annotations": twice["annotations"][:1]}))
+    twice["annotations"][1]["bbox"] = twice["annotations"][0]["bbox"]
+    assert len(read_boxes({"train": ["a.jpg"]}, coco(**twice))["train"][0].boxes) == 1
+
+
+def test_one_box_of_two_classes_is_named(labels, caplog):
+    read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 9, 9), ("dog", 1, 1, 9, 9), ("dog", 1, 1, 9, 8))}))
+    (said,) = caplog.messages
+    assert "1 boxes have several classes" in said and "one.xml: 0 0 9 9 is cat and dog" in said
+
+
+@pytest.mark.parametrize("side", [0, -1, None, "none"])
+def test_a_size_that_coco_does_not_know_is_none(coco, side):
+    sides = {} if side == "none" else {"height": side, "width": side}
+    rows = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [10, 20, 30, 40]}]
+    found = read_boxes(ONE, coco(images=[{"id": 0, "file_name": "one.jpg", **sides}], annotations=rows))["train"][0]
+    assert found.size is None and found.boxes.tolist() == [[10, 20, 40, 60]]
+    found.check("one.jpg", (80, 100))
+
+
+def test_shares_of_the_image_are_refused_with_what_to_multiply(coco, labels):
+    shares = {
+        "annotations": [{"id": i, "image_id": 0, "category_id": 3, "bbox": [0.25, 0.5, 0.25, 0.5]} for i in (1, 2)]
+    }
+    with pytest.raises(UserError, match=r"2 of 2 boxes lie within 0\.\.1, .*shares of the image.*multiply x and width"):
+        read_boxes(ONE, coco(**named("one.jpg") | shares))
+    with pytest.raises(UserError, match=r"1 of 1 boxes lie within 0\.\.1"):
+        read_boxes(ONE, labels({"one": voc(("cat", 0.1, 0.1, 0.5, 0.5))}))
+
+
+def test_a_small_box_among_others_is_no_share(labels):
+    folder = labels({"one": voc(("cat", 0, 0, 1, 1), ("cat", 10, 10, 20, 20), ("cat", 30, 10, 40, 20))})
+    assert len(read_boxes(ONE, folder)["train"][0].boxes) == 3
+
+
+def test_corners_where_coco_has_width_and_height_are_recognised(coco):
+    corners = {
+        "annotations": [{"id": i, "image_id": 0, "category_id": 3, "bbox": [50, 40, 90 + i, 70]} for i in (1, 2)]
+    }
+    with pytest.raises(UserError, match=r"2 boxes lie outside.* All boxes fit as \[x1, y1, x2, y2\]"):
+        read_boxes(ONE, coco(**named("one.jpg") | corners))
+
+
+def test_a_swapped_size_is_recognised_by_the_boxes_and_by_the_image(labels):
+    folder = labels(
+        {"one": voc(("cat", 61, 11, 90, 40), size=(80, 100)), "two": voc(("cat", 1, 1, 9, 9), size=(80, 100))}
+    )
+    with pytest.raises(UserError, match="All boxes fit with width and height swapped: correct the sizes"):
         read_boxes(ONE, folder)
-    assert set(read_boxes({**ONE, "test": ["two.jpg"]}, folder)) == {"train", "test"}
+    found = read_boxes({"train": ["two.jpg"]}, folder)["train"][0]
+    with pytest.raises(BadSample, match="width and height may be swapped in the label file"):
+        found.check("two.jpg", (80, 100))
+
+
+@pytest.mark.parametrize(("name", "told"), [("one.txt", "YOLO's text files are not read"), ("a.json", "of COCO, name")])
+def test_a_folder_of_other_label_files_is_told_what_to_do(tmp_path, name, told):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=told):
+        read_boxes(ONE, str(tmp_path))
 
 
 def test_two_images_of_one_name_do_not_share_their_labels(labels):

@@ -52,12 +52,14 @@ def test_rows_stay_rows(tmp_path):
 
 def test_colours_floats_negatives_and_what_is_too_large_are_refused_by_name(tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(path)
-    with pytest.raises(BadSample, match="its mode is RGB; expected one channel") as info:
+    Image.fromarray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3)).save(path)
+    with pytest.raises(BadSample, match="its mode is RGB, and its colours differ; expected one channel") as info:
         read(path)
     assert info.value.kind == "label map"
-    with pytest.raises(BadSample, match="whole numbers"):
-        numbers("a", np.zeros((3, 4)), FORMATS, 1000)
+    with pytest.raises(BadSample, match=r"1 pixels such as 0.5; expected whole numbers"):
+        numbers("a", np.array([[0.5, 1.0]]), FORMATS, 1000)
+    with pytest.raises(BadSample, match="1 pixels such as nan"):
+        numbers("a", np.array([[np.nan, 1.0]]), FORMATS, 1000)
     with pytest.raises(BadSample, match=r"shape \[3, 4, 1\]"):
         numbers("a", np.zeros((3, 4, 1), np.uint8), FORMATS, 1000)
     with pytest.raises(BadSample, match="below 0, down to -3"):
@@ -67,3 +69,80 @@ def test_colours_floats_negatives_and_what_is_too_large_are_refused_by_name(tmp_
     with pytest.raises(BadSample, match="5 x 4 pixels") as info:
         read(path, 19)
     assert info.value.kind == "too large"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_that_is_stored_as_colours_is_read_and_what_is_transparent_is_not(tmp_path, mode):
+    path = tmp_path / "a.png"
+    grey = Image.fromarray(CLASSES.astype(np.uint8))
+    grey.convert(mode).save(path)
+    assert read(path).tolist() == CLASSES.tolist()
+    if mode != "RGB":
+        image = grey.convert(mode)
+        image.putalpha(Image.fromarray((CLASSES > 3).astype(np.uint8) * 255))
+        image.save(path)
+        with pytest.raises(BadSample, match="parts are transparent"):
+            read(path)
+
+
+def test_whole_numbers_that_are_stored_as_floats_are_read(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(CLASSES.astype(np.float32)).save(path)
+    assert read(path).tolist() == CLASSES.tolist() == numbers("a", CLASSES * 1.0, FORMATS, 1000).tolist()
+
+
+def drawn(radius, count=20):
+    chance = np.random.default_rng(radius)
+    y, x = np.mgrid[:128, :160]
+    places = chance.integers((8, 8), (120, 152), (count, 2))
+    return np.any([(y - a) ** 2 + (x - b) ** 2 < radius**2 for a, b in places], axis=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("radius", [3, 9, 30])
+def test_two_numbers_in_a_jpeg_are_those_that_were_drawn(tmp_path, mode, radius):
+    true = drawn(radius)
+    for quality in (50, 75, 95):
+        path = tmp_path / f"a{quality}.jpg"
+        Image.fromarray(true.astype(np.uint8) * 255).convert(mode).save(path, quality=quality)
+        found = read(path, 1 << 20)
+        assert set(np.unique(found)) == {0, 255}
+        assert 2 * (true & (found > 0)).sum() / (true.sum() + (found > 0).sum()) > 0.995
+
+
+def test_an_empty_map_in_a_jpeg_is_empty(tmp_path):
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "a.jpg")
+    assert not read(tmp_path / "a.jpg").any()
+
+
+@pytest.mark.parametrize("levels", [(0, 1), (0, 128, 255), (0, 1, 255), (0, 20, 40, 60)], ids=str)
+def test_other_numbers_in_a_jpeg_are_refused_with_what_to_do(tmp_path, levels):
+    labels = np.zeros((128, 160), np.uint8)
+    for number, level in enumerate(levels[1:]):
+        labels[10 + 30 * number : 40 + 30 * number, 20:120] = level
+    Image.fromarray(labels).save(tmp_path / "a.jpg")
+    with pytest.raises(
+        BadSample, match=r"JPEG has blurred its numbers, which go up to .* save label maps as PNG"
+    ) as info:
+        read(tmp_path / "a.jpg", 1 << 20)
+    assert info.value.kind == "label map"
+
+
+@pytest.mark.parametrize("form", ["WEBP", "JPEG2000"])
+def test_what_blurs_and_is_no_jpeg_is_refused_and_without_loss_it_is_read(tmp_path, form):
+    labels, path = np.zeros((64, 64), np.uint8), tmp_path / "a"
+    labels[10:40, 20:50] = 3
+    image = Image.fromarray(labels).convert("RGB")
+    lossy, exact = ({"quality": 50}, {"lossless": True}) if form == "WEBP" else ({"irreversible": True}, {})
+    image.save(path, form, **lossy)
+    with pytest.raises(BadSample, match=f"{form} has blurred its numbers"):
+        read(path, 1 << 20)
+    image.save(path, form, **exact)
+    assert read(path, 1 << 20).tolist() == labels.tolist()
+
+
+def test_a_map_that_exif_turns_lies_as_its_image_does(tmp_path):
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.fromarray(CLASSES.astype(np.uint8)).save(tmp_path / "a.png", exif=tags)
+    assert read(tmp_path / "a.png").tolist() == np.rot90(CLASSES, -1).tolist()

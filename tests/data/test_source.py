@@ -398,6 +398,24 @@ class TestNpz:
             save(tmp_path / "m.npz", train_images=np.full((2, 3, 3), value, np.uint8))
             assert fetch(f"{tmp_path}/m.npz::train_images::1", LIMIT).max() == value
 
+    @pytest.mark.parametrize("kind", [str, "S3", object])
+    def test_labels_may_be_text_and_objects_are_refused_with_what_to_save(self, tmp_path: Path, kind: type) -> None:
+        labels = np.array(["dog", "cat", "dog"], dtype=kind)
+        np.savez(tmp_path / "m.npz", train_images=np.zeros((3, 4, 4), np.uint8), train_labels=labels)
+        if kind is object:
+            assert "'train_labels' holds objects" in (told := refusal(tmp_path / "m.npz")) and "np.array(" in told
+            return
+        items = list_items(str(tmp_path / "m.npz"), JPG)
+        assert items.classes == ("cat", "dog") and items.labels.tolist() == [1, 0, 1]
+
+    def test_labels_may_be_whole_numbers_as_floats_and_others_are_refused(self, tmp_path: Path) -> None:
+        for labels in ([0.0, 1.0, 1.0], [0.0, 1.5, 1.0]):
+            np.savez(tmp_path / "m.npz", train_images=np.zeros((3, 4, 4), np.uint8), train_labels=np.array(labels))
+            if labels[1] == 1.5:
+                assert "not whole numbers alone" in refusal(tmp_path / "m.npz")
+            else:
+                assert list_items(str(tmp_path / "m.npz"), JPG).labels.tolist() == [0, 1, 1]
+
     def test_an_unknown_split_lists_those_there_are(self, tmp_path: Path, save: Callable[..., None]) -> None:
         save(tmp_path / "m.npz", **self.arrays())
         assert "splits: test, train" in refusal(f"{tmp_path}/m.npz::val")

@@ -206,7 +206,7 @@ def test_predictions_are_coco_with_scores_and_a_picture_of_each_image(settled, s
 def test_predicting_what_cannot_be_read_names_it(settled, tmp_path):
     config, _ = settled()
     (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(UserError, match=r"none of its 1 images can be read.*a\.png: not an image"):
+    with pytest.raises(UserError, match=r"none of its 1 images can be read: 1 not an image .*a\.png: begins with"):
         task_of(config).predict(build_model(config), config, [str(tmp_path / "a.png")], tmp_path / "out")
 
 

@@ -4,16 +4,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.losses.dice import DiceCELoss
 
 from mae_ext.config import Statistics, parse_config
 from mae_ext.data.augment import crop_sampler
+from mae_ext.data.labelmap import IGNORED
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Batch
 from mae_ext.data.source import Items, PathTable
+from mae_ext.downstream.overlap import loss_of_known
 from mae_ext.downstream.pairs import TARGET, check_extent, maps_of
 from mae_ext.downstream.segment import Segmentation
 from mae_ext.engine.task import build_model, task_of
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, UserError
 from mae_ext.rng import rng
 
 
@@ -83,8 +86,23 @@ def test_foreground_makes_one_class_of_all_numbers_and_is_what_is_asked_for(rare
 
 
 def test_a_number_beyond_the_classes_is_a_bad_sample(rare):
-    with pytest.raises(BadSample, match=r"label 2, and task\.classes names 1; task\.foreground=true makes one of all"):
+    with pytest.raises(BadSample, match=r"label 2, and task\.classes names 1; name them in .*, 2 in all") as info:
         examples(rare, classes=["x"])[0].label_map(0)
+    assert "task.ignore=2" in info.value.detail and "task.foreground=true makes one of all" in info.value.detail
+
+
+def test_every_way_out_that_a_number_beyond_the_classes_is_given_is_one(rare):
+    for task in ({"classes": ["x", "y"]}, {"classes": ["x"], "ignore": 2}, {"classes": ["x"], "foreground": True}):
+        assert examples(rare, **task)[0].label_map(0).max() <= len(task["classes"])
+
+
+def test_a_number_to_ignore_is_nothing_to_balance_and_nothing_to_find(rare):
+    found, modality = examples(rare, classes=["x"], ignore=2, balance=1.0)
+    assert set(np.unique(found.label_map(0))) == {IGNORED, 0}
+    kept = drawn(found, modality)
+    assert sum(bool((s.targets[TARGET] == IGNORED).any()) for s in kept) < 4  # as without balance
+    both, _ = examples(rare, classes=["x"], foreground=True, ignore=2)
+    assert set(np.unique(both.label_map(0))) == {IGNORED, 0}
 
 
 def test_a_map_that_is_off_on_any_axis_is_a_bad_sample():
@@ -118,6 +136,58 @@ def test_the_loss_is_dice_of_the_labels_plus_cross_entropy_of_all(rare):
     dice = 1 - (2 * shared + 1e-5) / (both + 1e-5)
     expected = dice[:, 1:].mean() + torch.nn.functional.cross_entropy(logits, labels)
     torch.testing.assert_close(found, expected)
+
+
+def test_the_loss_with_a_number_to_ignore_is_the_same_where_nothing_is_ignored():
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+    whole = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)(logits, labels[:, None])
+    torch.testing.assert_close(loss_of_known(logits, labels), whole)
+
+
+def test_the_loss_of_what_is_known_is_that_of_the_known_part_alone():
+    logits = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.randint(0, 3, (2, 4, 6), generator=torch.Generator().manual_seed(1))
+    labels[:, :, 3:] = IGNORED
+    found = loss_of_known(logits, labels)
+    torch.testing.assert_close(found, loss_of_known(logits[..., :3], labels[..., :3]))
+    (slope,) = torch.autograd.grad(found, logits)
+    assert not slope[..., 3:].any() and slope[..., :3].abs().min() > 0
+
+
+def test_a_sample_of_which_nothing_is_known_teaches_nothing_and_breaks_nothing():
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+    alone = loss_of_known(logits[:1], labels[:1])
+    labels[1] = IGNORED
+    torch.testing.assert_close(loss_of_known(logits, labels), alone / 2)
+
+
+@pytest.mark.parametrize("ignore", [1, -1, 2.5, True, "255"])
+def test_a_number_to_ignore_is_a_number_that_no_class_has(ignore):
+    with pytest.raises(ValueError, match="ignore="):
+        Segmentation(classes=["x", "y"], ignore=ignore)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["scans/a.nii.gz,labels/a.nii.gz", "scans/a.nii.gz,labels/b.nii.gz"], "lines 2 and 3 give scans/a.nii.gz"),
+        (["scans/a.nii.gz,scans/a.nii.gz"], "would be the sample itself"),
+    ],
+)
+def test_a_csv_that_contradicts_itself_is_refused_by_line(rare, rows, told):
+    listed = rare / "pairs.csv"
+    listed.write_text("\n".join(["path,mask", *rows]) + "\n")
+    with pytest.raises(UserError, match=told):
+        maps_of(Items(PathTable([str(rare / "scans" / "a.nii.gz")])), str(listed), (".nii.gz",))
+
+
+def test_a_csv_from_windows_is_read(rare):
+    listed = rare / "pairs.csv"
+    listed.write_text("path,mask\nscans\\a.nii.gz,labels\\a.nii.gz\n")
+    items = Items(PathTable([str(rare / "scans" / "a.nii.gz")]))
+    assert maps_of(items, str(listed), (".nii.gz",)) == [str(rare / "labels" / "a.nii.gz")]
 
 
 def test_the_model_has_the_head_and_the_features_that_the_task_asks_for(rare):

@@ -10,6 +10,7 @@ from PIL import Image
 import mae_ext
 from mae_ext.cli import run
 from mae_ext.config import parse_config
+from mae_ext.data.labelmap import IGNORED
 from mae_ext.downstream import windows
 from mae_ext.downstream.heads import Segmenter
 from mae_ext.downstream.overlap import dice, found_wrongly, mean_scores, surface_scores
@@ -197,6 +198,61 @@ def test_a_sample_without_a_label_map_is_named(fine_tune, blobs, capfd):
     assert "1 of 8 samples have no label map there" in said and "3.png" in said
 
 
+def test_a_map_that_is_named_otherwise_is_said_to_be(fine_tune, blobs, capfd):
+    masks = blobs / "train" / "masks"
+    (masks / "3.png").rename(masks / "3_mask.png")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 2
+    assert "3_mask.png is named otherwise: rename such files, or give a .csv" in complaint(capfd)
+
+
+def test_two_maps_for_one_sample_and_a_sample_that_would_be_its_own_map_are_refused(fine_tune, blobs, capfd):
+    masks = blobs / "train" / "masks"
+    for suffix in (".bmp", ".tif"):
+        Image.fromarray(np.ones((28, 36), np.uint8)).save(masks / f"3{suffix}")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0  # 3.png has the very name
+    (masks / "3.png").unlink()
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images", out="b") == 2
+    said = complaint(capfd)
+    assert "1 of 8 samples have several label maps" in said and "masks/3.bmp, " in said and "masks/3.tif" in said
+    images = blobs / "test" / "images"
+    assert fine_tune({"image": IMAGE}, nuclei(blobs, masks=str(images)), images, out="c") == 2
+    assert "would be the sample itself" in complaint(capfd)
+
+
+def test_what_is_to_be_ignored_is_neither_learned_nor_judged_and_is_never_predicted(fine_tune, blobs, tmp_path):
+    """A truth in which only the right half is known scores an answer there alone, whatever stands in the left half."""
+    task = nuclei(blobs) | {"foreground": False, "ignore": 255}
+    for split in ("train", "test"):
+        for path in (blobs / split / "masks").iterdir():
+            mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+            mask[:, :18] = 255
+            Image.fromarray(mask).save(path)
+    held_out = ("--test", blobs / "test" / "images")
+    assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images", *held_out) == 0
+    assert run(["predict", str(tmp_path / "ft"), str(blobs / "test" / "images"), "--out", str(tmp_path / "p")]) == 0
+    found = []
+    for number in range(3):
+        answer, truth = (
+            np.asarray(Image.open(folder / f"{number}.png")) for folder in (tmp_path / "p", blobs / "test" / "masks")
+        )
+        assert set(np.unique(answer)) <= {0, 1}
+        a, b = answer[:, 18:] == 1, truth[:, 18:] == 1
+        found += [2 * (a & b).sum() / (a.sum() + b.sum())] if a.any() or b.any() else []
+    (row,) = rows(tmp_path / "ft" / "evaluations.jsonl")
+    assert row["dice"] == pytest.approx(np.mean(found))
+
+
+def test_label_maps_as_jpeg_train_as_what_was_drawn_and_are_said(fine_tune, blobs, tmp_path, capfd):
+    masks = tmp_path / "jpg"
+    masks.mkdir()
+    for path in (blobs / "train" / "masks").iterdir():
+        drawn = (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255
+        Image.fromarray(drawn).save(masks / f"{path.stem}.jpg")
+    task = nuclei(blobs) | {"masks": str(masks), "foreground": True}
+    assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images") == 0
+    assert "8 label maps are stored with loss" in capfd.readouterr().err
+
+
 def test_label_maps_without_a_label_are_an_error_before_anything_is_trained(fine_tune, blobs, tmp_path, capfd):
     for path in (blobs / "train" / "masks").iterdir():
         Image.fromarray(np.zeros((28, 36), np.uint16)).save(path)
@@ -223,7 +279,12 @@ def test_an_image_smaller_than_a_crop_is_a_bad_file_named_in_the_ledger(fine_tun
 def test_labels_that_no_class_names_are_a_bad_file(fine_tune, blobs, tmp_path, capfd):
     task = nuclei(blobs) | {"foreground": False}
     assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images", overrides={"train.steps": 4}) == 2
-    assert "label 301, and task.classes names 1; task.foreground=true" in complaint(capfd)
+    said = complaint(capfd)
+    assert (
+        "8 label map (such as" in said and "labels 300, 301, and task.classes names 1; where any number means" in said
+    )
+    assert "task.foreground=true" in said and "task.ignore" not in said
+    assert len(rows(tmp_path / "ft" / "bad_samples.jsonl")) == 8
 
 
 def test_pairs_may_be_listed_in_a_csv(fine_tune, blobs, tmp_path):
@@ -396,6 +457,18 @@ def test_what_is_not_found_at_all_counts_in_every_score():
     assert mean_scores([missed, missed, spurious, found]) == {
         "samples": 4, "background_only": 1, "missed": 2, "spurious": 1, "missed/a": 2, "spurious/a": 1,
     }  # fmt: skip
+
+
+def test_what_is_ignored_counts_in_no_score():
+    wanted = np.zeros((4, 6), np.int32)
+    wanted[:, 2], wanted[:, 3:] = 1, IGNORED
+    found = np.zeros((4, 6), np.int32)
+    found[:, 2:5] = 1
+    assert dice(found, wanted, ["a"]) == {"dice/a": 1.0}
+    assert found_wrongly(found, wanted, ["a"]) == {"background_only": 0.0, "missed/a": 0.0, "spurious/a": 0.0}
+    assert surface_scores(found, wanted, ["a"], None) == {"hd95/a": 0.0, "surface_dice/a": 1.0}
+    nothing = np.where(wanted == 1, 0, wanted).astype(np.int32)
+    assert found_wrongly(np.where(nothing == IGNORED, 1, 0), nothing, ["a"])["background_only"] == 1.0
 
 
 def test_a_surface_within_a_millimetre_is_right_and_beyond_it_is_not():

@@ -1,0 +1,216 @@
+"""Lists without columns of known names: a path, then a label, as VideoMAE, mmaction2 and UCF101 have them.
+
+Fields stand apart by spaces, a tab, a comma or a semicolon. Where a path ends is told by its suffix, so that a name may
+have spaces. What more columns mean nobody can see; the message says what to type.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mae_ext.errors import UserError
+
+BETWEEN = re.compile(r"[ \t]*[,;\t][ \t]*|[ \t]+")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+ANY_SUFFIX = r"\.(?![0-9]+\b)[a-z0-9]{2,5}"
+"""Of files that this reader does not read; they are somebody's all the same."""
+
+UNUSED = "-"
+"""In `columns=path+-+label`: a column that means nothing here."""
+
+PATHS = ("path", "file", "filename", "video", "image", "name", "video_path", "image_path", "file_path", "file_name")
+LABELS = ("label", "class", "target", "category", "label_id", "class_id")
+PARTS = frozenset({
+    *("start", "end", "stop", "begin", "start_frame", "end_frame", "stop_frame", "start_time", "end_time"),
+    *("time_start", "time_end", "start_sec", "end_sec", "t_start", "t_end"),
+})  # fmt: skip
+"""Columns that name a part of a film."""
+
+CLASS_FILES = re.compile(r"(?:class_?ind(?:ex)?|classes|class_?names|label_?map\w*)\.txt", re.IGNORECASE)
+_FRAMES = (
+    "names no file but a folder of frames, as mmaction2's rawframes do: films are read from files. List those, or make "
+    "them: ffmpeg -i {0}/img_%05d.jpg {0}.mp4"
+)
+LISTS_OF_HMDB = (
+    'for f in *_test_split1.txt; do awk -v c="${f%_test_split1.txt}" '
+    """'$2 == 1 {print c "/" $1 "\\t" c}' "$f"; done > train.txt"""
+)
+SPLITS_OF_HMDB = re.compile(r".+_test_split\d\.txt")
+
+WHOLE_FILMS = (
+    "clips are taken from whole files: cut the parts out first, ffmpeg -ss START -to END -i IN.mp4 -c:v libx264 OUT.mp4"
+)
+
+
+@dataclass
+class Plain:
+    """One entry for each row: its line, the name of its file, its label or None. bare: no name has a suffix."""
+
+    lines: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+    bare: bool = False
+
+
+def is_plain(first: str, suffixes: Sequence[str]) -> bool:
+    """Whether a first line is a row and no header: it begins with the name of a file."""
+    found = _with_suffix(suffixes).match(first.strip().strip('"'))
+    return found is not None and ("/" in found[0] or found[0].lower().endswith(tuple(suffixes)))
+
+
+def read_plain(path: Path, text: str, columns: str | None, suffixes: Sequence[str], where: str) -> Plain:
+    """columns: "path+-+label", what each is; None where that is to be seen. Raises UserError, with what to type."""
+    rows = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    rows = [(number, line) for number, line in rows if line.strip()]
+    whole = any((path.parent / line).is_file() for _, line in rows[:100] if BETWEEN.search(line))
+    asked = None if columns is None else columns.split("+")
+    if asked is None and len(rows) > 1 and (named := _header(rows[0][1], rows[1][1], suffixes)):
+        rows, asked = rows[1:], named
+    if asked is not None and asked[0] != "path":
+        split = [(number, BETWEEN.split(line.strip(), maxsplit=len(asked) - 1)) for number, line in rows]
+    else:
+        split = [(number, [line] if whole else _fields(line, suffixes)) for number, line in rows]
+    if asked is None:
+        asked = _seen(path, split, suffixes, where)
+    if asked.count("path") != 1 or not set(asked) <= {"path", "label", UNUSED} or asked.count("label") > 1:
+        raise UserError(f"{where}: columns={columns}: expected path, label, and {UNUSED} for others, as path+-+label")
+    plain = Plain()
+    for number, fields in split:
+        if len(fields) > len(asked) or len(fields) <= asked.index("path"):
+            raise UserError(
+                f"{where}: line {number} has {len(fields)} columns, {' '.join(fields)[:80]!r}, and {len(asked)} are "
+                f"expected ({', '.join(asked)}); where a sample has several labels, write a .csv with the columns path "
+                f"and label, labels with | between them"
+            )
+        given = dict(zip(asked, fields, strict=False))
+        plain.lines.append(number)
+        plain.names.append(given["path"])
+        plain.labels.append(given.get("label", "").strip() or None)
+    if all(label in (None, "-1") for label in plain.labels):
+        plain.labels = [None] * len(plain.labels)
+    plain.bare = not any(_with_suffix(suffixes).fullmatch(name) for name in plain.names[:100])
+    if (
+        plain.names
+        and plain.bare
+        and not any(s.endswith("/") for s in suffixes)
+        and (path.parent / plain.names[0]).is_dir()
+    ):
+        raise UserError(f"{where}: line {plain.lines[0]}, '{plain.names[0]}', {_FRAMES.format(plain.names[0])}")
+    _refuse_splits_of_hmdb(path, plain, where)
+    return plain
+
+
+def _with_suffix(suffixes: Sequence[str]) -> re.Pattern[str]:
+    known = "|".join(re.escape(s.removesuffix("/")) for s in suffixes)
+    return re.compile(rf"(?is).*?(?:{known}|{ANY_SUFFIX})(?=$|[\s,;\"])")
+
+
+def _fields(line: str, suffixes: Sequence[str]) -> list[str]:
+    """The path, up to the last suffix of a known kind, then what stands apart behind it."""
+    if line.startswith('"') and (quoted := re.fullmatch(r'"([^"]+)"(?:[ \t]*[,; \t][ \t]*(.*))?', line)):
+        return [quoted[1], *_columns(quoted[2])]
+    if line.count("\t") == 1:
+        return [part for i, part in enumerate(line.split("\t")) if part.strip() or not i]
+    known = "|".join(re.escape(s.removesuffix("/")) for s in suffixes)
+    for ends, rest in ((known, r".*"), (ANY_SUFFIX, r"\S+(?:[\s,;]+\S+)*")):
+        if found := re.fullmatch(rf"(?is)(.*(?:{ends}))(?:[ \t]*[,; \t][ \t]*({rest}))?\s*", line):
+            return [found[1], *_columns(found[2])]
+    if found := re.fullmatch(r"(\S+?)((?:[ \t]*[,; \t][ \t]*-?\d+)+)\s*", line):
+        return [found[1], *_columns(found[2])]
+    return [line]
+
+
+def _columns(rest: str | None) -> list[str]:
+    """What stands behind a path. A label of words may have spaces, where commas or nothing else divides."""
+    rest = (rest or "").strip(" ,;\t")
+    if re.search(r"[,;\t]", rest):
+        return [part.strip(' "') for part in re.split(r"[,;\t]", rest)]
+    words = rest.split()
+    return words if len(words) < 2 or NUMBER.fullmatch(words[0]) else [rest]
+
+
+def _header(first: str, second: str, suffixes: Sequence[str]) -> list[str] | None:
+    """What the words of a first line say of the columns, where it is no row as the second is."""
+    words = [word.strip('" ').lower() for word in BETWEEN.split(first.strip())]
+    row = BETWEEN.split(second.strip(), maxsplit=len(words) - 1) if len(words) > 1 else [second]
+    if is_plain(first, suffixes) or len(row) != len(words):
+        return None
+    if sum(word in PATHS for word in words) != 1 or PARTS & set(words):
+        return None
+    labels = [word for word in words if word in LABELS]
+    return ["path" if word in PATHS else "label" if labels and word == labels[0] else UNUSED for word in words]
+
+
+def _seen(path: Path, rows: Sequence[tuple[int, list[str]]], suffixes: Sequence[str], where: str) -> list[str]:
+    """What the columns are, where it can be seen. Raises UserError with what to type where not."""
+    most = max((len(fields) for _, fields in rows), default=1)
+    if most <= 2:
+        return ["path", "label"]
+    line, first = next((line, fields) for line, fields in rows if len(fields) == most)
+    shown = " ".join(first)[:80]
+    if not _with_suffix(suffixes).fullmatch(first[0]) or (path.parent / first[0]).is_dir():
+        raise UserError(f"{where}: line {line}, '{shown}', {_FRAMES.format(first[0])}")
+    numeric = all(NUMBER.fullmatch(value) for _, fields in rows for value in fields[1:])
+    if numeric and most == 3 and all(fields[2] == "-1" for _, fields in rows if len(fields) == 3):
+        return ["path", UNUSED, "label"]  # VideoMAE's pretraining: from frame 0 on, to the end
+    if len({len(fields) for _, fields in rows}) > 1 or not numeric:
+        asked = "+".join(["path", "label", *[UNUSED] * (most - 2)])
+        raise UserError(
+            f"{where}: line {line}, '{shown}', has {most} columns, and it cannot be seen what they are. Say it, with "
+            f"{UNUSED} for what means nothing here: '{path}::columns={asked}'. Where a sample has several labels, "
+            f"write a .csv with the columns path and label, and | between labels"
+        )
+    asked = "+".join(["path", *[UNUSED] * (most - 2), "label"])
+    raise UserError(
+        f"{where}: line {line}, '{shown}', has {most} columns. If the last is the label and what is between says how "
+        f"long a film is, type '{path}::columns={asked}'. If it is where a part of a film lies, {WHOLE_FILMS}"
+    )
+
+
+def _refuse_splits_of_hmdb(path: Path, plain: Plain, where: str) -> None:
+    if SPLITS_OF_HMDB.fullmatch(path.name) and {*plain.labels} <= {"0", "1", "2"}:
+        raise UserError(
+            f"{where}: HMDB51's lists say what is trained on (1) and judged on (2), and name no class. Make one of all "
+            f"of them, in their folder: {LISTS_OF_HMDB}; the same with $2 == 2 for test.txt"
+        )
+
+
+def class_names(path: Path, plain: Plain, asked: str | None, where: str) -> list[str | None]:
+    """The labels with the names of a class index beside the list (classInd.txt, label_map.txt, classes.txt), or of the
+    file that is asked for: "1 Archery" or "Archery 1" on a line, or names alone, counted from 0.
+
+    Rows without any label get the first folder of their path, where it is such a name (UCF101's test lists). Raises
+    UserError where a file that was asked for does not fit.
+    """
+    if asked is not None:
+        places = [place for place in (Path(asked), path.parent / asked) if place.is_file()]
+        if not places:
+            raise UserError(f"{where}: classes={asked}: there is no such file, here or beside the list")
+        found = places[:1]
+    else:
+        found = sorted(p for p in path.parent.iterdir() if CLASS_FILES.fullmatch(p.name) and p.name != path.name)
+    for file in found:
+        names = _class_index(file)
+        labels = {label for label in plain.labels if label is not None}
+        if labels and labels <= names.keys():
+            return [None if label is None else names[label] for label in plain.labels]
+        tops = [name.replace("\\", "/").partition("/")[0] for name in plain.names]
+        if not labels and {*tops} <= set(names.values()):
+            return [*tops]
+        if asked is not None and not labels <= set(names.values()):
+            odd = min(labels - names.keys(), default="")
+            raise UserError(f"{where}: classes={asked}: knows {len(names)} classes, and not '{odd}'")
+    return plain.labels
+
+
+def _class_index(file: Path) -> dict[str, str]:
+    text = file.read_bytes().decode("utf-8-sig", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    before = [re.fullmatch(r"(\d+)[\s,;:]+(.+)", line) for line in lines]
+    if all(before):
+        return {str(int(m[1])): m[2].strip() for m in before if m}
+    behind = [re.fullmatch(r"(.+?)[\s,;:]+(\d+)", line) for line in lines]
+    if all(behind):
+        return {str(int(m[2])): m[1].strip() for m in behind if m}
+    return {str(number): line for number, line in enumerate(lines)}
