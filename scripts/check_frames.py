@@ -33,13 +33,17 @@ TOLERANCE = 4.0
 def player(path: Path) -> NDArray[np.uint8]:
     """(n, H, W, 3)."""
     probe = "-v error -select_streams v:0 -show_entries stream=width,height:stream_side_data=rotation -of json"
-    told = json.loads(subprocess.run(["ffprobe", *probe.split(), str(path)], capture_output=True, text=True).stdout)
+    told = json.loads(
+        subprocess.run(["ffprobe", *probe.split(), str(path)], check=True, capture_output=True, text=True).stdout
+    )
     stream = told["streams"][0]
     width, height = stream["width"], stream["height"]
     if any(abs(int(data.get("rotation", 0))) == 90 for data in stream.get("side_data_list", [])):
         width, height = height, width
     words = ["-v", "quiet", "-i", str(path), "-map", "0:v:0", "-vsync", "passthrough", "-sws_flags", "bilinear"]
-    raw = subprocess.run(["ffmpeg", *words, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True).stdout
+    raw = subprocess.run(
+        ["ffmpeg", *words, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], check=False, capture_output=True
+    ).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
 
 
@@ -77,7 +81,7 @@ def look(
             found["refused"] += 1
             found["why"] = f"{error.kind}: {error.detail}"[:80]
             continue
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 whatever it is, a run would end with it
             found["why"] = f"ends the run: {error}"[:80]
             break
         finally:

@@ -160,9 +160,12 @@ class VideoReader:
 
     def unkept(self, addresses: Sequence[str]) -> str:
         """What is to be said of files whose frames `prepared` does not keep."""
+        films = [address for address in addresses if not ROW.fullmatch(address)]
+        if not films:
+            return f"{len(addresses)} rows of arrays are not kept: they are read as they are"
         return (
-            f"{len(addresses)} films of more than {self.keep_bytes / 2**30:.3g} GiB of frames are not kept, such as "
-            f"{addresses[0]}: clips are decoded from the files, which have to stay; "
+            f"{len(films)} films of more than {self.keep_bytes / 2**30:.3g} GiB of frames are not kept, such as "
+            f"{films[0]}: clips are decoded from the files, which have to stay; "
             f"keep_bytes={2 * self.keep_bytes} among the reader's settings would keep films of twice that"
         )
 

@@ -30,7 +30,8 @@ from typing import Any
 import av
 import numpy as np
 
-from mae_ext.data.film import DROPPED, Bad, Film, Recount, load
+from mae_ext.data.film import Astray, Film, Recount
+from mae_ext.data.film_table import DROPPED, Bad, load
 
 EOF_RETRIES = "2048"
 """decord polls so often for the last frames of a file (10240 by default) before it gives up; PyAV decides then."""
@@ -158,22 +159,33 @@ class Video:
             first = int(self.table.places[which]) if which >= 0 else 0
             # A picture or two after an entry may refer to what was before, in vain: then with a group of pictures more.
             earlier = int(self.table.entries[which - 1]) if which > 0 else 0
-            attempts = [(entry, entry, first), (earlier, entry, first), (0, 0, 0)]
-            for begin, from_packet, from_place in dict.fromkeys(attempts):
-                trouble = self._decode(begin, from_packet, from_place, run, frames, row)
+            attempts = [(entry, entry, first, True), (earlier, entry, first, True), (0, 0, 0, True), (0, 0, 0, False)]
+            trouble: Exception | int | None = None
+            for attempt in dict.fromkeys(attempts):
+                if attempt == attempts[-1] and not isinstance(trouble, Astray):
+                    break  # no seek was at fault
+                trouble = self._decode(*attempt, run, frames, row)
                 if trouble is None:
                     break
-            else:
-                if isinstance(trouble, int) and not log.complaint() and not self.table.facts["counted"]:
+            if trouble is not None:
+                silent = isinstance(trouble, int) and not log.complaint()
+                if silent and not self.table.facts["counted"]:
                     raise Recount
                 number = trouble if isinstance(trouble, int) else run[0]
                 told = "" if isinstance(trouble, int) else f": {' '.join(str(trouble).split())}"
-                at = self.table.times[number]
-                raise Bad("damaged", f"frame {number} of {len(self.place)}, at {at:.2f} s, does not decode{told}"[:300])
+                at = f"frame {number} of {len(self.table.times)}, at {self.table.times[number]:.2f} s"
+                raise Bad("damaged", f"{at}, does not decode{told}"[:300])
         return frames
 
     def _decode(
-        self, begin: int, from_packet: int, from_place: int, run: list[int], frames: Any, row: dict[int, int]
+        self,
+        begin: int,
+        from_packet: int,
+        from_place: int,
+        seek: bool,
+        run: list[int],
+        frames: Any,
+        row: dict[int, int],
     ) -> Exception | int | None:
         """Put the frames of a run where they belong. Returns the error met on the way, or the frame that did not come.
 
@@ -181,15 +193,19 @@ class Video:
         come, in order. Pictures that are shown before that place may fail.
         """
         due = from_place
-        for number, found in self.film.play(begin):
+        played = self.film.play(begin, seek)
+        while True:
+            try:
+                number, found = next(played)
+            except StopIteration:
+                return due
+            except Astray as error:
+                return error
             place = int(self.place[number]) if number < len(self.place) else due
-            is_before = number < from_packet or place == DROPPED or 0 <= place < from_place
+            if number < from_packet or place == DROPPED or 0 <= place < from_place:
+                continue
             if isinstance(found, Exception):
-                if not is_before:
-                    return found
-                continue
-            if is_before:
-                continue
+                return found
             if place != due or found.is_corrupt:
                 return due
             if place in row:
@@ -197,7 +213,6 @@ class Video:
             if place == run[-1]:
                 return None
             due += 1
-        return due
 
     def _rgb(self, frame: Any) -> Any:
         """(H, W, 3), scaled and upright. The filter graph is the one that decord builds, chroma positions included."""
