@@ -94,6 +94,13 @@ def test_times_of_a_film_whose_packets_were_only_counted_are_even(films, readers
         assert opened.clip.times - opened.clip.times[0] == pytest.approx(np.arange(COUNT) / 25)
 
 
+def test_frames_without_any_times_follow_each_other_at_the_films_rate():
+    listing = film_table.Listing("mpeg4", b"", 0.001, 12.5, False)
+    none = np.full(3, film_table.NONE)
+    assert listing._times(none, none).tolist() == [0, 0.08, 0.16]
+    assert listing._times(none, np.array([80, 0, 40])).tolist() == pytest.approx([0, 0.04, 0.08])
+
+
 def test_a_packet_of_two_pictures_and_one_of_none_are_two_frames(readers, tmp_path):
     """DivX's and XviD's way with B-frames in AVI; the files of UCF101 have it."""
     source = write(tmp_path / "one_b.avi", COUNT, "mpeg4", bf="1", g="12")

@@ -225,12 +225,13 @@ def test_a_still_scene_is_not_mistaken_for_repeated_frames(read, tmp_path):
     assert numbers(read(path).x) == [77] * 8
 
 
-def test_undecodable_frames_are_named_and_never_replaced_by_their_neighbours(tmp_path, clip):
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_undecodable_frames_are_named_and_never_replaced_by_their_neighbours(tmp_path, clip, decoder):
     """Zeroed packets: decord gives the frame before, twice; the reader gives a true frame or none."""
     content, outcomes = bytearray(Path(clip).read_bytes()), []
     with av.open(clip) as container:
         spans = [(p.pos, p.size) for p in container.demux(video=0) if p.size and not p.is_keyframe]
-    reader = VideoReader((8, 36, 64), stride=1)
+    reader = VideoReader((8, 36, 64), stride=1, decoder=decoder)
     for where, size in spans[::4]:
         damaged = tmp_path / "damaged.mp4"
         damaged.write_bytes(content[:where] + bytes(size) + content[where + size :])
@@ -244,12 +245,13 @@ def test_undecodable_frames_are_named_and_never_replaced_by_their_neighbours(tmp
     assert set(outcomes) == {"right", "damaged"}
 
 
-def test_frames_that_stop_half_way_are_never_taken_from_their_neighbours(tmp_path, clip):
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_frames_that_stop_half_way_are_never_taken_from_their_neighbours(tmp_path, clip, decoder):
     """Of these packets decord makes a picture, or repeats the last, and only FFmpeg's complaint tells."""
     content, damaged = bytearray(Path(clip).read_bytes()), tmp_path / "damaged.mp4"
     with av.open(clip) as container:
         spans = [(p.pos, p.size) for p in container.demux(video=0) if p.size and not p.is_keyframe]
-    reader, outcomes = VideoReader((8, 36, 64), stride=1), []
+    reader, outcomes = VideoReader((8, 36, 64), stride=1, decoder=decoder), []
     for where, size in spans[4:6] + spans[11:13]:
         damaged.write_bytes(content[: where + size // 2] + bytes(size - size // 2) + content[where + size :])
         for first in (1, 3, 9, 11):
