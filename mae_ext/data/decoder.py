@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from mae_ext.data.source import locate
 from mae_ext.errors import BadSample
 
 CHILD = Path(__file__).with_name("video_child.py")
+PACKAGES = str(Path(__file__).parents[2])
+"""Where the child finds this package, be it installed or not."""
 
 START_S = 120.0
 """Imports in a fresh child do not count against the deadline; they have this long."""
@@ -40,6 +42,10 @@ FRAME_S = 0.1
 """A deadline is for so many frames; each more, as where a whole film is kept, has so much more time."""
 
 
+class Recounted(Exception):
+    """A film's frames are others than its packets say. To be opened again, counted."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """What a file holds. times: (n,) seconds, ascending, one per frame. height, width: of frames as they are given."""
@@ -50,6 +56,14 @@ class Clip:
     source: tuple[int, int]
     description: str
     decoder: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the table of a film's packets is kept, and whether one may be put there."""
+
+    path: Path
+    grows: bool
 
 
 class Decoder:
@@ -65,6 +79,10 @@ class Decoder:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=(self.memory,),
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+            },
         )
         assert self.process.stdout is not None
         self._answers = self.process.stdout.fileno()
@@ -84,6 +102,10 @@ class Decoder:
         except OSError:
             raise BadSample(address, *self._death(deadline_s)) from None
         answer = self._receive(address, until, deadline_s)
+        while "counting" in answer:
+            answer = self._receive(address, until + answer["counting"] * FRAME_S, deadline_s)
+        if "recount" in answer:
+            raise Recounted(address)
         if "bad" in answer:
             kind, detail = (*answer["bad"], "")[:2]
             if kind == "out of memory":
@@ -151,15 +173,21 @@ class Decoders:
         self.__init__(**state)  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def open(self, address: str, short_side: int | None, decoder: str) -> Iterator["Opened"]:
-        """A file's clip, and its frames. Raises BadSample, also from what `Opened.frames` is asked."""
+    def open(
+        self, address: str, short_side: int | None, decoder: str, kept: Kept | None = None, counted: bool = False
+    ) -> Iterator["Opened"]:
+        """A file's clip, and its frames. Raises BadSample, also from what `Opened.frames` is asked.
+
+        counted: have every frame decoded to know their number and order; where `Opened.frames` raised Recounted.
+        """
         path, offset, size = locate(address)
         child = self._take()  # a new one imports first, and that is not the file's fault
         until = time.monotonic() + self.deadline_s
         try:
             request = {
                 "op": "open", "path": str(Path(path).absolute()), "offset": offset, "size": size, "decoder": decoder,
-                "short_side": short_side, "max_pixels": self.max_pixels,
+                "short_side": short_side, "max_pixels": self.max_pixels, "counted": counted,
+                "kept": None if kept is None else str(kept.path), "keeps": kept is not None and kept.grows,
             }  # fmt: skip
             found = child.ask(address, request, until, self.deadline_s)["ok"]
             times = child.view([found["count"]], np.float64).copy()
@@ -199,12 +227,17 @@ class Opened:
     child: Decoder
     until: float
     limits: Decoders
+    asked: list[int] = field(default_factory=lambda: [0])
 
-    def frames(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
-        """(n, H, W, 3) of ascending, different frame numbers; once. Valid until the file is closed."""
-        request = {"op": "frames", "frames": list(numbers), "max_bytes": self.limits.memory_bytes // 4}
-        more = max(0, len(numbers) - FRAMES_IN_TIME) * FRAME_S
-        self.child.ask(self.address, request, self.until + more, self.limits.deadline_s + more)
+    def frames(self, numbers: Sequence[int], more: bool = False) -> NDArray[np.uint8]:
+        """(n, H, W, 3) of ascending, different frame numbers. Valid until more are asked for, or the file is closed.
+
+        more: whether more will be; without it, this is the last time. Raises BadSample, and Recounted.
+        """
+        self.asked[0] += len(numbers)
+        request = {"op": "frames", "frames": list(numbers), "max_bytes": self.limits.memory_bytes // 4, "more": more}
+        extra = max(0, self.asked[0] - FRAMES_IN_TIME) * FRAME_S
+        self.child.ask(self.address, request, self.until + extra, self.limits.deadline_s + extra)
         return self.child.view([len(numbers), self.clip.height, self.clip.width, 3], np.uint8)
 
 

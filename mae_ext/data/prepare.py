@@ -35,7 +35,8 @@ DEADLINE_S = 600.0
 class Prepared:
     """bad: {"modality", "path", "kind", "detail"} for each file that is. size_bytes: of all that the folder holds.
 
-    modalities: those whose files were decoded; without: those whose reader keeps no cache.
+    modalities: those whose files were decoded; without: those whose reader keeps no cache. unkept: a sentence for each
+    modality with files that are good and not kept.
     """
 
     out: Path
@@ -44,6 +45,7 @@ class Prepared:
     size_bytes: int
     modalities: tuple[str, ...]
     without: tuple[str, ...] = ()
+    unkept: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kinds = Counter(row["kind"] for row in self.bad)
@@ -51,7 +53,7 @@ class Prepared:
         if self.bad and len(self.bad) == self.files:
             what = reasons(self.bad)
         bad = f", {len(self.bad)} bad ({what}; see {self.out / LEDGER})" if self.bad else ""
-        return f"{self.files} files{bad}, {self.size_bytes / 2**30:.2f} GiB in {self.out}"
+        return "\n".join([f"{self.files} files{bad}, {self.size_bytes / 2**30:.2f} GiB in {self.out}", *self.unkept])
 
 
 def prepare(
@@ -74,16 +76,21 @@ def prepare(
         Cache(out).sweep()
         work = [(name, *row) for name in names for row in _work(name, config.modalities[name], out)]
         bad: list[dict[str, str]] = []
+        large: dict[tuple[str, str], list[str]] = {}
         with staged(out / LEDGER) as [ledger]:
-            for done, (name, outcome) in enumerate(_outcomes(work, workers or cores(), deadline_s), start=1):
-                if outcome is not None:
+            outcomes = zip(work, _outcomes(work, workers or cores(), deadline_s), strict=True)
+            for done, ((name, address, recipe), outcome) in enumerate(outcomes, start=1):
+                if isinstance(outcome, BadSample):
                     bad.append({"modality": name, **outcome.row})
+                elif not outcome:
+                    large.setdefault((name, recipe), []).append(address)
                 if progress is not None:
                     progress(done, len(work))
             with blamed_on(out / LEDGER):
                 ledger.write_text("".join(dumps(row) + "\n" for row in bad), encoding="utf-8")
         size = sum(file.stat().st_size for file in out.rglob("*.array"))
-    return Prepared(out, len(work), bad, size, names, without)
+    unkept = tuple(f"{name}: {_reader(recipe).unkept(found)}" for (name, recipe), found in large.items())
+    return Prepared(out, len(work), bad, size, names, without, unkept)
 
 
 def _chosen(config: Config, modality: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -117,26 +124,23 @@ def _work(name: str, modality: ModalityConfig, out: Path) -> list[tuple[str, str
     return [(address, recipe) for address in items.addresses]
 
 
-def _outcomes(
-    work: list[tuple[str, str, str]], workers: int, deadline_s: float
-) -> Iterator[tuple[str, BadSample | None]]:
-    """(modality, what is wrong or None), in order."""
+def _outcomes(work: list[tuple[str, str, str]], workers: int, deadline_s: float) -> Iterator[BadSample | bool]:
+    """What is wrong, or whether the file is kept now, in order."""
     mine = threading.local()
     open_ones: list[Sandbox] = []
 
-    def one(name: str, address: str, recipe: str) -> tuple[str, BadSample | None]:
+    def one(_: str, address: str, recipe: str) -> BadSample | bool:
         if not hasattr(mine, "sandbox"):
             mine.sandbox = Sandbox(deadline_s)
             open_ones.append(mine.sandbox)
         try:
-            mine.sandbox.call(_prepare_one, recipe, address, name=address)
+            return bool(mine.sandbox.call(_prepare_one, recipe, address, name=address))
         except BadSample as error:
-            return name, error
-        return name, None
+            return error
 
     with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
         todo = iter(work)
-        ahead: deque[Future[tuple[str, BadSample | None]]] = deque()
+        ahead: deque[Future[BadSample | bool]] = deque()
         try:
             for row in islice(todo, 4 * workers):
                 ahead.append(pool.submit(partial(one, *row)))
@@ -161,7 +165,7 @@ def _reader(recipe: str) -> Any:
     return keeping(plugins.readers.build(name, arguments, "prepare"), "always")
 
 
-def _prepare_one(recipe: str, address: str) -> None:
+def _prepare_one(recipe: str, address: str) -> bool:
     reader = _reader(recipe)
     with held(reader, address):
-        reader.prepared(address)
+        return reader.prepared(address) is not None

@@ -1,9 +1,15 @@
 """The video reader: one decode, any number of clips cut from it, and a stated rule for which frames they take."""
 
+import hashlib
+import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from mae_ext.data.archive import ROW
 from mae_ext.data.cache import Cache, Entry, source_identity
-from mae_ext.data.decoder import Decoders
+from mae_ext.data.decoder import Decoders, Kept, Opened, Recounted
 from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.source import fetch
 from mae_ext.errors import BadSample
@@ -37,6 +43,8 @@ first and one of the wanted frame may differ by one. Else of 30 frames a second 
 
 LUMA = (19595, 38470, 7471)
 """ITU-R 601-2 in 1/65536, as the image reader has it from Pillow."""
+
+T = TypeVar("T")
 
 Short = Literal["hold", "spread", "refuse"]
 
@@ -66,9 +74,14 @@ class VideoReader:
     8/7 of the output's short side; 0 keeps them as stored); boxes refer to these frames. Sample aspect ratios are not
     applied, alpha is dropped, more than 8 bits are read with 8. channels: 3 is RGB, 1 luma (ITU-R 601-2).
 
-    decoder: "decord", "pyav", or "auto": decord where it can be trusted, else PyAV (`mae_ext.data.video_child` says
-    when); both give the same bytes. Each file has `deadline_s` seconds, in a child process that is killed after them.
-    cache: a folder where decoded frames are kept, whole files at a time, as `mae-ext prepare` fills it.
+    The n-th frame is the n-th that a player shows, of those that decode: a film cut out of another has lost what comes
+    before its first key frame. decoder: "auto" and "pyav" are PyAV; "decord" is decord where it is right and PyAV
+    elsewhere (`mae_ext.data.video_child` says when). All give the same bytes. Each file has `deadline_s` seconds, in a
+    child process that is killed after them; a film whose frames have to be counted by decoding has more.
+
+    cache: a folder where decoded frames are kept, whole files at a time, as `mae-ext prepare` fills it; of films whose
+    frames take more than `keep_bytes` (default: a quarter of memory_bytes) only the list of their packets. Without a
+    cache, such lists are in ~/.cache/mae_ext, or $XDG_CACHE_HOME/mae_ext.
 
     Kinds of BadSample besides those of `fetch`: "not a video", "damaged", "truncated" (the header promises more than
     there is), "too large", "too short", "too small", "unsupported", "hung", "crashed", "out of memory".
@@ -91,6 +104,7 @@ class VideoReader:
         max_pixels: int = MAX_PIXELS,
         memory_bytes: int = MEMORY_BYTES,
         cache: str | None = None,
+        keep_bytes: int | None = None,
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a clip has three axes, frames, height and width")
@@ -98,7 +112,13 @@ class VideoReader:
             raise ValueError(f"channels={channels}: a video gives 1 (luma) or 3 (RGB)")
         if stride is not None and fps is not None:
             raise ValueError(f"stride={stride} and fps={fps}: give one of them")
-        for name, value in (("stride", stride), ("fps", fps), ("deadline_s", deadline_s), ("max_pixels", max_pixels)):
+        for name, value in (
+            ("stride", stride),
+            ("fps", fps),
+            ("deadline_s", deadline_s),
+            ("max_pixels", max_pixels),
+            ("keep_bytes", keep_bytes),
+        ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}: expected more than 0")
         if short not in ("hold", "spread", "refuse"):
@@ -111,11 +131,46 @@ class VideoReader:
         self.fps, self.stride = fps, stride or 4
         self.short_side = round(min(size[1:]) * SHORT_SIDE) if short_side is None else short_side or None
         self.memory_bytes = memory_bytes
+        self.keep_bytes = memory_bytes // 4 if keep_bytes is None else keep_bytes
         self.decoders = Decoders(deadline_s, memory_bytes, max_pixels)
         self.cache = Cache(cache) if cache else None
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
-        with self._open(address) as found:
+        return _twice(lambda counted: self._read(address, crops, counted))
+
+    @judged
+    def prepared(self, address: str) -> Entry | None:
+        """All frames of a file, mapped from the cache, where they are put if need be; None for what is not kept.
+
+        Not kept: array rows, films of more than keep_bytes, all files without a cache, or where it may not grow.
+        """
+        return _twice(lambda counted: self._prepared(address, counted))
+
+    @judged
+    def describe(self, address: str) -> str:
+        """Codec, size, frames, seconds, and which decoder reads it."""
+        if ROW.fullmatch(address):
+            with self._open(address, False) as found:
+                return f"array of {len(found.times)} frames, {found.extent[1]}x{found.extent[0]}"
+        with self._decode(address, False) as opened:
+            clip = opened.clip
+            seconds = float(clip.times[-1] - clip.times[0]) if len(clip.times) else 0.0
+            width, height = clip.source
+            return f"{clip.description} {width}x{height}, {len(clip.times)} frames in {seconds:.1f} s, {clip.decoder}"
+
+    def unkept(self, addresses: Sequence[str]) -> str:
+        """What is to be said of files whose frames `prepared` does not keep."""
+        films = [address for address in addresses if not ROW.fullmatch(address)]
+        if not films:
+            return f"{len(addresses)} rows of arrays are not kept: they are read as they are"
+        return (
+            f"{len(films)} films of more than {self.keep_bytes / 2**30:.3g} GiB of frames are not kept, such as "
+            f"{films[0]}: clips are decoded from the files, which have to stay; "
+            f"keep_bytes={2 * self.keep_bytes} among the reader's settings would keep films of twice that"
+        )
+
+    def _read(self, address: str, crops: Sequence[CropSampler], counted: bool) -> list[Sample]:
+        with self._open(address, counted) as found:
             starts = self._starts(address, found.times)
             extent = (starts + self.size[0] - 1, *found.extent)
             boxes = [crop(extent) for crop in crops]
@@ -130,51 +185,61 @@ class VideoReader:
                 for row, box in zip(numbers, boxes, strict=True)
             ]
 
-    @judged
-    def prepared(self, address: str) -> Entry | None:
-        """All frames of a file, mapped from the cache, where they are put if need be; None for what is not kept.
-
-        Not kept: array rows, files too long for a quarter of memory_bytes, all files without a cache, or where it may
-        not grow.
-        """
+    def _prepared(self, address: str, counted: bool) -> Entry | None:
         if self.cache is None or ROW.fullmatch(address):
             return None
         key = self._key(address)
         found = self.cache.get(key)
         if found is not None or self.cache.keeps == "never":
             return found
-        with self.decoders.open(address, self.short_side, self.decoder) as opened:
+        with self._decode(address, counted) as opened:
             clip = opened.clip
-            if len(clip.times) * clip.height * clip.width * 3 > self.memory_bytes // 4:
+            if len(clip.times) * clip.height * clip.width * 3 > self.keep_bytes:
                 return None
-            frames = opened.frames(range(len(clip.times))).copy()
-        return self.cache.get_or_build(key, lambda: Entry(frames, {"times": clip.times.tolist()}))
-
-    @judged
-    def describe(self, address: str) -> str:
-        """Codec, size, frames, seconds, and which decoder reads it."""
-        if ROW.fullmatch(address):
-            with self._open(address) as found:
-                return f"array of {len(found.times)} frames, {found.extent[1]}x{found.extent[0]}"
-        with self.decoders.open(address, self.short_side, self.decoder) as opened:
-            clip = opened.clip
-            seconds = float(clip.times[-1] - clip.times[0]) if len(clip.times) else 0.0
-            width, height = clip.source
-            return f"{clip.description} {width}x{height}, {len(clip.times)} frames in {seconds:.1f} s, {clip.decoder}"
+            with self._whole(opened, self.cache.root) as frames:
+                entry = Entry(frames, {"times": clip.times.tolist()})
+                return self.cache.get_or_build(key, lambda: entry)
 
     @contextmanager
-    def _open(self, address: str) -> Iterator[_Frames]:
+    def _whole(self, opened: Opened, folder: Path) -> Iterator[NDArray[np.uint8]]:
+        """All frames of a film: in memory, or in a file without a name where one answer cannot hold them."""
+        clip = opened.clip
+        shape = (len(clip.times), clip.height, clip.width, 3)
+        at_once = max(1, self.memory_bytes // 4 // max(1, prod(shape[1:])))
+        if shape[0] <= at_once:
+            yield opened.frames(range(shape[0])).copy()
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(prod(shape))
+            frames = np.memmap(file, np.uint8, "r+", shape=shape)
+            for start in range(0, shape[0], at_once):
+                stop = min(shape[0], start + at_once)
+                frames[start:stop] = opened.frames(range(start, stop), more=stop < shape[0])
+            yield frames
+
+    @contextmanager
+    def _open(self, address: str, counted: bool) -> Iterator[_Frames]:
         if ROW.fullmatch(address):
             yield _array(address, fetch(address, self.memory_bytes // 4))
-        elif (entry := self.prepared(address)) is not None:
+        elif (entry := self._prepared(address, counted)) is not None:
             frames = entry.array
             yield _Frames(np.array(entry.meta["times"]), frames.shape[1:3], lambda numbers: frames[list(numbers)])
         else:
-            with self.decoders.open(address, self.short_side, self.decoder) as opened:
+            with self._decode(address, counted) as opened:
                 yield _Frames(opened.clip.times, (opened.clip.height, opened.clip.width), opened.frames)
 
+    @contextmanager
+    def _decode(self, address: str, counted: bool) -> Iterator[Opened]:
+        folder = _own_folder() if self.cache is None else self.cache.root
+        identity = json.dumps(source_identity(address), sort_keys=True).encode()
+        path = folder / "films" / f"{hashlib.sha256(identity).hexdigest()}.npz"
+        kept = Kept(path, grows=self.cache is None or self.cache.keeps != "never")
+        with self.decoders.open(address, self.short_side, self.decoder, kept, counted) as opened:
+            yield opened
+
     def _key(self, address: str) -> dict[str, Any]:
-        transform = {"reader": "video", "version": 1, "short_side": self.short_side, "decoder": self.decoder}
+        transform = {"reader": "video", "version": 2, "short_side": self.short_side, "decoder": self.decoder}
         return {"source": source_identity(address), "transform": transform}
 
     def _starts(self, address: str, times: NDArray[np.float64]) -> int:
@@ -226,6 +291,18 @@ class VideoReader:
         if (reverse := [axis + 1 for axis in (1, 2) if box.flip[axis]]) != []:
             x = x.flip(reverse)
         return _with_channels(x, self.channels).contiguous()
+
+
+def _twice(work: Callable[[bool], T]) -> T:
+    """The work, and once more with all frames counted where they turn out to be others than a film's packets say."""
+    try:
+        return work(False)
+    except Recounted:
+        return work(True)
+
+
+def _own_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_ext"
 
 
 def _check(address: str, box: Crop, extent: tuple[int, ...]) -> None:

@@ -1,14 +1,14 @@
 """The program that decodes video: a child process with a life of its own, because decoders hang, crash and leak.
 
-`mae_ext.data.decoder` starts it by path, so that it imports neither torch nor the package and starts in a third of a
-second. Requests and answers are lines of JSON; frames go through shared memory.
+`mae_ext.data.decoder` starts it. It imports no torch, and so starts in a third of a second. Requests and answers are
+lines of JSON; frames go through shared memory.
 
-PyAV reads the packets of a file and so knows each frame's time before any is decoded. decord decodes where it can.
-Where it fails, disagrees with the packets, complains, or gives the same picture twice, PyAV decodes again and strictly:
-every error of the codec then counts. Both scale bilinearly inside FFmpeg and give the same bytes.
+`mae_ext.data.film` lists the packets of a film and says which picture of which packet is its n-th frame, and where
+decoding can begin. PyAV decodes from there, strictly: every error of the codec counts, and frames have to come out one
+after the other, all of them. Where they do not, decoding begins earlier, and at last with the first packet. decord, for
+those who ask for it, is used with the plainest films only, and with doubts as to every answer.
 """
 
-import bisect
 import contextlib
 import fcntl
 import io
@@ -19,33 +19,45 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 import traceback
+from collections.abc import Callable
 from itertools import pairwise
 from math import ceil
+from pathlib import Path
 from typing import Any
+
+import av
+import numpy as np
+
+from mae_ext.data.film import Astray, Film, Recount
+from mae_ext.data.film_table import DROPPED, Bad, load
 
 EOF_RETRIES = "2048"
 """decord polls so often for the last frames of a file (10240 by default) before it gives up; PyAV decides then."""
 
-LATE_S = 0.5
-"""A file whose packets end earlier than its header says, by this and by 5 %, was cut."""
-
 MATCH_S = 2e-3
 """decord's times are float32 and may differ from the packets' by so much."""
 
-DECORD_CODECS = {
-    *("h264", "hevc", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2", "msmpeg4v3"),
-    *("mjpeg", "wmv1", "wmv2", "wmv3", "vc1", "flv1", "h263", "theora", "cinepak", "prores", "dnxhd"),
+DECORD_FILMS = {
+    "matroska,webm": {"h264", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg"},
+    "mov,mp4,m4a,3gp,3g2,mj2": {"h264", "hevc", "vp9", "mpeg4", "mjpeg", "prores"},
 }
-"""What decord 0.6.0 was built to read. AV1 and GIF are not among them."""
+"""Where decord 0.6.0 gives the frames that were asked for, if the film is plain (`scripts/check_frames.py`)."""
 
-CONTAINERS = {
-    b"\x1a\x45\xdf\xa3": 0, b"RIFF": 0, b"GIF8": 0, b"\0\0\1\xba": 0, b"\0\0\1\xb3": 0, b"FLV": 0, b"OggS": 0,
-    b"\x30\x26\xb2\x75": 0, b"ftyp": 4, b"moov": 4, b"mdat": 4, b"wide": 4, b"free": 4, b"skip": 4, b"\x47": 188,
-    b"\0\0\0\1": 0, b"\0\0\1": 0,
-}  # fmt: skip
+APART = 12
+"""A seek costs about as much as decoding so many frames: it has to save more."""
+
+KEPT_S = 0.2
+"""A table that took so long to make, or longer, is kept beside the cache for the next time."""
+
+CONTAINERS = [
+    *((magic, 0) for magic in (b"\x1a\x45\xdf\xa3", b"RIFF", b"GIF8", b"FLV", b"OggS", b"\x30\x26\xb2\x75")),
+    *((magic, 0) for magic in (b"\0\0\1\xba", b"\0\0\1\xb3", b"\0\0\0\1", b"\0\0\1")),
+    *((magic, 4) for magic in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
+    *((b"\x47", at) for at in (188, 196)),  # packets of 188 bytes, or 192 with a time of arrival before each
+]
 """How video files begin, and at which byte. FFmpeg would also follow playlists, which name other files."""
-
 
 CUT = ("moov atom not found", "partial file", "File ended prematurely")
 """What FFmpeg says of files whose end is missing."""
@@ -55,36 +67,40 @@ DECODER_ERRORS = (OSError, ValueError, EOFError, RuntimeError, ArithmeticError, 
 those errors of FFmpeg that are none of Python's, of which "not yet implemented" is one that damage looks like."""
 
 
-class Bad(Exception):
-    """The file cannot be used: (kind, detail), as in mae_ext.errors.BadSample."""
-
-
 class Video:
     """One file: its packets' times first, frames when asked for."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: dict[str, Any], alive: Callable[[int], None]) -> None:
         self.path, self.request = request["path"], request
         head = _read(self.path, request["offset"], min(512, request["size"]))
-        if not any(head[at : at + len(magic)] == magic for magic, at in CONTAINERS.items()):
+        if not any(head[at : at + len(magic)] == magic for magic, at in CONTAINERS):
             raise Bad("not a video", f"begins with {head[:12]!r}")
         self.whole = request["offset"] == 0 and request["size"] == os.stat(self.path).st_size  # noqa: PTH116
-        self.container, self.stream = self._open()
-        codec = self.stream.codec_context
-        if codec.width * codec.height > request["max_pixels"]:
-            raise Bad("too large", f"{codec.width}x{codec.height} pixels, the limit is {request['max_pixels']}")
-        self._index()
-        first = self._first_frame()
-        self.turns = first.rotation // 90 % 4
-        if first.width * first.height > request["max_pixels"]:
-            raise Bad("too large", f"{first.width}x{first.height} pixels, the limit is {request['max_pixels']}")
-        self.source = (first.width, first.height)
+        kept = Path(request["kept"]) if request.get("kept") else None
+        known = None if kept is None else load(kept)
+        if request["counted"] and known is not None and not known.facts["counted"]:
+            known = None
+        began = time.monotonic()
+        self.film = Film(self._content, known, self._check, alive, request["counted"])
+        self.table, facts = self.film.table, self.film.table.facts
+        dear = facts["counted"] or time.monotonic() - began > KEPT_S
+        if kept is not None and known is None and dear and request["keeps"]:
+            with contextlib.suppress(OSError):
+                self.table.save(kept)
+        self.place = self.table.place()
+        self.source = (facts["width"], facts["height"])
         self.stored = _scaled(self.source, request["short_side"])
-        self.width, self.height = self.stored[::-1] if self.turns % 2 else self.stored
-        bits = max(component.bits for component in first.format.components)
-        self.description = f"{codec.name} {first.format.name}"
+        self.matrix: list[int] = facts["matrix"]
+        self.width, self.height = self.stored[::-1] if self.matrix[0] == 0 else self.stored
+        self.description = f"{self.film.codec} {facts['format']}"
         # decord turns after scaling, and converts more than 8 bits in another way: PyAV there, so that bytes agree.
-        by_decord = codec.name in DECORD_CODECS and bits == 8 and not self.turns and first.width >= 32
-        self.decoder = request["decoder"] if request["decoder"] != "auto" else "decord" if by_decord else "pyav"
+        by_decord = facts["plain"] and facts["bits"] == 8 and self.matrix == [1, 0, 0, 1] and self.source[0] >= 32
+        by_decord = by_decord and self.film.codec in DECORD_FILMS.get(self.film.container.format.name, ())
+        self.decoder = "decord" if request["decoder"] == "decord" and by_decord else "pyav"
+
+    def _check(self, width: int, height: int) -> None:
+        if width * height > self.request["max_pixels"]:
+            raise Bad("too large", f"{width}x{height} pixels, the limit is {self.request['max_pixels']}")
 
     def _content(self) -> Any:
         """What decoders open: the path, or the bytes of a member of an archive."""
@@ -92,111 +108,40 @@ class Video:
             return self.path
         return io.BytesIO(_read(self.path, self.request["offset"], self.request["size"]))
 
-    def _open(self) -> tuple[Any, Any]:
-        import av
-
-        container = av.open(self._content(), metadata_errors="replace")
-        stream = container.streams.best("video")
-        if stream is None:
-            raise Bad("not a video", "there is no video stream in it")
-        if stream.codec_context is None:
-            raise Bad("unsupported", "no decoder knows the codec that the header names")
-        stream.thread_count = 1  # one child is one core
-        # A damaged slice is an error, and not something to be painted over.
-        stream.codec_context.options = {"err_detect": "explode"}
-        return container, stream
-
-    def _index(self) -> None:
-        """Times of all frames in the order they are shown, and which can be decoded without another."""
-        shown: list[tuple[int, bool]] = []
-        timeless = packets = hidden = 0
-        end = 0.0
-        for packet in self.container.demux():
-            if packet.pts is not None and packet.time_base is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != self.stream.index or packet.size == 0:
-                continue
-            packets += 1
-            if packet.is_discard:
-                hidden += 1  # an edit list leaves it out of the presentation
-            elif packet.pts is None:
-                timeless += 1
-            else:
-                shown.append((packet.pts, packet.is_keyframe))
-        if packets == 0:
-            raise Bad("truncated", "the header promises a video, and no frame follows")
-        shown.sort()
-        self.timed = not timeless and len({pts for pts, _ in shown}) == len(shown)
-        self.hidden = hidden
-        base = float(self.stream.time_base)
-        self._check_length(packets, end, shown, base)
-        if not self.timed:
-            # Frames without times of their own follow each other evenly, and are counted instead.
-            rate = float(self.stream.average_rate or 25)
-            self.pts = list(range(packets - hidden))
-            self.keys, self.times = [0], [i / rate for i in self.pts]
-            return
-        self.pts = [pts for pts, _ in shown]
-        self.keys = [i for i, (_, is_key) in enumerate(shown) if is_key] or [0]
-        self.times = [pts * base for pts in self.pts]
-        self.number = {pts: i for i, pts in enumerate(self.pts)}
-
-    def _check_length(self, packets: int, end: float, shown: list[tuple[int, bool]], base: float) -> None:
-        """Raises when the header promises more than there is. Some demuxers count frames, some seconds, some none."""
-        # MP4 counts frames that an edit list hides; its seconds are those of the presentation.
-        declared = 0 if "mp4" in self.container.format.name else self.stream.frames
-        rate = float(self.stream.average_rate or 0)
-        span = (shown[-1][0] - shown[0][0]) * base if shown else 0.0
-        # AVI leaves frames out that repeat the one before, so time may stand in for their number.
-        covered = max(packets, round(span * rate) + 1)
-        if declared and covered < declared - 1:
-            raise Bad("truncated", f"{covered} of {declared} frames are there")
-        start, seconds = self.container.start_time or 0, self.container.duration
-        promised = 0.0 if seconds is None else (start + seconds) / 1e6
-        if promised - end > max(LATE_S, 0.05 * promised):
-            raise Bad("truncated", f"ends at {end:.2f} s of {promised:.2f} s")
-
-    def _first_frame(self) -> Any:
-        self.container.seek(0, backward=True)
-        for frame in self.container.decode(self.stream):
-            return frame
-        raise Bad("damaged", "no frame can be decoded")
-
     def answer(self) -> dict[str, Any]:
         return {
-            "count": len(self.times), "height": self.height, "width": self.width, "source": self.source,
-            "description": self.description, "decoder": self.decoder, "turns": self.turns,
+            "count": len(self.table.times), "height": self.height, "width": self.width, "source": self.source,
+            "description": self.description, "decoder": self.decoder,
         }  # fmt: skip
 
     def frames(self, wanted: list[int], log: "Log") -> Any:
-        """-> (n, H, W, 3) uint8 for ascending, different numbers."""
+        """-> (n, H, W, 3) uint8 for ascending, different numbers. Raises Recount where the order is another."""
+        log.clear()
         if self.decoder == "decord":
-            log.clear()
             frames, doubt = self._by_decord(wanted)
             if frames is not None and not doubt and not (doubt := log.complaint()):
                 return frames
             log.clear()
-        return self._by_pyav(wanted)
+        return self._by_pyav(wanted, log)
 
     def _by_decord(self, wanted: list[int]) -> tuple[Any, str]:
         """Frames, or why they cannot be trusted."""
-        import decord
-        import numpy as np
-
-        if self.hidden or not self.timed:
-            return None, "decord counts frames that an edit list hides"
+        times = self.table.times
         try:
+            import decord
+
+            decord.logging.set_level(decord.logging.ERROR)
             # fault_tol=1: more than one frame that was replaced by its neighbour is an error.
             reader = decord.VideoReader(
                 self._content(), width=self.width, height=self.height, num_threads=1, fault_tol=1
             )
-            if len(reader) != len(self.times):
-                return None, f"decord counts {len(reader)} frames, the packets {len(self.times)}"
+            if len(reader) != len(times):
+                return None, f"decord counts {len(reader)} frames, the packets {len(times)}"
             theirs = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-            if np.abs(theirs - np.array(self.times)).max() > MATCH_S + 1e-6 * abs(self.times[-1]):
+            if np.abs(theirs - times).max() > MATCH_S + 1e-6 * abs(times[-1]):
                 return None, "decord gives the frames other times"
             frames = reader.get_batch(wanted).asnumpy()
-        except (decord.DECORDError, RuntimeError, ValueError, IndexError) as error:
+        except Exception as error:  # noqa: BLE001 it has errors of its own, of many kinds, and PyAV decides after any
             return None, str(error)
         if frames.shape != (len(wanted), self.height, self.width, 3):
             return None, f"decord gives frames of shape {frames.shape}"
@@ -205,52 +150,79 @@ class Video:
             return None, "two frames are the same"
         return frames, ""
 
-    def _by_pyav(self, wanted: list[int]) -> Any:
-        import numpy as np
-
+    def _by_pyav(self, wanted: list[int], log: "Log") -> Any:
         self.graph: Any = None
         frames = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
-        place = {number: i for i, number in enumerate(wanted)}
-        missing = set(wanted)
-        for run in _runs(wanted, self.keys):
-            if self.timed:
-                self.container.seek(self.pts[self._key_before(run[0])], stream=self.stream, backward=True)
-                self._decode(run, frames, place, missing)
-        if missing:  # without times, or where seeking leads astray: from the beginning
-            self.container.close()
-            self.container, self.stream = self._open()
-            self._decode(sorted(missing), frames, place, missing)
-        if missing:
-            number = min(missing)
-            raise Bad("damaged", f"frame {number} of {len(self.times)}, at {self.times[number]:.2f} s, does not decode")
+        row = {number: i for i, number in enumerate(wanted)}
+        for run, which in _runs(wanted, self.table.places):
+            entry = int(self.table.entries[which]) if which >= 0 else 0
+            first = int(self.table.places[which]) if which >= 0 else 0
+            # A picture or two after an entry may refer to what was before, in vain: then with a group of pictures more.
+            earlier = int(self.table.entries[which - 1]) if which > 0 else 0
+            attempts = [(entry, entry, first, True), (earlier, entry, first, True), (0, 0, 0, True), (0, 0, 0, False)]
+            trouble: Exception | int | None = None
+            for attempt in dict.fromkeys(attempts):
+                if attempt == attempts[-1] and not isinstance(trouble, Astray):
+                    break  # no seek was at fault
+                trouble = self._decode(*attempt, run, frames, row)
+                if trouble is None:
+                    break
+            if trouble is not None:
+                silent = isinstance(trouble, int) and not log.complaint()
+                if silent and not self.table.facts["counted"]:
+                    raise Recount
+                number = trouble if isinstance(trouble, int) else run[0]
+                told = "" if isinstance(trouble, int) else f": {' '.join(str(trouble).split())}"
+                at = f"frame {number} of {len(self.table.times)}, at {self.table.times[number]:.2f} s"
+                raise Bad("damaged", f"{at}, does not decode{told}"[:300])
         return frames
 
-    def _decode(self, run: list[int], frames: Any, place: dict[int, int], missing: set[int]) -> None:
-        for count, frame in enumerate(self.container.decode(self.stream)):
-            number = self.number.get(frame.pts, -1) if self.timed else count
-            if number in missing and number in place:
-                if frame.is_corrupt:
-                    raise Bad("damaged", f"frame {number} of {len(self.times)} is marked as corrupt by the decoder")
-                frames[place[number]] = self._rgb(frame)
-                missing.discard(number)
-            if number >= run[-1] or (self.timed and frame.pts is not None and frame.pts > self.pts[run[-1]]):
-                return
+    def _decode(
+        self,
+        begin: int,
+        from_packet: int,
+        from_place: int,
+        seek: bool,
+        run: list[int],
+        frames: Any,
+        row: dict[int, int],
+    ) -> Exception | int | None:
+        """Put the frames of a run where they belong. Returns the error met on the way, or the frame that did not come.
 
-    def _key_before(self, number: int) -> int:
-        return self.keys[max(0, bisect.bisect_right(self.keys, number) - 1)]
+        begin: the packet to begin at. Errors count from another packet on, and frames from a place: all of them have to
+        come, in order. Pictures that are shown before that place may fail.
+        """
+        due = from_place
+        played = self.film.play(begin, seek)
+        while True:
+            try:
+                number, found = next(played)
+            except StopIteration:
+                return due
+            except Astray as error:
+                return error
+            place = int(self.place[number]) if number < len(self.place) else due
+            if number < from_packet or place == DROPPED or 0 <= place < from_place:
+                continue
+            if isinstance(found, Exception):
+                return found
+            if place != due or found.is_corrupt:
+                return due
+            if place in row:
+                frames[row[place]] = self._rgb(found)
+            if place == run[-1]:
+                return None
+            due += 1
 
     def _rgb(self, frame: Any) -> Any:
         """(H, W, 3), scaled and upright. The filter graph is the one that decord builds, chroma positions included."""
-        import av
-        import numpy as np
-
         if (frame.width, frame.height) != self.source:
             raise Bad("unsupported", f"frames change from {self.source} to {(frame.width, frame.height)} pixels")
         if self.graph is None:
             self.graph = graph = av.filter.Graph()
             nodes = [
                 graph.add_buffer(
-                    width=frame.width, height=frame.height, format=frame.format, time_base=self.stream.time_base
+                    width=frame.width, height=frame.height, format=frame.format, time_base=self.film.stream.time_base
                 ),
                 graph.add("scale", f"{self.stored[0]}:{self.stored[1]}:flags=bilinear"),
                 graph.add("format", "rgb24"),
@@ -258,7 +230,15 @@ class Video:
             ]
             graph.link_nodes(*nodes).configure()
         self.graph.push(frame)
-        return np.rot90(self.graph.pull().to_ndarray(), self.turns)
+        return _upright(self.graph.pull().to_ndarray(), self.matrix)
+
+
+def _upright(pixels: Any, matrix: list[int]) -> Any:
+    """(H, W, 3) as it is shown: a pixel (x, y) at (a x + c y, b x + d y), each of them 0, 1 or -1."""
+    a, b, c, d = matrix
+    if a == 0:
+        pixels = pixels.transpose(1, 0, 2)
+    return pixels[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
 
 
 def _scaled(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
@@ -269,15 +249,18 @@ def _scaled(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def _runs(wanted: list[int], keys: list[int]) -> list[list[int]]:
-    """Numbers that one seek serves: a new run begins where a later frame to begin at lies on the way."""
-    runs: list[list[int]] = []
+def _runs(wanted: list[int], places: Any) -> list[tuple[list[int], int]]:
+    """Numbers that one decode serves, and which of the ascending `places` it starts at; -1 is the beginning.
+
+    A new one begins where that leaves out more than a seek costs.
+    """
+    runs: list[tuple[list[int], int]] = []
     for number in wanted:
-        key = bisect.bisect_right(keys, number)
-        if runs and bisect.bisect_right(keys, runs[-1][-1]) == key:
-            runs[-1].append(number)
+        which = int(np.searchsorted(places, number, side="right")) - 1
+        if runs and (which <= runs[-1][1] or places[which] - runs[-1][0][-1] <= APART):
+            runs[-1][0].append(number)
         else:
-            runs.append([number])
+            runs.append(([number], which))
     return runs
 
 
@@ -327,38 +310,41 @@ def serve(memory: int, limit_bytes: int) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["DECORD_EOF_RETRY_MAX"] = EOF_RETRIES
-    import av
-    import numpy as np
-
     av.logging.set_level(av.logging.ERROR)
-    with contextlib.suppress(ImportError):
-        import decord
-
-        decord.logging.set_level(decord.logging.ERROR)
     log = Log()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if limit_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, hard))
     print(json.dumps({"ready": True}), file=replies, flush=True)
     video: Video | None = None
+    deadline_s = 0.0
+
+    def alive(frames: int) -> None:
+        signal.alarm(ceil(deadline_s) + 5)
+        print(json.dumps({"counting": frames}), file=replies, flush=True)
+
     for line in sys.stdin:
         request = json.loads(line)
         # The kernel's default action needs no interpreter: a child whose parent died cannot spin on alone.
-        signal.alarm(ceil(request["deadline_s"]) + 5)
+        deadline_s = request["deadline_s"]
+        signal.alarm(ceil(deadline_s) + 5)
         log.clear()
         try:
             if request["op"] == "open":
                 video = None
-                video = Video(request)
-                _share(memory, np.array(video.times))
+                video = Video(request, alive)
+                _share(memory, video.table.times)
                 answer: dict[str, Any] = {"ok": video.answer()}
             else:
                 assert video is not None
                 if len(request["frames"]) * video.height * video.width * 3 > request["max_bytes"]:
                     raise Bad("too large", f"{len(request['frames'])} frames of {video.width}x{video.height} pixels")
                 _share(memory, video.frames(request["frames"], log))
-                video = None  # closing can hang as well, and is this file's fault
+                if not request["more"]:
+                    video = None  # closing can hang as well, and is this file's fault
                 answer = {"ok": {}}
+        except Recount:
+            answer = {"recount": True}
         except Bad as error:
             answer = {"bad": list(error.args)}
         except MemoryError as error:

@@ -83,7 +83,7 @@ VIDEO_WAYS = {
     "short": ({"stride": 9}, {"stride": 9, "short": "spread"}),
     "decoder": ({"decoder": "pyav"}, {"decoder": "decord"}),
 }
-LIMITS = {"max_bytes", "deadline_s", "max_pixels", "memory_bytes"}
+LIMITS = {"max_bytes", "deadline_s", "max_pixels", "memory_bytes", "keep_bytes"}
 """Of these a file is refused or read: what is read does not depend on them."""
 SAME = {"decoder", "min_body"}
 """Decoders give the same bytes; of one box that all evaluation asks for there is no choice."""

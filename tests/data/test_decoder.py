@@ -131,6 +131,23 @@ def test_many_frames_have_more_time_than_the_deadline_and_few_have_not(stub, fil
         opened.frames(list(range(200)))
 
 
+def test_a_film_whose_frames_are_counted_has_more_time_with_each_that_was(file, tmp_path):
+    """Each sign of life names a number, and each frame has a tenth of a second; without any it has hung."""
+    program = tmp_path / "stub.py"
+    counting = "for n in (10, 20): time.sleep(0.8); print(json.dumps({'counting': n}), flush=True)"
+    program.write_text(
+        STUB.replace("        os.ftruncate(memory, 8 * 4)", f"        {counting}\n        os.ftruncate(memory, 8 * 4)")
+    )
+    with Decoders(1.0, 1 << 30, 1 << 20, child=program).open(file, None, "auto") as opened:
+        assert len(opened.clip.times) == 4
+    program.write_text(program.read_text().replace("(10, 20)", "(0, 0)"))
+    with (
+        pytest.raises(BadSample, match="hung"),
+        Decoders(1.0, 1 << 30, 1 << 20, child=program).open(file, None, "auto"),
+    ):
+        pass
+
+
 def test_frames_come_back_without_a_copy_and_are_read_only(tmp_path):
     clip = _write(tmp_path / "clip.mp4", 64)
     with Decoders(20.0, 4 << 30, 1 << 30).open(clip, None, "auto") as opened:

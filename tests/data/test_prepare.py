@@ -158,3 +158,12 @@ def test_the_command_says_how_to_train_from_it_and_fails_where_files_are_bad(con
     (tmp_path / "c.yaml").write_text(config().to_yaml())
     assert run(["prepare", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "kept"), "--workers", "1"]) == 1
     assert f"--set modalities.image.data.reader.cache={tmp_path / 'kept'}" in capsys.readouterr().out
+
+
+def test_films_too_large_to_keep_are_counted_named_and_told_what_would_keep_them(config, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(config(keep_bytes=1000).to_yaml())
+    assert run(["prepare", str(tmp_path / "c.yaml"), "--workers", "1", "--out", str(tmp_path / "kept")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 films of more than 9.31e-07 GiB of frames are not kept, such as" in said
+    assert "a.mp4: clips are decoded from the files, which have to stay; keep_bytes=2000 among" in said
+    assert not list((tmp_path / "kept").rglob("*.array"))
