@@ -206,6 +206,17 @@ def test_a_voxel_that_a_box_is_moved_onto_may_be_anywhere_in_it_and_labels_are_d
     assert 0.35 < np.mean(found) < 0.65
 
 
+def test_where_a_box_is_moved_to_depends_on_its_length_and_not_on_where_it_was_drawn():
+    labels = np.zeros((60, 40), np.int32)
+    labels[50:58, 3:9], labels[20, 30] = 1, 2
+    length, corners = (9, 12), ((0, 0), (17, 3), (51, 28), (-4, 35))
+    for seed in range(30):
+        boxes = [Crop(c, (c[0] + 9, c[1] + 12), (False, True)) for c in corners]
+        (moved,) = {toward_foreground(labels, box, rng(seed)) for box in boxes}
+        assert cut(labels, moved, length).any() and min(moved.start) >= 0
+        assert moved.stop[0] <= 60 and moved.stop[1] <= 40
+
+
 def test_a_sampler_that_only_looks_takes_the_whole_and_turns_nothing():
     seen = Recorded()
     assert seen((7, 5)) == Crop((0, 0), (7, 5), (False, False)) and seen.extent == (7, 5)

@@ -179,11 +179,18 @@ def test_a_scan_of_nothing_but_air_is_named(head):
     assert found.value.kind == "no body"
 
 
-def test_of_time_the_first_the_middle_or_the_mean_is_taken(tmp_path):
-    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
+@pytest.mark.parametrize("moments", [2, 3, 4, 7])
+@pytest.mark.parametrize("kind", ["nifti", "array"])
+def test_of_time_the_first_the_middle_or_the_mean_is_taken(tmp_path, kind, moments):
+    """Of an even number of moments the later one in the middle. Time comes last in a NIfTI, and first in an array."""
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6, moments)).astype(np.int16)
     path = save(tmp_path / "a.nii", voxels)
-    for time, expected in (("first", voxels[..., 0]), ("middle", voxels[..., 1]), ("mean", voxels.mean(-1))):
-        reader = VolumeReader((4, 5, 6), intensity="none", time_axis=3, time=time)
+    if kind == "array":
+        np.savez(tmp_path / "a.npz", train_images=np.moveaxis(voxels, -1, 0)[None])
+        path = f"{tmp_path}/a.npz::train_images::0"
+    middle_one = {2: 1, 3: 1, 4: 2, 7: 3}[moments]
+    for time, expected in (("first", voxels[..., 0]), ("middle", voxels[..., middle_one]), ("mean", voxels.mean(-1))):
+        reader = VolumeReader((4, 5, 6), intensity="none", time_axis=3 if kind == "nifti" else 0, time=time)
         (sample,) = reader.read(path, [middle((4, 5, 6))])
         np.testing.assert_allclose(sample.x[0].numpy(), expected, rtol=1e-6)
 
