@@ -8,7 +8,7 @@ import pytest
 from data.placed_scans import nifti
 
 from mae_ext.data.augment import center_sampler
-from mae_ext.data.foreground import body_mask, measured, otsu, silhouette, spread_over, survey
+from mae_ext.data.foreground import body_mask, measured, otsu, silhouette, spread_over, survey, without_padding
 from mae_ext.data.labelmap import Recorded
 from mae_ext.data.volume import VolumeReader
 from mae_ext.errors import BadSample
@@ -229,3 +229,19 @@ def test_a_label_map_takes_its_own_size_and_its_answer(tmp_path):
     assert peak_of(lambda: reader.label_map(address)) < data.nbytes + 4 * data.size + (2 << 20)
     peak = peak_of(lambda: reader.write_labels(labels, address, tmp_path / "w.nii.gz"))
     assert peak < data.nbytes + (2 << 20)  # the scan's own file, and a plane
+
+
+@pytest.mark.parametrize(("slope", "stood_for"), [(2.0, (-3, 40)), (-0.5, (9, 90))])
+def test_padding_becomes_the_least_value_that_was_measured_in_its_channel_whatever_the_slopes_sign(slope, stood_for):
+    stored = np.ma.MaskedArray(
+        np.array([[[[-3, 9, -99]]], [[[40, 77, 90]]]], np.int16),
+        np.array([[[[False, False, True]]], [[[False, True, False]]]]),
+    )
+    plain, there = without_padding("a", stored, slope)
+    assert plain[:, 0, 0].tolist() == [[-3, 9, stood_for[0]], [40, stood_for[1], 90]]
+    assert there[0, 0].tolist() == [True, False, False]
+    assert stored.data[0, 0, 0, 2] == -99  # of the file: not changed
+    bare = np.zeros((1, 2, 2, 2), np.int16)
+    assert without_padding("a", bare, slope)[0] is bare and without_padding("a", bare, slope)[1] is None
+    with pytest.raises(BadSample, match="every voxel is padding"):
+        without_padding("a", np.ma.MaskedArray(bare, np.ones_like(bare, bool)), slope)

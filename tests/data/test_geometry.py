@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_ext.data.geometry import (
+    KEEP_MM,
     Lattice,
     canonical,
+    canonical_affine,
     covered,
     interpolate,
     laid,
     lattice,
+    lean,
     orientation,
     window,
 )
@@ -42,6 +45,46 @@ def test_all_48_axis_orders_become_one(order, flip):
     assert found.shape == (11, 7, 5)
     np.testing.assert_array_equal(found, np.arange(np.prod(SHAPE)).reshape(SHAPE).T)
     assert place.spacing == pytest.approx((3.0, 2.0, 1.5))
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flip", list(product([False, True], repeat=3)))
+def test_every_voxel_lies_where_it_lay_in_its_file(order, flip):
+    """Voxels as the file numbers them, laid out canonically, and their places by either affine."""
+    data, affine = stored_as(order, flip)
+    affine = affine + np.outer([0.4, -7, 20, 0], [0, 0, 0, 1])
+    affine[:3, :3] = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ affine[:3, :3]
+    place = orientation(affine)
+    found, shape = canonical_affine(affine, data.shape, place)
+    numbered = np.stack(np.meshgrid(*map(np.arange, data.shape), indexing="ij"))
+    each = [canonical(np.ascontiguousarray(n.T)[None], (0, 1, 2), place)[0] for n in numbered]
+    assert shape == each[0].shape
+    ours = np.stack([n.ravel() for n in np.meshgrid(*map(np.arange, shape), indexing="ij")])
+    theirs = np.stack([n.ravel() for n in each])
+    np.testing.assert_allclose(
+        found[:3, :3] @ ours + found[:3, 3:], affine[:3, :3] @ theirs + affine[:3, 3:], atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("off", [-1.0, 1.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_spacing_is_kept_within_a_thousandth_of_a_millimetre_and_no_further(axis, off):
+    spacing = [0.9, 1.0, 5.0]
+    for times, kept in ((0.9, True), (1.1, False), (20, False), (90, False)):
+        wanted = [s + off * times * KEEP_MM * (a == axis) for a, s in enumerate(spacing)]
+        grid = lattice((20, 30, 40), tuple(spacing), tuple(wanted))
+        assert (grid.ratio[axis] == 1) == kept and [r for a, r in enumerate(grid.ratio) if a != axis] == [1, 1]
+        assert kept or grid.ratio[axis] == pytest.approx(wanted[axis] / spacing[axis])
+
+
+@pytest.mark.parametrize("degrees", [-30, -5, 0, 0.02, 5, 30])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)])
+def test_a_lean_is_the_angle_to_either_side_and_of_any_two_axes(axes, degrees):
+    affine = np.diag([0.5, -0.5, 3.0, 1.0])
+    leaning, towards = axes
+    length, angle = affine[leaning, leaning], np.deg2rad(degrees)
+    affine[leaning, leaning], affine[towards, leaning] = length * np.cos(angle), length * np.sin(angle)
+    assert lean(affine) == pytest.approx(abs(degrees), abs=1e-6)
 
 
 def test_the_first_axis_points_up_the_second_forward_the_third_right():
