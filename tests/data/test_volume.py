@@ -173,6 +173,26 @@ def test_crops_hold_the_share_of_body_that_is_asked_for(tmp_path):
     assert all(a.x.equal(b.x) for a, b in zip(chosen, again, strict=True))
 
 
+def test_where_no_box_holds_enough_body_the_fullest_is_taken_and_where_some_do_the_first(tmp_path):
+    voxels = np.random.default_rng(0).normal(0, 1, (8, 40, 40)).astype(np.float32)
+    voxels[:, 20:36, 20:36] += 1000
+    path, size = save(tmp_path / "corner.nii", voxels), (8, 12, 12)
+
+    def shares(boxes, **options):
+        reader = VolumeReader(size, intensity="none", body=500, **options)
+        return [float(sample.valid.float().mean()) for sample in reader.read(path, boxes)]
+
+    differ = 0
+    for seed in range(6):
+        sampler = crop_sampler(FIXED, size, rng(seed))
+        each = shares([lambda extent, box=box: box for box in sampler.alternatives((8, 40, 40))])
+        assert shares([sampler], min_body=1.0) == [next((s for s in each if s == 1), max(each))]
+        some = sorted(each)[-3]
+        assert shares([sampler], min_body=some) == [next(s for s in each if s >= some)]
+        differ += max(each) not in (each[0], each[-1])
+    assert differ > 2
+
+
 def test_a_scan_of_nothing_but_air_is_named(head):
     with pytest.raises(BadSample) as found:
         VolumeReader((8, 8, 8), body=5000).read(head[0], [middle((8, 8, 8))])
