@@ -20,6 +20,7 @@ from mae_ext.data.geometry import (
     lattice,
     lean,
     orientation,
+    upright,
     window,
 )
 from mae_ext.data.sample import Crop
@@ -85,6 +86,46 @@ def test_a_lean_is_the_angle_to_either_side_and_of_any_two_axes(axes, degrees):
     length, angle = affine[leaning, leaning], np.deg2rad(degrees)
     affine[leaning, leaning], affine[towards, leaning] = length * np.cos(angle), length * np.sin(angle)
     assert lean(affine) == pytest.approx(abs(degrees), abs=1e-6)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flip", list(product([False, True], repeat=3)))
+def test_a_place_without_lean_is_upright_and_one_with_keeps_its_first_plane_its_lengths_and_its_side(order, flip):
+    _, affine = stored_as(order, flip)
+    turn = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ np.array(
+        [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
+    )
+    affine[:3, :3] = turn @ affine[:3, :3]
+    np.testing.assert_allclose(upright(affine), affine, atol=1e-9)
+    leaning = affine.copy()
+    leaning[:3, 2] += 0.3 * leaning[:3, 1] - 0.2 * leaning[:3, 0]
+    found = upright(leaning)
+    np.testing.assert_allclose(found[:, [0, 3]], leaning[:, [0, 3]], atol=1e-9)
+    np.testing.assert_allclose(found[:, 1], leaning[:, 1], atol=1e-9)  # at a right angle to the first already
+    np.testing.assert_allclose(np.linalg.norm(found[:3, :3], axis=0), np.linalg.norm(leaning[:3, :3], axis=0))
+    assert lean(found) < 1e-6 < lean(leaning)
+    assert np.linalg.det(found[:3, :3]) * np.linalg.det(leaning[:3, :3]) > 0
+
+
+@pytest.mark.parametrize(("start", "stop", "size", "inside"), [
+    (0, 6, 6, "111111"),
+    (0, 6, 12, "111111111111"),  # at -0.25, 0.25 .. 5.25: all in a voxel of the scan
+    (0, 6, 18, "111111111111111111"),
+    (0, 6, 3, "111"),
+    (-2, 8, 10, "0011111100"),
+    (-2, 8, 20, "00001111111111110000"),  # from -0.25 to 5.25, as of the box that ends with the scan
+    (-3, 9, 4, "0110"),  # at -2, 1, 4 and 7
+])  # fmt: skip
+@pytest.mark.parametrize("spacing", [None, 1.5])
+def test_what_lies_in_a_scan_is_what_lies_in_one_of_its_voxels_however_a_box_is_resized(
+    start, stop, size, inside, spacing
+):
+    stored = 6 if spacing is None else 9  # at 1.5 times the spacing, 9 voxels are 6
+    grid = lattice((stored,), (1.0,), spacing and (spacing,))
+    assert grid.shape == (6,)
+    (taps,) = grid.taps(Crop((start,), (stop,), (False,)), (size,))
+    assert "".join(str(int(i)) for i in taps.inside) == inside
+    assert covered(np.ones(stored, bool)[window([taps])], [taps]).tolist() == taps.inside.tolist()
 
 
 def test_the_first_axis_points_up_the_second_forward_the_third_right():
