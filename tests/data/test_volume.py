@@ -215,6 +215,20 @@ def test_of_time_the_first_the_middle_or_the_mean_is_taken(tmp_path, kind, momen
         np.testing.assert_allclose(sample.x[0].numpy(), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("axes", [{}, {"channel_axis": 0, "channels": 2}, {"channel_axis": -1, "channels": 2}])
+def test_the_spacing_of_arrays_is_along_d_h_and_w_whatever_other_axes_they_have(tmp_path, axes):
+    rows = np.random.default_rng(0).integers(0, 255, (1, 4, 6, 8)).astype(np.uint8)
+    stored = rows if not axes else np.stack([rows, 255 - rows], 1 if axes["channel_axis"] == 0 else -1)
+    np.savez(tmp_path / "a.npz", train_images=stored)
+    address, mm = f"{tmp_path}/a.npz::train_images::0", [3.0, 0.5, 2.0]
+    (plain,) = VolumeReader((4, 6, 8), array_spacing=mm, intensity="none", **axes).read(address, [middle((4, 6, 8))])
+    assert plain.spacing == tuple(mm)
+    seen = []
+    reader = VolumeReader((2, 2, 2), array_spacing=mm, spacing=[1.5, 1.0, 1.0], intensity="none", **axes)
+    reader.read(address, [lambda extent: seen.append(extent) or Crop((0, 0, 0), extent, (False,) * 3)])
+    assert seen == [(7, 4, 15)]  # (4 - 1) * 2 + 1, (6 - 1) / 2 + 1 and (8 - 1) * 2 + 1
+
+
 @pytest.mark.parametrize("channel_axis", [None, 0, -1])
 def test_rows_of_an_npz_are_volumes_in_our_own_order(tmp_path, channel_axis):
     rows = np.random.default_rng(0).integers(0, 255, (3, 4, 5, 6)).astype(np.uint8)
