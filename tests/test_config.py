@@ -53,6 +53,37 @@ def test_a_config_comes_back_from_its_own_yaml():
     assert parse_config(read_yaml(config.to_yaml(), "again")) == config
 
 
+def test_what_a_config_does_not_say_is_what_maes_recipe_says_or_nothing_special():
+    """Runs that do not say it go by it: a default that changes changes them all, and resumed ones are refused."""
+    config = parse_config({
+        "modalities": {"image": {"size": [32, 48], "patch": [8, 16], "batch": 4}},
+        "model": {"width": 12, "depth": 1, "heads": 1}, "train": {"steps": 10},
+    }).model_dump()  # fmt: skip
+    assert (config["seed"], config["task"], config["init"]) == (0, {"name": "pretrain"}, None)
+    assert config["model"] == {
+        "size": None, "width": 12, "depth": 1, "heads": 1, "mlp_ratio": 4.0, "class_token": True, "drop_path": 0.0,
+        "norm_eps": 1e-6, "decoder": {"width": 512, "depth": 8, "heads": 16},
+    }  # fmt: skip
+    image = config["modalities"]["image"]
+    assert {k: v for k, v in image.items() if k not in ("size", "patch", "batch", "data")} == {
+        "channels": 3, "weight": 1.0, "embed": {"name": "patch"}, "position": {"name": "sincos"},
+        "mask": {"name": "random", "ratio": 0.75}, "decode": None, "target": {"name": "pixel"},
+    }  # fmt: skip
+    assert image["data"] == {
+        "path": None, "test": None, "reader": {"name": "image"}, "statistics": "measured", "repeats": 1,
+        "max_bad_fraction": 0.01,
+        "augment": {"scale": (0.2, 1.0), "aspect": (3 / 4, 4 / 3), "fixed": (), "flip": (-1,)},
+    }  # fmt: skip
+    train = {
+        "epochs": None, "steps": 10, "warmup_epochs": None, "warmup_steps": None, "lr": 1.5e-4, "lr_per": 256,
+        "min_lr": 0.0, "betas": (0.9, 0.95), "weight_decay": 0.05, "layer_decay": 1.0, "freeze": "none",
+        "evaluate_every": None, "clip": None, "uniformity": 0.0, "accumulate": 1, "precision": "bf16",
+        "compile": False, "checkpointing": False, "device": "auto", "workers": 2, "prefetch": 2,
+        "worker_timeout": 120.0, "save_every": 500, "keep": 2, "tensorboard": True, "probe": None,
+    }  # fmt: skip
+    assert {key: config["train"][key] for key in train} == train
+
+
 @pytest.mark.parametrize("name", ["1e5", "7E10", "2e-3", "007", "7", "no", "null", "12:30", "0x1f", "2020-01-01", "-"])
 def test_a_class_comes_back_under_its_name_whatever_else_the_name_could_mean(name):
     config = parse_config(changed(task={"name": "classify", "classes": [name, "other"]}))

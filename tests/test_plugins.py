@@ -1,5 +1,6 @@
 """Registries: what a name stands for, and what is said when it stands for nothing."""
 
+import inspect
 import re
 import sys
 
@@ -39,6 +40,51 @@ class Stripes:
 @pytest.mark.parametrize(("registry", "name"), BUILTINS, ids=lambda v: v if isinstance(v, str) else v.kind)
 def test_every_builtin_can_be_imported(registry, name):
     assert callable(registry.get(name))
+
+
+DEFAULTS = {
+    "masker": {
+        "random": {"ratio": 0.75},
+        "block": {"ratio": 0.5, "min_share": 0.05, "max_share": 0.3, "aspect": 3.0},
+        "grid": {"ratio": 0.75},
+        "foreground": {"ratio": 0.75, "body_ratio": None, "min_share": 0.0},
+        "tube": {"ratio": 0.9, "axis": 0},
+        "frame": {"ratio": 0.75, "axis": 0},
+        "causal": {"ratio": 0.5, "axis": 0},
+        "running_cell": {"ratio": 0.5, "axis": 0},
+    },
+    "position": {"sincos": {"unit": None}},
+    "target": {"pixel": {"normalize": "mae", "floor": 0.0, "loss": "mse"}},
+    "reader": {
+        "volume": {
+            "channels": 1, "spacing": None, "intensity": "zscore", "channel_axis": None, "time_axis": None,
+            "time": "mean", "body": None, "min_body": 0.0, "min_finite": 0.999, "array_spacing": (1.0, 1.0, 1.0),
+            "cache": None,
+        },
+    },
+    "task": {
+        "classify": {
+            "pool": "mean", "labels": 1.0, "smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "distort": 0,
+            "strength": 0.5, "erase": 0.0,
+        },
+        "detect": {
+            "faulty_boxes": "refuse", "channels": 256, "depth": 4, "strides": (4, 8, 16, 32), "threshold": 0.05,
+            "overlap": 0.6, "shown": 0.5, "distort": 0, "strength": 0.5, "test_labels": None,
+        },
+        "segment": {
+            "foreground": False, "head": "linear", "features": 16, "balance": 0.5, "overlap": 0.5, "distort": 0,
+            "strength": 0.5, "surface": False, "test_masks": None,
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, known in DEFAULTS.items() for name in known])
+def test_what_is_not_said_to_a_builtin_is_what_its_documentation_says(kind, name):
+    """Of papers, or nothing done; a config that does not say it goes by it."""
+    given = inspect.signature(ALL[f"mae_ext.{kind}s"].get(name)).parameters
+    wanted = DEFAULTS[kind][name]
+    assert {key: given[key].default for key in wanted} == wanted
 
 
 def test_groups_are_named_as_the_documentation_names_them():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from mae_ext.cli import main, run
 from mae_ext.cli.app import as_it_came
@@ -186,6 +187,48 @@ def test_where_all_files_are_bad_every_command_says_why(striped, tiny, make_run,
     # Nothing wrong or empty was left where results would have been.
     left = {path.name for path in tmp_path.iterdir()}
     assert not left & {"f.safetensors", "f.jsonl", "pictures", "said"} and not any(".tmp-" in name for name in left)
+
+
+def test_what_a_probe_is_asked_for_is_what_it_does(make_run, striped, capsys):
+    base, train, test = str(make_run()), str(striped / "test"), str(striped / "test")
+
+    def asked(*more):
+        capsys.readouterr()
+        assert run(["probe", base, "--train", train, *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plain = asked("--test", test)
+    assert (plain["test"], plain["pool"], plain["weights"], plain["knn"]["k"]) == (test, "mean", "pretrained", 20)
+    assert not {"mirrored", "attentive", "folds"} & plain.keys()
+    other = asked("--test", test, "--k", "3", "--pool", "class", "--mirror", "--random-weights")
+    assert (other["pool"], other["weights"], other["knn"]["k"], other["mirrored"]) == ("class", "random", 3, True)
+    folded = asked("--folds", "2")
+    assert folded["folds"] == 2 and folded["test"] == train
+
+
+def test_what_pictures_and_features_are_asked_for_is_what_they_are(make_run, striped, tmp_path):
+    base, source = str(make_run()), str(striped / "test")
+
+    def drawn(name, *more):
+        assert run(["reconstruct", base, source, "--out", str(tmp_path / name), *more]) == 0
+        return [path.read_bytes() for path in sorted((tmp_path / name).iterdir())]
+
+    plain, again, seeded = (
+        drawn("a", "--limit", "1"),
+        drawn("b", "--limit", "1"),
+        drawn("c", "--limit", "1", "--seed", "1"),
+    )
+    own = drawn("d", "--limit", "1", "--own-statistics")
+    assert plain == again and len({plain[0], seeded[0], own[0]}) == 3 and len(plain) == 2  # and the overview
+    assert len(drawn("e", "--limit", "3")) == 4
+
+    def features(name, *more):
+        assert run(["embed", base, source, "--out", str(tmp_path / f"{name}.safetensors"), *more]) == 0
+        return load_file(tmp_path / f"{name}.safetensors")["features"]
+
+    assert not np.allclose(features("mean"), features("class", "--pool", "class"))
+    features("drawn", "--map", "--neighbours", "2")
+    assert {"drawn.map.png", "drawn.neighbours.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_which_of_several_modalities_is_meant_can_be_said_as_the_message_says(tiny, make_run, tmp_path, capsys):

@@ -1,5 +1,8 @@
 """DICOM as scanners write it, for tests: classic slices and enhanced objects, any tag of theirs changed or left out."""
 
+import struct
+from math import ceil, sqrt
+
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -110,4 +113,37 @@ def enhanced(path, frames, sop=ENHANCED_MR, dimensions=("position",), shared=(),
         groups.FrameContentSequence = _item(DimensionIndexValues=values, StackID=str(f.get("stack", 1)))
         every.append(groups)
     data.PerFrameFunctionalGroupsSequence = pydicom.Sequence(every)
+    _save(path, data, tags)
+
+
+def _csa(**values):
+    """Siemens' private header, of the second kind (nibabel's reader, nicom/csareader.py): names and numbers as text."""
+    made = b"SV10\x04\x03\x02\x01" + struct.pack("<2I", len(values), 77)
+    for name, (kind, numbers) in values.items():
+        made += struct.pack("<64si4s3i", name.encode(), len(numbers), kind.encode(), 0, len(numbers), 77)
+        for text in (f"{number}".encode() + b"\0" for number in numbers):
+            made += struct.pack("<4i", len(text), len(text), 77, len(text)) + text + bytes(-len(text) % 4)
+    return made
+
+
+def mosaic(path, stored, corner=(-100.0, -90.0, 30.0), orientation=(1, 0, 0, 0, 1, 0), number=1, **tags):
+    """stored: (slices, rows, columns) int16, 2.5 mm apart along the normal from `corner`, as Siemens' tiles."""
+    count, rows, columns = stored.shape
+    across = ceil(sqrt(count))
+    tiles = np.zeros((across * rows, across * columns), stored.dtype)
+    for i, plane in enumerate(stored):
+        top, left = i // across * rows, i % across * columns
+        tiles[top : top + rows, left : left + columns] = plane
+    data = _image(tiles.shape, CLASSIC_CT, tiles)
+    along, down = np.array(orientation[:3], float), np.array(orientation[3:], float)
+    # The corner that is written is that of an image as large as the tiles, about the middle of a slice.
+    written = corner - along * 0.8 * (across - 1) * columns / 2 - down * 0.7 * (across - 1) * rows / 2
+    data.ImageType, data.Modality, data.EchoTime = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"], "MR", 30
+    data.PixelSpacing, data.ImageOrientationPatient = [0.7, 0.8], list(orientation)
+    data.ImagePositionPatient, data.InstanceNumber = [float(v) for v in written], number
+    data.SliceThickness = data.SpacingBetweenSlices = 2.5
+    block = data.private_block(0x29, "SIEMENS CSA HEADER", create=True)
+    normal = [f"{v:.8f}" for v in np.cross(along, down)]
+    said = {"AcquisitionMatrixText": ("SH", [f"{rows}*{columns}"]), "NumberOfImagesInMosaic": ("US", [count])}
+    block.add_new(0x10, "OB", _csa(**said, SliceNormalVector=("FD", normal)))
     _save(path, data, tags)

@@ -248,6 +248,16 @@ def test_a_box_outside_its_image_or_without_area_is_refused_or_dropped_by_name(l
     assert len(table[0].boxes) == 1 and fault in table.dropped[0]
 
 
+@pytest.mark.parametrize("bad", range(4))
+def test_what_is_left_of_an_image_keeps_its_own_class_and_whether_it_is_ignored(labels, bad):
+    rows = [("cat", 10, 10, 20, 20), ("dog", 30, 10, 40, 20, 1), ("cat", 50, 10, 60, 20, 1)]
+    rows.insert(bad, ("cow", 70, 10, 60, 20, bad % 2) if bad % 2 else ("cow", 70, 10, 60, 20))
+    found = read_boxes(ONE, labels({"one": voc(*rows)}), faulty="drop")["train"]
+    kept = [(box[0], found.classes[i], flag) for box, i, flag in
+            zip(found[0].boxes.tolist(), found[0].labels.tolist(), found[0].ignored.tolist(), strict=True)]  # fmt: skip
+    assert kept == [(9, "cat", False), (29, "dog", True), (49, "cat", True)]
+
+
 def test_a_box_that_leaves_its_image_by_rounding_is_cut(labels):
     table = read_boxes(ONE, labels({"one": voc(("cat", 0, 0, 101, 81))}))["train"]
     assert (table[0].boxes.tolist(), table.dropped) == ([[0, 0, 100, 80]], ())
@@ -284,6 +294,23 @@ def test_the_identity_changes_with_a_box_and_with_nothing_else(labels, tmp_path)
     assert read_boxes({"train": ["elsewhere/one.jpg"]}, folder)["train"].identity == before
     (tmp_path / "Annotations" / "one.xml").write_text(voc(("cat", 1, 1, 9, 8)))
     assert read_boxes(ONE, folder)["train"].identity != before
+
+
+def test_the_identity_changes_with_whatever_is_said_of_an_object_or_its_image(labels, tmp_path):
+    folder, said = labels({"one": ""}), set()
+    for text in (
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 2, 8, 8)),
+        voc(("dog", 1, 1, 9, 9), ("cat", 2, 2, 8, 8)),
+        voc(("cat", 1, 1, 9, 9), ("cat", 2, 2, 8, 8)),
+        voc(("cat", 1, 1, 9, 9, 1), ("dog", 2, 2, 8, 8)),
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 2, 8, 8, 1)),
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 2, 8, 8), size=(100, 81)),
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 3, 8, 8)),
+        voc(("cat", 1, 1, 9, 9), ("dgo", 2, 2, 8, 8)),
+    ):
+        (tmp_path / "Annotations" / "one.xml").write_text(text)
+        said.add(read_boxes(ONE, folder)["train"].identity)
+    assert len(said) == 8
 
 
 # Files that are not what they seem
@@ -397,6 +424,17 @@ def test_a_box_inside_the_crop_comes_back_when_the_crop_is_undone():
     there, shown = crop_boxes(boxes, crop, (16, 32))
     assert shown.all()
     torch.testing.assert_close(uncrop_boxes(there, crop, (16, 32)), boxes)
+
+
+@pytest.mark.parametrize(("crop", "size", "shown"), [
+    (Crop((0, 0), (40, 40), (False, False)), (40, 40), [True, True, True]),
+    (Crop((0, 0), (40, 40), (True, True)), (20, 40), [True, False, True]),  # 1 pixel high becomes half of one
+    (Crop((0, 0), (40, 40), (False, False)), (40, 20), [False, True, True]),  # 1 pixel wide does
+    (Crop((0, 0), (40, 40), (False, True)), (19, 19), [False, False, False]),
+])  # fmt: skip
+def test_what_is_thinner_than_a_pixel_of_the_models_input_in_either_direction_is_not_well_visible(crop, size, shown):
+    boxes = torch.tensor([[10.0, 10, 11, 30], [10, 10, 30, 11], [10, 10, 12, 12]])
+    assert crop_boxes(boxes, crop, size)[1].tolist() == shown
 
 
 def test_no_boxes_stay_no_boxes():

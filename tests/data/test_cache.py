@@ -189,10 +189,30 @@ def test_a_source_is_known_by_its_bytes_and_not_by_its_name(tmp_path):
         source_identity(str(one))
 
 
+@pytest.mark.parametrize("size", [10, 70_000, 300_000])
+def test_a_change_of_the_first_or_the_last_byte_shows_whatever_the_length_and_the_time_say(tmp_path, size):
+    """Of a file, and of a member in the midst of a shard, whose neighbours may change."""
+    file, content = tmp_path / "a.tar", bytes(size + 600)
+    whole, member = str(file), f"{file}::300+{size}::a.mp4"
+    seen = {whole: set(), member: set()}
+    for at in (None, 0, 300, 299 + size, size + 599):
+        changed = bytearray(content)
+        if at is not None:
+            changed[at] = 1
+        file.unlink(missing_ok=True)
+        file.write_bytes(changed)
+        os.utime(file, ns=(0, 0))
+        for address, known in seen.items():
+            known.add(source_identity(address)["ends"])
+    assert len(seen[member]) == 3  # its own first and last byte
+    assert len(seen[whole]) == 5
+
+
 def test_rows_and_members_of_one_archive_are_different_sources(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, train_images=np.zeros((3, 4, 4), np.uint8))
-    assert source_identity(f"{path}::train_images::0") != source_identity(f"{path}::train_images::1")
+    np.savez(path, **{f"{part}_images": np.zeros((3, 4, 4), np.uint8) for part in ("train", "test")})
+    rows = [f"{path}::{part}_images::{row}" for part in ("train", "test") for row in range(3)]
+    assert len({str(source_identity(row)) for row in rows}) == 6
     shard = tmp_path / "b.tar"
     shard.write_bytes(os.urandom(4096))
     assert source_identity(f"{shard}::0+100::a.mp4") != source_identity(f"{shard}::100+100::b.mp4")

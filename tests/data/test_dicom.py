@@ -301,3 +301,19 @@ def test_mosaics_of_a_series_are_time_points():
     (sample,) = read(SHARED / "20180918Si" / "mr_0003", size=(5, 72, 72), time_axis=3)
     assert sample.spacing == pytest.approx((12.0, 3.0, 3.0))
     assert sample.valid.all() and sample.x.std() > 10
+
+
+@pytest.mark.parametrize(
+    "turned", [(1, 0, 0, 0, 0.9962, 0.0872), (0.9962, 0, 0.0872, 0, 1, 0), (0.9962, 0.0872, 0, -0.0872, 0.9962, 0)]
+)
+@pytest.mark.parametrize("each", [False, True])
+def test_slices_that_are_turned_about_any_axis_are_no_series(tmp_path, planes, turned, each):
+    """Five degrees about their rows, their columns or their middle: one slice, or every other."""
+    folder = tmp_path / "s"
+    for z, plane in enumerate(planes):
+        odd = z % 2 if each else z == 3
+        place = {"orientation": turned} if odd else {}
+        classic(folder / f"{z}.dcm", plane.astype(np.int16), (-100, -90, 30 + 2.5 * z), InstanceNumber=z + 1, **place)
+    assert kind(folder) == "mixed series"
+    with pytest.raises(BadSample, match="ImageOrientationPatient has 2 different values"):
+        read(folder)

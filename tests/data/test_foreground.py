@@ -8,7 +8,16 @@ import pytest
 from data.placed_scans import nifti
 
 from mae_ext.data.augment import center_sampler
-from mae_ext.data.foreground import body_mask, measured, otsu, silhouette, spread_over, survey
+from mae_ext.data.foreground import (
+    _is_zero,
+    body_mask,
+    measured,
+    otsu,
+    silhouette,
+    spread_over,
+    survey,
+    without_padding,
+)
 from mae_ext.data.labelmap import Recorded
 from mae_ext.data.volume import VolumeReader
 from mae_ext.errors import BadSample
@@ -91,6 +100,16 @@ def test_an_offset_with_no_level_of_its_own_for_0_leaves_nothing_out():
     assert body_mask(stored, 1.0, 3.0, everywhere, "nonzero").all()
     values = np.full((1, 1, 6, 6), 0.3, np.float32)  # a float beside an intercept is near 0 only by rounding
     assert body_mask(values, 1.0, -0.2, np.ones((1, 6, 6), bool), "nonzero").all()
+
+
+@pytest.mark.parametrize("slope", [2.0, -2.0, 0.1, 0.0625])
+@pytest.mark.parametrize("offset", [-0.49, -0.3, 0.0, 0.2, 0.49])
+@pytest.mark.parametrize("level", [-5, 0, 7])
+def test_of_whole_numbers_the_level_nearest_to_zero_stands_for_it_and_its_neighbours_do_not(slope, offset, level):
+    """value = (stored - level + offset) * slope, whose intercept is kept in float32 as files do."""
+    stored = np.arange(-20, 21, dtype=np.int16)
+    inter = float(np.float32((offset - level) * slope))
+    assert stored[_is_zero(stored, float(np.float32(slope)), inter)].tolist() == [level]
 
 
 def test_a_threshold_is_in_the_scans_units_and_strict_and_what_is_not_finite_is_air():
@@ -229,3 +248,19 @@ def test_a_label_map_takes_its_own_size_and_its_answer(tmp_path):
     assert peak_of(lambda: reader.label_map(address)) < data.nbytes + 4 * data.size + (2 << 20)
     peak = peak_of(lambda: reader.write_labels(labels, address, tmp_path / "w.nii.gz"))
     assert peak < data.nbytes + (2 << 20)  # the scan's own file, and a plane
+
+
+@pytest.mark.parametrize(("slope", "stood_for"), [(2.0, (-3, 40)), (-0.5, (9, 90))])
+def test_padding_becomes_the_least_value_that_was_measured_in_its_channel_whatever_the_slopes_sign(slope, stood_for):
+    stored = np.ma.MaskedArray(
+        np.array([[[[-3, 9, -99]]], [[[40, 77, 90]]]], np.int16),
+        np.array([[[[False, False, True]]], [[[False, True, False]]]]),
+    )
+    plain, there = without_padding("a", stored, slope)
+    assert plain[:, 0, 0].tolist() == [[-3, 9, stood_for[0]], [40, stood_for[1], 90]]
+    assert there[0, 0].tolist() == [True, False, False]
+    assert stored.data[0, 0, 0, 2] == -99  # of the file: not changed
+    bare = np.zeros((1, 2, 2, 2), np.int16)
+    assert without_padding("a", bare, slope)[0] is bare and without_padding("a", bare, slope)[1] is None
+    with pytest.raises(BadSample, match="every voxel is padding"):
+        without_padding("a", np.ma.MaskedArray(bare, np.ones_like(bare, bool)), slope)

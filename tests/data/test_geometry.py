@@ -10,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_ext.data.geometry import (
+    KEEP_MM,
     Lattice,
     canonical,
+    canonical_affine,
     covered,
     interpolate,
     laid,
     lattice,
+    lean,
     orientation,
+    upright,
     window,
 )
 from mae_ext.data.sample import Crop
@@ -42,6 +46,86 @@ def test_all_48_axis_orders_become_one(order, flip):
     assert found.shape == (11, 7, 5)
     np.testing.assert_array_equal(found, np.arange(np.prod(SHAPE)).reshape(SHAPE).T)
     assert place.spacing == pytest.approx((3.0, 2.0, 1.5))
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flip", list(product([False, True], repeat=3)))
+def test_every_voxel_lies_where_it_lay_in_its_file(order, flip):
+    """Voxels as the file numbers them, laid out canonically, and their places by either affine."""
+    data, affine = stored_as(order, flip)
+    affine = affine + np.outer([0.4, -7, 20, 0], [0, 0, 0, 1])
+    affine[:3, :3] = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ affine[:3, :3]
+    place = orientation(affine)
+    found, shape = canonical_affine(affine, data.shape, place)
+    numbered = np.stack(np.meshgrid(*map(np.arange, data.shape), indexing="ij"))
+    each = [canonical(np.ascontiguousarray(n.T)[None], (0, 1, 2), place)[0] for n in numbered]
+    assert shape == each[0].shape
+    ours = np.stack([n.ravel() for n in np.meshgrid(*map(np.arange, shape), indexing="ij")])
+    theirs = np.stack([n.ravel() for n in each])
+    np.testing.assert_allclose(
+        found[:3, :3] @ ours + found[:3, 3:], affine[:3, :3] @ theirs + affine[:3, 3:], atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("off", [-1.0, 1.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_spacing_is_kept_within_a_thousandth_of_a_millimetre_and_no_further(axis, off):
+    spacing = [0.9, 1.0, 5.0]
+    for times, kept in ((0.9, True), (1.1, False), (20, False), (90, False)):
+        wanted = [s + off * times * KEEP_MM * (a == axis) for a, s in enumerate(spacing)]
+        grid = lattice((20, 30, 40), tuple(spacing), tuple(wanted))
+        assert (grid.ratio[axis] == 1) == kept and [r for a, r in enumerate(grid.ratio) if a != axis] == [1, 1]
+        assert kept or grid.ratio[axis] == pytest.approx(wanted[axis] / spacing[axis])
+
+
+@pytest.mark.parametrize("degrees", [-30, -5, 0, 0.02, 5, 30])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)])
+def test_a_lean_is_the_angle_to_either_side_and_of_any_two_axes(axes, degrees):
+    affine = np.diag([0.5, -0.5, 3.0, 1.0])
+    leaning, towards = axes
+    length, angle = affine[leaning, leaning], np.deg2rad(degrees)
+    affine[leaning, leaning], affine[towards, leaning] = length * np.cos(angle), length * np.sin(angle)
+    assert lean(affine) == pytest.approx(abs(degrees), abs=1e-6)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flip", list(product([False, True], repeat=3)))
+def test_a_place_without_lean_is_upright_and_one_with_keeps_its_first_plane_its_lengths_and_its_side(order, flip):
+    _, affine = stored_as(order, flip)
+    turn = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]]) @ np.array(
+        [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
+    )
+    affine[:3, :3] = turn @ affine[:3, :3]
+    np.testing.assert_allclose(upright(affine), affine, atol=1e-9)
+    leaning = affine.copy()
+    leaning[:3, 2] += 0.3 * leaning[:3, 1] - 0.2 * leaning[:3, 0]
+    found = upright(leaning)
+    np.testing.assert_allclose(found[:, [0, 3]], leaning[:, [0, 3]], atol=1e-9)
+    np.testing.assert_allclose(found[:, 1], leaning[:, 1], atol=1e-9)  # at a right angle to the first already
+    np.testing.assert_allclose(np.linalg.norm(found[:3, :3], axis=0), np.linalg.norm(leaning[:3, :3], axis=0))
+    assert lean(found) < 1e-6 < lean(leaning)
+    assert np.linalg.det(found[:3, :3]) * np.linalg.det(leaning[:3, :3]) > 0
+
+
+@pytest.mark.parametrize(("start", "stop", "size", "inside"), [
+    (0, 6, 6, "111111"),
+    (0, 6, 12, "111111111111"),  # at -0.25, 0.25 .. 5.25: all in a voxel of the scan
+    (0, 6, 18, "111111111111111111"),
+    (0, 6, 3, "111"),
+    (-2, 8, 10, "0011111100"),
+    (-2, 8, 20, "00001111111111110000"),  # from -0.25 to 5.25, as of the box that ends with the scan
+    (-3, 9, 4, "0110"),  # at -2, 1, 4 and 7
+])  # fmt: skip
+@pytest.mark.parametrize("spacing", [None, 1.5])
+def test_what_lies_in_a_scan_is_what_lies_in_one_of_its_voxels_however_a_box_is_resized(
+    start, stop, size, inside, spacing
+):
+    stored = 6 if spacing is None else 9  # at 1.5 times the spacing, 9 voxels are 6
+    grid = lattice((stored,), (1.0,), spacing and (spacing,))
+    assert grid.shape == (6,)
+    (taps,) = grid.taps(Crop((start,), (stop,), (False,)), (size,))
+    assert "".join(str(int(i)) for i in taps.inside) == inside
+    assert covered(np.ones(stored, bool)[window([taps])], [taps]).tolist() == taps.inside.tolist()
 
 
 def test_the_first_axis_points_up_the_second_forward_the_third_right():

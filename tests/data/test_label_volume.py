@@ -203,6 +203,7 @@ def test_the_same_prediction_is_the_same_bytes_and_one_that_fails_leaves_nothing
         contents.add((tmp_path / name / "a.nii.gz").read_bytes())
         assert [p.name for p in (tmp_path / name).iterdir()] == ["a.nii.gz"]
     assert len(contents) == 1
+    assert contents.pop()[3:8] == bytes(5)  # of gzip: neither a name nor a time
     (tmp_path / "taken.nii.gz").mkdir()
     with pytest.raises(OSError, match=r"taken\.nii\.gz"):
         reader.write_labels(np.ones(SHAPE[::-1], np.int32), address, tmp_path / "taken.nii.gz")

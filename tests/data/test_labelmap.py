@@ -206,6 +206,32 @@ def test_a_voxel_that_a_box_is_moved_onto_may_be_anywhere_in_it_and_labels_are_d
     assert 0.35 < np.mean(found) < 0.65
 
 
+def test_a_map_without_background_has_all_its_labels_drawn_alike():
+    labels = np.full((30, 30), 4, np.int32)
+    labels[:3, :3] = 9
+    seen = []
+    for seed in range(120):
+        (a, b), (c, d) = (
+            (moved := toward_foreground(labels, Crop((7, 8), (8, 9), (False, False)), rng(seed))).start,
+            moved.stop,
+        )
+        seen.append(int(labels[a:c, b:d].item()))
+    assert 40 < seen.count(4) < 80 and seen.count(4) + seen.count(9) == 120
+    alone = toward_foreground(np.ones((30, 30), np.int32), Crop((0, 0), (2, 2), (False, False)), rng(0))
+    assert alone.start != (0, 0)
+
+
+def test_where_a_box_is_moved_to_depends_on_its_length_and_not_on_where_it_was_drawn():
+    labels = np.zeros((60, 40), np.int32)
+    labels[50:58, 3:9], labels[20, 30] = 1, 2
+    length, corners = (9, 12), ((0, 0), (17, 3), (51, 28), (-4, 35))
+    for seed in range(30):
+        boxes = [Crop(c, (c[0] + 9, c[1] + 12), (False, True)) for c in corners]
+        (moved,) = {toward_foreground(labels, box, rng(seed)) for box in boxes}
+        assert cut(labels, moved, length).any() and min(moved.start) >= 0
+        assert moved.stop[0] <= 60 and moved.stop[1] <= 40
+
+
 def test_a_sampler_that_only_looks_takes_the_whole_and_turns_nothing():
     seen = Recorded()
     assert seen((7, 5)) == Crop((0, 0), (7, 5), (False, False)) and seen.extent == (7, 5)

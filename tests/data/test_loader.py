@@ -5,7 +5,8 @@ import numpy as np
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.data.loader import ModalityData, stack_views
+from mae_ext.data.loader import ModalityData, stack_views, valid_share
+from mae_ext.data.sample import Sample
 
 MODEL = {"model": {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}}
 
@@ -57,3 +58,12 @@ def test_where_bytes_and_floats_meet_255_is_1():
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
     assert stack_views([levels, torch.tensor([0.0, 0.2, 1.0])]).tolist() == torch.tensor([[0, 0.2, 1]] * 2).tolist()
     assert stack_views([levels, levels]).dtype == torch.uint8
+
+
+def test_the_share_of_a_patch_that_counts_is_of_its_own_pixels():
+    valid = torch.zeros(1, 4, 6, dtype=torch.bool)
+    valid[0, 0, 0] = valid[0, 1, 3] = valid[0, 1, 4] = True
+    valid[0, 2:, 3:] = True
+    share = valid_share(Sample(torch.zeros(2, 4, 6), "a", valid), (2, 3))
+    torch.testing.assert_close(share, torch.tensor([[1 / 6, 2 / 6], [0.0, 1.0]]))
+    assert valid_share(Sample(torch.zeros(2, 4, 6), "a"), (2, 3)) is None

@@ -77,6 +77,16 @@ def test_a_constant_channel_is_centred_and_not_blown_up() -> None:
     assert found.mean[0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("level", [-1024.0, -0.1, 0.0, 0.3, 3e6])
+def test_a_channel_is_constant_at_any_level_and_beside_one_that_is_not(level: float) -> None:
+    spread = torch.arange(48.0).view(1, 3, 4, 4) - 20
+    found = statistics_of(Tensors([torch.cat([torch.full((1, 3, 4, 4), level), spread])] * 3))
+    assert found.mean == pytest.approx((level, 3.5)) and found.std == (
+        1.0,
+        pytest.approx(float(spread.std(correction=0))),
+    )
+
+
 def test_a_weak_channel_is_not_called_constant() -> None:
     assert statistics_of(Tensors([torch.tensor([[[0.5, 0.5001]]])])).std[0] == pytest.approx(5e-5, rel=1e-2)
 

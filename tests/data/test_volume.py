@@ -173,19 +173,60 @@ def test_crops_hold_the_share_of_body_that_is_asked_for(tmp_path):
     assert all(a.x.equal(b.x) for a, b in zip(chosen, again, strict=True))
 
 
+def test_where_no_box_holds_enough_body_the_fullest_is_taken_and_where_some_do_the_first(tmp_path):
+    voxels = np.random.default_rng(0).normal(0, 1, (8, 40, 40)).astype(np.float32)
+    voxels[:, 20:36, 20:36] += 1000
+    path, size = save(tmp_path / "corner.nii", voxels), (8, 12, 12)
+
+    def shares(boxes, **options):
+        reader = VolumeReader(size, intensity="none", body=500, **options)
+        return [float(sample.valid.float().mean()) for sample in reader.read(path, boxes)]
+
+    differ = 0
+    for seed in range(6):
+        sampler = crop_sampler(FIXED, size, rng(seed))
+        each = shares([lambda extent, box=box: box for box in sampler.alternatives((8, 40, 40))])
+        assert shares([sampler], min_body=1.0) == [next((s for s in each if s == 1), max(each))]
+        some = sorted(each)[-3]
+        assert shares([sampler], min_body=some) == [next(s for s in each if s >= some)]
+        differ += max(each) not in (each[0], each[-1])
+    assert differ > 2
+
+
 def test_a_scan_of_nothing_but_air_is_named(head):
     with pytest.raises(BadSample) as found:
         VolumeReader((8, 8, 8), body=5000).read(head[0], [middle((8, 8, 8))])
     assert found.value.kind == "no body"
 
 
-def test_of_time_the_first_the_middle_or_the_mean_is_taken(tmp_path):
-    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
+@pytest.mark.parametrize("moments", [2, 3, 4, 7])
+@pytest.mark.parametrize("kind", ["nifti", "array"])
+def test_of_time_the_first_the_middle_or_the_mean_is_taken(tmp_path, kind, moments):
+    """Of an even number of moments the later one in the middle. Time comes last in a NIfTI, and first in an array."""
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6, moments)).astype(np.int16)
     path = save(tmp_path / "a.nii", voxels)
-    for time, expected in (("first", voxels[..., 0]), ("middle", voxels[..., 1]), ("mean", voxels.mean(-1))):
-        reader = VolumeReader((4, 5, 6), intensity="none", time_axis=3, time=time)
+    if kind == "array":
+        np.savez(tmp_path / "a.npz", train_images=np.moveaxis(voxels, -1, 0)[None])
+        path = f"{tmp_path}/a.npz::train_images::0"
+    middle_one = {2: 1, 3: 1, 4: 2, 7: 3}[moments]
+    for time, expected in (("first", voxels[..., 0]), ("middle", voxels[..., middle_one]), ("mean", voxels.mean(-1))):
+        reader = VolumeReader((4, 5, 6), intensity="none", time_axis=3 if kind == "nifti" else 0, time=time)
         (sample,) = reader.read(path, [middle((4, 5, 6))])
         np.testing.assert_allclose(sample.x[0].numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [{}, {"channel_axis": 0, "channels": 2}, {"channel_axis": -1, "channels": 2}])
+def test_the_spacing_of_arrays_is_along_d_h_and_w_whatever_other_axes_they_have(tmp_path, axes):
+    rows = np.random.default_rng(0).integers(0, 255, (1, 4, 6, 8)).astype(np.uint8)
+    stored = rows if not axes else np.stack([rows, 255 - rows], 1 if axes["channel_axis"] == 0 else -1)
+    np.savez(tmp_path / "a.npz", train_images=stored)
+    address, mm = f"{tmp_path}/a.npz::train_images::0", [3.0, 0.5, 2.0]
+    (plain,) = VolumeReader((4, 6, 8), array_spacing=mm, intensity="none", **axes).read(address, [middle((4, 6, 8))])
+    assert plain.spacing == tuple(mm)
+    seen = []
+    reader = VolumeReader((2, 2, 2), array_spacing=mm, spacing=[1.5, 1.0, 1.0], intensity="none", **axes)
+    reader.read(address, [lambda extent: seen.append(extent) or Crop((0, 0, 0), extent, (False,) * 3)])
+    assert seen == [(7, 4, 15)]  # (4 - 1) * 2 + 1, (6 - 1) / 2 + 1 and (8 - 1) * 2 + 1
 
 
 @pytest.mark.parametrize("channel_axis", [None, 0, -1])

@@ -94,6 +94,13 @@ def test_patients_on_both_sides_are_refused_by_name(listed):
     assert len(split(train, listed("other.csv", ["f.png,x,P5", "g.png,y,"])).test) == 2
 
 
+def test_rows_without_a_patient_are_of_nobody_and_of_no_one_patient(listed):
+    train = listed("train.csv", ["a.png,x,", "b.png,y,P2", "c.png,y,"])
+    assert len(split(train, listed("test.csv", ["d.png,x,", "e.png,y,P4"])).test) == 2
+    with pytest.raises(UserError, match=r"1 patient on both sides .*: 'P2'; a score"):
+        split(train, listed("both.csv", ["f.png,x,", "g.png,y,P2"]))
+
+
 def test_files_on_both_sides_are_refused(folders):
     path = folders("train", ant=2, bee=2)
     with pytest.raises(UserError, match="4 files on both sides of the split"):

@@ -372,3 +372,17 @@ def test_pairs_of_a_mixture_stay_on_one_rank(tiny, striped):
     modality = config.modalities["image"].model_copy(update={"batch": 6})
     with pytest.raises(UserError, match=r"batch=6: .* over 2 ranks expected a multiple of 4"):
         task.data(config.model_copy(update={"modalities": {"image": modality}}), 0, 2)
+
+
+@pytest.mark.parametrize("mixture", ["mixup", "cutmix"])
+def test_views_of_one_file_are_no_pair_for_a_mixture(tiny, striped, mixture):
+    for repeats, asked, fits in ((1, {mixture: 0.8}, True), (2, {}, True), (2, {mixture: 0.8}, False)):
+        task, config = striped_config(tiny, striped, striped / "test", **asked)
+        modality = config.modalities["image"]
+        data = modality.data.model_copy(update={"repeats": repeats})
+        config = config.model_copy(update={"modalities": {"image": modality.model_copy(update={"data": data})}})
+        if fits:
+            task.data(config)
+            continue
+        with pytest.raises(UserError, match="repeats=2: mixup and cutmix would mix a file with itself"):
+            task.data(config)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mae_ext.config import parse_config
+from mae_ext.config import AugmentConfig, parse_config
+from mae_ext.data.boxes import BoxTable
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop
-from mae_ext.downstream.detect import NO_OBJECT, BoxExamples, Detection, Detector
+from mae_ext.downstream.detect import NO_OBJECT, BoxExamples, Detection, Detector, check_scale
 from mae_ext.downstream.fcos import Answers
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.task import build_model, task_of
@@ -299,6 +300,52 @@ def test_crops_that_never_show_objects_as_whole_images_do_are_refused_with_what_
         task_of(config).data(config)
 
 
+@pytest.mark.parametrize("odd", [[47, 64], [48, 65], [64, 48]])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_image_of_another_size_is_enough_for_crops_of_fixed_length_to_be_refused(make, split, odd):
+    def table(sizes):
+        none = np.zeros(0, np.int64)
+        ends, boxes = np.zeros(len(sizes), np.int64), np.zeros((0, 4), np.float32)
+        return BoxTable(("a",), ends, np.array(sizes, np.int64), boxes, none, np.zeros(0, np.bool_))
+
+    augment = AugmentConfig(fixed=(0, 1))
+    modality = make().modalities["image"]
+    modality = modality.model_copy(update={"data": modality.data.model_copy(update={"augment": augment})})
+    tables = {name: table([[48, 64]] * 3) for name in ("train", "test")}
+    check_scale("image", modality, tables)
+    with pytest.raises(UserError, match=r"augment\.fixed"):
+        check_scale("image", modality, tables | {split: table([[48, 64], odd, [48, 64]])})
+
+
+def test_labels_of_the_test_data_go_by_the_classes_of_training_whatever_their_own_file_has(settled, squares, tmp_path):
+    """The other file numbers its categories the other way round, and knows one more."""
+    labels = json.loads((squares / "labels.json").read_text())
+    labels["categories"] = [{"id": 1, "name": "blue"}, {"id": 2, "name": "dark"}, {"id": 3, "name": "bright"}]
+    for row in labels["annotations"]:
+        row["category_id"] = {1: 3, 2: 2}[row["category_id"]]
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(labels | {
+        key: [row for row in labels[key] if row.get("image_id", row["id"] if key == "images" else 0) >= 50]
+        for key in ("images", "annotations")
+    }))  # fmt: skip
+    first = json.loads((squares / "labels.json").read_text())
+    (tmp_path / "first.json").write_text(json.dumps(first | {
+        key: [row for row in first[key] if row.get("image_id", row["id"] if key == "images" else 0) < 50]
+        for key in ("images", "annotations")
+    }))  # fmt: skip
+    task = {"labels": str(tmp_path / "first.json"), "test_labels": str(own)}
+    config, _ = settled(task=task)
+    assert config.task.arguments["classes"] == ["bright", "dark"]
+    with torch.no_grad():
+        scores = task_of(config).evaluate(seeing(config), config, ALONE)
+    assert scores["AP50/bright"] == pytest.approx(1) and scores["AP50/dark"] == pytest.approx(1)
+    labels = json.loads(own.read_text())
+    labels["annotations"][-1]["category_id"] = 1
+    own.write_text(json.dumps(labels))
+    with pytest.raises(UserError, match="test has the classes blue, which what is trained on has not"):
+        settled(task=task)
+
+
 def test_a_prediction_that_was_cut_short_goes_on_to_the_same_file(settled, squares, tmp_path, capfd):
     config, _ = settled(task={"shown": 0.0})
     model = build_model(config).eval()
@@ -433,3 +480,20 @@ def test_distortion_never_moves_what_boxes_are_about_and_differs_from_view_to_vi
 def test_what_answers_are_decoded_with_is_what_the_task_says():
     decoding = Detection(threshold=0.3, overlap=0.7).decoding
     assert (decoding.threshold, decoding.overlap) == (0.3, 0.7)
+
+
+@torch.no_grad()
+def test_a_large_image_is_drawn_smaller_with_its_boxes_where_its_objects_are(settled, tmp_path, monkeypatch):
+    monkeypatch.setattr("mae_ext.downstream.detections.LONGER_SIDE", 320)
+    pixels = np.full((480, 640, 3), 125, np.uint8)
+    pixels[160:400, 120:520] = COLOUR["bright"]
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    config, _ = settled()
+    task_of(config).predict(seeing(config), config, [str(tmp_path / "large.png")], tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out" / "large.png").convert("RGB"))
+    assert drawn.shape == (240, 320, 3)
+    rows, columns = (drawn == [0xE6, 0x9F, 0x00]).all(-1).nonzero()
+    # Of the outline; its name stands above it.
+    assert abs(columns.min() - 60) <= 2 and abs(columns.max() - 260) <= 2 and abs(rows.max() - 200) <= 2
+    row = json.loads((tmp_path / "out" / "detections.json").read_text())["annotations"][0]
+    assert row["bbox"] == pytest.approx([120, 160, 400, 240], abs=11)

@@ -120,6 +120,17 @@ def test_bad_files_are_left_out_listed_and_the_rest_stays_in_line(
     assert [Path(s).name for s in features.sources] == [f"{i:02d}.png" for i in range(12)]
 
 
+def test_no_bad_file_at_all_can_be_asked_for_where_the_run_allows_some(
+    make_run: MakeRun, partly_broken: Path, striped: Path
+) -> None:
+    data = {"path": "photos", "statistics": "imagenet", "max_bad_fraction": 0.5}
+    encoder = load_encoder(make_run("lenient", data=data))
+    assert len(encoder.features(str(partly_broken)).bad) == 2
+    with pytest.raises(RunError, match="more than max_bad_fraction=0: "):
+        encoder.features(str(partly_broken), max_bad_fraction=0.0)
+    assert not encoder.features(str(striped / "test"), max_bad_fraction=0.0).bad
+
+
 def test_more_bad_files_than_the_run_allows_stop_with_their_names(make_run: MakeRun, partly_broken: Path) -> None:
     with pytest.raises(RunError, match=r"03b\.png.*max_bad_fraction|max_bad_fraction.*03b\.png"):
         load_encoder(make_run()).features(str(partly_broken))

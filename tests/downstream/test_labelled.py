@@ -52,6 +52,12 @@ def test_marks_are_matched_by_name_and_a_class_that_a_list_never_names_nobody_ha
         matched(table([0, 1], "ab"), table([[1]], ["a"], source="test.csv"))
 
 
+def test_of_a_sample_that_is_known_in_part_the_rest_stays_unknown_and_what_is_never_named_is_absent():
+    train = table([[1, 0, 1], [0, 1, 0]], ["edema", "mass", "scar"])
+    test = table([[1, -1], [-1, 0], [-1, -1]], ["scar", "edema"])
+    assert matched(train, test).y.tolist() == [[-1, 0, 1], [0, 0, -1], [-1, -1, -1]]
+
+
 def test_folds_keep_patients_together_and_spread_classes_and_sizes():
     patients = [f"p{i // 3}" for i in range(90)]
     data = table([int(i // 3 % 5 == 0) for i in range(90)], "ab", patients)

@@ -10,7 +10,7 @@ from mae_ext.config import Statistics, parse_config
 from mae_ext.data.augment import crop_sampler
 from mae_ext.data.labelmap import IGNORED
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch
+from mae_ext.data.sample import Batch, Crop
 from mae_ext.data.source import Items, PathTable
 from mae_ext.downstream.overlap import loss_of_known
 from mae_ext.downstream.pairs import TARGET, check_extent, maps_of
@@ -64,6 +64,22 @@ def test_every_label_is_where_its_voxel_is_and_the_same_crops_come_again(rare):
         assert torch.equal(a.x, b.x) and torch.equal(a.targets[TARGET], b.targets[TARGET])
         assert a.targets[TARGET].dtype == torch.int64 and torch.equal(a.x[0], 7.0 * a.targets[TARGET])
     assert len({tuple(a.targets[TARGET].nonzero()[0].tolist()) for a in one}) > 30  # anywhere in the crop
+
+
+@pytest.mark.parametrize("keys", [
+    [Key(epoch, 0, 0, 0, 0) for epoch in range(16)],
+    [Key(3, 0, 0, repeat, 0) for repeat in range(16)],
+])  # fmt: skip
+def test_every_view_of_a_file_is_moved_and_distorted_by_itself_whatever_box_it_was_drawn(rare, keys):
+    one_box = [lambda extent: Crop((0, 0, 0), (8, 8, 8), (False, False, False))] * len(keys)
+    found, _ = examples(rare, balance=1.0, distort=1, strength=1.0)
+    samples = found.read(0, keys, one_box)
+    assert len({tuple(s.targets[TARGET].nonzero()[0].tolist()) for s in samples}) > 12
+    # Of one voxel among zeros: what the operations make of it is told by the values, wherever it is.
+    assert len({round(float(s.x.double().square().sum()), 4) for s in samples}) > 3
+    found, _ = examples(rare, balance=0.5)
+    moved = [bool(s.targets[TARGET].any()) for s in found.read(0, keys, one_box)]
+    assert 2 < sum(moved) < 14
 
 
 def test_values_are_distorted_and_labels_are_not(rare):

@@ -176,3 +176,23 @@ def test_intervals_are_those_of_drawing_patients_again_and_again_by_hand():
         if areas:
             means.append(np.mean(areas))
     assert found["auroc_ci"] == pytest.approx(np.percentile(means, (2.5, 97.5)))
+
+
+def test_a_draw_without_a_rare_class_counts_with_the_classes_that_it_has():
+    """Of a class with one sample every third draw has none; of the others it is as good a draw as any."""
+    wanted = torch.tensor([0] * 8 + [1] * 6 + [2])
+    votes = torch.nn.functional.one_hot(wanted, 3) + torch.randn(15, 3, generator=rng(0, "rare"))
+    votes[14] = torch.tensor([3.0, 0.0, -1.0])  # the rare one, taken for another
+    drawn = [torch.arange(15).repeat_interleave(counts.long()) for counts in resampled(15, 0)]
+    by_hand = [scores(votes[rows].argmax(1), wanted[rows])["balanced_accuracy"] for rows in drawn]
+    assert sum(not (wanted[rows] == 2).any() for rows in drawn) > 300
+    found = judge(votes, wanted)
+    assert found["balanced_accuracy_ci"] == pytest.approx(np.percentile(by_hand, (2.5, 97.5)))
+    marks = torch.nn.functional.one_hot(wanted, 3)
+    areas = judge_marks(votes, marks, draws=40)["auroc_ci"]
+    means = []
+    for counts in resampled(15, 0, draws=40):
+        rows = torch.arange(15).repeat_interleave(counts.long())
+        each = [one["auroc"] for one in each_class(votes[rows], marks[rows], "abc").values()]
+        means.append(np.mean([area for area in each if area is not None]))
+    assert areas == pytest.approx(np.percentile(means, (2.5, 97.5)))

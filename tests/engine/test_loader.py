@@ -109,6 +109,9 @@ def test_a_file_that_always_brings_workers_down_is_set_aside_by_name(load, fault
     as_if = everything(load(workers=0, fault="bad"))
     assert [batch.sources for batch in batches] == [batch.sources for batch in as_if]
     assert all(torch.equal(a.x, b.x) for a, b in zip(batches, as_if, strict=True))
+    # The other worker heard of it, and lost no life to it when its own turn with the file came.
+    assert len(bad_steps := [step for step, batch in enumerate(batches) if batch.bad]) > 1
+    assert {incident.step for incident in loader.incidents} == {bad_steps[0]}
 
 
 def test_a_file_that_crashes_while_earlier_batches_are_slow_is_still_the_one_that_is_found(load):

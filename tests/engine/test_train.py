@@ -388,3 +388,29 @@ def test_a_process_that_may_open_no_more_files_says_so_and_no_file_is_called_bad
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
     assert "raise the limit (ulimit -n 4096)" in said and "make room" not in said
     assert rows(tmp_path / "run" / "bad_samples.jsonl") == []
+
+
+def test_a_run_that_goes_on_remembers_how_many_updates_fp16_skipped_and_its_scale(
+    tiny, train, tmp_path, capfd, monkeypatch
+):
+    """Gradients that are never finite end it at the same step, whether or not it was begun again on the way."""
+    from mae_ext.model.mae import MAE
+
+    real = MAE.from_config
+
+    def poisoned(config):
+        model = real(config)
+        model.encoder.class_token.register_hook(lambda gradient: gradient * float("nan"))
+        return model
+
+    monkeypatch.setattr(MAE, "from_config", poisoned)
+    config = tiny({"train.precision": "fp16", "train.save_every": 10})
+    ends = []
+    for _ in range(2):
+        assert train(config) == 1
+        ends.append(complaint(capfd))
+    assert (tmp_path / "run" / "checkpoints" / "step-00000010").is_dir()
+    assert ends[0] == ends[1] and "step 17: " in ends[0] and "skipped 17 updates in a row and is down to" in ends[0]
+    assert [row["loss_scale"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [
+        2.0 ** (16 - n) for n in range(16)
+    ]

@@ -68,7 +68,7 @@ def test_what_needs_no_gradient_gets_none_and_the_rest_is_right(frozen, either_l
 
 def norm_of(width):
     g = torch.Generator().manual_seed(1)
-    norm = nn.LayerNorm(width, eps=1e-6)
+    norm = nn.LayerNorm(width, eps=0.1)  # large, so that it matters
     for parameter in norm.parameters():
         parameter.data.normal_(generator=g)
     return norm

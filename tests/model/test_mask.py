@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mae_ext.model.mask import BlockMasker, GridMasker, Mask, RandomMasker, from_scores, num_keep
 from mae_ext.plugins import maskers
+from mae_ext.rng import rng
 
 GRIDS = [(53,), (11, 13), (3, 7, 5), (2, 5, 3, 7)]
 RATIOS = {"block": 0.6}
@@ -250,3 +251,13 @@ def test_a_masker_of_a_third_party_needs_scores_and_a_count_only():
             return torch.arange(grid[-1]).expand(grid).float()
 
     assert not hidden_map(Left(), (3, 4), 0)[:, :2].any()
+
+
+@pytest.mark.parametrize("grid", [(40,), (5, 8), (2, 4, 5)])
+def test_of_the_block_that_overshoots_chance_decides_what_is_hidden(grid):
+    """One block is the whole grid, of which half is hidden: every token as often as any other."""
+    masker = BlockMasker(ratio=0.5, min_share=1.0, max_share=1.0)
+    hidden = torch.stack([masker.scores(grid, rng(0, "block", i)).flatten() >= 1 for i in range(400)])
+    assert (hidden.sum(1) == 20).all()
+    often = hidden.float().mean(0)
+    assert often.min() > 0.38 and often.max() < 0.62  # five standard deviations
