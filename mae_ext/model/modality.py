@@ -76,7 +76,7 @@ class Modality(nn.Module):
         embedder or the positions are of one grid.
         """
         size, axes, what = tuple(x.shape[2:]), len(self.size), f"modality '{self.name}'"
-        if x.ndim != 2 + axes or x.shape[1] != self.channels:
+        if len(size) != axes or x.shape[1] != self.channels:
             raise WrongShape(
                 f"{what}: a tensor of {list(x.shape)}: expected (batch, {self.channels} channels, {axes} axes such as "
                 f"{list(self.size)})"
