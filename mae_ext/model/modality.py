@@ -78,8 +78,8 @@ class Modality(nn.Module):
         size, what = tuple(x.shape[2:]), f"modality '{self.name}'"
         if len(size) != len(self.size) or x.shape[1] != self.channels:
             raise WrongShape(
-                f"{what}: a tensor of {list(x.shape)}: expected (batch, {self.channels} channels, {len(self.size)} axes "
-                f"such as {list(self.size)})"
+                f"{what}: a tensor of {list(x.shape)}: expected (batch, {self.channels} channels, {len(self.size)} "
+                f"axes such as {list(self.size)})"
             )
         if size == self.size:
             return self.grid
