@@ -61,6 +61,9 @@ def train(
     config = str(config) if isinstance(config, Path) else config
     if isinstance(config, str) or sets or steps is not None or any(asked):
         config = configured(config, asked[0], sets, steps, asked[1])
+    unset = [name for name, modality in config.modalities.items() if modality.data.path is None]
+    if unset:
+        raise UserError(f"modalities.{unset[0]}.data.path is not set: give --data PATH, in Python data=PATH")
     settle_in()  # before torch's threads are there, which take it over
     ranks = join(config.train.device)
     try:

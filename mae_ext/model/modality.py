@@ -75,11 +75,11 @@ class Modality(nn.Module):
         Raises WrongShape for other axes or channels, a size that the patch does not divide, and another size where the
         embedder or the positions are of one grid.
         """
-        size, axes, what = tuple(x.shape[2:]), len(self.size), f"modality '{self.name}'"
-        if len(size) != axes or x.shape[1] != self.channels:
+        size, what = tuple(x.shape[2:]), f"modality '{self.name}'"
+        if len(size) != len(self.size) or x.shape[1] != self.channels:
             raise WrongShape(
-                f"{what}: a tensor of {list(x.shape)}: expected (batch, {self.channels} channels, {axes} axes such as "
-                f"{list(self.size)})"
+                f"{what}: a tensor of {list(x.shape)}: expected (batch, {self.channels} channels, {len(self.size)} "
+                f"axes such as {list(self.size)})"
             )
         if size == self.size:
             return self.grid

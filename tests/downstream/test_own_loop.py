@@ -12,6 +12,7 @@ from torch import nn
 import mae_ext
 from mae_ext.data.sample import Sample
 from mae_ext.downstream.encoder import FrozenEncoder, load_encoder
+from mae_ext.errors import UserError
 
 MakeRun = Callable[..., Path]
 X = torch.randint(0, 256, (3, 3, 24, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -148,5 +149,7 @@ def test_a_recipe_trains_by_its_name_with_what_the_commands_take(photos: Path, t
     config = mae_ext.load_config("image_folder", small)
     again = mae_ext.train(config, tmp_path / "run2", data=photos, steps=2, sets=["seed=0"])
     assert (again / "metrics.jsonl").read_text().count("\n") == 2
-    with pytest.raises(mae_ext.config.ConfigError, match="did you mean 'image_folder'"):
+    with pytest.raises(UserError, match=r"modalities\.image\.data\.path is not set: .* in Python data=PATH"):
+        mae_ext.train("image_folder", tmp_path / "run3")
+    with pytest.raises(UserError, match="did you mean 'image_folder'"):
         mae_ext.train("image_foldr", tmp_path / "run3", data=photos)
