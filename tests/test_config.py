@@ -262,6 +262,18 @@ def test_overrides_reach_any_key_and_are_read_as_yaml(load):
     assert image.data.augment.scale is None
 
 
+def test_arguments_without_a_name_are_of_the_plug_in_that_is_there_by_default(load):
+    text = yaml.safe_dump(changed())
+    image = load(text, ["modalities.image.mask.ratio=0.5", "modalities.image.data.reader.max_pixels=7"]).modalities[
+        "image"
+    ]
+    assert (image.mask.name, image.mask.arguments) == ("random", {"ratio": 0.5})
+    assert (image.data.reader.name, image.data.reader.arguments) == ("image", {"max_pixels": 7})
+    assert load(text, ["modalities.image.mask={}"]).modalities["image"].mask.arguments == {"ratio": 0.75}
+    with pytest.raises(ConfigError, match="reader 'image' takes no 'max_pixel', did you mean 'max_pixels'"):
+        load(text, ["modalities.image.data.reader.max_pixel=7"])
+
+
 def test_a_later_override_wins():
     values = {}
     set_value(values, "train.steps=1")

@@ -50,6 +50,17 @@ def test_a_recipe_loads_by_its_name_alone(name, tmp_path, monkeypatch):
     assert load_config(name) == load_config(RECIPES[name])
 
 
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - ON_ANY_RUN))
+def test_a_limit_of_the_reader_is_set_whether_or_not_a_recipe_names_one(name):
+    plain = load_config(name)
+    for modality, section in plain.modalities.items():
+        reader = section.data.reader
+        key = "max_bytes" if reader.name == "volume" else "max_pixels"
+        changed = load_config(name, [f"modalities.{modality}.data.reader.{key}=400000000"])
+        expected = {"name": reader.name, **reader.arguments, key: 400_000_000}
+        assert changed.modalities[modality].data.reader.model_dump() == expected
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_opens_with_command_hardware_time_and_the_number_to_expect(name):
     head = read_head(RECIPES[name])

@@ -135,8 +135,8 @@ class ImageReader:
     def _check_pixels(self, address: str, height: int, width: int) -> None:
         if (pixels := height * width) > self.max_pixels:
             detail = (
-                f"{width}x{height} pixels, the limit is {self.max_pixels}; if it is meant to be so large: --set "
-                f"modalities.image.data.reader.max_pixels={pixels}"
+                f"{width}x{height} pixels, the limit is {self.max_pixels}; if it is meant to be so large, train with "
+                f"--set modalities.image.data.reader.max_pixels={pixels}"
             )
             raise BadSample(address, "too large", detail)
 

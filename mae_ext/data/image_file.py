@@ -76,14 +76,22 @@ def _heic(address: str, content: bytes) -> Image.Image:
     return image
 
 
-def deep(image: Image.Image, content: bytes) -> tuple[Pixels, str, int] | None:
+Tiles = list[ImageFile._Tile]
+
+
+def tiles_of(image: Image.Image) -> Tiles:
+    """How Pillow is going to decode; empty once it has."""
+    return list(image.tile) if isinstance(image, ImageFile.ImageFile) else []
+
+
+def deep(image: Image.Image, content: bytes, tiles: Tiles) -> tuple[Pixels, str, int] | None:
     """(H, W, 2..4) uint16, form and largest number, of PNG and PPM that have colours or alpha of 16 bits; else None.
 
     Pillow reads such files with 8 bits a channel.
     """
-    if not isinstance(image, ImageFile.ImageFile) or len(image.tile) != 1 or "transparency" in image.info:
+    if len(tiles) != 1 or "transparency" in image.info:
         return None
-    tile = image.tile[0]
+    tile = tiles[0]
     if tile.codec_name == "ppm" and image.mode == "RGB" and isinstance(tile.args, tuple) and tile.args[1] > 255:
         count = image.width * image.height * 3
         if tile.offset + 2 * count > len(content):

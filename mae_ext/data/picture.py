@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from mae_ext.data.channels import MODES, as_planes, meant, scaled
-from mae_ext.data.image_file import deep
+from mae_ext.data.image_file import Tiles, deep, tiles_of
 from mae_ext.data.tiff import Tiff
 from mae_ext.data.tiff_segment import Pixels
 from mae_ext.errors import BadSample
@@ -72,6 +72,7 @@ class OfFile:
         self, address: str, image: Image.Image, content: bytes, channels: int, bands: tuple[int, ...] | None
     ) -> None:
         self.address, self.image, self.content, self.channels, self.bands = address, image, content, channels, bands
+        self.tiles = tiles_of(image)  # before asking for EXIF: of a PNG that is behind the pixels, and decodes them
         self.turn = _orientation(image)
         self.extent = image.height, image.width
         frames = getattr(image, "n_frames", 1)
@@ -80,7 +81,7 @@ class OfFile:
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         shrink = self._draft(boxes, size)
-        planes = _planes(self.address, self.image, self.content, self.channels, self.bands)
+        planes = _planes(self.address, self.image, self.content, self.tiles, self.channels, self.bands)
         found = []
         for left, top, right, bottom in boxes:
             stored = left / shrink, top / shrink, right / shrink, bottom / shrink
@@ -210,10 +211,10 @@ def _orientation(image: Image.Image) -> Turn:
 
 
 def _planes(
-    address: str, image: Image.Image, content: bytes, channels: int, bands: tuple[int, ...] | None
+    address: str, image: Image.Image, content: bytes, tiles: Tiles, channels: int, bands: tuple[int, ...] | None
 ) -> list[Image.Image]:
     """Decode: one image in L, RGB or RGBA (on its way to `channels`), or one for each channel."""
-    if found := deep(image, content):
+    if found := deep(image, content, tiles):
         pixels, form, full = found
         return as_planes(meant(address, pixels, form, full, channels, bands), bands is None)
     image.load()

@@ -34,6 +34,9 @@ MEANING = frozenset(
 )
 """Tags without which the pixels are others: one that cannot be read has no default."""
 
+LARGE_TILE = 4096
+"""A side of a tile, where the picture is no larger: a tile takes its memory, however little of it the picture has."""
+
 MOST_ROWS = 1 << 22
 """Values of an uncompressed strip that are read at a time: 4 to 32 MB."""
 
@@ -94,6 +97,9 @@ class Tiff:
         self.page = page = self.series.keyframe
         for level in self.series.levels:
             self._check_tags(level.keyframe)
+        for tile, side in ((page.tilelength, page.imagelength), (page.tilewidth, page.imagewidth)):
+            if tile > max(LARGE_TILE, side + 15):
+                raise ValueError(f"tiles of {page.tilewidth} x {page.tilelength} pixels")
         if page.imagelength < 1 or page.imagewidth < 1:
             raise ValueError(f"a page of {page.imagewidth} x {page.imagelength} pixels")
         self.old_jpeg = page.compression == OLD_JPEG

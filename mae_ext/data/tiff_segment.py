@@ -106,12 +106,29 @@ def _picture(page: tifffile.TiffPage, data: bytes, rows: int, columns: int, samp
     if samples == 1:
         tags[262] = page.photometric if page.photometric in (0, GREY) else GREY
         tags.pop(338, None)
+    if (
+        page.compression == JPEG
+        and (found_size := _jpeg_size(data))
+        and not (found_size[0] >= rows and found_size[1] >= columns)
+    ):  # libtiff would leave the rest as it happens to be
+        raise ValueError(f"a JPEG of {found_size[1]}x{found_size[0]} where {columns}x{rows} are due")
     with _as_file(tags, data) as image:
         mode = {"CMYK": "RGB", "YCbCr": "RGB", "1": "L"}.get(image.mode, image.mode)
         if mode not in ("L", "RGB", "RGBA", "RGBX"):
             raise ValueError(f"unsupported segments of mode {mode}")
         found = np.asarray(image.convert(mode))
     return found.reshape(rows, columns, -1)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) as its frame says it (ITU-T T.81, B.2.2); None where there is none to be found."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 2 + length
+    return None
 
 
 def _as_file(tags: Mapping[int, int | tuple[int, ...] | bytes], data: bytes) -> Image.Image:

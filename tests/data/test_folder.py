@@ -50,3 +50,28 @@ def test_a_series_is_listed_once_and_its_own_folder_is_no_class(tmp_path):
     }
     assert deep.classes == ("ill", "well")
     assert found == {"b.nii": -1, "ill/s1/": 0, "well/a.nii": 1, "well/s2/x/": 1}
+
+
+def test_odd_entries_of_a_folder_cost_no_picture_and_are_counted(tmp_path, caplog):
+    make(
+        tmp_path,
+        "in/a.JPG",
+        "in/x.jpg/b.jpg",
+        "in/x.jpg/c.tiff",
+        "in/bare",
+        "in/._a.JPG",
+        "in/.cache/d.jpg",
+        "out/e.jpg",
+    )
+    inside = tmp_path / "in"
+    (inside / "loop.jpg").symlink_to("loop.jpg")
+    (inside / "gone.jpg").symlink_to("nowhere.jpg")
+    (inside / "round").symlink_to(inside)
+    (inside / "again.jpg").symlink_to("a.JPG")
+    (inside / "left.jpg").symlink_to(tmp_path / "out" / "e.jpg")
+    items = list_items(str(inside), (".jpg", ".tiff"))
+    found = [address.removeprefix(f"{inside}/") for address in items.addresses]
+    assert found == ["a.JPG", "again.jpg", "x.jpg/b.jpg", "x.jpg/c.tiff"]
+    links = {"links to nothing": 2, "links to folders": 1, "links that leave the folder": 1}
+    assert items.ignored == {**links, "hidden": 2, "without suffix": 1}
+    assert "2 links to nothing (such as gone.jpg): make them again" in caplog.text

@@ -399,6 +399,15 @@ class TestDamage:
         assert bad(tmp_path / "a.tif", 1).kind == "truncated"
         assert read(tmp_path / "b.tif", 1)[0, 20, 20] == 200 and read(tmp_path / "b.tif", 1)[0, 0, 0] == 7
 
+    def test_tiles_that_are_larger_than_what_they_hold_are_damage(self, tmp_path):
+        held = io.BytesIO()
+        Image.fromarray(numbers(1, "u1")[:16, :16, 0]).save(held, "JPEG")
+        tags = {"dtype": np.uint8, "photometric": "minisblack", "compression": "jpeg"}
+        tifffile.imwrite(tmp_path / "a.tif", iter([held.getvalue()]), shape=(40, 48), tile=(48, 48), **tags)
+        assert "a JPEG of 16x16 where 48x48 are due" in bad(tmp_path / "a.tif", 1).detail
+        tifffile.imwrite(tmp_path / "b.tif", iter([bytes(9)] * 3), shape=(40, 48), tile=(16, 1 << 24), **tags)
+        assert "tiles of 16777216 x 16 pixels" in bad(tmp_path / "b.tif", 1).detail
+
     def test_a_tiff_of_any_name_or_in_a_shard_is_one(self, tmp_path):
         pixels = numbers(4, "u1")
         tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mae_ext.config import set_value
 from mae_ext.downstream.backbone import load_backbone
 from mae_ext.downstream.finetune import from_run, from_scratch
 from mae_ext.engine import checkpoint
@@ -70,6 +71,14 @@ def test_what_a_reader_may_refuse_is_the_configs_and_the_rest_the_runs(make_run)
     reader = {"name": "image", "max_pixels": 1000}
     config = from_run(values(data={"reader": reader}), str(make_run()), "config")
     assert config.modalities["image"].data.reader.arguments == {"max_pixels": 1000}
+
+
+def test_a_limit_of_the_reader_needs_no_name_of_it(make_run):
+    given = values()
+    set_value(given, "modalities.image.data.reader.max_pixels=200000000")
+    assert (
+        from_run(given, str(make_run()), "config").modalities["image"].data.reader.arguments["max_pixels"] == 2 * 10**8
+    )
 
 
 @pytest.mark.parametrize("position", ["sincos", "sequence", "learned", "separable"])
