@@ -79,14 +79,16 @@ def reasons(bad: Sequence[object]) -> str:
 
 
 def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) -> None:
-    """Raises RunError, with the reasons, when more than a share `allowed` of a source cannot be used.
+    """Raises NoneUsable, a RunError with the reasons, when more than a share `allowed` of a source cannot be used.
 
     bad: as reasons takes it.
     """
     if len(bad) > allowed * total:
-        raise RunError(
+        rows = [one.row if isinstance(one, BadSample) else one for one in bad]
+        raise NoneUsable(
             f"{source}: {len(bad)} of {total} samples cannot be used, more than max_bad_fraction={allowed:g}: "
-            f"{reasons(bad)}"
+            f"{reasons(bad)}",
+            [{"modality": source, **row} for row in rows if isinstance(row, dict)],
         )
 
 
@@ -102,7 +104,7 @@ class _OfFiles(Exception):
 
 
 class NoneUsable(_OfFiles, RunError):
-    """So many files in a row are bad that the run cannot go on."""
+    """So many files are bad, in a row or of a source, that there is no going on."""
 
 
 class NoneMeasurable(_OfFiles, UserError):

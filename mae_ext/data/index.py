@@ -7,6 +7,7 @@ spread evenly (folds.py). `root=FOLDER` is where the files of a list lie, `colum
 of a plain one are, `classes=FILE` names its classes.
 """
 
+import contextlib
 import csv
 import logging
 import os
@@ -249,10 +250,11 @@ def _addresses(
 
 def _elsewhere(path: Path, names: Sequence[str]) -> str:
     """What to type, where the first file is in a folder beside the list's own, or wherever it is."""
-    for above in (path.absolute().parent, *path.absolute().parents[1:3]):
-        for folder in (above, *sorted(p for p in above.iterdir() if p.is_dir())):
-            if any((folder / name).exists() for name in names):
-                return f". They are in {folder}: type '{path}::root={os.path.relpath(folder)}'"
+    for above in path.absolute().parents[:3]:
+        with contextlib.suppress(OSError):
+            for folder in (above, *sorted(p for p in above.iterdir() if p.is_dir())):
+                if any((folder / name).exists() for name in names):
+                    return f". They are in {folder}: type '{path}::root={os.path.relpath(folder)}'"
     return f", or to the folder that is named, as '{path}::root=FOLDER'"
 
 

@@ -4,6 +4,7 @@ Fields stand apart by spaces, a tab, a comma or a semicolon. Where a path ends i
 have spaces. What more columns mean nobody can see; the message says what to type.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,8 +114,8 @@ def _fields(line: str, suffixes: Sequence[str]) -> list[str]:
     if line.count("\t") == 1:
         return [part for i, part in enumerate(line.split("\t")) if part.strip() or not i]
     known = "|".join(re.escape(s.removesuffix("/")) for s in suffixes)
-    for ends, rest in ((known, r".*"), (ANY_SUFFIX, r"\S+(?:[\s,;]+\S+)*")):
-        if found := re.fullmatch(rf"(?is)(.*(?:{ends}))(?:[ \t]*[,; \t][ \t]*({rest}))?\s*", line):
+    for ends in (known, ANY_SUFFIX):
+        if found := re.fullmatch(rf"(?is)(.*(?:{ends}))(?:[,; \t](.*))?", line.strip()):
             return [found[1], *_columns(found[2])]
     if found := re.fullmatch(r"(\S+?)((?:[ \t]*[,; \t][ \t]*-?\d+)+)\s*", line):
         return [found[1], *_columns(found[2])]
@@ -183,13 +184,15 @@ def class_names(path: Path, plain: Plain, asked: str | None, where: str) -> list
     Rows without any label get the first folder of their path, where it is such a name (UCF101's test lists). Raises
     UserError where a file that was asked for does not fit.
     """
+    found: list[Path] = []
     if asked is not None:
         places = [place for place in (Path(asked), path.parent / asked) if place.is_file()]
         if not places:
             raise UserError(f"{where}: classes={asked}: there is no such file, here or beside the list")
         found = places[:1]
     else:
-        found = sorted(p for p in path.parent.iterdir() if CLASS_FILES.fullmatch(p.name) and p.name != path.name)
+        with contextlib.suppress(OSError):
+            found = sorted(p for p in path.parent.iterdir() if CLASS_FILES.fullmatch(p.name) and p.name != path.name)
     for file in found:
         names = _class_index(file)
         labels = {label for label in plain.labels if label is not None}

@@ -1,5 +1,7 @@
 """What comes before the first step: files, settings, statistics, the model with its weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,9 +57,11 @@ def begin(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) ->
     data = ranks.alone(lambda: task.data(config, ranks.rank, ranks.world))
     if ranks.main:
         announce(config, data)
-    ranks.on_main(lambda: _check_judged(config))
+    with _told_of_all_bad(out, ranks):
+        ranks.on_main(lambda: _check_judged(config))
     if found is None:
-        config = _settled(task, config, data, out, ranks)
+        with _told_of_all_bad(out, ranks):
+            config = _settled(task, config, data, ranks)
         at = Progress(statistics=asked)
     else:
         at = Progress.read(found)
@@ -95,10 +99,15 @@ def _check_judged(config: Config) -> None:
         check_probe(config.train.probe, config)
 
 
-def _settled(task: Task, config: Config, data: dict[str, ModalityData], out: Path, ranks: Ranks) -> Config:
-    """What the task settles of a new run; where all files are bad, the ledger says why before the run ends."""
+def _settled(task: Task, config: Config, data: dict[str, ModalityData], ranks: Ranks) -> Config:
+    return ranks.on_main(lambda: task.settle(config, data, None))
+
+
+@contextmanager
+def _told_of_all_bad(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Where all files are bad before anything is trained, the ledger says why before the run ends."""
     try:
-        return ranks.on_main(lambda: task.settle(config, data, None))
+        yield
     except NoneMeasurable as none:
         if ranks.main:
             ledger = Ledger(out, 0, Ranks(0, 1, ranks.device))

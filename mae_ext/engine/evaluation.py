@@ -16,7 +16,7 @@ from mae_ext.engine.log import Journal, say, warn
 from mae_ext.engine.step import as_evaluated
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task
-from mae_ext.errors import BadSample, UserError, reasons
+from mae_ext.errors import BadSample, NoneMeasurable, reasons
 
 
 class Evaluations:
@@ -96,6 +96,7 @@ def require_readable(config: Config, name: str, items: Items, source: str) -> No
             bad.append(error)
             continue
         return
-    raise UserError(
-        f"{source}: none of its {len(items)} samples can be read, and nothing can be judged: {reasons(bad)}"
+    raise NoneMeasurable(
+        f"{source}: none of its {len(items)} samples can be read, and nothing can be judged: {reasons(bad)}",
+        [{"modality": name, **error.row} for error in bad],
     )

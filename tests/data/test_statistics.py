@@ -147,7 +147,7 @@ def test_whoever_watches_is_told_how_far_measuring_has_come() -> None:
 
 
 def test_when_all_are_bad_their_kinds_are_counted_and_one_is_named() -> None:
-    with pytest.raises(UserError, match=r"photos: none of 5 files .*: 5 empty \(such as 0\)"):
+    with pytest.raises(UserError, match=r"photos: none of 5 files .*: 5 empty \(such as 0; 1, 2\)"):
         statistics_of(Tensors([None] * 5), name="photos")
 
 

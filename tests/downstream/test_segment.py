@@ -330,6 +330,16 @@ def test_a_label_map_larger_than_its_image_is_a_bad_file_too(fine_tune, blobs, t
     assert row["kind"] == "label map" and "80 x 90" in row["detail"]
 
 
+def test_test_maps_that_cannot_be_used_end_the_run_by_name_and_are_in_the_ledger(fine_tune, blobs, tmp_path, capfd):
+    for path in (blobs / "test" / "masks").iterdir():
+        Image.fromarray(np.ones((20, 36), np.uint16)).save(path)
+    held_out = ("--test", blobs / "test" / "images")
+    assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images", *held_out) == 1
+    assert "3 of 3 samples cannot be used" in (said := complaint(capfd)) and "20 x 36, and" in said
+    kept = rows(tmp_path / "ft" / "bad_samples.jsonl")
+    assert len(kept) == 3 and all(row["kind"] == "label map" and "20 x 36" in row["detail"] for row in kept)
+
+
 def test_one_label_map_for_two_samples_is_refused_by_name(fine_tune, blobs, capfd):
     again = blobs / "train" / "images" / "more"
     again.mkdir()
