@@ -35,13 +35,6 @@ FILMS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_lists(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("lists")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
