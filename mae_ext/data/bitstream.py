@@ -39,6 +39,9 @@ def can_begin(codec: str, extradata: bytes, packet: memoryview) -> bool:
     if codec == "hevc":
         kinds = (unit[0] >> 1 & 63 for unit in _units(packet, _length_bytes(extradata, 21)))
         return next((kind for kind in kinds if kind in HEVC_PICTURES), -1) in HEVC_RANDOM_ACCESS
+    if codec == "mpeg4":
+        _, found, picture = bytes(packet).partition(b"\0\0\1\xb6")
+        return bool(found) and picture[:1] < b"\x40"  # ISO/IEC 14496-2, 6.3.5: two bits of zero are an I-VOP
     if codec == "vp9":
         return packet[0] & 0b1100 == 0  # neither a picture shown again nor one that is predicted
     return codec in MARKED

@@ -117,7 +117,7 @@ class Listing:
         if packet.is_discard or is_hidden(self.codec, content):
             self.hidden.append(number)  # an edit list leaves it out, or it is only there for others
         if packet.is_keyframe:
-            self.keys += [] if number in self.keys[:1] else [number]
+            self.keys.append(number)
             if can_begin(self.codec, self.extradata, content):
                 self.marked.append(number)
         return number
@@ -151,7 +151,8 @@ class Listing:
             order, dropped = found
             places = np.searchsorted(pts[order], pts[marked])
         # A cut leaves pictures without the key frame before them. A key frame that does not decode is damage.
-        if lost := sorted(set(self.keys).intersection(self.refused) | set(self.marked).intersection(dropped.tolist())):
+        early = {number for number in self.refused if number < self.order[0]}
+        if lost := sorted(early.intersection(self.keys) | set(dropped.tolist()).intersection(self.marked)):
             raise Bad("damaged", f"the key frame in packet {lost[0]} of {len(pts)} does not decode")
         usable = places >= 0
         entries, places = marked[usable], places[usable]
@@ -160,7 +161,7 @@ class Listing:
         if len(places) and places[0] > 0 and self.codec != "h264":
             # Painted on nothing, for lack of a key frame: other decoders do what that of H.264 leaves.
             dropped, order, places = np.append(dropped, order[: places[0]]), order[places[0] :], places - places[0]
-        is_plain = not counted and len(order) == len(pts) and len(self.keys) == len(entries)
+        is_plain = not counted and len(order) == len(pts) and len(set(self.keys)) == len(entries)
         facts = {
             "width": self.first.width, "height": self.first.height, "format": self.first.format.name,
             "bits": max(component.bits for component in self.first.format.components),

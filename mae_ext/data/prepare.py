@@ -89,7 +89,9 @@ def prepare(
             with blamed_on(out / LEDGER):
                 ledger.write_text("".join(dumps(row) + "\n" for row in bad), encoding="utf-8")
         size = sum(file.stat().st_size for file in out.rglob("*.array"))
-    unkept = tuple(f"{name}: {_reader(recipe).unkept(found)}" for (name, recipe), found in large.items())
+    unkept = tuple(
+        _reader(recipe).unkept(found, f"modalities.{name}.data.reader") for (name, recipe), found in large.items()
+    )
     return Prepared(out, len(work), bad, size, names, without, unkept)
 
 

@@ -158,15 +158,16 @@ class VideoReader:
             width, height = clip.source
             return f"{clip.description} {width}x{height}, {len(clip.times)} frames in {seconds:.1f} s, {clip.decoder}"
 
-    def unkept(self, addresses: Sequence[str]) -> str:
-        """What is to be said of files whose frames `prepared` does not keep."""
+    def unkept(self, addresses: Sequence[str], where: str) -> str:
+        """What is to be said of files whose frames `prepared` does not keep. where: this reader's place in a config."""
         films = [address for address in addresses if not ROW.fullmatch(address)]
         if not films:
             return f"{len(addresses)} rows of arrays are not kept: they are read as they are"
+        gib = self.keep_bytes / 2**30
         return (
-            f"{len(films)} films of more than {self.keep_bytes / 2**30:.3g} GiB of frames are not kept, such as "
-            f"{films[0]}: clips are decoded from the files, which have to stay; "
-            f"keep_bytes={2 * self.keep_bytes} among the reader's settings would keep films of twice that"
+            f"not kept: {len(films)} with more than {gib:.3g} GiB of frames, such as {films[0]}; their clips are "
+            "decoded from the files, which have to stay. "
+            f"--set {where}.keep_bytes={2 * self.keep_bytes} keeps films of twice that"
         )
 
     def _read(self, address: str, crops: Sequence[CropSampler], counted: bool) -> list[Sample]:

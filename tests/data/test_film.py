@@ -35,13 +35,6 @@ FILMS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_lists(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("lists")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
@@ -279,6 +272,15 @@ def test_a_key_frame_that_does_not_decode_is_damage_and_no_cut(tmp_path):
     assert caught.value.kind == "damaged"
 
 
+def test_pictures_painted_on_nothing_for_lack_of_a_key_frame_are_left_out(readers, tmp_path):
+    """MPEG-4's decoder shows them, grey with what moves; a film begins with its first key frame."""
+    path = remuxed(write(tmp_path / "a.mkv", COUNT, "mpeg4", g="12"), tmp_path / "cut.mkv", 5)
+    with av.open(str(path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == COUNT - 5
+    for first in (0, 30, 40):
+        assert numbers(readers().read(str(path), [at(first)])[0].x) == list(range(12 + first, 20 + first))
+
+
 def test_a_refresh_in_strips_is_no_place_to_begin_and_a_promise_to_be_right_at_once_is():
     idr, strips, at_once = (
         bytes.fromhex(h) for h in ("000001658880", "000001060601208000000141", "00000106060184800000000141")
@@ -288,3 +290,5 @@ def test_a_refresh_in_strips_is_no_place_to_begin_and_a_promise_to_be_right_at_o
     units = b"\1" + bytes(3) + b"\xff" + bytes(2)  # four bytes of length before each unit
     assert can_begin("h264", units, memoryview(b"\0\0\0\2\x65\x88"))
     assert not can_begin("unheard of", b"", memoryview(idr))
+    intra, predicted = (memoryview(b"\0\0\1\xb0\1\0\0\1\xb6" + kind) for kind in (b"\x10", b"\x56"))
+    assert can_begin("mpeg4", b"", intra) and not can_begin("mpeg4", b"", predicted)

@@ -164,6 +164,7 @@ def test_films_too_large_to_keep_are_counted_named_and_told_what_would_keep_them
     (tmp_path / "c.yaml").write_text(config(keep_bytes=1000).to_yaml())
     assert run(["prepare", str(tmp_path / "c.yaml"), "--workers", "1", "--out", str(tmp_path / "kept")]) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "3 films of more than 9.31e-07 GiB of frames are not kept, such as" in said
-    assert "a.mp4: clips are decoded from the files, which have to stay; keep_bytes=2000 among" in said
+    assert "not kept: 3 with more than 9.31e-07 GiB of frames, such as" in said
+    assert "a.mp4; their clips are decoded from the files, which have to stay." in said
+    assert "--set modalities.image.data.reader.keep_bytes=2000 keeps films of twice that" in said
     assert not list((tmp_path / "kept").rglob("*.array"))
