@@ -190,20 +190,13 @@ def test_where_all_files_are_bad_every_command_says_why(striped, tiny, make_run,
 
 
 def test_what_a_probe_is_asked_for_is_what_it_does(make_run, striped, capsys):
-    base, train, test = str(make_run()), str(striped / "test"), str(striped / "test")
-
-    def asked(*more):
-        capsys.readouterr()
-        assert run(["probe", base, "--train", train, *more]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    plain = asked("--test", test)
-    assert (plain["test"], plain["pool"], plain["weights"], plain["knn"]["k"]) == (test, "mean", "pretrained", 20)
-    assert not {"mirrored", "attentive", "folds"} & plain.keys()
-    other = asked("--test", test, "--k", "3", "--pool", "class", "--mirror", "--random-weights")
-    assert (other["pool"], other["weights"], other["knn"]["k"], other["mirrored"]) == ("class", "random", 3, True)
-    folded = asked("--folds", "2")
-    assert folded["folds"] == 2 and folded["test"] == train
+    source = str(striped / "test")
+    asked = ["--folds", "2", "--k", "3", "--pool", "class", "--mirror", "--random-weights"]
+    assert run(["probe", str(make_run()), "--train", source, *asked]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["train"], found["test"], found["folds"], found["pool"]) == (source, source, 2, "class")
+    assert (found["weights"], found["mirrored"]) == ("random", True)
+    assert [fold["k"] for fold in found["knn"]["folds"]] == [3, 3] and "attentive" not in found
 
 
 def test_what_pictures_and_features_are_asked_for_is_what_they_are(make_run, striped, tmp_path):

@@ -123,3 +123,18 @@ def test_an_intercept_is_not_pulled_towards_zero() -> None:
     weight = softmax_regression(standard(x, x).double(), y, 1e3, 200)
     assert weight[:-1].abs().max() < 1e-2
     assert weight[-1].softmax(0).tolist() == pytest.approx([0.9, 0.1], abs=1e-3)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1.0])
+def test_a_class_is_fitted_on_what_is_known_of_it_as_if_it_were_alone(l2: float) -> None:
+    """Whatever is known of others, and however few samples it is known of: the penalty is against their mean."""
+    g = rng(0, "known in part")
+    marks = torch.randint(2, (60, 3), generator=g)
+    x = torch.randn(60, 5, generator=g).double() + marks[:, :1] - 0.5 * marks[:, 2:]
+    marks[12:, 1] = -1
+    marks[::3, 2] = -1
+    together = logistic_regression(x, marks, l2, 400)
+    for c in range(3):
+        known = marks[:, c] >= 0
+        alone = logistic_regression(x[known], marks[known][:, [c]], l2, 400)
+        torch.testing.assert_close(together[:, [c]], alone, atol=2e-3, rtol=2e-3)

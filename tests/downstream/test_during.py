@@ -1,5 +1,6 @@
 """Probing a run while it trains: the same training to the last bit, the same numbers as a probe of its checkpoint."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from mae_ext.config import load_config, parse_config
-from mae_ext.downstream.during import ProbesDuring
+from mae_ext.downstream.during import ProbesDuring, _aside
 from mae_ext.downstream.probe import probe
 from mae_ext.engine.train import train
 from mae_ext.errors import UserError
@@ -143,3 +144,16 @@ def _volumes(root: Path) -> None:
             for i in range(count):
                 ramp = np.moveaxis(np.broadcast_to(np.arange(20.0) + i, (20, 20, 20)), 2, axis)
                 nib.Nifti1Image(ramp.astype(np.float32), np.eye(4)).to_filename(root / part / name / f"{i}.nii.gz")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_whatever_a_probe_draws_or_meets_the_model_and_the_generator_are_as_they_were(make_config, training, fails):
+    """A reader or an embedder of somebody else's may draw from the global generator."""
+    model, state = MAE(make_config()).train(training), torch.get_rng_state()
+    with contextlib.suppress(UserError), _aside(model):
+        assert not model.training
+        torch.rand(5)
+        if fails:
+            raise UserError("of a source")
+    assert model.training == training and torch.equal(torch.get_rng_state(), state)

@@ -363,3 +363,24 @@ def test_a_result_counts_what_each_side_has_and_patients_are_witnesses_everywher
     learn = Reading(load_encoder(run))("train", lists["train"], "mean")[0]
     _, settings = linear_votes(learn.x, learn.y, learn.x[:1], groups=learn.groups)
     assert result["linear"]["held_out_accuracy"] == settings["held_out_accuracy"]
+
+
+def test_no_probe_chooses_its_setting_by_patients_that_it_learns_from(make_run: MakeRun, tmp_path: Path) -> None:
+    """Noise, each picture of one patient and there twice: a copy would be known by the other, a patient is a guess."""
+    rows = []
+    for number in range(24):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+        for copy in "ab":
+            Image.fromarray(pixels).save(tmp_path / f"{number}{copy}.png")
+            rows.append(f"{number}{copy}.png,{'xy'[number % 2]},{'train' if number < 20 else 'test'},P{number}")
+    (tmp_path / "known.csv").write_text("\n".join(["path,label,split,patient", *rows]) + "\n")
+    unknown = [row.rpartition(",")[0] for row in rows]
+    (tmp_path / "unknown.csv").write_text("\n".join(["path,label,split", *unknown]) + "\n")
+    usual = {}
+    for name in ("known", "unknown"):
+        source = f"{tmp_path / name}.csv"
+        found = probe(make_run(), f"{source}::train", f"{source}::test", attentive=True)
+        for kind in ("linear", "attentive"):
+            usual[name, kind] = np.mean(list(found[kind]["held_out_accuracy"].values()))
+    for kind in ("linear", "attentive"):
+        assert usual["known", kind] < 0.65 < 0.75 < usual["unknown", kind]

@@ -61,3 +61,21 @@ def test_levels_that_are_not_each_coarser_than_the_last_are_refused(strides):
 def test_only_grids_of_two_axes_have_maps():
     with pytest.raises(ValueError, match="has 3 axes"):
         Pyramid(8, 4, (2, 8, 8), (2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("patch", "wanted", "strides"),
+    [
+        (16, (4, 8, 16, 32), (4, 8, 16, 32)),
+        (14, (4, 8, 16, 32), (3.5, 7, 14, 28)),
+        (10, (8, 16, 32), (10, 20, 40)),  # 10 is a factor of 1.25 off, and 5 one of 1.6
+        (12, (8, 16), (6, 12)),
+        (11, (8, 16), (11, 22)),
+        (6, (4, 32), (3, 24)),
+    ],
+)
+def test_a_level_has_the_stride_that_is_nearest_by_its_factor(patch, wanted, strides):
+    pyramid = Pyramid(8, 4, (patch, patch), (4, 6), wanted)
+    assert pyramid.strides == tuple((s, s) for s in strides)
+    maps = pyramid(torch.zeros(1, 24, 8))
+    assert [tuple(m.shape[2:]) for m in maps] == list(pyramid.grids)

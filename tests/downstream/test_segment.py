@@ -679,3 +679,17 @@ def test_each_rank_judges_samples_of_its_own(blobs):
     scores = [task.evaluate(Bright(), config, Meeting(rank, 2, torch.device("cpu"))) for rank in range(2)]
     assert [s["samples"] for s in scores] == [2, 3]
     assert scores[-1] == task.evaluate(Bright(), config, Ranks(0, 1, torch.device("cpu")))
+
+
+def test_answers_add_nothing_to_the_cache_of_the_training(fine_tune, organs, tmp_path):
+    reader = {"name": "volume", "intensity": "zscore", "cache": str(tmp_path / "kept")}
+    (tmp_path / "train.txt").write_text("scans/0.nii.gz\nscans/1.nii.gz\n")
+    task = {"classes": ["one", "two"], "masks": str(organs / "labels")}
+    assert (
+        fine_tune({"volume": VOLUME | {"data": VOLUME["data"] | {"reader": reader}}}, task, tmp_path / "train.txt") == 0
+    )
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.array")}
+    assert len(kept) == 4  # voxels, and what of them counts, of two scans
+    assert run(["predict", str(tmp_path / "ft"), str(organs / "scans"), "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.array")} == kept

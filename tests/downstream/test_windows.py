@@ -124,3 +124,17 @@ def test_where_the_disk_has_no_room_for_what_is_held_nothing_dies_of_it(tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
     assert windows._on_disk((3, 4, 5), tmp_path).tolist() == np.zeros((3, 4, 5)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("likely", "label"),
+    [([0.25] * 4, 0), ([0.0, 0.5, 0.5, 0.0], 1), ([0.2, 0.2, 0.3, 0.3], 2), ([0.1, 0.2, 0.3, 0.4], 3)],
+)
+@torch.no_grad()
+def test_of_classes_that_are_as_likely_the_first_is_taken_as_by_argmax(likely, label):
+    def answer(x):
+        return torch.tensor(likely).view(1, 4, 1, 1).expand(len(x), 4, *x.shape[2:]).clone()
+
+    slabs = [torch.rand(1, 9, 10, generator=torch.Generator().manual_seed(0))]
+    for places in (identity((9, 10)), [np.arange(0, 8, 0.5), np.arange(0, 9, 0.3)]):
+        assert (segment(slabs, (8, 8), 0.0, answer, places, CPU) == label).all()

@@ -67,6 +67,8 @@ CLASSIFY = {"task": "classify"}
         ({"train.warmup_steps": 60}, "the warm-up, of 60 steps, is no shorter than the run, of 60"),
         ({"train.min_lr": 1.0}, "train.min_lr=1 is above the learning rate at its peak"),
         ({"train.probe": {"every": 99, "train": "a", "test": "b"}}, "train.probe.every=99 is more than the run's 60"),
+        ({"train.probe": {"every": 61, "train": "a", "test": "b"}}, "train.probe.every=61 is more than the run's 60"),
+        (CLASSIFY | {"train.evaluate_every": 61, "modalities.image.data.test": "b"}, "evaluate_every=61 is more than"),
         ({"model.depth": 1}, "model.drop_path=0.1 rises from 0 over the blocks, and there is only one"),
         ({"modalities.image.weight": 2.0}, "modalities.image.weight=2 weighs one loss against no other"),
         ({DECODE: {"name": "random", "ratio": 0}}, "decode.ratio=0 answers every hidden token"),
@@ -87,6 +89,28 @@ def test_what_is_followed_to_the_letter_and_hardly_meant_is_said(tiny, values, t
 
 def test_a_config_that_means_what_it_says_needs_no_remark(tiny):
     assert remarks(load_config(tiny()), 60, 10) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train.warmup_steps": 59},
+        {"train.probe": {"every": 60, "train": "a", "test": "b"}},
+        {"train.min_lr": 1e-2 * 8 / 256},
+        {"model.depth": 1, "model.drop_path": 0.0},
+        {DECODE: {"name": "random", "ratio": 0.5}},
+        {"modalities.image.target": {"name": "pixel", "floor": 0.1}},
+        {f"{AUGMENT}.fixed": [0], f"{AUGMENT}.scale": [0.5, 1.0], f"{AUGMENT}.aspect": [1, 1]},
+        {f"{AUGMENT}.fixed": [0, 1], f"{AUGMENT}.scale": None},
+        CLASSIFY | {"train.evaluate_every": 60, "modalities.image.data.test": "b"},
+        CLASSIFY | {"train.layer_decay": 0.7},
+        CLASSIFY | {"init": "run", "train.freeze": "encoder", "model.drop_path": 0.0},
+    ],
+    ids=str,
+)
+def test_what_is_just_within_its_meaning_needs_none_either(tiny, values):
+    config = load_config(tiny(values))
+    assert remarks(config, 60, config.train.warmup_steps) == []
 
 
 def test_the_foreground_masker_without_anything_that_says_what_counts_is_said(tiny, photos, tmp_path, capfd):

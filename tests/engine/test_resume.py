@@ -1,5 +1,6 @@
 """A run goes on exactly where it stopped, and only as the run that it was (FAULTS R10)."""
 
+import json
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ from faults.kills import rows, trajectory
 
 from mae_ext.cli import run
 from mae_ext.engine import checkpoint
-from mae_ext.engine.log import Journal
+from mae_ext.engine.log import Journal, Log
 
 
 @pytest.fixture
@@ -216,3 +217,14 @@ def test_a_line_that_a_kill_cut_off_is_written_again(tmp_path):
     assert path.read_text().splitlines() == [
         '{"step": 1, "loss": 0.1}', '{"step": 2, "loss": 0.30000000000000004}', '{"step": 3, "loss": 0.7}',
     ]  # fmt: skip
+
+
+def test_updates_that_were_skipped_are_counted_from_the_beginning_of_a_run_that_goes_on(tmp_path):
+    row = {"loss": 1.0, "samples_per_s": 1.0, "data_wait": 0.0, "seconds": 1.0}
+    lines = [json.dumps(row | {"step": step, "skipped": skipped}) for step, skipped in enumerate((1, 0, 1, 1, 1), 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    log = Log(tmp_path, 4, 10, False)
+    assert log.skipped == 3  # the fifth will be made again
+    log.write(row | {"step": 5, "skipped": 1})
+    log.close()
+    assert log.skipped == 4 and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5

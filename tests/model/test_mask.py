@@ -256,7 +256,7 @@ def test_a_masker_of_a_third_party_needs_scores_and_a_count_only():
 @pytest.mark.parametrize("grid", [(40,), (5, 8), (2, 4, 5)])
 def test_of_the_block_that_overshoots_chance_decides_what_is_hidden(grid):
     """One block is the whole grid, of which half is hidden: every token as often as any other."""
-    masker = BlockMasker(ratio=0.5, min_share=1.0, max_share=1.0)
+    masker = BlockMasker(ratio=0.5, min_share=1.0, max_share=1.0, aspect=1.0)
     hidden = torch.stack([masker.scores(grid, rng(0, "block", i)).flatten() >= 1 for i in range(400)])
     assert (hidden.sum(1) == 20).all()
     often = hidden.float().mean(0)
