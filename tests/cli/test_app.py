@@ -109,14 +109,14 @@ def odd(striped, tmp_path):
         (root / path.parent.name / path.name).write_bytes(path.read_bytes())
     (root / "down" / "out.png").symlink_to(striped / "train" / "down" / "000.png")
     (root / "scan.nii.gz").write_bytes(b"x")
-    (root / "photo.heic").write_bytes(b"x")
+    (root / "photo.jxl").write_bytes(b"x")
     return root
 
 
 PASSED = (
     "1 links that leave the folder (such as down/out.png)",
     "1 .nii.gz (such as scan.nii.gz): they are for another reader: use --reader volume",
-    "1 .heic (such as photo.heic): convert them",
+    "1 .jxl (such as photo.jxl): convert them",
 )
 
 
@@ -142,7 +142,7 @@ def test_every_command_that_lists_a_folder_names_what_it_passes_over_once(
     for command in commands:
         capsys.readouterr()
         assert run(command) == 0, command
-        lines = [line for line in capsys.readouterr().err.splitlines() if "such as photo.heic" in line]
+        lines = [line for line in capsys.readouterr().err.splitlines() if "such as photo.jxl" in line]
         assert len(lines) == 1 and lines[0].startswith(f"warning: data path '{data}': passed over: "), command
         assert all(part in lines[0] for part in PASSED), (command, lines)
 
