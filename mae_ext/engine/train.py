@@ -74,11 +74,11 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
     task, asked = task_of(config), asked_statistics(config)
     data = task.data(config, ranks.rank, ranks.world)
-    if ranks.main:
-        announce(config, data)
     with _told_of_all_bad(out, ranks):
         ranks.on_main(lambda: _check_judged(config))
     if found is None:
+        if ranks.main:
+            announce(config, data)  # before it is measured, which may take long
         with _told_of_all_bad(out, ranks):
             config = _settled(task, config, data, ranks)
         at = Progress(statistics=asked)
@@ -86,6 +86,8 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
         at = Progress.read(found)
         config = task.settle(config, data, checkpoint.read_config(found))
         check_same(config, found, at, data, allow_change, asked)
+        if ranks.main:
+            announce(config, data)
         if anew := to_measure(asked, at):
             before = config
             config = ranks.on_main(lambda: measured_anew(before, anew, data))
