@@ -74,11 +74,11 @@ def _train(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change
     found = ranks.from_main(checkpoint.latest(out, warn) if ranks.main else None)
     task, asked = task_of(config), asked_statistics(config)
     data = task.data(config, ranks.rank, ranks.world)
+    if found is None and ranks.main:
+        announce(config, data)  # before it is measured, which may take long
     with _told_of_all_bad(out, ranks):
         ranks.on_main(lambda: _check_judged(config))
     if found is None:
-        if ranks.main:
-            announce(config, data)  # before it is measured, which may take long
         with _told_of_all_bad(out, ranks):
             config = _settled(task, config, data, ranks)
         at = Progress(statistics=asked)
