@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.bitstream import can_begin, is_hidden
+from mae_ext.strict_json import dumps
 
 VERSION = 1
 NONE = -(1 << 63)
@@ -69,7 +70,7 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         columns = {name: value for name, value in self.__dict__.items() if name != "facts"}
-        told = json.dumps({"made by": [VERSION, av.__version__], **self.facts})
+        told = dumps({"made by": [VERSION, av.__version__], **self.facts})
         try:
             with partial.open("wb") as file:
                 np.savez_compressed(file, facts=np.frombuffer(told.encode(), np.uint8), **columns)

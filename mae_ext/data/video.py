@@ -1,7 +1,6 @@
 """The video reader: one decode, any number of clips cut from it, and a stated rule for which frames they take."""
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,8 @@ from mae_ext.data.cache import Cache, Entry, source_identity
 from mae_ext.data.decoder import Decoders, Kept, Opened, Recounted
 from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.source import fetch
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, UserError
+from mae_ext.strict_json import dumps
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpeg", ".mpg", ".ts", ".m2ts", ".wmv", ".flv"),
@@ -212,7 +212,12 @@ class VideoReader:
             return
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.truncate(prod(shape))
+            try:  # a hole in a file that cannot be filled ends the process; room that is asked for is refused
+                os.posix_fallocate(file.fileno(), 0, prod(shape))
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: cannot be written to: {error.strerror}; make room, or lower keep_bytes"
+                ) from None
             frames = np.memmap(file, np.uint8, "r+", shape=shape)
             for start in range(0, shape[0], at_once):
                 stop = min(shape[0], start + at_once)
@@ -233,7 +238,7 @@ class VideoReader:
     @contextmanager
     def _decode(self, address: str, counted: bool) -> Iterator[Opened]:
         folder = _own_folder() if self.cache is None else self.cache.root
-        identity = json.dumps(source_identity(address), sort_keys=True).encode()
+        identity = dumps(source_identity(address)).encode()
         path = folder / "films" / f"{hashlib.sha256(identity).hexdigest()}.npz"
         kept = Kept(path, grows=self.cache is None or self.cache.keeps != "never")
         with self.decoders.open(address, self.short_side, self.decoder, kept, counted) as opened:

@@ -19,7 +19,6 @@ import resource
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from itertools import pairwise
@@ -48,8 +47,8 @@ DECORD_FILMS = {
 APART = 12
 """A seek costs about as much as decoding so many frames: it has to save more."""
 
-KEPT_S = 0.2
-"""A table that took so long to make, or longer, is kept beside the cache for the next time."""
+KEPT = 3000
+"""A table of so many packets or more is kept beside the cache for the next time."""
 
 CONTAINERS = [
     *((magic, 0) for magic in (b"\x1a\x45\xdf\xa3", b"RIFF", b"GIF8", b"FLV", b"OggS", b"\x30\x26\xb2\x75")),
@@ -80,10 +79,9 @@ class Video:
         known = None if kept is None else load(kept)
         if request["counted"] and known is not None and not known.facts["counted"]:
             known = None
-        began = time.monotonic()
         self.film = Film(self._content, known, self._check, alive, request["counted"])
         self.table, facts = self.film.table, self.film.table.facts
-        dear = facts["counted"] or time.monotonic() - began > KEPT_S
+        dear = facts["counted"] or len(self.table.size) >= KEPT
         if kept is not None and known is None and dear and request["keeps"]:
             with contextlib.suppress(OSError):
                 self.table.save(kept)

@@ -55,8 +55,8 @@ def begin(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) ->
     found = ranks.on_main(lambda: checkpoint.latest(out, warn))
     task, asked = task_of(config), asked_statistics(config)
     data = ranks.alone(lambda: task.data(config, ranks.rank, ranks.world))
-    if ranks.main:
-        announce(config, data)
+    if found is None and ranks.main:
+        announce(config, data)  # before it is measured, which may take long
     with _told_of_all_bad(out, ranks):
         ranks.on_main(lambda: _check_judged(config))
     if found is None:
@@ -67,6 +67,8 @@ def begin(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) ->
         at = Progress.read(found)
         config = task.settle(config, data, checkpoint.read_config(found))
         check_same(config, found, at, data, allow_change, asked)
+        if ranks.main:
+            announce(config, data)
         if anew := to_measure(asked, at):
             before = config
             config = ranks.on_main(lambda: measured_anew(before, anew, data))

@@ -132,7 +132,7 @@ def test_rows_come_back_whatever_the_byte_order_and_where_their_member_stands(tm
         (np.array([3, 0, 1, 3], np.int64), ["3", "0", "1", "3"]),
         (np.array([[1], [0], [1], [-1]], np.int8), ["1", "0", "1", "-1"]),
         (np.array([True, False, True, False]), ["1", "0", "1", "0"]),
-        (np.array([0.0, 1.0, 1.0, 0.0]), None),
+        (np.array([0.0, 1.0, 1.0, 0.0]), ["0", "1", "1", "0"]),
         (np.array([0, 1, 1]), None),
         (np.zeros((4, 2), int), None),
     ],

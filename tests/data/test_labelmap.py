@@ -130,8 +130,8 @@ def test_instances_of_16_bits_keep_their_numbers_and_colours_are_refused(tmp_pat
     numbers[2, 2] = 700
     Image.fromarray(numbers).save(tmp_path / "deep.png")
     assert ImageReader((4, 4)).label_map(str(tmp_path / "deep.png"))[2, 2] == 700
-    Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "rgb.png")
-    with pytest.raises(BadSample, match=r"label map.*mode is RGB; expected one channel"):
+    Image.fromarray(np.eye(6, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3])).save(tmp_path / "rgb.png")
+    with pytest.raises(BadSample, match=r"label map.*mode is RGB, and its colours differ; expected one channel"):
         ImageReader((4, 4)).label_map(str(tmp_path / "rgb.png"))
 
 

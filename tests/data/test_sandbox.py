@@ -56,21 +56,21 @@ def test_a_result_comes_back_from_another_process_which_stays(box: Sandbox) -> N
 
 @only_linux
 def test_a_good_file_on_a_busy_machine_is_no_hung_one() -> None:
-    """Six processes on one core: what needs less than half the deadline to itself is answered after all of it."""
+    """Ten processes on one core: what needs a fifth of the deadline to itself is answered after all of it."""
     power, spent = 1 << 14, 0.0
-    while spent < 0.15:
+    while spent < 0.1:
         power, began = 2 * power, time.process_time()
         pow(3, power)
         spent = time.process_time() - began
     core = {min(os.sched_getaffinity(0))}
     spin = f"import os\nos.sched_setaffinity(0, {core})\nwhile True: pass"
-    rivals = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(5)]
+    rivals = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(9)]
     try:
-        with Sandbox(deadline_s=2.5 * spent) as box:
+        with Sandbox(deadline_s=5 * spent) as box:
             box.call(os.sched_setaffinity, 0, core)
             began = time.monotonic()
             assert box.call(pow, 3, power) == pow(3, power)
-            assert time.monotonic() - began > 2.5 * spent
+            assert time.monotonic() - began > 5 * spent
     finally:
         for rival in rivals:
             rival.kill()

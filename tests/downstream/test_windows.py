@@ -133,7 +133,7 @@ def test_where_the_disk_has_no_room_for_what_is_held_nothing_dies_of_it(tmp_path
 @torch.no_grad()
 def test_of_classes_that_are_as_likely_the_first_is_taken_as_by_argmax(likely, label):
     def answer(x):
-        return torch.tensor(likely).view(1, 4, 1, 1).expand(len(x), 4, *x.shape[2:]).clone()
+        return torch.tensor(likely).expand(len(x), *x.shape[2:], 4).clone()
 
     slabs = [torch.rand(1, 9, 10, generator=torch.Generator().manual_seed(0))]
     for places in (identity((9, 10)), [np.arange(0, 8, 0.5), np.arange(0, 9, 0.3)]):
