@@ -57,9 +57,10 @@ def said(capfd, tmp_path):
         complaints = [line for line in err.splitlines() if line.startswith("mae-ext")]
         assert len(complaints) == 1, err
         if code == 2:
-            # What was found is said before it is refused; that is one line as well, for each modality.
+            # What was found, and what is done with it, is said before it is refused: a line each, for each modality.
+            before = [r"image: \d+ files? of ", "modality 'image': measuring mean and standard deviation on "]
             assert err.splitlines()[-1] == complaints[0] and err.count("\n") <= 3, err
-            assert all(re.match(r"image: \d+ files? of ", line) for line in err.splitlines()[:-1]), err
+            assert all(re.match("|".join(before), line) for line in err.splitlines()[:-1]), err
         return complaints[0] if code == 2 else err[err.index("mae-ext: ") :]
 
     return call
