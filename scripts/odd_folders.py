@@ -201,7 +201,7 @@ def page(workplace: Path) -> Iterator[str]:
         if case.say:
             yield f"\n{case.say}\n"
         for command in case.commands:
-            lines = [line.replace(str(workplace.resolve()), "/work") for line in said(command)]
+            lines = [line.replace(str(workplace.resolve()), "/home/you") for line in said(command)]
             yield "\n```\n" + "\n".join([f"$ mae-ext {command}", *lines]) + "\n```\n"
 
 
