@@ -130,6 +130,10 @@ def read_boxes(
         first = next(iter(matched.values()), [])
         seen = {name for row in first for name in row.names}
         classes = tuple(name for name in given.order if name in seen)
+        if not classes:
+            raise UserError(
+                f"labels '{path}': the {len(first)} images to train on have no box at all: nothing to learn"
+            )
     for split, rows in matched.items():
         unknown = sorted({name for row in rows for name in row.names} - set(classes))
         if unknown:

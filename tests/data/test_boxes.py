@@ -224,6 +224,11 @@ def test_how_the_labels_name_their_images_is_said_where_one_has_none(coco):
         read_boxes(ONE, path)
 
 
+def test_labels_without_any_box_for_what_is_trained_on_are_refused(labels):
+    with pytest.raises(UserError, match="the 1 images to train on have no box at all: nothing to learn"):
+        read_boxes(ONE, labels({"one": voc()}))
+
+
 def test_a_small_box_among_others_is_no_share(labels):
     folder = labels({"one": voc(("cat", 0, 0, 1, 1), ("cat", 10, 10, 20, 20), ("cat", 30, 10, 40, 20))})
     assert len(read_boxes(ONE, folder)["train"][0].boxes) == 3
