@@ -3,6 +3,7 @@
 Nothing is unpacked and nothing is cached on disk, so member names can say what they like: none ever becomes a path.
 """
 
+import logging
 import re
 import struct
 import tarfile
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 
 from mae_ext.data.passed_over import LINKS_INSIDE, NOT_REGULAR, REPEATED, SAME_KEY, SAME_NAME, PassedOver
 from mae_ext.errors import BadSample, UserError
+
+log = logging.getLogger("mae_ext.data.source")
+"""As what a listing passes over is said."""
 
 MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
 ROW = re.compile(r"(?s)(?P<file>.*\.npz)::(?P<key>\w+)::(?P<row>\d+)")
@@ -145,8 +149,8 @@ def _label(shard: str, member: str, text: str) -> str:
 def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]:
     """(addresses, labels) of {split}_images and {split}_labels. Only headers, and labels, are held in memory.
 
-    Labels are used when they are one whole number or one text a row; a multi-label table is not a class. Raises
-    UserError for labels that are objects, or text for some other number of rows.
+    Labels are used when they are one whole number or one text a row; a multi-label table is not a class, which is
+    said. Raises UserError for labels that are objects, no whole numbers, or of some other number of rows.
     """
     where = f"data path '{file}'"
     try:
@@ -170,7 +174,17 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
     except _DAMAGE as error:
         raise UserError(f"{where}: damaged, or not an .npz archive: {error!r}") from error
     rows = [f"{file}::{key}::{i}" for i in range(shape[0])]
-    if labels is None or labels.size != len(rows):
+    if labels is None:
+        return rows, None
+    if not labels.ndim or len(labels) != len(rows):
+        have = f"{len(labels)} rows" if labels.ndim else "a single value"
+        raise UserError(f"{where}: '{split}_labels' has {have} and '{key}' {len(rows)}; expected one label a row")
+    if labels.size != len(rows):
+        log.warning(
+            "%s: '%s_labels' has shape %s: several numbers a row are no class, so its rows have no labels; of one-hot "
+            "rows, save labels.argmax(1)",
+            *(where, split, list(labels.shape)),
+        )
         return rows, None
     if labels.dtype.kind in "US":
         texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in labels.reshape(-1)]

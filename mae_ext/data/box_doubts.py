@@ -21,9 +21,9 @@ log = logging.getLogger("mae_ext.data.source")
 
 
 def refuse_shares(given: Annotations, path: str) -> None:
-    """Raises UserError where boxes are shares of the image: most lie within one pixel at its corner."""
+    """Raises UserError where most boxes are shares of the image."""
     every = [(row, box) for row in given.images for box in row.boxes]
-    shares = [(row, box) for row, box in every if 0 < box[2] <= 1 and 0 < box[3] <= 1]
+    shares = [(row, box) for row, box in every if is_share(box)]
     if 2 * len(shares) > len(every):
         row, (_, _, right, bottom) = shares[0]
         raise UserError(
@@ -31,6 +31,11 @@ def refuse_shares(given: Annotations, path: str) -> None:
             f"ends at {right:g}, {bottom:g}: they are shares of the image, as YOLO has them. Expected pixels: multiply "
             f"x and width by the width of each image, y and height by its height"
         )
+
+
+def is_share(box: tuple[float, float, float, float]) -> bool:
+    """Whether a box ends within the first pixel, as shares of the image all do."""
+    return 0 < box[2] <= 1 and 0 < box[3] <= 1
 
 
 def meant(given: Annotations, matched: Mapping[str, list[Annotation]]) -> str:

@@ -5,6 +5,7 @@ size is limited, XML may have no DTD and so no entities, and what is wrong is a 
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -26,6 +27,7 @@ MAX_XML_DEPTH = 16
 """VOC's own files are five deep (annotation, object, part, bndbox, xmin)."""
 
 T = TypeVar("T")
+Id = int | str
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,9 @@ def _read_coco(path: str) -> Annotations:
         image.boxes.append((left, top, left + width, top + height))
         image.names.append(category)
         image.ignored.append(bool(row.get("iscrowd", 0)))
-    return Annotations(list(images.values()), tuple(categories[key] for key in sorted(categories)), suffixed=True)
+    return Annotations(
+        list(images.values()), tuple(categories[key] for key in sorted(categories, key=_rank)), suffixed=True
+    )
 
 
 def _coco_image(row: dict[str, Any], place: str, path: str) -> Annotation:
@@ -227,14 +231,28 @@ def _list(root: Any, key: str, where: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_id(rows: list[dict[str, Any]], what: str, where: str, make: Callable[[dict[str, Any], str], T]) -> dict[int, T]:
-    found: dict[int, T] = {}
+def _by_id(rows: list[dict[str, Any]], what: str, where: str, make: Callable[[dict[str, Any], str], T]) -> dict[Id, T]:
+    """COCO's ids are whole numbers; some tools write text, or whole numbers as floats."""
+    found: dict[Id, T] = {}
     for i, row in enumerate(rows):
-        place, key = f"{where}: {what}[{i}]", row.get("id")
-        if not isinstance(key, int) or key in found:
-            raise UserError(f"{place}: id is {key!r}; expected an integer that no other has")
+        place, key = f"{where}: {what}[{i}]", _id(row.get("id"))
+        if key is None or key in found:
+            raise UserError(f"{place}: id is {row.get('id')!r}; expected a whole number, or text, that no other has")
         found[key] = make(row, place)
     return found
+
+
+def _rank(key: Id) -> tuple[bool, int, str]:
+    """Numbers come first, in their order, also where they are text."""
+    text = str(key)
+    number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+    return number is None, number or 0, text
+
+
+def _id(value: Any) -> Id | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _text(row: dict[str, Any], key: str, place: str) -> str:
@@ -244,8 +262,8 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
     return value.strip()
 
 
-def _known(row: dict[str, Any], key: str, known: dict[int, T], place: str) -> T:
-    value = row.get(key)
-    if not isinstance(value, int) or value not in known:
-        raise UserError(f"{place}: {key} is {value!r}, which the file does not define")
+def _known(row: dict[str, Any], key: str, known: dict[Id, T], place: str) -> T:
+    value = _id(row.get(key))
+    if value is None or value not in known:
+        raise UserError(f"{place}: {key} is {row.get(key)!r}, which the file does not define")
     return known[value]

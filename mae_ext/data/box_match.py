@@ -56,8 +56,9 @@ def match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> di
             if (other := used.setdefault(id(found[0]), address)) != address:
                 faults["shared"].append(f"{other} and {address} ({found[0].where})")
             matched[split].append(found[0])
-    _refuse(faults, path)
-    if unused := [row.where for row in given.images if id(row) not in used]:
+    unused = [row.where for row in given.images if id(row) not in used]
+    _refuse(faults, path, unused)
+    if unused:
         theirs = " and ".join(sources)
         log.warning(
             "labels '%s': %d of its %d images are not in %s, and are not used, such as %s",
@@ -66,12 +67,15 @@ def match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> di
     return matched
 
 
-def _refuse(faults: Mapping[str, list[str]], path: str) -> None:
+def _refuse(faults: Mapping[str, list[str]], path: str, unused: list[str]) -> None:
+    """unused: entries that are no image's, which say how the labels name theirs."""
     folders = "give the names in the labels their folders"
     entries = (
         "an image without objects needs an entry that says so; to train on a part of the images, give a list of them "
         "(.txt, a path a line) as the data"
     )
+    if unused:
+        entries += f"; {len(unused)} entries are no image's, such as {unused[0]}: if it is one of these, rename either"
     for kind, what, remedy in (
         ("missing", "images have no labels", entries),
         ("contradictory", "images have several entries that differ", "keep the one that is right"),

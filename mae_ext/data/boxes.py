@@ -14,7 +14,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae_ext.data.box_doubts import ROUNDING, SWAPPED, meant, name_contradictions, refuse_shares
+from mae_ext.data.box_doubts import ROUNDING, SWAPPED, is_share, meant, name_contradictions, refuse_shares
 from mae_ext.data.box_files import Annotation, read_annotations
 from mae_ext.data.box_match import match
 from mae_ext.data.sample import Crop
@@ -122,13 +122,18 @@ def read_boxes(
     faults = [fault for rows in checked.values() for _, bad in rows for fault in bad]
     if faults and faulty == "refuse":
         raise UserError(
-            f"labels '{path}': {len(faults)} boxes lie outside their image or have no area: {some(faults, '; ')}. "
+            f"labels '{path}': {len(faults)} boxes lie outside their image or have no area, or less than a pixel: "
+            f"{some(faults, '; ')}. "
             + (meant(given, matched) or "Correct them, or leave them out with faulty_boxes: drop")
         )
     if classes is None:
         first = next(iter(matched.values()), [])
         seen = {name for row in first for name in row.names}
         classes = tuple(name for name in given.order if name in seen)
+        if not classes:
+            raise UserError(
+                f"labels '{path}': the {len(first)} images to train on have no box at all: nothing to learn"
+            )
     for split, rows in matched.items():
         unknown = sorted({name for row in rows for name in row.names} - set(classes))
         if unknown:
@@ -144,11 +149,14 @@ def _checked(row: Annotation) -> tuple[Annotation, list[str]]:
     height, width = row.size or (np.inf, np.inf)
     image = "its image" if row.size is None else f"its image of {width}x{height} (width x height)"
     rows, boxes, faults = [], [], []
-    for i, (left, top, right, bottom) in enumerate(row.boxes):
+    for i, box in enumerate(row.boxes):
+        left, top, right, bottom = box
         cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
         fault = None
         if right <= left or bottom <= top:
             fault = "has no area"
+        elif is_share(box) and not all(map(float.is_integer, box)):
+            fault = "lies within one pixel, as shares of the image do (0..1), where pixels are expected"
         elif max(-left, -top, right - width, bottom - height) > ROUNDING or cut[2] <= cut[0] or cut[3] <= cut[1]:
             fault = f"lies outside of {image}"
         if fault is None:

@@ -7,6 +7,7 @@ spread evenly (folds.py). `root=FOLDER` is where the files of a list lie, `colum
 of a plain one are, `classes=FILE` names its classes.
 """
 
+import codecs
 import contextlib
 import csv
 import logging
@@ -18,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from mae_ext.data.folds import deal
-from mae_ext.data.plain_list import LABELS, PARTS, WHOLE_FILMS, Plain, class_names, is_plain, read_plain
+from mae_ext.data.plain_list import LABELS, PARTS, WHOLE_FILMS, Plain, are_bare, class_names, is_plain, read_plain
 from mae_ext.data.plain_list import PATHS as PATH_COLUMNS
 from mae_ext.errors import UserError, some
 
@@ -60,9 +61,13 @@ class Listed:
 def read_list(path: Path, asked: str | None, suffixes: tuple[str, ...], where: str) -> Listed:
     """path: of a .txt or .csv file. asked: what stands after its "::". Raises UserError."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from error
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as Windows PowerShell's > writes
+        text = content.decode("utf-16", "replace")
+    else:
+        text = content.decode("utf-8-sig", "surrogateescape")
     first = next((line for line in text.splitlines() if line.strip()), "")
     options = _options(asked, where)
     if path.suffix in (".txt", ".lst") or is_plain(first, suffixes):
@@ -76,12 +81,11 @@ def _read_plain(path: Path, text: str, options: dict[str, str], suffixes: tuple[
             f"{where}: {', '.join(sorted(unknown))}: the columns of this list have no names; expected "
             f"{', '.join(OF_PLAIN)}"
         )
-    plain = read_plain(path, text, options.get("columns"), suffixes, where)
-    joined = any(s.endswith("/") for s in suffixes)
-    endings = ("", *suffixes) if plain.bare and not joined else ("",)
-    addresses = _addresses(path, plain.lines, plain.names, endings, where, options.get("root"))
+    root = options.get("root")
+    plain = read_plain(path, text, options.get("columns"), suffixes, where, _folders(path, root))
+    addresses = _addresses(path, plain.lines, plain.names, _endings(plain.names, suffixes), where, root)
     labels = class_names(path, plain, options.get("classes"), where)
-    _check_repeated(plain.lines, plain.names, labels, where)
+    _check_repeated(plain.lines, plain.names, addresses, labels, where)
     return Listed(addresses, labels)
 
 
@@ -101,9 +105,9 @@ def _options(asked: str | None, where: str) -> dict[str, str]:
 def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[str, ...], where: str) -> Listed:
     if "columns" in options:
         raise UserError(f"{where}: columns= is for lists whose first line is a row; here give path= and label=")
-    reader = csv.DictReader(StringIO(text, newline=""), delimiter=_delimiter(text, options))
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter=_delimiter(text, options), skipinitialspace=True)
     try:
-        header = list(reader.fieldnames or [])
+        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         naming = options.get("path") or next((c for c in PATHS if c in header), "path")
         rows = [(reader.line_num, {k: v or "" for k, v in row.items() if k is not None}) for row in reader]
         _column(naming, header, where, _to_type(path, header, rows, suffixes))
@@ -128,23 +132,24 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
         rows = _folded(rows, who or [row[naming] for _, row in rows], kinds, options, where)
     lines, values = [line for line, _ in rows], [row for _, row in rows]
     names = [row[naming] for row in values]
-    addresses = _addresses(path, lines, names, suffixes if naming == "id" else ("",), where, options.get("root"))
+    endings = suffixes if naming == "id" else _endings(names, suffixes)
+    addresses = _addresses(path, lines, names, endings, where, options.get("root"))
     listed = Listed(addresses, [None] * len(values), nameless=nameless)
     if patient in header or "patient" in options:
         listed.patients = [row[_column(patient, header, where)].strip() for row in values]
-        _check_repeated(lines, names, listed.patients, where)
+        _check_repeated(lines, names, addresses, listed.patients, where)
     if len(chosen) > 1:
         listed.several = tuple(chosen)
         listed.marks = [
             [_mark(row[c], c, line, where) for c in chosen] for line, row in zip(lines, values, strict=True)
         ]
-        _check_repeated(lines, names, listed.marks, where)
+        _check_repeated(lines, names, addresses, listed.marks, where)
         return listed
     labels = [row.get(labelling, "").strip() for row in values]
     if "classes" in options:
         plain = Plain(lines, names, [label or None for label in labels])
         labels = [label or "" for label in class_names(path, plain, options["classes"], where)]
-    _check_repeated(lines, names, labels, where)
+    _check_repeated(lines, names, addresses, labels, where)
     if any(BETWEEN in label for label in labels):
         listed.several, listed.marks = _marks([label.split(BETWEEN) if label else None for label in labels])
     else:
@@ -197,7 +202,7 @@ def _to_type(
     single = tuple(s.removesuffix("/") for s in suffixes)
     files = [c for c in header if rows and rows[0][1].get(c, "").strip().lower().endswith(single)]
     if not files:
-        return ""
+        return f"; where another one names the files, type '{path}::path=COLUMN'" if rows else ""
     others = [c for c in header if c not in files]
     labels = [c for c in others if c.strip().lower() in LABELS] or (others if len(others) == 1 else [])
     return f"; type '{path}::path={files[0]}" + (f",label={labels[0]}'" if labels else "'")
@@ -234,18 +239,54 @@ def _addresses(
                 f"{where}: line {line}: '{name}' climbs out of the list's folder; write an absolute path if it is meant"
             )
     endings = [s for s in endings if not s.endswith("/")] or [""]
-    folders = [path.parent / folder for folder in FOLDERS] + [Path()] if root is None else [Path(root)]
+    folders = _folders(path, root)
     places = [(folder, ending) for folder in folders for ending in endings]
     for folder, ending in places:
         addresses = [str(folder / f"{name}{ending}") for name in names]
         if any(map(os.path.exists, addresses)):
             return addresses
     shown = ", ".join(str(line) for line in lines[:5]) + (", ..." if len(lines) > 5 else "")
+    told = f"{where}: none of its {len(names)} files exists (lines {shown}); line {lines[0]} means "
+    if re.match(r"/|[A-Za-z]:/", names[0]):
+        raise UserError(f"{told}'{names[0]}', a path of another computer or place{_from_the_front(names[0], folders)}")
     raise UserError(
-        f"{where}: none of its {len(names)} files exists (lines {shown}); line {lines[0]} means "
-        f"'{folders[0] / (names[0] + endings[-1])}': paths are relative to the list's own folder"
-        + (_elsewhere(path, [names[0] + ending for ending in endings]) if root is None else "")
+        f"{told}'{folders[0] / (names[0] + endings[-1])}': paths are relative to the list's own folder"
+        + (
+            _spelt_otherwise(names[0], folders)
+            or (_elsewhere(path, [names[0] + ending for ending in endings]) if root is None else "")
+        )
     )
+
+
+def _folders(path: Path, root: str | None) -> list[Path]:
+    """Where the files of a list are looked for."""
+    return [path.parent / folder for folder in FOLDERS] + [Path()] if root is None else [Path(root)]
+
+
+def _endings(names: Sequence[str], suffixes: tuple[str, ...]) -> tuple[str, ...]:
+    """What names may lack: the reader's suffixes, where none of them has any."""
+    joined = any(s.endswith("/") for s in suffixes)
+    return ("", *suffixes) if not joined and are_bare(names, suffixes) else ("",)
+
+
+def _from_the_front(name: str, folders: Sequence[Path]) -> str:
+    """Which part of a path to take away, so that the rest is there."""
+    parts = name.split("/")
+    for count in range(1, len(parts)):
+        for folder in folders:
+            if (folder / "/".join(parts[count:])).exists():
+                return f". What follows is in {folder}: take '{'/'.join(parts[:count])}/' from the front of every line"
+    return "; write the paths that the files have here, or paths relative to the list's own folder"
+
+
+def _spelt_otherwise(name: str, folders: Sequence[Path]) -> str:
+    """The file that differs in suffix or capitals alone, where there is one."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            wanted = (folder / name).stem.casefold()
+            if alike := sorted(p for p in (folder / name).parent.iterdir() if p.stem.casefold() == wanted):
+                return f". There is '{alike[0]}', with another suffix or other capitals: correct the list"
+    return ""
 
 
 def _elsewhere(path: Path, names: Sequence[str]) -> str:
@@ -258,12 +299,15 @@ def _elsewhere(path: Path, names: Sequence[str]) -> str:
     return f", or to the folder that is named, as '{path}::root=FOLDER'"
 
 
-def _check_repeated(lines: list[int], names: list[str], answers: Sequence[object], where: str) -> None:
-    """Raises UserError where rows of one file contradict each other; what is merely there twice is said."""
+def _check_repeated(
+    lines: list[int], names: list[str], addresses: list[str], answers: Sequence[object], where: str
+) -> None:
+    """Raises UserError where rows of one file, however spelt, contradict each other; what is merely there twice is
+    said."""
     first: dict[str, tuple[int, object]] = {}
     odd, again = [], []
-    for line, name, answer in zip(lines, names, answers, strict=True):
-        before, known = first.setdefault(name, (line, answer))
+    for line, name, address, answer in zip(lines, names, addresses, answers, strict=True):
+        before, known = first.setdefault(os.path.abspath(address), (line, answer))  # noqa: PTH100 follows no link
         if before != line:
             again.append(f"{name} in lines {before} and {line}")
         if known != answer:

@@ -29,14 +29,23 @@ STEEP = 16
 THIRD = 0.01
 """Of the labelled pixels, and twice as many of all: more that are flat are a third number, and no chance."""
 
+RINGING = 8
+"""Nearer to 0 and 255 than this are what JPEG of high quality leaves of flat areas."""
+
+GREYS_OF_EDGES = 8
+"""Different numbers further from both that a lossless map of two has at least, where its edges were softened: by a
+resize, a drawing program, or a JPEG that it once was. With fewer they are classes; with none, several are RINGING on
+both sides."""
+
 WITHOUT_LOSS = "save label maps as PNG, from where they were drawn (JPEG can hold two numbers, 0 and 255)"
 
 
 def numbers(address: str, content: object, formats: tuple[str, ...], max_pixels: int) -> Labels:
     """The bytes of a file, or an array (H, W) -> (H, W), upright.
 
-    Floats are read where they are whole, colours where they agree, and JPEG where it holds two numbers, 0 and
-    255, which are told apart in the middle. Raises BadSample, and what Pillow raises.
+    Floats are read where they are whole, colours where they agree, and JPEG where it holds two numbers, 0 and 255,
+    which are told apart in the middle; so are those of a lossless file with grey edges between them. Raises BadSample,
+    and what Pillow raises.
     """
     lossy = None
     if isinstance(content, np.ndarray):
@@ -48,6 +57,8 @@ def numbers(address: str, content: object, formats: tuple[str, ...], max_pixels:
                 raise BadSample(address, "too large", f"{image.width} x {image.height} pixels")
             lossy = loss(image, content)
             found = _one_channel(address, ImageOps.exif_transpose(image), lossy is not None)
+            if lossy is None and image.mode != "P" and _is_softened(found):
+                found = np.where(found.astype(np.int32) >= HALF, 255, 0)
     if found.ndim != 2 or found.dtype.kind not in "uibf":
         detail = f"an array of {found.dtype} and shape {list(found.shape)}; expected whole numbers (H, W)"
         raise BadSample(address, "label map", detail)
@@ -104,19 +115,45 @@ def _one_channel(address: str, image: Image.Image, lossy: bool) -> NDArray[np.ge
 def _two_numbers(address: str, found: NDArray[np.generic], form: str) -> NDArray[np.generic]:
     """(H, W) as JPEG gives it -> 0 and 255. Raises BadSample where it was not drawn as these two, or is not JPEG."""
     values = found.astype(np.int32)
+    if not _are_two(values, _steps(values)) or form not in ("JPEG", "MPO", "TIFF"):
+        most = int(values.max(initial=0))
+        detail = f"{form} has blurred its numbers, which go up to {most} and are not 0 and 255 alone; {WITHOUT_LOSS}"
+        raise BadSample(address, "label map", detail)
+    return np.where(values >= HALF, 255, 0)
+
+
+def _is_softened(found: NDArray[np.generic]) -> bool:
+    """Whether a map without loss was drawn as 0 and 255, and its edges made grey since."""
+    if found.dtype != np.uint8 or found.max(initial=0) != 255:
+        return False
+    values = found.astype(np.int32)
+    near = ((values > 0) & (values < RINGING), (values < 255) & (values > 255 - RINGING))
+    between = (values >= RINGING) & (values <= 255 - RINGING)
+    ringing = not between.any() and all(len(np.unique(values[side])) > 1 for side in near)
+    if len(np.unique(values[between])) < GREYS_OF_EDGES and not ringing:
+        return False
+    steps = _steps(values)
+    flat = int((steps[between] == 0).sum())
+    full = 2 * int((values > 255 - EDGE).sum()) > int((values >= EDGE).sum())
+    return full and 2 * flat <= int(between.sum()) and _are_two(values, steps)
+
+
+def _steps(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(H, W) -> (H, W): the largest difference to one of the four neighbours."""
     steps = np.zeros(values.shape, np.int32)
     for axis in (0, 1):
         step = np.abs(np.diff(values, axis=axis))
         for side in ((0, 1), (1, 0)):
             steps = np.maximum(steps, np.pad(step, [side if a == axis else (0, 0) for a in (0, 1)]))
+    return steps
+
+
+def _are_two(values: NDArray[np.int32], steps: NDArray[np.int32]) -> bool:
+    """Whether numbers were 0 and 255 before their edges were blurred: hardly any other is flat."""
     most, labelled = int(values.max(initial=0)), int((values >= EDGE).sum())
     third = int(((values >= EDGE) & (values <= 255 - EDGE) & (steps < STEEP)).sum())
     low = int(((values > 0) & (values < EDGE) & (steps == 0)).sum())
-    beyond = most > 255 or 0 < most < HALF or third > THIRD * labelled or low > 2 * THIRD * values.size
-    if beyond or form not in ("JPEG", "MPO", "TIFF"):
-        detail = f"{form} has blurred its numbers, which go up to {most} and are not 0 and 255 alone; {WITHOUT_LOSS}"
-        raise BadSample(address, "label map", detail)
-    return np.where(values >= HALF, 255, 0)
+    return not (most > 255 or 0 < most < HALF or third > THIRD * labelled or low > 2 * THIRD * values.size)
 
 
 def write(labels: Labels, path: Path) -> None:

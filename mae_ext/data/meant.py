@@ -1,6 +1,7 @@
 """What a source will be trained on, in words, before anything is; and what of it can hardly be meant."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,23 @@ from mae_ext.data.source import Items, PathTable
 from mae_ext.data.statistics import spread
 from mae_ext.errors import UserError, some
 
-SPLIT = re.compile(
-    r"(?:train|training|trn|test|testing|tst|val|valid|validation|dev|eval)(?:[ _-]?(?:set|data|images?|split|\d+))?"
+SIDE = r"train|training|trn|test|testing|tst|val|valid|validation|dev|eval"
+SPLIT = re.compile(rf"(?:{SIDE})(?:[ _-]?(?:set|data|images?|split|\d+))?|(?:fold|split)[ _-]?\d+")
+AFFIXED = re.compile(rf"(?P<before>.*[ _.-])?(?P<side>{SIDE})(?P<behind>[ _.-].*|\d+)?")
+"""As stage1_train and stage1_test: sides of a split where the same stands around different sides."""
+
+MAPS = re.compile(
+    r"(?:masks?|labels?|annotations?|ann_dir|gt|gtfine|gtcoarse|ground[ _-]?truths?|1st_manual|segmentation\w*)"
+    r"(?:tr|ts|[ _-]?\d+)?"
 )
-MAPS = re.compile(r"(?:masks?|labels?|annotations?|gt|ground[ _-]?truths?|segmentation\w*)(?:tr|ts|[ _-]?\d+)?")
-IMAGES = re.compile(r"(?:images?|imgs?|photos?|pictures?|jpegimages|inputs?)(?:tr|ts|[ _-]?\d+)?")
-"""Folders by their names in lower case; imagesTr and labelsTr are the Decathlon's, SegmentationClass VOC's."""
+IMAGES = re.compile(r"(?:images?|imgs?|img_dir|photos?|pictures?|jpegimages|leftimg8bit|inputs?)(?:tr|ts|[ _-]?\d+)?")
+"""Folders by their names in lower case; imagesTr and labelsTr are the Decathlon's, SegmentationClass VOC's, gtFine and
+leftImg8bit those of Cityscapes, img_dir and ann_dir mmsegmentation's, 1st_manual DRIVE's."""
+
+MAP_OF = re.compile(
+    r"(?i)(?P<image>.+?)[ _.-](?:masks?|seg|segmentation|gt|label|labels|groundtruth|annotation)(?:[ _-]?\d+)?"
+)
+"""The name of a label map that lies beside its image, without suffix: "benign (1)_mask_1" of "benign (1)"."""
 
 LOOKED_AT = 4096
 """Samples whose second folder is looked at, spread over the source."""
@@ -63,7 +75,7 @@ def odd(items: Items, path: str) -> list[str]:
     told = []
     if splits := _splits(items.classes):
         told.append(
-            f"{path}: {_and(splits)} look like the sides of a split, and all of it is used: to keep one apart, give "
+            f"{path}: {_sides(splits)} of a split, and all of it is used: to keep one apart, give "
             f"{_below(path, _to_train_on(splits))}"
         )
     elif items.classes and (inner := _splits_below(items.addresses, path)):
@@ -77,11 +89,19 @@ def odd(items: Items, path: str) -> list[str]:
             f"{path}: {_and(maps)} look like label maps or annotations, and are read as samples: give "
             f"{_below(path, images)}, and label maps by task.masks"
         )
+    if beside := _maps_beside_files(items.addresses):
+        told.append(
+            f"{path}: {len(beside)} files are called as label maps of others beside them, such as {beside[0]}, and are "
+            f"read as samples: move them to a folder of their own, or give a list (.txt, a path a line) without them"
+        )
     same = defaultdict(list)
     for name in items.classes:
-        same[name.strip().casefold()].append(name)
+        same[unicodedata.normalize("NFC", name).strip().casefold()].append(name)
     alike = [names for names in same.values() if len(names) > 1]
-    return told + [f"{path}: {_and(names)} differ in capitals or spaces alone, and are two classes" for names in alike]
+    return told + [
+        f"{path}: {_and(names)} differ in capitals, spaces or coded accents alone, and are two classes"
+        for names in alike
+    ]
 
 
 def check_classes(classes: Sequence[str], addresses: Sequence[str] | PathTable, path: str) -> None:
@@ -90,18 +110,18 @@ def check_classes(classes: Sequence[str], addresses: Sequence[str] | PathTable, 
         test = [name for name in splits if name != _to_train_on(splits)]
         told = f" and {_below(path, test[0])} to be tested on" if test else ""
         raise UserError(
-            f"{path}: {_and(splits)} look like the sides of a split, and not like classes; give "
+            f"{path}: {_sides(splits)} of a split, and not like classes; give "
             f"{_below(path, _to_train_on(splits))} to be trained on{told}"
-        )
-    if inner := _splits_below(addresses, path):
-        raise UserError(
-            f"{path}: its classes hold {_and(inner)}, which look like the sides of a split; give each side as a list "
-            f"(.txt with path, tab and label, or .csv with the columns path, label and split)"
         )
     if maps := _maps_beside_images(classes):
         raise UserError(
             f"{path}: {_and(maps)} look like label maps or annotations, and {_and(classes)} not like classes; label "
             f"maps are for a config with task: segment, by task.masks={_below(path, maps[0])}"
+        )
+    if inner := _splits_below(addresses, path):
+        raise UserError(
+            f"{path}: its classes hold {_and(inner)}, which look like the sides of a split; give each side as a list "
+            f"(.txt with path, tab and label, or .csv with the columns path, label and split)"
         )
 
 
@@ -121,7 +141,13 @@ def one_class(items: Items, path: str) -> str:
 def _splits(classes: Sequence[str]) -> list[str]:
     """Classes that are called as the sides of a split, where two are or there is nothing else."""
     found = [name for name in classes if SPLIT.fullmatch(name.lower())]
-    return found if len(found) > 1 or (found and len(found) == len(classes)) else []
+    if len(found) > 1 or (found and len(found) == len(classes)):
+        return found
+    alike = defaultdict(list)
+    for name in classes:
+        if affixed := AFFIXED.fullmatch(name.lower()):
+            alike[affixed["before"], affixed["behind"]].append((affixed["side"], name))
+    return [name for pairs in alike.values() if len(dict(pairs)) > 1 for _, name in pairs]
 
 
 def _splits_below(addresses: Sequence[str] | PathTable, path: str) -> list[str]:
@@ -140,12 +166,26 @@ def _maps_beside_images(classes: Sequence[str]) -> list[str]:
     return maps if images and len(images) + len(maps) == len(classes) else []
 
 
+def _maps_beside_files(addresses: Sequence[str] | PathTable) -> list[str]:
+    """Of the first files, those that are called as another one with a word for label maps behind."""
+    shown = [addresses[i] for i in range(min(len(addresses), LOOKED_AT))]
+    stems = {str(Path(address).with_suffix("")) for address in shown}
+    named = ((address, MAP_OF.fullmatch(str(Path(address).with_suffix("")))) for address in shown)
+    return [address for address, found in named if found and found["image"] in stems]
+
+
 def _to_train_on(splits: Sequence[str]) -> str:
-    return next((name for name in splits if name.lower().startswith("tr")), splits[0])
+    sides = {name: AFFIXED.fullmatch(name.lower()) for name in splits}
+    starts = {name: found["side"] if found else name.lower() for name, found in sides.items()}
+    return next((name for name, side in starts.items() if side.startswith("tr")), splits[0])
 
 
 def _below(path: str, name: str) -> str:
     return str(Path(path, name)) if Path(path).is_dir() else f"'{name}' alone"
+
+
+def _sides(splits: Sequence[str]) -> str:
+    return f"{_and(splits)} " + ("looks like a side" if len(splits) == 1 else "look like the sides")
 
 
 def _and(names: Sequence[str]) -> str:

@@ -142,7 +142,7 @@ class PassedOver:
 def suffix_of(name: str) -> str:
     """In lower case, with what lies inside a packed file: ".nii.gz". What is a number or long is part of the name."""
     stem, last = os.path.splitext(name.lower())  # noqa: PTH122 of "a.b/c" it takes the name's alone, as it should
-    if not re.fullmatch(r"\.(?!\d+$)\S{1,10}", last):
+    if not re.fullmatch(r"\.(?!\d+$)\S{1,11}", last):
         return BARE
     inner = suffix_of(stem) if last in PACKED else BARE
     return last if inner == BARE else inner + last

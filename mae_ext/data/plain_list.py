@@ -33,6 +33,7 @@ _FRAMES = (
     "names no file but a folder of frames, as mmaction2's rawframes do: films are read from files. List those, or make "
     "them: ffmpeg -i {0}/img_%05d.jpg {0}.mp4"
 )
+_FOLDER = "names no file but a folder: list its files, or give the folder that holds it as the data"
 LISTS_OF_HMDB = (
     'for f in *_test_split1.txt; do awk -v c="${f%_test_split1.txt}" '
     """'$2 == 1 {print c "/" $1 "\\t" c}' "$f"; done > train.txt"""
@@ -46,12 +47,11 @@ WHOLE_FILMS = (
 
 @dataclass
 class Plain:
-    """One entry for each row: its line, the name of its file, its label or None. bare: no name has a suffix."""
+    """One entry for each row: its line, the name of its file, its label or None."""
 
     lines: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
-    bare: bool = False
 
 
 def is_plain(first: str, suffixes: Sequence[str]) -> bool:
@@ -60,14 +60,19 @@ def is_plain(first: str, suffixes: Sequence[str]) -> bool:
     return found is not None and ("/" in found[0] or found[0].lower().endswith(tuple(suffixes)))
 
 
-def read_plain(path: Path, text: str, columns: str | None, suffixes: Sequence[str], where: str) -> Plain:
-    """columns: "path+-+label", what each is; None where that is to be seen. Raises UserError, with what to type."""
+def read_plain(
+    path: Path, text: str, columns: str | None, suffixes: Sequence[str], where: str, folders: Sequence[Path]
+) -> Plain:
+    """columns: "path+-+label", what each is; None where that is to be seen. folders: where its files may be. Lines that
+    begin with # and name no file are passed over. Raises UserError, with what to type."""
     rows = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
-    rows = [(number, line) for number, line in rows if line.strip()]
+    rows = [(number, line) for number, line in rows if line.strip() and not _is_comment(line, suffixes)]
     whole = any((path.parent / line).is_file() for _, line in rows[:100] if BETWEEN.search(line))
     asked = None if columns is None else columns.split("+")
     if asked is None and len(rows) > 1 and (named := _header(rows[0][1], rows[1][1], suffixes)):
         rows, asked = rows[1:], named
+    if asked is None and not whole:
+        _refuse_path_behind(path, rows, suffixes, folders, where)
     if asked is not None and asked[0] != "path":
         split = [(number, BETWEEN.split(line.strip(), maxsplit=len(asked) - 1)) for number, line in rows]
     else:
@@ -90,16 +95,56 @@ def read_plain(path: Path, text: str, columns: str | None, suffixes: Sequence[st
         plain.labels.append(given.get("label", "").strip() or None)
     if all(label in (None, "-1") for label in plain.labels):
         plain.labels = [None] * len(plain.labels)
-    plain.bare = not any(_with_suffix(suffixes).fullmatch(name) for name in plain.names[:100])
     if (
         plain.names
-        and plain.bare
+        and are_bare(plain.names, suffixes)
         and not any(s.endswith("/") for s in suffixes)
         and (path.parent / plain.names[0]).is_dir()
     ):
-        raise UserError(f"{where}: line {plain.lines[0]}, '{plain.names[0]}', {_FRAMES.format(plain.names[0])}")
+        told = _FRAMES.format(plain.names[0]) if _films(suffixes) else _FOLDER
+        raise UserError(f"{where}: line {plain.lines[0]}, '{plain.names[0]}', {told}")
     _refuse_splits_of_hmdb(path, plain, where)
     return plain
+
+
+def are_bare(names: Sequence[str], suffixes: Sequence[str]) -> bool:
+    """Whether no name has a suffix."""
+    return not any(_with_suffix(suffixes).fullmatch(name) for name in names[:100])
+
+
+def _films(suffixes: Sequence[str]) -> bool:
+    return ".mp4" in suffixes
+
+
+def _is_comment(line: str, suffixes: Sequence[str]) -> bool:
+    return line.startswith("#") and _with_suffix(suffixes).match(line) is None
+
+
+def _refuse_path_behind(
+    path: Path, rows: Sequence[tuple[int, str]], suffixes: Sequence[str], folders: Sequence[Path], where: str
+) -> None:
+    """Raises UserError where a file is named in another column than the first: what to type.
+
+    A column that is another in every row numbers the rows; the first that is not is taken for the label.
+    """
+    split = [BETWEEN.split(line.strip()) for _, line in rows[:1000]]
+    first = split[0] if split else []
+    if len(first) < 2 or len({*map(len, split)}) > 1 or _with_suffix(suffixes).fullmatch(first[0]):
+        return
+    known = tuple(s.removesuffix("/") for s in suffixes)
+    there = [i for i, word in enumerate(first) if word.lower().endswith(known) or "/" in word or "\\" in word]
+    there = [i for i in there if any((folder / first[i].replace("\\", "/")).is_file() for folder in folders)]
+    if len(there) != 1 or there[0] == 0:
+        return
+    asked = [UNUSED] * len(first)
+    asked[there[0]] = "path"
+    labels = [i for i in range(len(first)) if i != there[0] and len({row[i] for row in split}) < len(split)]
+    if labels:
+        asked[labels[0]] = "label"
+    raise UserError(
+        f"{where}: line {rows[0][0]}, '{rows[0][1].strip()[:80]}', has its path in column {there[0] + 1}: say what the "
+        f"columns are, with {UNUSED} for what means nothing here: '{path}::columns={'+'.join(asked)}'"
+    )
 
 
 def _with_suffix(suffixes: Sequence[str]) -> re.Pattern[str]:
@@ -150,12 +195,13 @@ def _seen(path: Path, rows: Sequence[tuple[int, list[str]]], suffixes: Sequence[
         return ["path", "label"]
     line, first = next((line, fields) for line, fields in rows if len(fields) == most)
     shown = " ".join(first)[:80]
-    if not _with_suffix(suffixes).fullmatch(first[0]) or (path.parent / first[0]).is_dir():
-        raise UserError(f"{where}: line {line}, '{shown}', {_FRAMES.format(first[0])}")
+    films = _films(suffixes)
+    if (films and not _with_suffix(suffixes).fullmatch(first[0])) or (path.parent / first[0]).is_dir():
+        raise UserError(f"{where}: line {line}, '{shown}', {_FRAMES.format(first[0]) if films else _FOLDER}")
     numeric = all(NUMBER.fullmatch(value) for _, fields in rows for value in fields[1:])
     if numeric and most == 3 and all(fields[2] == "-1" for _, fields in rows if len(fields) == 3):
         return ["path", UNUSED, "label"]  # VideoMAE's pretraining: from frame 0 on, to the end
-    if len({len(fields) for _, fields in rows}) > 1 or not numeric:
+    if len({len(fields) for _, fields in rows}) > 1 or not numeric or not films:
         asked = "+".join(["path", "label", *[UNUSED] * (most - 2)])
         raise UserError(
             f"{where}: line {line}, '{shown}', has {most} columns, and it cannot be seen what they are. Say it, with "

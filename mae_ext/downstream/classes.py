@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,9 +114,21 @@ def _renumbered(items: Items, classes: tuple[str, ...]) -> Items:
     return replace(items, labels=number[items.labels], classes=classes)
 
 
+def real_files(addresses: Iterable[str]) -> list[str]:
+    """The file behind each address, however it is spelt and whichever links to its folder it goes through."""
+    folders: dict[str, str] = {}  # a link is read once for each folder, and not for each of a million files
+    found = []
+    for address in addresses:
+        folder, name = os.path.split(address.rstrip("/"))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        found.append(f"{folders[folder]}/{name}")
+    return found
+
+
 def check_apart(train: Items, test: Items, path: str, test_path: str) -> None:
     """Raises UserError where a file or a patient is on both sides, by name."""
-    ours, theirs = (set(map(os.path.abspath, items.addresses)) for items in (train, test))
+    ours, theirs = (set(real_files(items.addresses)) for items in (train, test))
     pairs = [("file", ours & theirs)]
     if train.patients is not None and test.patients is not None:
         pairs.append(("patient", (set(train.patients) & set(test.patients)) - {""}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -80,8 +80,22 @@ class FrozenEncoder(nn.Module):
         return self.model.encode(x, self.name, spacing)
 
     def layers(self, x: Tensor, taken: Sequence[int], spacing: Tensor | None = None) -> list[Tensor]:
-        """As forward -> [(B, N, D)]: after each block of `taken`, counted from 1, as it is; last forward's own."""
+        """As forward -> [(B, N, D)]: after each block of `taken`, counted from 1, as it is; last forward's own.
+
+        Raises UserError for a block that there is not.
+        """
+        depth = self.model.encoder.trunk.depth
+        if outside := [number for number in taken if not 1 <= number <= depth]:
+            raise UserError(f"layers {[*taken]}: there is no block {outside[0]}; expected numbers from 1 to {depth}")
         return self.model.encode_layers(x, taken, self.name, spacing)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Of the weights behind forward. Those of the decoder and of other modalities, which it does not use, stay
+        frozen, so that optimisers and DistributedDataParallel leave them alone."""
+        used = ("encoder.", *(f"modalities.{self.name}.{part}." for part in ("embed", "position")))
+        for key, parameter in self.model.named_parameters():
+            parameter.requires_grad_(requires_grad and key.startswith(used))
+        return self
 
     def grid_of(self, x: Tensor) -> tuple[int, ...]:
         """(B, C, *S) -> how many tokens there are along each axis."""
@@ -237,12 +251,9 @@ def load_encoder(run_or_file: str | Path, name: str | None = None, device: str =
     """The encoder of a run directory (its newest good checkpoint) or of one checkpoint, in eval mode.
 
     name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". The weights behind
-    `encoder(x)` can be trained; those of the decoder and of other modalities, which it does not use, are frozen, so
-    that optimisers and DistributedDataParallel leave them alone. Raises CheckpointError, UserError.
+    `encoder(x)` can be trained, the others are frozen (see `requires_grad_`). Raises CheckpointError, UserError.
     """
     run = load_run(run_or_file)
     name = one_modality(name, run.config, str(run_or_file))
-    used = ("encoder.", *(f"modalities.{name}.{part}." for part in ("embed", "position")))
-    for key, parameter in run.model.named_parameters():
-        parameter.requires_grad_(key.startswith(used))
-    return FrozenEncoder(run.model.eval().to(device_of(device)), run.config, name, run.step, Path(run.path))
+    model = run.model.eval().to(device_of(device))
+    return FrozenEncoder(model, run.config, name, run.step, Path(run.path)).requires_grad_()

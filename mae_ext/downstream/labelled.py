@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mae_ext.data.folds import deal
 from mae_ext.data.meant import check_classes as check_meant
+from mae_ext.downstream.classes import real_files
 from mae_ext.downstream.encoder import Features
 from mae_ext.engine.log import warn
 from mae_ext.errors import UserError, some
@@ -136,7 +137,7 @@ def _same_people(train: Labelled, test: Labelled) -> None:
                 f"{len(both)} patient(s) are in both {train.source} and {test.source}: {some(both)}; what "
                 "one patient shows is alike, and the score would be too good: put each on one side, or use --folds"
             )
-    same = set(train.paths) & set(test.paths)
+    same = set(real_files(train.paths)) & set(real_files(test.paths))
     if same:
         warn(f"{len(same)} of {len(test.paths)} test samples are in the training data too, {min(same)} among them")
 

@@ -120,8 +120,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, before: Before = None) -> Tensor:
         """The product of before(x). On a CPU, before(x) is made again in the backward pass, not kept."""
-        on_cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        if not on_cpu or torch.compiler.is_compiling() or self.weight.dtype != torch.float32:
+        plain = torch.compiler.is_compiling() or x.device.type != "cpu" or self.weight.dtype != torch.float32
+        if plain or not torch.backends.mkldnn.is_available():  # which no compiler can look into
             return super().forward(x if before is None else before(x))
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         scale, shift, eps = None, None, 0.0

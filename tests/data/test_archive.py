@@ -133,13 +133,26 @@ def test_rows_come_back_whatever_the_byte_order_and_where_their_member_stands(tm
         (np.array([[1], [0], [1], [-1]], np.int8), ["1", "0", "1", "-1"]),
         (np.array([True, False, True, False]), ["1", "0", "1", "0"]),
         (np.array([0.0, 1.0, 1.0, 0.0]), ["0", "1", "1", "0"]),
+<<<<<<< HEAD
         (np.array([0, 1, 1]), None),
+=======
+>>>>>>> breakl
         (np.zeros((4, 2), int), None),
+        (np.full((4, 2), "cat"), None),
     ],
 )
-def test_labels_are_one_integer_a_row_or_none(tmp_path, labels, expected):
+def test_labels_are_one_whole_number_a_row_or_none(tmp_path, labels, expected):
     np.savez(tmp_path / "m.npz", train_images=IMAGES.astype(np.uint8), train_labels=labels)
     assert list_npz(str(tmp_path / "m.npz"), "train")[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "has"), [([0, 1, 1], "has 3 rows"), (["a"] * 5, "has 5 rows"), (7, "a single value")]
+)
+def test_labels_for_another_number_of_rows_are_refused(tmp_path, labels, has):
+    np.savez(tmp_path / "m.npz", train_images=IMAGES.astype(np.uint8), train_labels=np.array(labels))
+    with pytest.raises(UserError, match=rf"'train_labels' .*{has} and 'train_images' 4; expected one label a row"):
+        list_npz(str(tmp_path / "m.npz"), "train")
 
 
 def test_a_row_takes_as_many_bytes_as_allowed_and_none_more(tmp_path):

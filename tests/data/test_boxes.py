@@ -184,6 +184,51 @@ def test_shares_of_the_image_are_refused_with_what_to_multiply(coco, labels):
         read_boxes(ONE, labels({"one": voc(("cat", 0.1, 0.1, 0.5, 0.5))}))
 
 
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_one_share_of_the_image_among_boxes_in_pixels_is_a_faulty_box(coco, labels, kind):
+    """As where two label files were made one."""
+    if kind == "coco":
+        boxes = [[0.25, 0.5, 0.25, 0.5], [10, 20, 30, 40]]
+        rows = [{"id": i, "image_id": 0, "category_id": 3, "bbox": box} for i, box in enumerate(boxes)]
+        path = coco(**named("one.jpg") | {"annotations": rows})
+    else:
+        path = labels({"one": voc(("cat", 0.25, 0.5, 0.5, 1), ("cat", 11, 21, 40, 60))})
+    with pytest.raises(UserError, match=r"1 boxes .*: box 1, .* as shares of the image do \(0\.\.1\)"):
+        read_boxes(ONE, path)
+    table = read_boxes(ONE, path, faulty="drop")["train"]
+    assert table[0].boxes.tolist() == [[10, 20, 40, 60]] and len(table.dropped) == 1
+
+
+@pytest.mark.parametrize("form", [str, float, lambda number: f"image_{number}"])
+def test_ids_may_be_text_or_whole_floats(coco, form):
+    images = [{"id": form(i), "file_name": f"{i}.jpg"} for i in (1, 2)]
+    categories = [{"id": form(i), "name": name} for i, name in ((10, "late"), (9, "early"))]
+    rows = [
+        {"id": form(3), "image_id": form(2), "category_id": form(10), "bbox": [10, 20, 30, 40]},
+        {"id": form(4), "image_id": form(1), "category_id": form(9), "bbox": [1, 2, 3, 4]},
+    ]
+    table = read_boxes({"train": ["1.jpg", "2.jpg"]}, coco(images=images, categories=categories, annotations=rows))
+    found = table["train"]
+    assert set(found.classes) == {"early", "late"} and [found[i].boxes.tolist() for i in (0, 1)] == [
+        [[1, 2, 4, 6]],
+        [[10, 20, 40, 60]],
+    ]
+    assert [found.classes[int(found[i].labels)] for i in (0, 1)] == ["early", "late"]
+    assert form(9) == "image_9" or found.classes == ("early", "late")  # 9 comes before 10, also as text
+
+
+def test_how_the_labels_name_their_images_is_said_where_one_has_none(coco):
+    rows = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [10, 20, 30, 40]}]
+    path = coco(images=[{"id": 0, "file_name": "one_jpg.rf.0a1b.jpg"}], annotations=rows)
+    with pytest.raises(UserError, match=r"1 entries are no image's, such as .*\(one_jpg\.rf\.0a1b\.jpg\)"):
+        read_boxes(ONE, path)
+
+
+def test_labels_without_any_box_for_what_is_trained_on_are_refused(labels):
+    with pytest.raises(UserError, match="the 1 images to train on have no box at all: nothing to learn"):
+        read_boxes(ONE, labels({"one": voc()}))
+
+
 def test_a_small_box_among_others_is_no_share(labels):
     folder = labels({"one": voc(("cat", 0, 0, 1, 1), ("cat", 10, 10, 20, 20), ("cat", 30, 10, 40, 20))})
     assert len(read_boxes(ONE, folder)["train"][0].boxes) == 3

@@ -104,3 +104,21 @@ def test_the_split_of_the_ultrasound_clips_has_no_patient_on_both_sides():
     train, test = (list_items(f"{REAL}/video/lung_ultrasound/index.csv::{s}", (".mov",)) for s in ("train", "test"))
     assert train.patients is not None and test.patients is not None
     assert len(set(train.patients)) == 7 and not set(train.patients) & set(test.patients)
+
+
+def test_blanks_around_the_names_of_columns_cost_no_label(write):
+    items = write("path , label\na.jpg, cat\nb.jpg, dog\n")
+    assert (names(items), items.classes) == (["a.jpg", "b.jpg"], ("cat", "dog"))
+
+
+def test_names_without_suffix_in_a_column_that_is_named_get_the_readers(write):
+    """As ISIC has them: image,MEL,NV."""
+    items = write("image,MEL,NV\na,1.0,0.0\nb,0.0,1.0\n", "::path=image,label=MEL+NV")
+    assert names(items) == ["a.jpg", "b.jpg"] and items.marks.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(UserError, match=r"where another one names the files, type '.*::path=COLUMN'"):
+        write("image,MEL,NV\na,1.0,0.0\n")
+
+
+def test_two_labels_of_one_file_are_refused_however_it_is_spelt(write):
+    with pytest.raises(UserError, match=r"1 rows contradict others: \./a\.jpg is 'cat' in line 2 and 'dog' in line 3"):
+        write("path,label\na.jpg,cat\n./a.jpg,dog\n")

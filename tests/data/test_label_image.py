@@ -110,6 +110,50 @@ def test_two_numbers_in_a_jpeg_are_those_that_were_drawn(tmp_path, mode, radius)
         assert 2 * (true & (found > 0)).sum() / (true.sum() + (found > 0).sum()) > 0.995
 
 
+@pytest.mark.parametrize("quality", [30, 75, 85, 90, 95, 98])
+def test_a_png_that_was_a_jpeg_is_read_as_it_was_drawn(tmp_path, quality):
+    true = drawn(9)
+    Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "a.jpg", quality=quality)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
+    assert ((read(tmp_path / "a.png", 1 << 20) > 0) == true).all()
+
+
+@pytest.mark.parametrize("filter_", [Image.Resampling.BILINEAR, Image.Resampling.LANCZOS], ids=["bilinear", "lanczos"])
+def test_grey_edges_between_two_numbers_are_told_apart_in_the_middle(tmp_path, filter_):
+    true = drawn(9)
+    image = Image.fromarray(true.astype(np.uint8) * 255)
+    image.resize((320, 256), filter_).resize(image.size, filter_).save(tmp_path / "a.png")
+    found = read(tmp_path / "a.png", 1 << 20)
+    assert set(np.unique(found)) == {0, 255} and ((found > 0) == true).mean() > 0.999
+
+
+@pytest.mark.parametrize("side", [2, 6], ids=str)
+def test_255_instances_stay_what_they_are(tmp_path, side):
+    labels = np.zeros((256, 256), np.uint8)
+    for number in range(255):
+        y, x = divmod(number, 16)
+        labels[16 * y + 4 : 16 * y + 4 + side, 16 * x + 4 : 16 * x + 4 + side] = number + 1
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png", 1 << 20) == labels).all()
+
+
+def test_a_small_class_beside_two_numbers_for_unknown_stays_what_it_is(tmp_path):
+    labels = np.zeros((128, 256), np.uint8)
+    labels[60:], labels[59] = 255, 254
+    labels[10:14, 10:14], labels[20:24, 10:14] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png", 1 << 20) == labels).all()
+
+
+def test_many_small_classes_beside_an_unknown_area_stay_what_they_are(tmp_path):
+    labels = np.zeros((128, 256), np.uint8)
+    labels[60:] = 255
+    for number in range(20):
+        labels[10:18, 10 * number + 5 : 10 * number + 13] = 6 * number + 3
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png", 1 << 20) == labels).all()
+
+
 def test_an_empty_map_in_a_jpeg_is_empty(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "a.jpg")
     assert not read(tmp_path / "a.jpg").any()

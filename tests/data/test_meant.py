@@ -57,6 +57,10 @@ def test_patients_and_samples_of_several_classes_are_counted(make):
         (("Training", "Validation"), "Training", "Validation"),
         (("train_set", "val", "extra"), "train_set", "val"),
         (("test",), "test", None),
+        (("seg_pred", "seg_test", "seg_train"), "seg_train", "seg_test"),
+        (("stage1_test", "stage1_train"), "stage1_train", "stage1_test"),
+        (("train_hq", "val_hq"), "train_hq", "val_hq"),
+        (("fold1", "fold2"), "fold1", "fold2"),
     ],
 )
 def test_the_sides_of_a_split_are_no_classes_and_each_is_named_to_be_given(make, folders, first, second):
@@ -68,7 +72,11 @@ def test_the_sides_of_a_split_are_no_classes_and_each_is_named_to_be_given(make,
 
 
 @pytest.mark.parametrize(
-    "folders", [("train", "car", "bus"), ("dev", "prod"), ("trainer", "tester"), ("masks", "hats")]
+    "folders",
+    [
+        *(("train", "car", "bus"), ("dev", "prod"), ("trainer", "tester"), ("masks", "hats")),
+        *(("bullet_train", "crash_test"), ("freight_train", "bullet_train"), ("fold", "crease")),
+    ],
 )
 def test_classes_that_are_called_alike_are_classes(make, folders):
     items = make(*(f"{folder}/1.jpg" for folder in folders))
@@ -85,7 +93,14 @@ def test_a_split_within_each_class_is_no_sample_of_the_class(make):
 
 
 @pytest.mark.parametrize(
-    "folders", [("images", "masks"), ("imagesTr", "labelsTr"), ("JPEGImages", "SegmentationClass")]
+    "folders",
+    [
+        ("images", "masks"),
+        ("imagesTr", "labelsTr"),
+        ("JPEGImages", "SegmentationClass"),
+        ("leftImg8bit", "gtFine"),
+        ("img_dir", "ann_dir"),
+    ],
 )
 def test_images_and_their_label_maps_are_no_classes(make, folders):
     items = make(*(f"{folder}/1.jpg" for folder in folders))
@@ -96,6 +111,26 @@ def test_images_and_their_label_maps_are_no_classes(make, folders):
 
 def test_classes_that_differ_in_capitals_are_named(make):
     assert "'Cat' and 'cat' differ in capitals" in odd(make("Cat/1.jpg", "cat/1.jpg", "dog/1.jpg"), "set")[0]
+
+
+def test_classes_that_differ_in_how_accents_are_coded_are_named(make):
+    items = make("caf\u00e9/1.jpg", "cafe\u0301/1.jpg", "tea/1.jpg")
+    assert "are two classes" in odd(items, "set")[0]
+
+
+def test_images_and_maps_that_are_split_again_are_no_classes(make):
+    items = make(*(f"{folder}/{side}/1.jpg" for folder in ("img_dir", "ann_dir") for side in ("train", "val")))
+    with pytest.raises(UserError, match=r"task\.masks=set/ann_dir"):
+        checked(items)
+
+
+def test_label_maps_beside_their_images_are_named(make):
+    """As in BUSI, where "benign (1)_mask.png" lies beside "benign (1).png" in the folder of its class."""
+    items = make("benign/b (1).jpg", "benign/b (1)_mask.jpg", "benign/b (1)_mask_1.jpg", "normal/n (1).jpg")
+    assert odd(items, "set")[0].startswith(
+        "set: 2 files are called as label maps of others beside them, such as set/benign/b (1)_mask.jpg,"
+    )
+    assert odd(make("normal/face_mask.jpg"), "set") == odd(items, "set")
 
 
 def test_one_folder_around_the_classes_is_seen_through(make):

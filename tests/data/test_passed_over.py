@@ -177,3 +177,7 @@ def test_a_message_stays_one_line_and_short_whatever_the_names():
     for i in range(20):
         passed.add(f"kind {i}", str(Path("a") / str(i)), i + 1)
     assert passed.counts["kind 19"] == 20
+
+
+def test_features_beside_the_data_are_no_file_without_suffix():
+    assert suffix_of("features.safetensors") == ".safetensors" and beside("features.safetensors")

@@ -1,6 +1,7 @@
 """Lists as VideoMAE, mmaction2, UCF101 and HMDB51 have them: read as they are, or told what to type."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,63 @@ def test_columns_of_other_names_are_proposed(read):
 def test_columns_that_name_a_part_of_a_film_are_said_not_to_be_read(read, caplog):
     read("path,start,end,label\nx/c.mp4,1,2,q\n", "list.csv")
     assert "the columns start, end are not read: clips are taken from whole files" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("0 x/c.mp4\n0 y/d.avi\n", "label+path"),
+        ("cat\tx/c.mp4\ncat\ty/d.avi\n", "label+path"),
+        ("1 x/c.mp4\n2 y/d.avi\n", "-+path"),
+        ("1\t0.0\tx/c.mp4\n2\t0.0\ty/d.avi\n", "-+label+path"),
+    ],
+    ids=["label first", "label, tab", "numbers, as CUB", "MXNet"],
+)
+def test_a_path_in_another_column_is_refused_with_what_to_type_and_that_is_read(read, text, columns):
+    with pytest.raises(UserError, match=r"has its path in column [23]: .*::columns=" + re.escape(columns) + "'"):
+        read(text)
+    items = read(text, asked=f"::columns={columns}")
+    assert [name for name, _ in told(items)] == ["x/c.mp4", "y/d.avi"]
+    assert len(items.classes) == ("label" in columns)
+
+
+def test_lines_that_begin_with_a_sharp_sign_are_passed_over_unless_they_name_a_file(read):
+    assert told(read("# made by hand\nx/c.mp4 0\n# the end\n")) == [("x/c.mp4", "0")]
+    assert len(read("#1.mp4 0\nx/c.mp4 1\n")) == 2
+
+
+@pytest.mark.parametrize("spelt", ["./x/c.mp4", "x\\c.mp4", "{absolute}"])
+def test_two_labels_of_one_file_are_refused_however_it_is_spelt(read, spelt, tmp_path):
+    spelt = spelt.format(absolute=tmp_path / "data/x/c.mp4")
+    with pytest.raises(UserError, match=r"1 rows contradict others: .* is '0' in line 1 and '1' in line 2"):
+        read(f"x/c.mp4 0\n{spelt} 1\n")
+
+
+def test_a_list_of_windows_powershell_is_read(read, tmp_path):
+    (tmp_path / "data/wide.txt").write_bytes("x/c.mp4 0\r\ny/d.avi 1\r\n".encode("utf-16"))
+    assert told(list_items(str(tmp_path / "data/wide.txt"), FILMS)) == [("x/c.mp4", "0"), ("y/d.avi", "1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x/c.avi", r"There is '.*data/x/c\.mp4', with another suffix or other capitals"),
+        ("X/C.MP4", r"paths are relative to the list's own folder"),
+        ("x/C.MP4", r"There is '.*data/x/c\.mp4', with another suffix or other capitals"),
+        ("/home/ann/x/c.mp4", r"of another computer or place\. What follows is in .*data: take '/home/ann/' from"),
+        ("C:\\films\\x\\c.mp4", r"of another computer or place\. What follows is in .*data: take 'C:/films/' from"),
+        ("/home/ann/z.mp4", r"of another computer or place; write the paths that the files have here"),
+    ],
+)
+def test_names_that_are_not_there_are_told_what_is(read, name, says):
+    with pytest.raises(UserError, match=says):
+        read(f"{name} 0\n")
+
+
+def test_columns_behind_images_without_suffix_are_no_frames_of_a_film(read):
+    """As the list of the Oxford pets: a name, then class, species and breed."""
+    text = "#Image CLASS-ID SPECIES BREED\nframes/img_00001 1 1 2\n"
+    with pytest.raises(UserError, match=r"cannot be seen what they are.*::columns=path\+label\+-\+-'"):
+        read(text, suffixes=(".jpg",))
+    items = read(text, asked="::columns=path+label+-+-", suffixes=(".jpg",))
+    assert told(items) == [("frames/img_00001.jpg", "1")]

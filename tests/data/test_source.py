@@ -420,9 +420,12 @@ class TestNpz:
         save(tmp_path / "m.npz", **self.arrays())
         assert "splits: test, train" in refusal(f"{tmp_path}/m.npz::val")
 
-    def test_multi_label_tables_are_no_classes(self, tmp_path: Path, save: Callable[..., None]) -> None:
+    def test_multi_label_tables_are_no_classes_and_that_is_said(
+        self, tmp_path: Path, save: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
         save(tmp_path / "m.npz", train_images=np.zeros((4, 2, 2), np.uint8), train_labels=np.ones((4, 14), np.uint8))
         assert list_items(str(tmp_path / "m.npz"), JPG).labels is None
+        assert "'train_labels' has shape [4, 14]: several numbers a row are no class" in caplog.text
 
     def test_a_pickle_inside_is_never_loaded(self, tmp_path: Path, save: Callable[..., None]) -> None:
         canary = tmp_path / "canary"

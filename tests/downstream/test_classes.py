@@ -107,6 +107,13 @@ def test_files_on_both_sides_are_refused(folders):
         split(path, path)
 
 
+def test_a_test_folder_that_is_a_link_to_the_one_to_train_on_is_refused(folders, tmp_path):
+    path = folders("train", ant=2, bee=2)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(UserError, match="4 files on both sides of the split"):
+        split(path, str(tmp_path / "link"))
+
+
 def test_one_list_with_a_column_of_splits_serves_both_sides(listed):
     rows = ["a.png,x,P1,train", "b.png,y,P2,train", "c.png,x,P3,test"]
     path = listed("all.csv", rows, "path,label,patient,split")

@@ -45,6 +45,20 @@ def test_what_is_asked_of_earlier_blocks_is_what_they_say_and_last_the_tokens(en
     assert torch.equal(last, encoder(X))
 
 
+@pytest.mark.parametrize("number", [0, 3, -1])
+def test_a_block_that_there_is_not_is_an_error_with_those_there_are(encoder: FrozenEncoder, number: int) -> None:
+    with pytest.raises(UserError, match=rf"layers \[1, {number}\]: there is no block {number}; .* from 1 to 2"):
+        encoder.layers(X, [1, number])
+
+
+def test_what_was_frozen_thaws_without_what_it_does_not_use(encoder: FrozenEncoder) -> None:
+    before = {name: parameter.requires_grad for name, parameter in encoder.named_parameters()}
+    assert not any(p.requires_grad for p in encoder.requires_grad_(False).parameters())
+    encoder.requires_grad_()
+    assert {name: parameter.requires_grad for name, parameter in encoder.named_parameters()} == before
+    assert set(before.values()) == {True, False}
+
+
 def _class_token(encoder: FrozenEncoder) -> torch.Tensor:
     """After the first block, which `layers` leaves out."""
     modality, model = encoder.model.modality(), encoder.model.encoder
@@ -104,7 +118,7 @@ def test_it_can_be_exported_for_any_batch_and_compiled(encoder: FrozenEncoder) -
     exported = torch.export.export(encoder, (X,), dynamic_shapes=({0: rows},))
     five = torch.cat([X, X[:2]])
     torch.testing.assert_close(exported.module()(five), encoder(five), atol=1e-5, rtol=1e-5)
-    compiled = torch.compile(encoder, backend="aot_eager")
+    compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(X), encoder(X), atol=1e-5, rtol=1e-5)
 
 
