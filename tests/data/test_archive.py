@@ -133,10 +133,6 @@ def test_rows_come_back_whatever_the_byte_order_and_where_their_member_stands(tm
         (np.array([[1], [0], [1], [-1]], np.int8), ["1", "0", "1", "-1"]),
         (np.array([True, False, True, False]), ["1", "0", "1", "0"]),
         (np.array([0.0, 1.0, 1.0, 0.0]), ["0", "1", "1", "0"]),
-<<<<<<< HEAD
-        (np.array([0, 1, 1]), None),
-=======
->>>>>>> breakl
         (np.zeros((4, 2), int), None),
         (np.full((4, 2), "cat"), None),
     ],

@@ -65,17 +65,17 @@ def test_a_good_file_on_a_busy_machine_is_no_hung_one(monkeypatch: pytest.Monkey
         spent = time.process_time() - began
     core = {min(os.sched_getaffinity(0))}
     spin = f"import os\nos.sched_setaffinity(0, {core})\nwhile True: pass"
-    rivals = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(9)]
-    try:
-        with Sandbox(deadline_s=5 * spent) as box:
-            box.call(os.sched_setaffinity, 0, core)
+    with Sandbox(deadline_s=5 * spent) as box:
+        box.call(os.sched_setaffinity, 0, core)
+        rivals = [subprocess.Popen([sys.executable, "-S", "-c", spin]) for _ in range(9)]
+        try:
             began = time.monotonic()
             assert box.call(pow, 3, power) == pow(3, power)
             assert time.monotonic() - began > 5 * spent
-    finally:
-        for rival in rivals:
-            rival.kill()
-            rival.wait()
+        finally:
+            for rival in rivals:
+                rival.kill()
+                rival.wait()
 
 
 @pytest.mark.parametrize(
