@@ -135,7 +135,8 @@ class Film:
     def _list(self, check: Callable[[int, int], None], counted: bool) -> Table:
         """One pass over the packets, which are decoded up to the first picture, or all of them."""
         seconds, rate = float(self.stream.time_base), float(self.stream.average_rate or 0)
-        listing = Listing(self.codec, self.extradata, seconds, rate, "mp4" in self.container.format.name)
+        is_mp4, alone = "mp4" in self.container.format.name, self.stream.codec_context.codec.intra_only
+        listing = Listing(self.codec, self.extradata, seconds, rate, is_mp4, alone)
         ends: dict[int, int] = {}
         mine, is_checked = self.stream.index, False
         for packet in self.container.demux():

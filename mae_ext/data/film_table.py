@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.bitstream import can_begin, is_hidden
 
-VERSION = 1
+VERSION = 2
 NONE = -(1 << 63)
 """Where a packet has no time."""
 
@@ -95,11 +95,14 @@ class Listing:
     """The packets of a film, as they are read, and the pictures that come out of the decoder meanwhile.
 
     codec, extradata: of the stream. seconds, rate: of a tick of its times, and frames in a second, 0 if not known.
-    begins: whether the first packet is a key frame in every film of this container, however it was cut.
+    begins: whether the first packet is a key frame in every film of this container, however it was cut. alone: whether
+    no picture of the codec ever needs another.
     """
 
-    def __init__(self, codec: str, extradata: bytes, seconds: float, rate: float, begins: bool) -> None:
-        self.codec, self.extradata, self.seconds, self.rate = codec, extradata, seconds, rate
+    def __init__(
+        self, codec: str, extradata: bytes, seconds: float, rate: float, begins: bool, alone: bool = False
+    ) -> None:
+        self.codec, self.extradata, self.seconds, self.rate, self.alone = codec, extradata, seconds, rate, alone
         self.rows: list[tuple[int, int, int, int]] = []
         self.keys = [0] if begins else []
         self.marked: list[int] = []
@@ -118,7 +121,7 @@ class Listing:
             self.hidden.append(number)  # an edit list leaves it out, or it is only there for others
         if packet.is_keyframe:
             self.keys.append(number)
-            if can_begin(self.codec, self.extradata, content):
+            if self.alone or can_begin(self.codec, self.extradata, content):
                 self.marked.append(number)
         return number
 

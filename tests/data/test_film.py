@@ -281,6 +281,42 @@ def test_pictures_painted_on_nothing_for_lack_of_a_key_frame_are_left_out(reader
         assert numbers(readers().read(str(path), [at(first)])[0].x) == list(range(12 + first, 20 + first))
 
 
+@pytest.mark.parametrize("codec", ["msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "flv", "h263p"])
+def test_an_avi_without_its_index_marks_all_packets_and_is_believed_in_none(readers, tmp_path, codec):
+    whole, path = write(tmp_path / "a.avi", 40, codec, g="12", bf="0"), tmp_path / "cut.avi"
+    content = whole.read_bytes()
+    path.write_bytes(content[: content.rindex(b"idx1")])
+    with av.open(str(path)) as container:
+        assert all(p.is_keyframe for p in container.demux(video=0) if p.size)
+    for first in (5, 17, 31):
+        assert numbers(readers().read(str(path), [at(first)])[0].x) == list(range(first, first + 8))
+
+
+def test_a_key_frame_is_told_from_the_bytes_of_its_packet_whatever_its_container_marks(tmp_path):
+    kinds = {"mpeg1video": "mpg", "mpeg2video": "ts", "libvpx": "mkv", "libtheora": "ogv", "libaom-av1": "mkv"}
+    for codec, suffix in {**kinds, "h263": "3gp", "flv": "flv", "wmv2": "wmv"}.items():
+        if codec not in av.codecs_available:
+            continue
+        fast = {"cpu-used": "8", "usage": "realtime"} if codec == "libaom-av1" else {}
+        path = write(tmp_path / f"{codec}.{suffix}", 20, codec, size=(96, 128), g="8", bf="0", **fast)
+        with av.open(str(path)) as container:
+            packets = [(p.is_keyframe, bytes(p)) for p in container.demux(video=0) if p.size]
+            name = container.streams.video[0].codec_context.name
+        told = [can_begin(name, b"", memoryview(content)) for _, content in packets]
+        assert told == [is_key for is_key, _ in packets] and 2 <= sum(told) < 10, codec
+
+
+def test_of_vp9_with_all_colours_and_ten_bits_the_header_has_a_bit_more():
+    """A frame marker, 10, and the profile, low bit first; of profile 3 a zero; then shown again, predicted, shown."""
+    for shown_key, shown, hidden in (
+        (0b10_00_0010, 0b10_00_0110, 0b10_00_0100),
+        (0b10_11_0_001, 0b10_11_0_011, 0b10_11_0_010),
+    ):
+        key, later, unseen = (memoryview(bytes([first, 0, 0])) for first in (shown_key, shown, hidden))
+        assert [can_begin("vp9", b"", packet) for packet in (key, later, unseen)] == [True, False, False]
+        assert [is_hidden("vp9", packet) for packet in (key, later, unseen)] == [False, False, True]
+
+
 def test_a_refresh_in_strips_is_no_place_to_begin_and_a_promise_to_be_right_at_once_is():
     idr, strips, at_once = (
         bytes.fromhex(h) for h in ("000001658880", "000001060601208000000141", "00000106060184800000000141")
