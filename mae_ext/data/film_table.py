@@ -180,12 +180,15 @@ class Listing:
                 return np.asarray(ticks * self.seconds)
         return np.arange(len(pts)) / (self.rate or 25.0)
 
-    def check_length(self, declared: int, promised_s: float, end_s: float) -> None:
-        """Raises when a header promises more frames, 0 for no promise, or seconds, than there are."""
+    def check_length(self, declared: int, promised_s: float, end_s: float, from_zero: bool = False) -> None:
+        """Raises when a header promises more frames, 0 for no promise, or seconds, than there are.
+
+        from_zero: whether times count frames, of which the first may be left out as well.
+        """
         if not self.rows:
             raise Bad("truncated", "the header promises a video, and no frame follows")
         known = [row[0] for row in self.rows if row[0] != NONE]
-        span = (max(known) - min(known)) * self.seconds if known else 0.0
+        span = (max(known) - min(0 if from_zero else max(known), *known)) * self.seconds if known else 0.0
         # AVI leaves frames out that repeat the one before, so time may stand in for their number.
         covered = max(len(self.rows), round(span * self.rate) + 1)
         if declared - covered > max(1, LATE * declared):

@@ -1,5 +1,6 @@
 """The frame of a film that has a number is the one that a player shows, whatever its container and codec make of it."""
 
+import re
 import struct
 from fractions import Fraction
 
@@ -258,6 +259,49 @@ def test_where_packets_mislead_in_silence_all_frames_are_counted(films, tmp_path
 def _stored_order(number, packet):
     packet.pts = packet.dts = round(Fraction(number + 1, 25) / packet.time_base)
     return packet
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_a_film_that_changes_its_size_midway_is_scaled_to_that_of_its_first_frame(readers, tmp_path, decoder):
+    """As broadcasts and recorded calls do. VP8 says its size with each key frame."""
+    first, second = (write(tmp_path / f"{n}.webm", 12, "libvpx", size=(72 * n, 128 * n), g="12") for n in (1, 2))
+    path = tmp_path / "both.mkv"
+    with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(a.streams.video[0])
+        for number, packet in enumerate(p for source in (a, b) for p in source.demux(video=0) if p.size):
+            packet.stream, packet.pts, packet.dts, packet.time_base = (
+                stream,
+                number * 40,
+                number * 40,
+                Fraction(1, 1000),
+            )
+            out.mux(packet)
+    read = readers(decoder=decoder).read
+    assert numbers(read(str(path), [at(8)])[0].x) == [8, 9, 10, 11, 0, 1, 2, 3]
+    assert numbers(read(str(path), [at(14)])[0].x) == list(range(2, 10))
+
+
+def test_a_film_that_begins_late_is_not_taken_for_one_whose_end_is_missing(readers, tmp_path):
+    """Pieces of a fragmented MP4 after its header, WMV and AVI whose first picture is not at zero."""
+    whole, pieces = tmp_path / "whole.mp4", tmp_path / "pieces.mp4"
+    write(tmp_path / "a.mp4", COUNT, g="12", bf="0")
+    with av.open(str(tmp_path / "a.mp4")) as a, av.open(str(whole), "w", options={"movflags": "dash+cmaf"}) as b:
+        out = b.add_stream_from_template(a.streams.video[0])
+        for packet in a.demux(video=0):
+            if packet.size:
+                packet.stream = out
+                b.mux(packet)
+    content = whole.read_bytes()
+    boxes = [m.start() - 4 for m in re.finditer(b"moof", content)]
+    header = bytearray(content[: boxes[0]])
+    at_seconds = header.index(b"mvhd") + 4 + 16
+    scale = int.from_bytes(header[at_seconds - 4 : at_seconds], "big")
+    header[at_seconds : at_seconds + 4] = (COUNT * scale // 25).to_bytes(4, "big")
+    pieces.write_bytes(bytes(header) + content[boxes[2] :])
+    assert numbers(readers().read(str(pieces), [at(0)])[0].x) == list(range(24, 32))
+    for name, codec in (("b.wmv", "wmv2"), ("c.avi", "mpeg4")):
+        late = write(tmp_path / name, 20, codec, shift=1000 if name == "b.wmv" else 25, g="12")
+        assert numbers(readers().read(str(late), [at(0)])[0].x) == list(range(8))
 
 
 def test_a_key_frame_that_does_not_decode_is_damage_and_no_cut(tmp_path):
