@@ -282,7 +282,7 @@ def test_a_film_that_changes_its_size_midway_is_scaled_to_that_of_its_first_fram
 
 
 def test_a_film_that_begins_late_is_not_taken_for_one_whose_end_is_missing(readers, tmp_path):
-    """Pieces of a fragmented MP4 after its header, WMV and AVI whose first picture is not at zero."""
+    """Pieces of a fragmented MP4 after its header, and WMV and AVI whose first picture is not at zero."""
     whole, pieces = tmp_path / "whole.mp4", tmp_path / "pieces.mp4"
     write(tmp_path / "a.mp4", COUNT, g="12", bf="0")
     with av.open(str(tmp_path / "a.mp4")) as a, av.open(str(whole), "w", options={"movflags": "dash+cmaf"}) as b:
@@ -299,9 +299,14 @@ def test_a_film_that_begins_late_is_not_taken_for_one_whose_end_is_missing(reade
     header[at_seconds : at_seconds + 4] = (COUNT * scale // 25).to_bytes(4, "big")
     pieces.write_bytes(bytes(header) + content[boxes[2] :])
     assert numbers(readers().read(str(pieces), [at(0)])[0].x) == list(range(24, 32))
-    for name, codec in (("b.wmv", "wmv2"), ("c.avi", "mpeg4")):
-        late = write(tmp_path / name, 20, codec, shift=1000 if name == "b.wmv" else 25, g="12")
-        assert numbers(readers().read(str(late), [at(0)])[0].x) == list(range(8))
+    late = write(tmp_path / "b.wmv", 20, "wmv2", shift=1000, g="12")
+    assert numbers(readers().read(str(late), [at(0)])[0].x) == list(range(8))
+    # An AVI counts the frames that it leaves out at its beginning too: here 100, and then 20 of 120.
+    listing = film_table.Listing("mpeg4", b"", 1 / 25, 25, False)
+    listing.rows = [(number, number, -1, 9) for number in range(100, 120)]
+    listing.check_length(120, 0, 0, from_zero=True)
+    with pytest.raises(film_table.Bad, match="120 of 150"):
+        listing.check_length(150, 0, 0, from_zero=True)
 
 
 def test_a_key_frame_that_does_not_decode_is_damage_and_no_cut(tmp_path):
