@@ -13,6 +13,7 @@ from data.numbered_clips import at, numbers, write
 from mae_ext.data import film, film_table
 from mae_ext.data.augment import center_sampler
 from mae_ext.data.bitstream import can_begin, is_hidden
+from mae_ext.data.source import list_items
 from mae_ext.data.video import VideoReader
 from mae_ext.errors import BadSample
 
@@ -279,6 +280,23 @@ def test_a_film_that_changes_its_size_midway_is_scaled_to_that_of_its_first_fram
     read = readers(decoder=decoder).read
     assert numbers(read(str(path), [at(8)])[0].x) == [8, 9, 10, 11, 0, 1, 2, 3]
     assert numbers(read(str(path), [at(14)])[0].x) == list(range(2, 10))
+
+
+@pytest.mark.parametrize(
+    ("container", "names"),
+    [("mp4", "qt f4v 3g2"), ("mpegts", "mts m2t"), ("mpeg", "vob mpe"), ("asf", "asf"), ("avi", "divx")],
+)
+def test_a_container_that_is_read_is_read_by_its_other_names_too(readers, tmp_path, container, names):
+    """As cameras (AVCHD), DVDs and old players call them."""
+    codec = {"asf": "wmv2", "mpeg": "mpeg2video"}.get(container, "mpeg4")
+    suffix = {"mpegts": "ts", "mpeg": "mpg", "asf": "wmv"}.get(container, container)
+    content = write(tmp_path / f"a.{suffix}", 12, codec, g="12", bf="0").read_bytes()
+    for name in names.split():
+        (tmp_path / f"a.{name.upper()}").write_bytes(content)
+    found = list(list_items(str(tmp_path), readers().suffixes).addresses)
+    assert len(found) == 1 + len(names.split())
+    for address in found:
+        assert numbers(readers().read(address, [at(0)])[0].x) == list(range(8))
 
 
 def test_a_film_that_begins_late_is_not_taken_for_one_whose_end_is_missing(readers, tmp_path):
