@@ -1,7 +1,7 @@
 """What the bytes of a packet say without being decoded: can decoding begin here, and is its picture ever shown?
 
 A container's mark of a key frame is not enough for the first: it is also on pictures from which a stream only recovers
-by and by. Imports nothing, as the decoding child does.
+by and by, and on all packets of an AVI whose index is missing. Imports nothing, as the decoding child does.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,17 @@ HEVC_RANDOM_ACCESS = range(16, 22)
 HEVC_PICTURES = range(32)
 """Of ITU-T H.265, table 7-1: BLA, IDR and CRA among the pictures."""
 
-MARKED = {
-    *("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "h263", "flv"),
-    *("vp8", "theora", "libdav1d", "libaom-av1", "av1", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "rawvideo"),
-}
-"""Decoders of codecs whose key frames need nothing before them wherever a container marks one."""
+MARKED = {"png", "ffv1"}
+"""Decoders of codecs whose packets need none before them, or complain if they do: a container's mark is enough."""
+
+TWO_BITS_OF_ZERO = {"msmpeg4v2", "msmpeg4", "wmv1", "theora"}
+"""Decoders of codecs whose packets begin so where they hold a whole picture (Theora: 7.1 of its specification)."""
+
+MPEG_PICTURE = b"\0\0\1\0"
+"""ISO/IEC 13818-2, 6.3.9."""
+
+AV1_FRAMES = (3, 6)
+"""Units of AV1 that begin with a frame's header (AV1 specification, 6.2.2)."""
 
 
 def can_begin(codec: str, extradata: bytes, packet: memoryview) -> bool:
@@ -42,8 +48,21 @@ def can_begin(codec: str, extradata: bytes, packet: memoryview) -> bool:
     if codec == "mpeg4":
         _, found, picture = bytes(packet).partition(b"\0\0\1\xb6")
         return bool(found) and picture[:1] < b"\x40"  # ISO/IEC 14496-2, 6.3.5: two bits of zero are an I-VOP
+    if codec in ("mpeg1video", "mpeg2video"):
+        _, _, picture = bytes(packet).partition(MPEG_PICTURE)
+        return len(picture) > 1 and picture[1] >> 3 & 7 == 1  # after ten bits of its place: an I-picture
+    if codec in ("h263", "flv"):
+        return _is_whole_h263(packet) if codec == "h263" else _is_whole_flv1(packet)
+    if codec in TWO_BITS_OF_ZERO:
+        return packet[0] < 0x40
+    if codec == "wmv2":
+        return packet[0] < 0x80
+    if codec == "vp8":
+        return packet[0] & 1 == 0  # RFC 6386, 9.1
     if codec == "vp9":
-        return packet[0] & 0b1100 == 0  # neither a picture shown again nor one that is predicted
+        return _vp9(packet[0]) & 0b110 == 0  # neither a picture shown again nor one that is predicted
+    if codec in ("libdav1d", "libaom-av1", "av1"):
+        return _is_whole_av1(packet)
     return codec in MARKED
 
 
@@ -53,7 +72,7 @@ def is_hidden(codec: str, packet: memoryview) -> bool:
         return not packet[0] & 0b10000  # RFC 6386, 9.1
     if codec == "vp9":
         has_more = packet[-1] & 0b11100000 == 0b11000000  # a superframe ends with its index, and shows its last
-        return not has_more and packet[0] & 0b1010 == 0
+        return not has_more and _vp9(packet[0]) & 0b101 == 0
     return False
 
 
@@ -94,5 +113,47 @@ def _recovers_at_once(message: bytes) -> bool:
         size, at = size + message[at], at + 1
         if kind == RECOVERY_POINT:
             return at < len(message) and message[at] >= 128  # 0 pictures, as an Exp-Golomb code, is a bit that is set
+        at += size
+    return False
+
+
+def _vp9(first: int) -> int:
+    """Shown again, predicted and shown: three bits, after the profile's, of which profile 3 has one more."""
+    return first >> (0 if first & 0b110000 == 0b110000 else 1) & 0b111
+
+
+def _bits(packet: memoryview, at: int, count: int) -> int:
+    """Of the first 8 bytes."""
+    return int.from_bytes(bytes(packet[:8]).ljust(8, b"\0"), "big") >> 64 - at - count & (1 << count) - 1
+
+
+def _is_whole_h263(packet: memoryview) -> bool:
+    """ITU-T H.263, 5.1: a picture's type, after its format or, where that is "extended", with all options said anew."""
+    if _bits(packet, 35, 3) != 7:
+        return _bits(packet, 38, 1) == 0
+    return _bits(packet, 38, 3) == 1 and _bits(packet, 59, 3) == 0
+
+
+def _is_whole_flv1(packet: memoryview) -> bool:
+    """SWF file format specification, version 10, "Sorenson H.263 Bitstream Format"."""
+    size_bits = {0: 16, 1: 32}.get(_bits(packet, 30, 3), 0)
+    return _bits(packet, 33 + size_bits, 2) == 0
+
+
+def _is_whole_av1(packet: memoryview) -> bool:
+    """Is the first frame a key frame that is shown? AV1 specification, 5.3 and 5.9."""
+    at = 0
+    while at < len(packet):
+        head, at = packet[at], at + 1 + (packet[at] >> 2 & 1)
+        if not head & 2:  # a unit without its size is the last
+            size = len(packet) - at
+        else:
+            size = shift = 0
+            while at < len(packet):
+                size, shift, at = size | (packet[at] & 127) << shift, shift + 7, at + 1
+                if packet[at - 1] < 128:
+                    break
+        if head >> 3 & 15 in AV1_FRAMES:
+            return at < len(packet) and packet[at] >> 4 == 1  # not shown again; a key frame; shown
         at += size
     return False

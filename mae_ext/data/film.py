@@ -135,7 +135,8 @@ class Film:
     def _list(self, check: Callable[[int, int], None], counted: bool) -> Table:
         """One pass over the packets, which are decoded up to the first picture, or all of them."""
         seconds, rate = float(self.stream.time_base), float(self.stream.average_rate or 0)
-        listing = Listing(self.codec, self.extradata, seconds, rate, "mp4" in self.container.format.name)
+        is_mp4, alone = "mp4" in self.container.format.name, self.stream.codec_context.codec.intra_only
+        listing = Listing(self.codec, self.extradata, seconds, rate, is_mp4, alone)
         ends: dict[int, int] = {}
         mine, is_checked = self.stream.index, False
         for packet in self.container.demux():
@@ -167,10 +168,11 @@ class Film:
         """Some demuxers know a number of frames, some seconds, some neither."""
         kind = self.container.format.name
         start, seconds = self.container.start_time or 0, self.container.duration
-        if "matroska" in kind:
-            start = min(start, 0)  # its seconds are those at the end, wherever it begins
+        is_pieces = "mp4" in kind and not self.stream.frames
+        if "matroska" in kind or kind == "asf" or is_pieces:
+            start = min(start, 0)  # its seconds are those at the end, or of all pieces, wherever it begins
         promised = 0.0 if seconds is None else (start + seconds) / 1e6
         bases = {stream.index: stream.time_base for stream in self.container.streams}
         end = max([0.0, *(float(ticks * bases[which]) for which, ticks in ends.items() if bases.get(which))])
         # MP4 counts frames that an edit list hides; its seconds are those of the presentation.
-        listing.check_length(0 if "mp4" in kind else self.stream.frames, promised, end)
+        listing.check_length(0 if "mp4" in kind else self.stream.frames, promised, end, kind in GUESSED)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mae_ext.data.bitstream import can_begin, is_hidden
 from mae_ext.strict_json import dumps
 
-VERSION = 1
+VERSION = 2
 NONE = -(1 << 63)
 """Where a packet has no time."""
 
@@ -96,11 +96,14 @@ class Listing:
     """The packets of a film, as they are read, and the pictures that come out of the decoder meanwhile.
 
     codec, extradata: of the stream. seconds, rate: of a tick of its times, and frames in a second, 0 if not known.
-    begins: whether the first packet is a key frame in every film of this container, however it was cut.
+    begins: whether the first packet is a key frame in every film of this container, however it was cut. alone: whether
+    no picture of the codec ever needs another.
     """
 
-    def __init__(self, codec: str, extradata: bytes, seconds: float, rate: float, begins: bool) -> None:
-        self.codec, self.extradata, self.seconds, self.rate = codec, extradata, seconds, rate
+    def __init__(
+        self, codec: str, extradata: bytes, seconds: float, rate: float, begins: bool, alone: bool = False
+    ) -> None:
+        self.codec, self.extradata, self.seconds, self.rate, self.alone = codec, extradata, seconds, rate, alone
         self.rows: list[tuple[int, int, int, int]] = []
         self.keys = [0] if begins else []
         self.marked: list[int] = []
@@ -119,7 +122,7 @@ class Listing:
             self.hidden.append(number)  # an edit list leaves it out, or it is only there for others
         if packet.is_keyframe:
             self.keys.append(number)
-            if can_begin(self.codec, self.extradata, content):
+            if self.alone or can_begin(self.codec, self.extradata, content):
                 self.marked.append(number)
         return number
 
@@ -178,12 +181,15 @@ class Listing:
                 return np.asarray(ticks * self.seconds)
         return np.arange(len(pts)) / (self.rate or 25.0)
 
-    def check_length(self, declared: int, promised_s: float, end_s: float) -> None:
-        """Raises when a header promises more frames, 0 for no promise, or seconds, than there are."""
+    def check_length(self, declared: int, promised_s: float, end_s: float, from_zero: bool = False) -> None:
+        """Raises when a header promises more frames, 0 for no promise, or seconds, than there are.
+
+        from_zero: whether times count frames, of which the first may be left out as well.
+        """
         if not self.rows:
             raise Bad("truncated", "the header promises a video, and no frame follows")
         known = [row[0] for row in self.rows if row[0] != NONE]
-        span = (max(known) - min(known)) * self.seconds if known else 0.0
+        span = (max(known) - min(0 if from_zero else max(known), *known)) * self.seconds if known else 0.0
         # AVI leaves frames out that repeat the one before, so time may stand in for their number.
         covered = max(len(self.rows), round(span * self.rate) + 1)
         if declared - covered > max(1, LATE * declared):

@@ -54,7 +54,7 @@ IMAGES = """
 .eps .mrxs .czi .lif .nd2 .vsi .oir .vms .vmu .jxr .wdp .hdp .bpg .flif .jls .xbm .xpm .wmf .emf .raw .insp
 """
 VIDEOS = """
-.mts .m2v .vob .mxf .f4v .3g2 .rm .rmvb .asf .divx .h264 .hevc .265 .264 .dv .y4m .qt .ogg .mjpeg .mpv .insv
+.m2v .mxf .rm .rmvb .h264 .hevc .265 .264 .dv .y4m .ogg .mjpeg .mpv .insv
 """
 ARCHIVES = ".zip .gz .tgz .tar.gz .bz2 .tar.bz2 .tbz2 .xz .tar.xz .txz .zst .tar.zst .7z .rar"
 FORMATS = {

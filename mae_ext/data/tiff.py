@@ -74,12 +74,13 @@ class Tiff:
     def __init__(self, address: str, content: bytes | None, place: tuple[str, int, int] | None = None) -> None:
         """content: the file, or None and its `place`, (path, offset, size)."""
         self.address = address
-        if content is not None:
-            self.file = tifffile.TiffFile(BytesIO(content))
-        else:
-            assert place is not None
-            self.file = tifffile.TiffFile(place[0], offset=place[1], size=place[2], _multifile=False)
+        assert content is not None or place is not None
+        self.content, self.place = content, place
+        self.file = self._opened()
         try:
+            if _is_stack(self.file):
+                self.file.close()
+                self.file = self._opened(is_shaped=False)
             self._parse()
         except BaseException:
             self.file.close()
@@ -88,12 +89,20 @@ class Tiff:
     def close(self) -> None:
         self.file.close()
 
+    def _opened(self, is_shaped: bool | None = None) -> tifffile.TiffFile:
+        if self.content is not None:
+            return tifffile.TiffFile(BytesIO(self.content), is_shaped=is_shaped)
+        assert self.place is not None
+        path, offset, size = self.place
+        return tifffile.TiffFile(path, offset=offset, size=size, _multifile=False, is_shaped=is_shaped)
+
     def _parse(self) -> None:
         if not self.file.pages.first.tags:
             raise ValueError("the first page says nothing")
         # Other files that OME's description names are none of this sample's.
         series = self.file.series
-        self.series = series[0]
+        # A small one of the same may come first.
+        self.series = next((s for s in series if not s.keyframe.subfiletype & 5), series[0])
         self.page = page = self.series.keyframe
         for level in self.series.levels:
             self._check_tags(level.keyframe)
@@ -293,6 +302,18 @@ class Tiff:
         if self.layout.form in ("rgba", "grey+alpha") and page.extrasamples[0] == ASSOCIATED:
             return _apart(pixels)
         return pixels
+
+
+def _is_stack(file: tifffile.TiffFile) -> bool:
+    """Were pages that are alike written one by one by tifffile? It calls each a picture of its own."""
+    if not file.is_shaped or len(file.pages) < 2:
+        return False
+    series = file.series
+    first = series[0].keyframe
+    return len(series) > 1 and all(
+        len(s.pages) == 1 and s.size == first.size and s.keyframe.hash == first.hash and not s.keyframe.subfiletype & 5
+        for s in series
+    )
 
 
 _FORMS = {"grey": "L", "grey+alpha": "LA", "rgb": "RGB", "rgba": "RGBA"}

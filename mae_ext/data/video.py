@@ -26,8 +26,8 @@ from mae_ext.errors import BadSample, UserError
 from mae_ext.strict_json import dumps
 
 SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpeg", ".mpg", ".ts", ".m2ts", ".wmv", ".flv"),
-    *(".ogv", ".gif"),
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpeg", ".mpg", ".mpe"),
+    *(".vob", ".ts", ".m2ts", ".mts", ".m2t", ".wmv", ".asf", ".flv", ".ogv", ".gif"),
 )
 
 SHORT_SIDE = 8 / 7

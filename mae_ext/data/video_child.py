@@ -149,7 +149,8 @@ class Video:
         return frames, ""
 
     def _by_pyav(self, wanted: list[int], log: "Log") -> Any:
-        self.graph: Any = None
+        self.graph: Any = None  # and the kind of pictures that it takes
+        self.kind: tuple[int, int, str] | None = None
         frames = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
         row = {number: i for i, number in enumerate(wanted)}
         for run, which in _runs(wanted, self.table.places):
@@ -213,11 +214,15 @@ class Video:
             due += 1
 
     def _rgb(self, frame: Any) -> Any:
-        """(H, W, 3), scaled and upright. The filter graph is the one that decord builds, chroma positions included."""
-        if (frame.width, frame.height) != self.source:
-            raise Bad("unsupported", f"frames change from {self.source} to {(frame.width, frame.height)} pixels")
-        if self.graph is None:
-            self.graph = graph = av.filter.Graph()
+        """(H, W, 3), scaled to the size of the first picture's and upright.
+
+        The filter graph is the one that decord builds, chroma positions included.
+        """
+        kind = (frame.width, frame.height, frame.format.name)
+        if self.graph is None or kind != self.kind:  # a broadcast or a call may change its size midway
+            self._check(frame.width, frame.height)
+            self.kind, self.graph = kind, av.filter.Graph()
+            graph = self.graph
             nodes = [
                 graph.add_buffer(
                     width=frame.width, height=frame.height, format=frame.format, time_base=self.film.stream.time_base

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.strict_json import dumps
 
-console = Console(stderr=True)
+console = Console(stderr=True, emoji=False)  # ":b:" is part of a name
 
 
 def say(message: str) -> None:

@@ -1,5 +1,6 @@
 """The frame of a film that has a number is the one that a player shows, whatever its container and codec make of it."""
 
+import re
 import struct
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from data.numbered_clips import at, numbers, write
 from mae_ext.data import film, film_table
 from mae_ext.data.augment import center_sampler
 from mae_ext.data.bitstream import can_begin, is_hidden
+from mae_ext.data.source import list_items
 from mae_ext.data.video import VideoReader
 from mae_ext.errors import BadSample
 
@@ -260,6 +262,71 @@ def _stored_order(number, packet):
     return packet
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_a_film_that_changes_its_size_midway_is_scaled_to_that_of_its_first_frame(readers, tmp_path, decoder):
+    """As broadcasts and recorded calls do. VP8 says its size with each key frame."""
+    first, second = (write(tmp_path / f"{n}.webm", 12, "libvpx", size=(72 * n, 128 * n), g="12") for n in (1, 2))
+    path = tmp_path / "both.mkv"
+    with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(a.streams.video[0])
+        for number, packet in enumerate(p for source in (a, b) for p in source.demux(video=0) if p.size):
+            packet.stream, packet.pts, packet.dts, packet.time_base = (
+                stream,
+                number * 40,
+                number * 40,
+                Fraction(1, 1000),
+            )
+            out.mux(packet)
+    read = readers(decoder=decoder).read
+    assert numbers(read(str(path), [at(8)])[0].x) == [8, 9, 10, 11, 0, 1, 2, 3]
+    assert numbers(read(str(path), [at(14)])[0].x) == list(range(2, 10))
+
+
+@pytest.mark.parametrize(
+    ("container", "names"),
+    [("mp4", "qt f4v 3g2"), ("mpegts", "mts m2t"), ("mpeg", "vob mpe"), ("asf", "asf"), ("avi", "divx")],
+)
+def test_a_container_that_is_read_is_read_by_its_other_names_too(readers, tmp_path, container, names):
+    """As cameras (AVCHD), DVDs and old players call them."""
+    codec = {"asf": "wmv2", "mpeg": "mpeg2video"}.get(container, "mpeg4")
+    suffix = {"mpegts": "ts", "mpeg": "mpg", "asf": "wmv"}.get(container, container)
+    content = write(tmp_path / f"a.{suffix}", 12, codec, g="12", bf="0").read_bytes()
+    for name in names.split():
+        (tmp_path / f"a.{name.upper()}").write_bytes(content)
+    found = list(list_items(str(tmp_path), readers().suffixes).addresses)
+    assert len(found) == 1 + len(names.split())
+    for address in found:
+        assert numbers(readers().read(address, [at(0)])[0].x) == list(range(8))
+
+
+def test_a_film_that_begins_late_is_not_taken_for_one_whose_end_is_missing(readers, tmp_path):
+    """Pieces of a fragmented MP4 after its header, and WMV and AVI whose first picture is not at zero."""
+    whole, pieces = tmp_path / "whole.mp4", tmp_path / "pieces.mp4"
+    write(tmp_path / "a.mp4", COUNT, g="12", bf="0")
+    with av.open(str(tmp_path / "a.mp4")) as a, av.open(str(whole), "w", options={"movflags": "dash+cmaf"}) as b:
+        out = b.add_stream_from_template(a.streams.video[0])
+        for packet in a.demux(video=0):
+            if packet.size:
+                packet.stream = out
+                b.mux(packet)
+    content = whole.read_bytes()
+    boxes = [m.start() - 4 for m in re.finditer(b"moof", content)]
+    header = bytearray(content[: boxes[0]])
+    at_seconds = header.index(b"mvhd") + 4 + 16
+    scale = int.from_bytes(header[at_seconds - 4 : at_seconds], "big")
+    header[at_seconds : at_seconds + 4] = (COUNT * scale // 25).to_bytes(4, "big")
+    pieces.write_bytes(bytes(header) + content[boxes[2] :])
+    assert numbers(readers().read(str(pieces), [at(0)])[0].x) == list(range(24, 32))
+    late = write(tmp_path / "b.wmv", 20, "wmv2", shift=1000, g="12")
+    assert numbers(readers().read(str(late), [at(0)])[0].x) == list(range(8))
+    # An AVI counts the frames that it leaves out at its beginning too: here 100, and then 20 of 120.
+    listing = film_table.Listing("mpeg4", b"", 1 / 25, 25, False)
+    listing.rows = [(number, number, -1, 9) for number in range(100, 120)]
+    listing.check_length(120, 0, 0, from_zero=True)
+    with pytest.raises(film_table.Bad, match="120 of 150"):
+        listing.check_length(150, 0, 0, from_zero=True)
+
+
 def test_a_key_frame_that_does_not_decode_is_damage_and_no_cut(tmp_path):
     path = write(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
@@ -279,6 +346,42 @@ def test_pictures_painted_on_nothing_for_lack_of_a_key_frame_are_left_out(reader
         assert sum(1 for _ in container.decode(video=0)) == COUNT - 5
     for first in (0, 30, 40):
         assert numbers(readers().read(str(path), [at(first)])[0].x) == list(range(12 + first, 20 + first))
+
+
+@pytest.mark.parametrize("codec", ["msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "flv", "h263p"])
+def test_an_avi_without_its_index_marks_all_packets_and_is_believed_in_none(readers, tmp_path, codec):
+    whole, path = write(tmp_path / "a.avi", 40, codec, g="12", bf="0"), tmp_path / "cut.avi"
+    content = whole.read_bytes()
+    path.write_bytes(content[: content.rindex(b"idx1")])
+    with av.open(str(path)) as container:
+        assert all(p.is_keyframe for p in container.demux(video=0) if p.size)
+    for first in (5, 17, 31):
+        assert numbers(readers().read(str(path), [at(first)])[0].x) == list(range(first, first + 8))
+
+
+def test_a_key_frame_is_told_from_the_bytes_of_its_packet_whatever_its_container_marks(tmp_path):
+    kinds = {"mpeg1video": "mpg", "mpeg2video": "ts", "libvpx": "mkv", "libtheora": "ogv", "libaom-av1": "mkv"}
+    for codec, suffix in {**kinds, "h263": "3gp", "flv": "flv", "wmv2": "wmv"}.items():
+        if codec not in av.codecs_available:
+            continue
+        fast = {"cpu-used": "8", "usage": "realtime"} if codec == "libaom-av1" else {}
+        path = write(tmp_path / f"{codec}.{suffix}", 20, codec, size=(96, 128), g="8", bf="0", **fast)
+        with av.open(str(path)) as container:
+            packets = [(p.is_keyframe, bytes(p)) for p in container.demux(video=0) if p.size]
+            name = container.streams.video[0].codec_context.name
+        told = [can_begin(name, b"", memoryview(content)) for _, content in packets]
+        assert told == [is_key for is_key, _ in packets] and 2 <= sum(told) < 10, codec
+
+
+def test_of_vp9_with_all_colours_and_ten_bits_the_header_has_a_bit_more():
+    """A frame marker, 10, and the profile, low bit first; of profile 3 a zero; then shown again, predicted, shown."""
+    for shown_key, shown, hidden in (
+        (0b10_00_0010, 0b10_00_0110, 0b10_00_0100),
+        (0b10_11_0_001, 0b10_11_0_011, 0b10_11_0_010),
+    ):
+        key, later, unseen = (memoryview(bytes([first, 0, 0])) for first in (shown_key, shown, hidden))
+        assert [can_begin("vp9", b"", packet) for packet in (key, later, unseen)] == [True, False, False]
+        assert [is_hidden("vp9", packet) for packet in (key, later, unseen)] == [False, False, True]
 
 
 def test_a_refresh_in_strips_is_no_place_to_begin_and_a_promise_to_be_right_at_once_is():

@@ -59,7 +59,7 @@ def said(caplog):
         (IMAGES, "a.jpg", ["b.npz"], {".npz": 1}, "name the .npz file itself"),
         (IMAGES, "a.jpg", ["b.zip", "c.tar.gz"], {".zip": 1, ".tar.gz": 1}, "unpack the archives first"),
         (IMAGES, "a.jpg", ["b.qqq"], {".qqq": 1}, "does not know the suffix"),
-        (VIDEOS, "a.mp4", ["b.mts"], {".mts": 1}, "ffmpeg -i FILE FILE.mp4"),
+        (VIDEOS, "a.mp4", ["b.mxf"], {".mxf": 1}, "ffmpeg -i FILE FILE.mp4"),
         (VIDEOS, "a.mp4", ["b.jpg"], {".jpg": 1}, "use --reader image"),
         (VIDEOS, "a.mp4", [".b.mp4", ".hidden/c.mp4"], {"hidden": 2}, "without the dot"),
     ],

@@ -126,12 +126,12 @@ def test_a_cache_that_cannot_be_filled_is_an_error_and_no_success(config, tmp_pa
 
 
 def test_what_clips_are_passed_over_is_named(config, folder, tmp_path, caplog):
-    (folder / "e.mts").write_bytes(b"x")
+    (folder / "e.mxf").write_bytes(b"x")
     try:
         prepare(config(), tmp_path, workers=1)
     finally:
-        (folder / "e.mts").unlink()
-    assert "passed over: 1 .mts (such as e.mts): convert them: ffmpeg" in caplog.text
+        (folder / "e.mxf").unlink()
+    assert "passed over: 1 .mxf (such as e.mxf): convert them: ffmpeg" in caplog.text
 
 
 def test_where_all_files_are_bad_it_says_why(config, tmp_path, capsys):

@@ -420,3 +420,26 @@ class TestDamage:
         (tmp_path / "x.tar").write_bytes(content)
         address = f"{tmp_path}/x.tar::512+{len(content) - 611}::k.tif"
         assert torch.equal(read(address, 4), as_read(pixels))
+
+
+@pytest.mark.parametrize("packed", [None, "zlib"])
+def test_a_stack_whose_pages_were_written_one_by_one_has_all_of_them_for_bands(tmp_path, packed):
+    """tifffile calls them pictures of their own, and its next reader would train on the first."""
+    pixels = numbers(5, np.uint16)
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for page in pixels.transpose(2, 0, 1):
+            file.write(page, photometric="minisblack", compression=packed)
+    assert torch.equal(read(path, 5), as_read(pixels))
+    assert torch.equal(read(path, 1, bands=[3]), as_read(pixels[..., 3:4]))
+    assert "5 pages, the config wants 1" in bad(path, 1).detail and "5 pages" in told(path)
+
+
+def test_pictures_that_differ_in_size_are_no_stack_and_a_small_one_of_the_same_is_not_the_picture(tmp_path):
+    pixels, path = numbers(3, np.uint8), tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(pixels[::4, ::4], photometric="rgb", subfiletype=1)
+        file.write(pixels, photometric="rgb")
+        file.write(pixels[:20], photometric="rgb")
+    assert torch.equal(read(path, 3), as_read(pixels))
+    assert told(path) == "TIFF RGB 48x40, first of 2 pictures"
