@@ -216,6 +216,12 @@ def data_box_files(folder: Path) -> Iterator[tuple[str, Any]]:
             voc(root / "other.xml", [("zebra", 1, 1, 9, 9)], (60, 80))
             for faulty in ("refuse", "drop"):
                 yield f"voc {label}, {size}, {faulty}", lambda r=root, f=faulty: table(boxes.read_boxes({"train": ["x/img.jpg"]}, str(r), faulty=f)["train"])
+    chance = np.random.default_rng(31)
+    for number in range(8):
+        corner = chance.integers(-1, 82, (6, 2))
+        drawn = [(str(chance.choice(["a", "b", "c"])), *c, *(c + chance.integers(-3, 30, 2)), int(chance.integers(0, 2))) for c in corner]
+        voc(folder / "chance" / str(number) / "img.xml", drawn)
+        yield f"voc by chance {number}", lambda n=number: table(boxes.read_boxes({"train": ["img.jpg"]}, f"{folder}/chance/{n}", faulty="drop")["train"])
     for label, text in {"doctype": "<!DOCTYPE a><annotation/>", "text": "no xml", "another root": "<voc/>", "deep": "<annotation>" + "<a>" * 15 + "</a>" * 15 + "</annotation>", "too deep": "<annotation>" + "<a>" * 16 + "</a>" * 16 + "</annotation>", "no box": "<annotation><object><name>a</name></object></annotation>", "no xmax": "<annotation><object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><ymax>3</ymax></bndbox></object></annotation>", "half a size": "<annotation><size><width>9</width></size></annotation>", "empty": ""}.items():
         root = folder / "xml" / label
         root.mkdir(parents=True)

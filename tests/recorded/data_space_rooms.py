@@ -33,23 +33,31 @@ def data_signatures(_: Path) -> Iterator[tuple[str, Any]]:
                 elif isinstance(value, re.Pattern):
                     yield f"{name}.{key}", f"{value.pattern} {value.flags}"
             elif getattr(value, "__module__", "") == module.__name__ and not key.startswith("_"):
-                if inspect.isfunction(value) or inspect.isclass(value):
-                    yield f"{name}.{key}", defaults(value)
+                if (inspect.isfunction(value) or inspect.isclass(value)) and (words := defaults(value)):
+                    yield f"{name}.{key}", words
                 for inner, method in vars(value).items() if inspect.isclass(value) else ():
-                    if not inner.startswith("_") and inspect.isfunction(method) and (said := defaults(method)):
-                        yield f"{name}.{key}.{inner}", said
+                    if not inner.startswith("_") and inspect.isfunction(method) and (words := defaults(method)):
+                        yield f"{name}.{key}.{inner}", words
             if inspect.isclass(value) and getattr(value, "__module__", "") == module.__name__:
                 for inner in ("suffixes", "display", "label_suffix", "example"):
                     if inner in vars(value):
                         yield f"{name}.{key}.{inner}", plain(vars(value)[inner])
 
 
+ROOT = str(Path(mae_ext.data.__file__).parents[2])
+
+
 def plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value
+    return value if isinstance(value, np.ndarray) else worded(value)
+
+
+def worded(value: Any) -> str:
+    """repr, without what differs between processes and machines: addresses, places, the order of sets."""
     if isinstance(value, set | frozenset):
-        return " ".join(sorted(map(repr, value)))
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+        return "{" + ", ".join(sorted(map(worded, value))) + "}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{worded(k)}: {worded(v)}" for k, v in value.items()) + "}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)).replace(ROOT, "~")
 
 
 def defaults(of: Any) -> str:
@@ -57,8 +65,7 @@ def defaults(of: Any) -> str:
         parameters = inspect.signature(of).parameters.values()
     except (TypeError, ValueError):
         return ""
-    given = [(p.name, p.default) for p in parameters if p.default is not p.empty]
-    return ", ".join(f"{n}={re.sub(r' at 0x[0-9a-f]+', '', repr(d))[:60]}" for n, d in given)
+    return ", ".join(f"{p.name}={worded(p.default)[:60]}" for p in parameters if p.default is not p.empty)
 
 
 def turned(degrees: tuple[float, float, float]) -> np.ndarray:
@@ -258,10 +265,10 @@ def label_maps() -> Iterator[tuple[str, Any]]:
             "around, resized": ((-1,) * n, tuple(s + 2 for s in shape), (5,) * n),
             "one": (tuple(s - 1 for s in shape), shape, (1,) * n),
         }.items():
-            for flip in ((False,) * n, (True,) + (False,) * (n - 1), (False,) * (n - 1) + (True,), (True,) * n):
-                box = Crop(start, stop, flip)
-                name = f"labels {shape} {what} {said(box)} to {size}"
-                yield name, lambda la=labels, b=box, s=size: digest(labelmap.cut(la, b, s))
+            flips = ((False,) * n, (True,) + (False,) * (n - 1), (False,) * (n - 1) + (True,), (True,) * n)
+            crops = [Crop(start, stop, flip) for flip in flips]
+            name = f"labels {shape} {what} {said(crops[0])} to {size}, flips"
+            yield name, lambda la=labels, c=crops, s=size: digest(*(labelmap.cut(la, b, s) for b in c))
         for number, (kinds, grown) in enumerate(product((labels, labels + 1, labels * 0, (labels == 3) * 7), (1, 2, 30))):
             box = Crop(zero, tuple(min(grown + i, s + 1) for i, s in enumerate(shape)), (True,) + (False,) * (n - 1))
             name = f"toward foreground {number} of {shape} {np.unique(kinds).tolist()} box {said(box)}"

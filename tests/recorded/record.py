@@ -2,7 +2,7 @@
 
 A room is a generator, given an empty folder: it yields (which input and option, what is done with it). What comes of
 it, an error included, is told in few words or numbers and kept in kept/ROOM.json. Whole numbers are kept exactly, as a
-short hash where they are many; floats to a tolerance, as their mean, spread and two marks where they are many.
+short hash where they are many; floats to a tolerance, as their spread and two marks where they are many.
 
     scripts/recorded --why "labels are now cut at the middle" [ROOM...]     keeps them again, and says what changed
 """
@@ -27,12 +27,13 @@ import torch
 HERE = Path(__file__).parent
 KEPT = HERE / "kept"
 LOG = HERE / "CHANGES.md"
-NEAR = 5e-5
+NEAR = 1e-4
 """Of the largest number beside it: what kernels of other machines make of a sum in float32."""
 SOFT = 5e-3
 """The same of 8-bit pixels that were resized: rounding turns a level here and there."""
-MOST_TEXT = 60
+MOST_TEXT = 48
 MOST_LISTED = 20
+MOST_EXACT = 66
 
 Room = Callable[[Path], Iterator[tuple[str, Any]]]
 ROOMS: dict[str, Room] = {}
@@ -76,7 +77,7 @@ def each(*makes: Callable[[], Any]) -> list[Any]:
 
 
 def short(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:10]
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def told(value: Any, here: str) -> Any:
@@ -123,7 +124,8 @@ def told(value: Any, here: str) -> Any:
 
 
 def _array(array: np.ndarray) -> Any:
-    name = f"{array.dtype.kind}{array.dtype.itemsize} {'x'.join(map(str, array.shape))}"
+    shape = "" if array.dtype == np.float64 and array.ndim == 1 else f" {'x'.join(map(str, array.shape))}"
+    name = f"{array.dtype.kind}{array.dtype.itemsize}{shape}"
     if array.dtype.kind not in "fc":
         plain = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
         if array.size <= 8 and array.dtype.kind in "iub":
@@ -134,9 +136,10 @@ def _array(array: np.ndarray) -> Any:
         return [name, *(told(float(v), "") for v in wide)]
     bad = int((~np.isfinite(wide)).sum())
     wide = np.where(np.isfinite(wide), wide, 0)
+    name = f"{name} {wide.size}" if not shape else name
     at = np.arange(wide.size)
     marks = [(wide * (at * step % 101 / 50 - 1)).mean() * 3 for step in (37, 11)]
-    found = [name, *(float(f"{float(v):.6g}") for v in (wide.mean(), wide.std(), *marks, wide.min(), wide.max()))]
+    found = [name, *(float(f"{float(v):.5g}") for v in (wide.std(), *marks))]
     return [*found, f"{bad} not finite"] if bad else found
 
 
@@ -151,7 +154,19 @@ def outcome(make: Any, here: str) -> Any:
             raise
         except Exception as error:  # noqa: BLE001 what is raised is what is recorded
             found = told(error, here)
-    return {"found": found, "said": told(list(said), here)} if said else found
+    return shortened({"found": found, "said": told(list(said), here)} if said else found)
+
+
+def shortened(value: Any) -> Any:
+    """What holds no float is compared exactly, and so a hash says as much as all of it."""
+    text = json.dumps(value, ensure_ascii=True)
+    return value if len(text) <= MOST_EXACT or has_floats(value) else f"{text[:48]}... {short(text.encode())}"
+
+
+def has_floats(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(has_floats, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float)
 
 
 @contextmanager
