@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of inputs, a line for each
 """Folders of DICOM with one thing odd in each, for the room of DICOM."""
 
 import shutil
@@ -15,11 +16,22 @@ def planes(count: int = 4, seed: int = 3, dtype: str = "i2") -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 900, (count, 5, 6)).astype(dtype)
 
 
-def classic(folder: Path, count: int = 4, each: Callable[[int], dict[str, Any]] = lambda _: {}, dtype: str = "i2", **tags: Any) -> None:
+def classic(
+    folder: Path, count: int = 4, each: Callable[[int], dict[str, Any]] = lambda _: {}, dtype: str = "i2", **tags: Any
+) -> None:
     for z, plane in enumerate(planes(count, dtype=dtype)):
-        own = {"position": (-100, -90, 30 + 2.5 * z), "InstanceNumber": z + 1, "SOPInstanceUID": f"{UID}{z + 1}", **tags, **each(z)}
+        own = {
+            "position": (-100, -90, 30 + 2.5 * z),
+            "InstanceNumber": z + 1,
+            "SOPInstanceUID": f"{UID}{z + 1}",
+            **tags,
+            **each(z),
+        }
+        plane = plane + np.array(own.pop("above", 0), plane.dtype)
         name = own.pop("name", f"{z:03d}.dcm")
-        dicom_files.classic(folder / name, plane, own.pop("position"), own.pop("orientation", (1, 0, 0, 0, 1, 0)), **own)
+        dicom_files.classic(
+            folder / name, plane, own.pop("position"), own.pop("orientation", (1, 0, 0, 0, 1, 0)), **own
+        )
 
 
 def at(z: int, **values: Any) -> Callable[[int], dict[str, Any]]:
@@ -85,18 +97,34 @@ def enhanceds(root: Path) -> Iterator[tuple[str, str]]:
     }  # fmt: skip
     for label, given in made.items():
         path = root / "e" / f"s {label}" / f"x {label}" / "a.dcm"
-        dicom_files.enhanced(path, given["frames"], **{k: v for k, v in given.items() if k != "frames"}, SOPInstanceUID=f"{UID}9")
+        dicom_files.enhanced(
+            path, given["frames"], **{k: v for k, v in given.items() if k != "frames"}, SOPInstanceUID=f"{UID}9"
+        )
         yield f"enhanced {label}", f"{path.parent}/"
-    for label, tags in {"parts": [{"ConcatenationUID": "1.5", "InConcatenationTotalNumber": 2}] * 2, "parts of three": [{"ConcatenationUID": "1.5", "InConcatenationTotalNumber": 3}] * 2, "parts of one": [{"ConcatenationUID": "1.5", "InConcatenationTotalNumber": 1}] * 2, "parts without number": [{"ConcatenationUID": "1.5"}] * 2, "parts of two": [{"ConcatenationUID": "1.5"}, {"ConcatenationUID": "1.6"}], "one part": [{"ConcatenationUID": "1.5"}, {}], "halves": [{}, {}]}.items():
+    for label, tags in {
+        "parts": [{"ConcatenationUID": "1.5", "InConcatenationTotalNumber": 2}] * 2,
+        "parts of three": [{"ConcatenationUID": "1.5", "InConcatenationTotalNumber": 3}] * 2,
+        "parts of one": [{"ConcatenationUID": "1.5", "InConcatenationTotalNumber": 1}] * 2,
+        "parts without number": [{"ConcatenationUID": "1.5"}] * 2,
+        "parts of two": [{"ConcatenationUID": "1.5"}, {"ConcatenationUID": "1.6"}],
+        "one part": [{"ConcatenationUID": "1.5"}, {}],
+        "halves": [{}, {}],
+    }.items():
         folder = root / "p" / f"s {label}" / f"x {label}"
         for part in range(2):
-            dicom_files.enhanced(folder / f"{part}.dcm", every[3 * part : 3 * part + 3], **{"InstanceNumber": part + 1, "SOPInstanceUID": f"{UID}{part}", **tags[part]})
+            dicom_files.enhanced(
+                folder / f"{part}.dcm",
+                every[3 * part : 3 * part + 3],
+                **{"InstanceNumber": part + 1, "SOPInstanceUID": f"{UID}{part}", **tags[part]},
+            )
         yield f"two files: {label}", f"{folder}/"
     for label, order in {"volumes": (1, 2), "volumes backwards": (2, 1), "volumes of one number": (1, 1)}.items():
         folder = root / "v" / f"s {label}" / f"x {label}"
         for part in range(2):
             frames = [f | {"stored": f["stored"] + 1000 * part} for f in every]
-            dicom_files.enhanced(folder / f"{part}.dcm", frames, InstanceNumber=order[part], SOPInstanceUID=f"{UID}{part}")
+            dicom_files.enhanced(
+                folder / f"{part}.dcm", frames, InstanceNumber=order[part], SOPInstanceUID=f"{UID}{part}"
+            )
         yield f"two files: {label}", f"{folder}/"
 
 
@@ -126,7 +154,14 @@ def splits(root: Path) -> Iterator[tuple[str, str]]:
         top = root / "split" / name
         for z, plane in enumerate(planes(6)):
             folder = top / where[z]
-            dicom_files.classic(folder / names(z), plane, (-100, -90, 30 + 2.5 * z), InstanceNumber=z + 1, SOPInstanceUID=f"{UID}{z}", **tags)
+            dicom_files.classic(
+                folder / names(z),
+                plane,
+                (-100, -90, 30 + 2.5 * z),
+                InstanceNumber=z + 1,
+                SOPInstanceUID=f"{UID}{z}",
+                **tags,
+            )
         return top
 
     yield "split: halves beside", f"{parts('1', ['a/x'] * 3 + ['a/y'] * 3)}/a/x/"

@@ -2,7 +2,8 @@
 
 A room is a generator, given an empty folder: it yields (which input and option, what is done with it). What comes of
 it, an error included, is told in few words or numbers and kept in kept/ROOM.json. Whole numbers are kept exactly, as a
-short hash where they are many; floats to a tolerance, as their spread and two marks where they are many.
+short hash where they are many; floats to a tolerance, where they are many as their spread and a mark, which tells
+their order.
 
     scripts/recorded --why "labels are now cut at the middle" [ROOM...]     keeps them again, and says what changed
 """
@@ -31,9 +32,9 @@ NEAR = 1e-4
 """Of the largest number beside it: what kernels of other machines make of a sum in float32."""
 SOFT = 5e-3
 """The same of 8-bit pixels that were resized: rounding turns a level here and there."""
-MOST_TEXT = 48
+MOST_TEXT = 44
 MOST_LISTED = 20
-MOST_EXACT = 66
+MOST_EXACT = 40
 
 Room = Callable[[Path], Iterator[tuple[str, Any]]]
 ROOMS: dict[str, Room] = {}
@@ -88,7 +89,9 @@ def told(value: Any, here: str) -> Any:
         return float(f"{value:.7g}") if isfinite(value) else str(value)
     if isinstance(value, str):
         text = value.replace(here, "~").replace(Path(here).name, "~")
-        return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}... {short(text.encode('utf-8', 'replace'))}"
+        return (
+            text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 8]}... {short(text.encode('utf-8', 'replace'))}"
+        )
     if isinstance(value, Soft):
         return {"soft": told(np.asarray(value.pixels).astype(np.float64), here)}
     if isinstance(value, torch.Tensor):
@@ -138,8 +141,8 @@ def _array(array: np.ndarray) -> Any:
     wide = np.where(np.isfinite(wide), wide, 0)
     name = f"{name} {wide.size}" if not shape else name
     at = np.arange(wide.size)
-    marks = [(wide * (at * step % 101 / 50 - 1)).mean() * 3 for step in (37, 11)]
-    found = [name, *(float(f"{float(v):.5g}") for v in (wide.std(), *marks))]
+    mark = (wide * (at * 37 % 101 / 50 - 0.7)).mean() * 3  # of a wave with a mean of its own
+    found = [name, *(float(f"{float(v):.5g}") for v in (wide.std(), mark))]
     return [*found, f"{bad} not finite"] if bad else found
 
 
@@ -160,7 +163,7 @@ def outcome(make: Any, here: str) -> Any:
 def shortened(value: Any) -> Any:
     """What holds no float is compared exactly, and so a hash says as much as all of it."""
     text = json.dumps(value, ensure_ascii=True)
-    return value if len(text) <= MOST_EXACT or has_floats(value) else f"{text[:48]}... {short(text.encode())}"
+    return value if len(text) <= MOST_EXACT or has_floats(value) else f"{text[:28]}... {short(text.encode())}"
 
 
 def has_floats(value: Any) -> bool:
