@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import mae_ext
 import numpy as np
 import torch
 from golden.values import short_hash
+
+import mae_ext
 from mae_ext import plugins
 
 KEPT = Path(__file__).parent / "rest_kept"
 ROOT = Path(mae_ext.__file__).parents[1]
-LONGEST = 80
+LONGEST = 56
 """Of a text that is kept as it is; of longer ones the beginning, and a digest."""
 FEW_WHOLE, FEW_FLOATS = 12, 6
 """Elements of an array that are kept one by one."""
@@ -48,7 +49,9 @@ class Area:
 AREAS: dict[str, Area] = {}
 
 
-def area(relative: float = 5e-5, absolute: float = 1.5e-5) -> Callable[[Callable[[Note], None]], Callable[[Note], None]]:
+def area(
+    relative: float = 5e-5, absolute: float = 1.5e-5
+) -> Callable[[Callable[[Note], None]], Callable[[Note], None]]:
     def registered(function: Callable[[Note], None]) -> Callable[[Note], None]:
         AREAS[function.__name__] = Area(function, relative, absolute)
         return function
@@ -168,7 +171,9 @@ def same(kept: Any, value: Any, near: Area) -> bool:
         if len(kept) != len(value):
             return False
         floats = [abs(one) for one in kept if isinstance(one, float)]
-        if floats and isinstance(kept[0], str) and re.fullmatch(r"[0-9x]*", kept[0]):  # an array: its shape, size and marks
+        if (
+            floats and isinstance(kept[0], str) and re.fullmatch(r"[0-9x]*", kept[0])
+        ):  # an array: its shape, size and marks
             return kept[0] == value[0] and all(close(a, b, near, 1.0) for a, b in zip(kept[1:], value[1:], strict=True))
         if len(floats) == len(kept):  # what cancels among them is as exact as the largest
             return all(close(a, b, near, max(floats, default=0)) for a, b in zip(kept, value, strict=True))
@@ -196,7 +201,10 @@ def kept(name: str, folder: Path = KEPT) -> dict[str, Any] | None:
 def write(name: str, values: Mapping[str, Any], folder: Path = KEPT) -> None:
     """A line for each value, so that a diff shows what changed."""
     folder.mkdir(exist_ok=True)
-    lines = (f"{json.dumps(w, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for w, v in values.items())
+    lines = (
+        f"{json.dumps(w, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False, separators=(',', ':'))}"
+        for w, v in values.items()
+    )
     (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

@@ -8,10 +8,11 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-import mae_ext
 import typer
 from golden.rest import Note, area, told
 from pydantic import BaseModel
+
+import mae_ext
 
 
 def modules() -> list[ModuleType]:
@@ -23,9 +24,11 @@ def plain(value: Any) -> Any:
     """Of a default or constant what does not depend on addresses or versions."""
     if isinstance(value, re.Pattern):
         return f"{value.pattern} {value.flags}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) if not isinstance(value, dict) else {
-        str(k): plain(v) for k, v in value.items()
-    }  # fmt: skip
+    return (
+        re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+        if not isinstance(value, dict)
+        else {str(k): plain(v) for k, v in value.items()}
+    )
 
 
 def signature(function: Any) -> str:
@@ -60,8 +63,10 @@ def signatures(note: Note) -> None:
                     note(f"{module.__name__}.{name}", signature(value))
             elif inspect.isclass(value) and not issubclass(value, BaseModel):
                 for method, inner in vars(value).items():
-                    if inspect.isfunction(inner) and "Proto" not in str(value.__mro__) and any(
-                        p.default is not p.empty for p in inspect.signature(inner).parameters.values()
+                    if (
+                        inspect.isfunction(inner)
+                        and "Proto" not in str(value.__mro__)
+                        and any(p.default is not p.empty for p in inspect.signature(inner).parameters.values())
                     ):
                         note(f"{module.__name__}.{name}.{method}", signature(inner))
 
@@ -82,27 +87,36 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "probe": (
         "mae_ext.downstream.probe.probe",
         [
-            ["run", "--train", "a", "--test", "b"], ["run", "--train", "a", "--folds", "3"],
+            ["run", "--train", "a", "--test", "b"],
+            ["run", "--train", "a", "--folds", "3"],
             ["run", "--train", "a", "--folds", "2", "--k", "7", "--pool", "class", "--modality", "image"],
             ["run", "--train", "a", "--test", "b", "--max-bad-fraction", "0", "--random-weights"],
-            ["run", "--train", "a", "--test", "b", "--attentive"], ["run", "--train", "a", "--test", "b", "--mirror"],
-            ["run", "--train", "a", "--folds", "1"], ["run", "--train", "a", "--k", "0"], ["run"],
+            ["run", "--train", "a", "--test", "b", "--attentive"],
+            ["run", "--train", "a", "--test", "b", "--mirror"],
+            ["run", "--train", "a", "--folds", "1"],
+            ["run", "--train", "a", "--k", "0"],
+            ["run"],
         ],
     ),
     "embed": (
         "mae_ext.downstream.embed.embed",
         [
-            ["run", "a", "--out", "o.safetensors"], ["run", "a", "--out", "o.safetensors", "--pool", "class"],
+            ["run", "a", "--out", "o.safetensors"],
+            ["run", "a", "--out", "o.safetensors", "--pool", "class"],
             ["run", "a", "--out", "o", "--modality", "m", "--max-bad-fraction", "0.25", "--map"],
-            ["run", "a", "--out", "o", "--neighbours", "1"], ["run", "a", "--out", "o", "--neighbours", "0"],
-            ["run", "a"], ["run", "a", "--out", "o", "--pool", "tokens"],
+            ["run", "a", "--out", "o", "--neighbours", "1"],
+            ["run", "a", "--out", "o", "--neighbours", "0"],
+            ["run", "a"],
+            ["run", "a", "--out", "o", "--pool", "tokens"],
         ],
     ),
     "reconstruct": (
         "mae_ext.report.pictures.reconstruct",
         [
-            ["run", "a"], ["run", "a", "b", "--out", "o", "--limit", "3", "--seed", "4"],
-            ["run", "a", "--own-statistics", "--modality", "m"], ["run", "a", "--limit", "0"],
+            ["run", "a"],
+            ["run", "a", "b", "--out", "o", "--limit", "3", "--seed", "4"],
+            ["run", "a", "--own-statistics", "--modality", "m"],
+            ["run", "a", "--limit", "0"],
         ],
     ),
     "report": ("mae_ext.report.page.write_report", [["run"], []]),
@@ -110,26 +124,62 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "pretrain": (
         "mae_ext.engine.train.train",
         [
-            ["image_folder"], ["image_folder", "--data", "d", "--out", "o", "--steps", "30", "--allow-change"],
-            ["image_folder", "--set", "seed=4", "--set", "train.lr=1e-3"], ["image_folder", "--steps", "0"],
-            ["finetune_folder", "--data", "d"], ["nothing_like_it"],
+            ["image_folder"],
+            ["image_folder", "--data", "d", "--out", "o", "--steps", "30", "--allow-change"],
+            ["image_folder", "--set", "seed=4", "--set", "train.lr=1e-3"],
+            ["image_folder", "--steps", "0"],
+            ["finetune_folder", "--data", "d"],
+            ["nothing_like_it"],
         ],
     ),
     "finetune": (
         "mae_ext.engine.train.train",
         [
-            ["finetune_cifar10_vitt", "--init", "none", "--set", "model.size=tiny", "--set", "modalities.image.size=[32,32]",
-             "--set", "modalities.image.patch=[4,4]", "--data", "d", "--test", "t", "--out", "o", "--steps", "5"],
-            ["finetune_cifar10_vitt", "--init", "none", "--set", "model.size=tiny", "--set", "modalities.image.size=[32,32]",
-             "--set", "modalities.image.patch=[4,4]", "--data", "d", "--allow-change"],
-            ["image_folder", "--init", "none"], ["image_folder"], ["finetune_cifar10_vitt", "--init", "absent"],
+            [
+                "finetune_cifar10_vitt",
+                "--init",
+                "none",
+                "--set",
+                "model.size=tiny",
+                "--set",
+                "modalities.image.size=[32,32]",
+                "--set",
+                "modalities.image.patch=[4,4]",
+                "--data",
+                "d",
+                "--test",
+                "t",
+                "--out",
+                "o",
+                "--steps",
+                "5",
+            ],
+            [
+                "finetune_cifar10_vitt",
+                "--init",
+                "none",
+                "--set",
+                "model.size=tiny",
+                "--set",
+                "modalities.image.size=[32,32]",
+                "--set",
+                "modalities.image.patch=[4,4]",
+                "--data",
+                "d",
+                "--allow-change",
+            ],
+            ["image_folder", "--init", "none"],
+            ["image_folder"],
+            ["finetune_cifar10_vitt", "--init", "absent"],
         ],
     ),
     "prepare": (
         "mae_ext.data.prepare.prepare",
         [
-            ["image_folder", "--out", "c"], ["image_folder", "--out", "c", "--workers", "3", "--modality", "image", "--data", "d"],
-            ["image_folder"], ["image_folder", "--out", "c", "--workers", "0"],
+            ["image_folder", "--out", "c"],
+            ["image_folder", "--out", "c", "--workers", "3", "--modality", "image", "--data", "d"],
+            ["image_folder"],
+            ["image_folder", "--out", "c", "--workers", "0"],
         ],
     ),
     "plan": (
@@ -139,11 +189,15 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "doctor": (
         "mae_ext.data.doctor.inspect",
         [
-            ["a", "b"], ["a", "--reader", "volume", "--deadline", "3"], ["a", "--config", "image_folder"],
-            ["a", "--set", "x=1"], ["a", "--modality", "m"], ["a", "--deadline", "0.01"],
+            ["a", "b"],
+            ["a", "--reader", "volume", "--deadline", "3"],
+            ["a", "--config", "image_folder"],
+            ["a", "--set", "x=1"],
+            ["a", "--modality", "m"],
+            ["a", "--deadline", "0.01"],
         ],
     ),
-}  # fmt: skip
+}
 
 
 def said_to(target: str, command: str, words: list[str]) -> Any:
@@ -168,14 +222,31 @@ def said_to(target: str, command: str, words: list[str]) -> Any:
         code = run([command, *words])
     printed = "" if command in ("prepare",) else out.getvalue()
     changed = [[compact(call[0]), call[1]] for call in calls]
-    return [code, changed, " ".join(complained.getvalue().split()).partition(": Value error")[0].partition(": Input should")[0], " ".join(printed.split())]
+    return [
+        code,
+        changed,
+        " ".join(complained.getvalue().split()).partition(": Value error")[0].partition(": Input should")[0],
+        " ".join(printed.split()),
+    ]
 
 
 def compact(args: Any) -> Any:
     return [str(a) for a in args]
 
 
-SAID = ("default", "help", "max", "metavar", "min", "multiple", "nargs", "opts", "required", "secondary_opts", "is_flag")
+SAID = (
+    "default",
+    "help",
+    "max",
+    "metavar",
+    "min",
+    "multiple",
+    "nargs",
+    "opts",
+    "required",
+    "secondary_opts",
+    "is_flag",
+)
 
 
 def said(value: Any) -> Any:
@@ -184,7 +255,11 @@ def said(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [said(inner) for inner in value]
-    return {k: v for k, v in vars(value).items() if k in ("min", "max", "choices", "name")} if hasattr(value, "__dict__") else ""
+    return (
+        {k: v for k, v in vars(value).items() if k in ("min", "max", "choices", "name")}
+        if hasattr(value, "__dict__")
+        else ""
+    )
 
 
 @area()
@@ -195,7 +270,10 @@ def commands(note: Note) -> None:
     for name, command in sorted(group.commands.items()):
         note(f"help of {name}", command.help)
         for p in command.params:
-            note(f"{name} {p.name}", {k: said(v) for k, v in sorted(vars(p).items()) if k in SAID})
+            note(
+                f"{name} {p.name}",
+                {k: said(v) for k, v in sorted(vars(p).items()) if k in SAID and v not in (None, False, [], 1)},
+            )
     for command, (target, tries) in COMMANDS.items():
         for words in tries:
             note(f"mae-ext {command} {' '.join(words)}", said_to(target, command, words))
