@@ -64,6 +64,7 @@ def found(name: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
 
     def note(words: str, value: Any) -> None:
+        words = words.replace("modalities.image.", "image.")
         assert words not in values, f"{name}: {words} is noted twice"
         values[words] = told(outcome(value))
 
@@ -95,7 +96,7 @@ def outcome(value: Any) -> Any:
     try:
         result = value()
         return list(result) if inspect.isgenerator(result) else result
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

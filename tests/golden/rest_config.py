@@ -1,4 +1,5 @@
 """Config: what wrong values are told, overrides, strict YAML and JSON, cards, plug-ins, errors, writing, processors."""
+# ruff: noqa: PT008, PTH208
 
 import copy
 import errno

@@ -1,4 +1,5 @@
 """Engine: groups, rates of every step, freezing, remarks, estimates, ledgers, journals, checkpoints, resuming, steps."""
+# ruff: noqa: E501
 
 import json
 import shutil

@@ -5,13 +5,11 @@ Keeps the values of the areas that changed, prints old and new, and adds the rea
 """
 
 import argparse
-import contextlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from golden import rest
+from golden import rest, rest_child
 from golden.make import commit
 
 SHOWN = 12
@@ -34,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"scripts/golden_rest: no area {', '.join(unknown)} (there are: {', '.join(areas)})", file=sys.stderr)
         return 2
     changed = []
-    for name in args.areas or areas:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            values = rest.found(name)
+    for name, values in rest_child.run(args.areas or list(areas)).items():
         lines = rest.differences(name, rest.kept(name) or {}, values)
         if lines:
             more = [f"  and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)

@@ -1,4 +1,5 @@
 """Model: grids, masks of every kind, positions, targets, the transformer, modalities, losses and reconstructions."""
+# ruff: noqa: BLE001, PLW2901, F402
 
 from typing import Any
 
@@ -188,7 +189,7 @@ def decoding(note: Note) -> None:
                     continue
                 note(
                     f"{a} {ratio} decode {b} {answered} axis {axis}",
-                    both if (ratio, axis) == (0.75, 0) else digest(both),
+                    digest(both),
                 )
 
 
@@ -213,7 +214,7 @@ def positions(note: Note) -> None:
     for wanted in ((2, 3), (4, 6), (1, 3), (3, 3), (2, 2), (5, 7)):
         note(f"resampled {wanted}", p.resampled(table, (2, 3), wanted))
     for name in plugins.positions.builtins:
-        for width in (8, 9, 2, 1):
+        for width in (8, 9, 1):
             for grid in ((2, 3), (2, 2, 2), (3, 2)):
                 for extra in ({}, {"unit": 2.5}, {"unit": 0}, {"unit": -1.0}) if name == "sincos" else ({},):
 

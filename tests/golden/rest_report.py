@@ -1,4 +1,5 @@
 """Reports: curves, histories, pages, probes, maps, neighbours, planes, boxes, pictures; weights of other libraries."""
+# ruff: noqa: SIM401
 
 import json
 import re

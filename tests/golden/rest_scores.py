@@ -1,4 +1,5 @@
 """Probes and scores: splits, intervals, areas, neighbours, regressions, attention, labels, patients, overlap, precision."""
+# ruff: noqa: E501, BLE001, PLW2901, PLC3002, RUF005
 
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def judging(note: Note) -> None:
                 "right": torch.eye(c)[wanted],
                 "more classes": numbers(n, c + 1),
             }[how].softmax(1)
-            for each in (None, 1, 3, 100):
+            for each in (None, 3, 100):
                 groups = None if each is None else some_groups(n, each)
                 note(f"judge {kind} {how} patients of {each}", list(scores.judge(votes, wanted, 1, groups).values()))
             note(f"held out {kind} {how}", lambda v=votes, w=wanted: judge.judge(v, w))
@@ -313,11 +314,13 @@ def probing(note: Note) -> None:
         note(f"rows {kind}", [rows.x, rows.paths, rows.patients, rows.y.tolist()])
         note(
             f"folds {kind}",
-            {
-                f"{c} {s}": digest(lambda d=data, c=c, s=s: labelled.folds(d, c, s))
-                for c in (1, 2, 3, 5, 6, 7, 12, 13)
-                for s in (0, 1)
-            },
+            digest(
+                {
+                    f"{c} {s}": digest(lambda d=data, c=c, s=s: labelled.folds(d, c, s))
+                    for c in (1, 2, 3, 5, 6, 7, 12, 13)
+                    for s in (0, 1)
+                }
+            ),
         )
         note(f"folds {kind} told", lambda d=data: labelled.folds(d, 7, 0))
     others = {

@@ -1,4 +1,5 @@
 """What every module outside mae_ext/data declares: constants, signatures with defaults, fields; and the command line."""
+# ruff: noqa: E501, PLW2901
 
 import importlib
 import inspect

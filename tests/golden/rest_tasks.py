@@ -1,4 +1,5 @@
 """Tasks: settings of every task, targets and decoding of boxes, pyramids, heads, windows, pairs, names of results."""
+# ruff: noqa: PLW2901, PLC3002, PTH103, PERF102, B007
 
 import os
 from pathlib import Path
@@ -566,8 +567,8 @@ def labelling(note: Note) -> None:
                     return pairs.read_labels(Maps(maps), kind, "like", count, foreground, False, ignore)
 
                 every = {ignore: digest(lambda ignore=ignore, read=read: read(ignore)) for ignore in (None, 0, 3, 255)}
-                note(f"labels {kind} of {count} foreground {foreground}", every)
-                if kind in ("some", "void", "far"):
+                note(f"labels {kind} of {count} foreground {foreground}", digest(every))
+                if kind in ("some", "void", "far") and not foreground:
                     note(f"labels {kind} of {count} foreground {foreground} told", lambda read=read: read(None))
     Path("masks").mkdir()
     Path("samples").mkdir()

@@ -4,20 +4,27 @@ When one fails and the change was meant, `scripts/golden_rest --why "..."` makes
 """
 
 import pytest
-from golden import rest
+from golden import rest, rest_child
 
 AREAS = rest.load()
 MOST_BYTES = 300_000
 
+pytestmark = pytest.mark.timeout(900)  # half a minute of one core, which may be shared
 pytest.importorskip("pycocotools", reason="pip install 'mae-ext[detect]'")
 
 
+@pytest.fixture(scope="module")
+def found(request):
+    """The values of all areas that are asked for, from one process whose environment is fixed."""
+    asked = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+    return rest_child.run([name for name in AREAS if name in asked])
+
+
 @pytest.mark.parametrize("name", AREAS)
-def test_what_was_kept_of_many_inputs_and_settings_is_what_comes_out(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_what_was_kept_of_many_inputs_and_settings_is_what_comes_out(name, found):
     kept = rest.kept(name)
     assert kept is not None, f'no values are kept: scripts/golden_rest --why "..." {name}'
-    lines = rest.differences(name, kept, rest.found(name))
+    lines = rest.differences(name, kept, found[name])
     shown = "\n  ".join(lines[:25])
     assert not lines, (
         f"{len(lines)} of {len(kept)} values of '{name}' are others; if that was meant: scripts/golden_rest --why "
