@@ -1,0 +1,241 @@
+"""Short runs: what is saved before it is judged, what goes on, features, probes, pictures and answers with each option."""
+# ruff: noqa: E501
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from golden import inputs
+from golden.rest import Note, area, digest
+from golden.rest_engine import given
+from PIL import Image
+from safetensors.numpy import load_file
+
+from mae_ext.config import Config
+from mae_ext.data.source import list_items
+from mae_ext.downstream.embed import embed
+from mae_ext.downstream.encoder import load_encoder
+from mae_ext.downstream.probe import probe
+from mae_ext.engine import train as loop
+from mae_ext.engine.task import load_task
+from mae_ext.report import pictures
+
+IMAGE = "modalities.image."
+
+
+def pictures_of(root: Path, count: int = 4, bad: bool = True) -> None:
+    """Two classes of grey pictures, and one file that is cut short."""
+    for number, kind in enumerate(("down", "across")):
+        (root / kind).mkdir(parents=True)
+        for key in range(count):
+            plain = inputs.picture(kind, key + 10 * number)[:20, :18]
+            Image.fromarray(plain).save(root / kind / f"{key}.png")
+    if bad:
+        (root / "down" / "9.png").write_bytes((root / "down" / "0.png").read_bytes()[:60])
+
+
+def config_of(**changes: Any) -> Config:
+    plain = {
+        "modalities.image": {
+            "size": [8, 8],
+            "patch": [4, 4],
+            "batch": 4,
+            "data": {"path": "train", "max_bad_fraction": 0.2, "augment": {"scale": [0.4, 1.0]}},
+        },
+        "train": {
+            "steps": 5,
+            "precision": "fp32",
+            "device": "cpu",
+            "workers": 0,
+            "tensorboard": False,
+            "save_every": 2,
+            "lr": 0.1,
+        },
+    }
+    return given({**plain, **changes})
+
+
+def rows(path: str) -> list[dict[str, Any]]:
+    clock = ("seconds", "samples_per_s", "data_wait", "checkpoint")
+    text = Path(path).read_text().splitlines() if Path(path).is_file() else []
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in text]
+
+
+def steps(run: str) -> list[str]:
+    return sorted(p.name[-2:] for p in Path(run, "checkpoints").iterdir())
+
+
+def compact(row: dict[str, Any]) -> list[Any]:
+    return [list(v.values()) if isinstance(v, dict) else v for k, v in row.items() if k not in ("train", "test")]
+
+
+@area(relative=5e-3, absolute=2e-3)
+def runs(note: Note) -> None:
+    pictures_of(Path("train"))
+    pictures_of(Path("test"), 3, bad=False)
+    seen: list[Any] = []
+    judged = loop.ProbesDuring.__call__
+
+    def asked(self: Any, step: int) -> None:
+        seen.append([step, steps("run") if step else []])
+        judged(self, step)
+
+    probing = {"train.probe": {"every": 3, "train": "test", "test": "test", "k": 3}}
+    with mock.patch.object(loop.ProbesDuring, "__call__", asked):
+        loop.train(config_of(**probing), "run")
+    note("probed when saved", seen)
+    note("rows", [list(r.values()) for r in rows("run/metrics.jsonl")])
+    note("bad", rows("run/bad_samples.jsonl"))
+    note("probes", [compact(r) for r in rows("run/probes.jsonl")])
+    note("kept", steps("run"))
+    note(
+        "the same again",
+        lambda: [
+            loop.train(config_of(**probing), "run"),
+            len(rows("run/metrics.jsonl")),
+            len(rows("run/probes.jsonl")),
+        ],
+    )
+    note("longer", lambda: loop.train(config_of(**{"train.steps": 7}), "run"))
+    encoder = load_encoder("run")
+    note(
+        "encoder",
+        [
+            encoder.name,
+            encoder.step,
+            encoder.width,
+            encoder.config.seed,
+            sorted(n for n, p in encoder.model.named_parameters() if p.requires_grad)[:3],
+        ],
+    )
+    note(
+        "trained and not", [len([p for p in encoder.parameters() if p.requires_grad]), len(list(encoder.parameters()))]
+    )
+    for pool in ("mean", "class", "tokens", "x"):
+        for allowed in (None, 0.0, 0.05, 0.5):
+            note(
+                f"features {pool} {allowed}",
+                lambda p=pool, a=allowed: (
+                    (f := encoder.features("train", p, 3, max_bad_fraction=a))
+                    and [f.features.astype(float), f.labels, digest(f.sources), f.bad]
+                ),
+            )
+    note("random weights", [encoder.randomised(seed).features("test").features for seed in (0, 1)])
+    Path("out").mkdir()
+    for told, more in (
+        ("plain", {}),
+        ("class", {"pool": "class"}),
+        ("map", {"with_map": True, "neighbours": 2}),
+        ("too many", {"neighbours": 99}),
+    ):
+
+        def embedded(told: str = told, more: Any = more) -> Any:
+            out = embed("run", "train", f"out/{told}.safetensors", **more)
+            return [
+                load_file(out)["features"],
+                rows(f"out/{told}.jsonl")[:2],
+                sorted(p.name for p in Path("out").glob(f"{told}*")),
+            ]
+
+        note(f"embed {told}", embedded)
+    note("embed elsewhere", lambda: embed("run", "train", "absent/x.safetensors"))
+    note("embed other name", lambda: embed("run", "train", "out/x.npy"))
+    for more in (
+        {},
+        {"baseline": "random", "seed": 1},
+        {"mirror": True},
+        {"test": None, "folds": 2},
+        {"max_bad_fraction": 0.0},
+        {"pool": "class", "k": 2},
+    ):
+        note(
+            f"probe {more}",
+            lambda more=more: compact(
+                {
+                    k: v
+                    for k, v in probe(
+                        "run", "train", record=False, **{"test": "test", "k": 3, "epochs": 3, **more}
+                    ).items()
+                    if k not in ("seconds", "checkpoint")
+                }
+            ),
+        )
+    for more in ({}, {"seed": 1}, {"own_statistics": True}, {"limit": 9}, {"limit": 0}):
+
+        def drawn(more: Any = more) -> Any:
+            paths = pictures.reconstruct("run", ["train"], "pictures", **{"limit": 2, **more})
+            return [
+                [p.name for p in paths],
+                *(np.asarray(Image.open(p).convert("L").resize((12, 9))).astype(float) for p in paths[-2:]),
+            ]
+
+        note(f"reconstruct {more}", drawn)
+    with mock.patch.object(pictures, "BATCH", 2):
+        note("masks of batches", [np.asarray(x.columns[1][1]) for x in pictures.panels_of(encoder, ["test"], limit=5)])
+
+
+@area(relative=5e-3, absolute=2e-3)
+def tasks(note: Note) -> None:
+    pictures_of(Path("train"), bad=False)
+    pictures_of(Path("test"), 3, bad=False)
+    for split in ("train", "test"):
+        for item in list_items(split, (".png",)).addresses:
+            light = np.asarray(Image.open(item).convert("L"))
+            Path("masks", split).mkdir(parents=True, exist_ok=True)
+            name = item.replace("/", "_")
+            Path("all", split).mkdir(parents=True, exist_ok=True)
+            Path("all", split, name).write_bytes(Path(item).read_bytes())
+            Image.fromarray((light > light.mean()).astype(np.uint8)).save(f"masks/{split}/{name}")
+            Path("none", split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(light * 0).save(f"none/{split}/{name}")
+    test = {IMAGE + "data.test": "test", "train.evaluate_every": 2}
+    place = {
+        IMAGE + "data.path": "all/train",
+        IMAGE + "data.test": "all/test",
+        IMAGE + "data.augment": {"fixed": [0, 1]},
+    }
+    label = {"name": "segment", "classes": ["a"], "masks": "masks/train", "test_masks": "masks/test"}
+    tried: dict[str, dict[str, Any]] = {
+        "classify": {"task": {"name": "classify", "smoothing": 0.1, "distort": 1, "erase": 0.5}, **test},
+        "classify mixed": {"task": {"name": "classify", "mixup": 0.8, "cutmix": 1.0, "labels": 2}, **test, "seed": 1},
+        "segment": {"task": {**label, "surface": True}, **place},
+        "segment overlap": {"task": {**label, "overlap": 0.0, "balance": 1.0, "foreground": True}, **place},
+        "segment nothing": {"task": {**label, "masks": "none/train"}, **place},
+        "segment other": {"task": {**label, "masks": "masks/test"}, **place},
+    }
+    for told, changes in tried.items():
+        run = told.replace(" ", "-")
+        seen: list[Any] = []
+        judged = loop.evaluate
+
+        def asked(*words: Any, run: str = run, seen: list[Any] = seen, judged: Any = judged) -> Any:
+            seen.append(steps(run))
+            return judged(*words)
+
+        def trained(changes: Any = changes, run: str = run, asked: Any = asked) -> Any:
+            with mock.patch.object(loop, "evaluate", asked):
+                loop.train(config_of(**{"train.steps": 3, "train.save_every": 100, **changes}), run)
+            return [[r["loss"], r["grad_norm"]] for r in rows(f"{run}/metrics.jsonl")]
+
+        note(told, trained)
+        note(f"{told} evaluated", [list(r.values()) for r in rows(f"{run}/evaluations.jsonl")])
+        note(f"{told} saved before", seen)
+
+        def answered(run: str = run) -> Any:
+            task, model, config, _ = load_task(run, "cpu")
+            source = "test" if run.startswith("classify") else "all/test"
+            Path(f"said-{run}").mkdir()
+            return [p.name for p in task.predict(model, config, [source], Path(f"said-{run}"))]
+
+        note(f"{told} predicts", answered)
+        note(f"{told} predicted", [list(r["probabilities"].values()) for r in rows(f"said-{run}/predictions.jsonl")])
+    bad = Path("masks/broken")
+    bad.mkdir()
+    for number, path in enumerate(sorted(Path("none/train").iterdir())):
+        (bad / path.name).write_bytes(path.read_bytes()[: 40 if number % 2 else None])
+    note(
+        "some broken and all others empty",
+        lambda: loop.train(config_of(**{"task": {**label, "masks": "masks/broken"}, **place}), "broken"),
+    )
