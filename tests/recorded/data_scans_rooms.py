@@ -496,18 +496,18 @@ def data_scan_options(folder: Path) -> Iterator[tuple[str, Any]]:
             made["ct"]
         ),
     )
-    for share in (0.0, 0.2, 0.55, 0.9, 1.0):
+    for share, size in product((0.0, 0.2, 0.55, 0.9, 1.0), ((6, 5, 4), (12, 13, 15))):
 
-        def fullest(share: float = share) -> Any:
-            reader = VolumeReader((6, 5, 4), body="otsu", min_body=share)
+        def fullest(share: float = share, size: tuple[int, int, int] = size) -> Any:
+            reader = VolumeReader(size, body="otsu", min_body=share)
             scan_, found = reader._scan(made["ct"]), []
             for seed in range(8):
                 places = np.random.default_rng(seed).random((1 + seed, 3)).tolist()
-                some = FixedCrop((6, 5, 4), (0, 1, 2), center_sampler((6, 5, 4)), tuple(map(tuple, places)))
+                some = FixedCrop(size, (0, 1, 2), center_sampler(size), tuple(map(tuple, places)))
                 found.append(list(reader._box(scan_, some).start))
-            return [found, list(reader._box(scan_, center_sampler((6, 5, 4))).start)]
+            return [found, list(reader._box(scan_, center_sampler(size)).start)]
 
-        yield f"at least {share} of body", fullest
+        yield f"at least {share} of body in {size}", fullest
     for label, given in {
         "two axes": {"size": (4, 4)}, "size 0": {"size": (4, 0, 4)}, "time last": {"time": "last"}, "both axes": {"time_axis": 0, "channel_axis": 0}, "min_body 2": {"min_body": 2, "body": 0}, "min_body -1": {"min_body": -1}, "min_body without": {"min_body": 0.1}, "min_finite 1.1": {"min_finite": 1.1}, "no bytes": {"max_bytes": 0}, "spacing 0": {"spacing": [0, 1, 1]}, "array spacing 2": {"array_spacing": [1, 2]}, "array spacing none": {"array_spacing": None},
         "windows and channels": {"channels": 3, "intensity": {"name": "window", "windows": [[0, 1], [1, 2]]}},

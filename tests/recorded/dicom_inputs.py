@@ -29,7 +29,11 @@ def classic(
         }
         name = own.pop("name", f"{z:03d}.dcm")
         dicom_files.classic(
-            folder / name, plane, own.pop("position"), own.pop("orientation", (1, 0, 0, 0, 1, 0)), **own
+            folder / name,
+            plane + np.array(own.pop("above", 0), plane.dtype),
+            own.pop("position"),
+            own.pop("orientation", (1, 0, 0, 0, 1, 0)),
+            **own,
         )
 
 
