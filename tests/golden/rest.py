@@ -125,7 +125,7 @@ def told(value: Any) -> Any:
 def shortened(text: str) -> str:
     for place, name in ((str(ROOT), "ROOT"), (str(Path.cwd()), "HERE"), (str(Path.cwd().resolve()), "HERE")):
         text = text.replace(place, name)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}… {short_hash(text.encode(errors='replace'))[:8]}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 3]}… {short_hash(text.encode(errors='replace'))[:8]}"
 
 
 def digest(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`python -m golden.rest_child OUT AREA...`: the values of the areas, written to OUT as JSON. Its environment is fixed."""
+"""`python -m golden.rest_child OUT AREA...`: the values of the areas, written to OUT as JSON."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from golden.make import _environment
 
 
 def run(areas: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{area: values} from a process whose kernels are those that every processor has. Raises RuntimeError, its words."""
+    """{area: values} from a process of a fixed environment. Raises RuntimeError, its words."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "golden.rest_child", "out.json", *areas]
         done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)

@@ -36,6 +36,39 @@ def pictures_of(root: Path, count: int = 4, bad: bool = True) -> None:
         (root / "down" / "9.png").write_bytes((root / "down" / "0.png").read_bytes()[:60])
 
 
+DETECT = {
+    "name": "detect",
+    "labels": "train.json",
+    "test_labels": "test.json",
+    "channels": 4,
+    "depth": 1,
+    "strides": [2, 4],
+    "threshold": 0.001,
+}
+
+
+def boxes_of(source: str, names: list[str]) -> None:
+    """Two objects in each picture, in COCO's format; classes are numbered in the order of the names."""
+    held = list_items(source, (".png",)).addresses
+    images = [
+        {"id": i, "file_name": str(Path(a).relative_to(source)), "width": 18, "height": 20} for i, a in enumerate(held)
+    ]
+    rows_of = [
+        {
+            "id": 2 * i + j,
+            "image_id": i,
+            "category_id": names.index("xy"[j]) + 1,
+            "bbox": [1 + i % 3, 2 + 7 * j, 9 + j, 8],
+            "area": 72,
+            "iscrowd": int(i == 2),
+        }
+        for i in range(len(held))
+        for j in (0, 1)
+    ]
+    kinds = [{"id": n, "name": name} for n, name in enumerate(names, start=1)]
+    Path(f"{source}.json").write_text(json.dumps({"images": images, "annotations": rows_of, "categories": kinds}))
+
+
 def config_of(**changes: Any) -> Config:
     plain = {
         "modalities.image": {
@@ -180,6 +213,10 @@ def runs(note: Note) -> None:
 def tasks(note: Note) -> None:
     pictures_of(Path("train"), bad=False)
     pictures_of(Path("test"), 3, bad=False)
+    pictures_of(Path("torn"), 3, bad=False)
+    (Path("torn") / "across" / "1.png").write_bytes(b"no picture")
+    boxes_of("train", ["x", "y"])
+    boxes_of("test", ["y", "x"])
     for split in ("train", "test"):
         for item in list_items(split, (".png",)).addresses:
             light = np.asarray(Image.open(item).convert("L"))
@@ -200,6 +237,21 @@ def tasks(note: Note) -> None:
     tried: dict[str, dict[str, Any]] = {
         "classify": {"task": {"name": "classify", "smoothing": 0.1, "distort": 1, "erase": 0.5}, **test},
         "classify mixed": {"task": {"name": "classify", "mixup": 0.8, "cutmix": 1.0, "labels": 2}, **test, "seed": 1},
+        "classify torn": {
+            "task": {"name": "classify", "pool": "attentive"},
+            **test,
+            IMAGE + "data.test": "torn",
+            "train.lr": 1.0,
+            "train.lr_per": None,
+        },
+        "detect": {"task": DETECT, **test, IMAGE + "data.augment": {"scale": [0.5, 1.0]}},
+        "detect fixed": {"task": DETECT, **test, IMAGE + "data.augment": {"fixed": [0, 1]}},
+        "detect others": {
+            "task": {**DETECT, "overlap": 0.1, "threshold": 0.006, "shown": 0.02},
+            IMAGE + "data.augment": {"scale": None},
+        },
+        "segment stretched": {"task": label, **place, IMAGE + "data.augment": {"scale": None, "flip": []}},
+        "segment stretched along": {"task": label, **place, IMAGE + "data.augment": {"fixed": [0]}},
         "segment": {"task": {**label, "surface": True}, **place},
         "segment overlap": {"task": {**label, "overlap": 0.0, "balance": 1.0, "foreground": True}, **place},
         "segment nothing": {"task": {**label, "masks": "none/train"}, **place},
@@ -230,6 +282,15 @@ def tasks(note: Note) -> None:
             return [p.name for p in task.predict(model, config, [source], Path(f"said-{run}"))]
 
         note(f"{told} predicts", answered)
+        maps_ = (
+            [
+                np.asarray(Image.open(p).convert("L").resize((6, 6))).astype(float)
+                for p in sorted(Path(f"said-{run}").glob("*.png"))
+            ]
+            if Path(f"said-{run}").is_dir()
+            else []
+        )
+        note(f"{told} drew", maps_[:3])
         note(f"{told} predicted", [list(r["probabilities"].values()) for r in rows(f"said-{run}/predictions.jsonl")])
     bad = Path("masks/broken")
     bad.mkdir()

@@ -92,7 +92,7 @@ def judging(note: Note) -> None:
             for each in (None, 3, 100):
                 groups = None if each is None else some_groups(n, each)
                 note(f"judge {kind} {how} patients of {each}", list(scores.judge(votes, wanted, 1, groups).values()))
-            note(f"held out {kind} {how}", lambda v=votes, w=wanted: judge.judge(v, w))
+            note(f"held out {kind} {how}", lambda v=votes, w=wanted: list(judge.judge(v, w).values()))
     note(
         "scores",
         [
@@ -121,7 +121,10 @@ def judging(note: Note) -> None:
                         ).values()
                     ),
                 )
-        note(f"each class {kind}", scores.each_class(numbers(20, 3), table, ["a", "b", "c"]))
+        note(
+            f"each class {kind}",
+            [list(v.values()) for v in scores.each_class(numbers(20, 3), table, ["a", "b", "c"]).values()],
+        )
     with mock.patch.object(scores, "MOST_AREAS", 60):
         note("as many areas as may be", list(scores.judge_marks(numbers(20, 3), marks, 0, None, 10).values()))
     with mock.patch.object(scores, "MOST_AREAS", 59):
@@ -426,7 +429,7 @@ def probing(note: Note) -> None:
 
 def flat(value: Any) -> Any:
     """Without what depends on the clock."""
-    return {k: list(v.values()) if isinstance(v, dict) else v for k, v in value.items() if k != "seconds"}
+    return [list(v.values()) if isinstance(v, dict) else v for k, v in value.items() if k != "seconds"]
 
 
 def listed(labels: Any, names: tuple[str, ...] = ("a", "b", "c"), start: int = 0, patients: Any = None) -> Items:

@@ -154,7 +154,9 @@ def settings(note: Note) -> None:
             note(
                 f"scale {kind} {augment}",
                 lambda t=table, a=augment: detect.check_scale(
-                    "image", given({M + "data.augment": a}).modalities["image"], {"train": SimpleNamespace(sizes=t)}
+                    "image",
+                    given({M + "data.augment": a}).modalities["image"],
+                    {"train": SimpleNamespace(sizes=sizes["alike"]), "test": SimpleNamespace(sizes=t)},
                 ),
             )
 
