@@ -193,7 +193,6 @@ def values(note: Note) -> None:
     note("schema", config.json_schema())
     for file in sorted((Path(config.__file__).parents[1] / "configs").glob("*.yaml")):
         note(f"recipe {file.stem}", lambda file=file: load_config(file.stem).to_yaml())
-        note(f"head {file.stem}", lambda file=file: str(cards.read_head(file)))
     for name in ("image_folder.yaml", "configs/image_folder", "elsewhere/image_folder", "imagefolder", "x" * 300):
         note(f"find_config {name[:40]}", lambda name=name: config.find_config(name).name)
 

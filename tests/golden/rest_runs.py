@@ -292,11 +292,3 @@ def tasks(note: Note) -> None:
         )
         note(f"{told} drew", maps_[:3])
         note(f"{told} predicted", [list(r["probabilities"].values()) for r in rows(f"said-{run}/predictions.jsonl")])
-    bad = Path("masks/broken")
-    bad.mkdir()
-    for number, path in enumerate(sorted(Path("none/train").iterdir())):
-        (bad / path.name).write_bytes(path.read_bytes()[: 40 if number % 2 else None])
-    note(
-        "some broken and all others empty",
-        lambda: loop.train(config_of(**{"task": {**label, "masks": "masks/broken"}, **place}), "broken"),
-    )
