@@ -125,6 +125,7 @@ def told(value: Any) -> Any:
 def shortened(text: str) -> str:
     for place, name in ((str(ROOT), "ROOT"), (str(Path.cwd()), "HERE"), (str(Path.cwd().resolve()), "HERE")):
         text = text.replace(place, name)
+    text = re.sub(r"\b0x[0-9a-f]{6,}", "0x", text)  # where something lies in memory
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 3]}… {short_hash(text.encode(errors='replace'))[:8]}"
 
 

@@ -273,7 +273,7 @@ def pairwise(note: Note) -> None:
             ("pairs", [i // 2 for i in range(b)]),
         ):
             given = None if files is None else torch.tensor(files)
-            note(f"uniformity of {b} files {kind}", lambda b=b, given=given: uniformity(numbers(b, 3, 4), given))
+            note(f"uniformity of {b} files {kind}", lambda b=b, given=given: 1 + uniformity(numbers(b, 3, 4), given))
     hidden, visible = torch.tensor([[0, 5], [2, 3]]), torch.tensor([[1, 4, 6], [0, 7, 8]])
     note("nearness", nearness(hidden, visible, (3, 3)))
 
@@ -289,7 +289,7 @@ def transformer(note: Note) -> None:
         gates = drop_path_gates(0.5, 3, 2, generator(6))
         for told, kind in (("plain", None), ("gates", gates)):
             out = trunk(x, kind)
-            grads = torch.autograd.grad(out.square().sum(), [x, *trunk.parameters()])
+            grads = torch.autograd.grad((out * numbers(*out.shape, seed=8)).sum(), [x, *trunk.parameters()])
             note(f"trunk {ratio} {eps} {heads} {told}", [out, trunk.layers(x, [1, 2], kind), *grads[:9]])
             trunk.checkpointing = True
             note(f"trunk {ratio} {eps} {heads} {told} checkpointed", trunk(x, kind))
