@@ -9,6 +9,7 @@ their order.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -193,7 +194,8 @@ def heard() -> Iterator[list[str]]:
 def values(name: str) -> dict[str, Any]:
     """{which input and option: what comes of it} of a room."""
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="recorded") as folder:
+    # Messages say what to type from where one stands.
+    with tempfile.TemporaryDirectory(prefix="recorded") as folder, contextlib.chdir(folder):
         for label, make in ROOMS[name](Path(folder)):
             assert label not in found, f"two inputs of {name} are called {label}"
             found[label] = outcome(make, folder)
