@@ -9,12 +9,14 @@ import json
 import logging
 import os
 import resource
+import tempfile
 import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,6 +195,17 @@ def keeping(reader: Any, keeps: Keeps) -> Any:
     if isinstance(cache, Cache):
         cache.keeps = keeps
     return reader
+
+
+def on_disk(shape: tuple[int, ...], dtype: type[np.generic], folder: Path | None) -> NDArray[Any]:
+    """Zeros in a file without a name, gone with its last user, whose pages the system may write to disk.
+
+    folder: by default the system's for temporary files. Raises OSError where there is no room, before it is used.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # A hole in a file that cannot be filled ends the process; room that is asked for is refused with an error.
+        os.posix_fallocate(file.fileno(), 0, prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype, "r+", shape=shape)
 
 
 def source_identity(address: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mae_ext.data.archive import ROW
-from mae_ext.data.cache import Cache, Entry, source_identity
+from mae_ext.data.cache import Cache, Entry, on_disk, source_identity
 from mae_ext.data.decoder import Decoders, Kept, Opened, Recounted
 from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.source import fetch
@@ -197,32 +196,27 @@ class VideoReader:
             clip = opened.clip
             if len(clip.times) * clip.height * clip.width * 3 > self.keep_bytes:
                 return None
-            with self._whole(opened, self.cache.root) as frames:
-                entry = Entry(frames, {"times": clip.times.tolist()})
-                return self.cache.get_or_build(key, lambda: entry)
+            entry = Entry(self._whole(opened, self.cache.root), {"times": clip.times.tolist()})
+            return self.cache.get_or_build(key, lambda: entry)
 
-    @contextmanager
-    def _whole(self, opened: Opened, folder: Path) -> Iterator[NDArray[np.uint8]]:
+    def _whole(self, opened: Opened, folder: Path) -> NDArray[np.uint8]:
         """All frames of a film: in memory, or in a file without a name where one answer cannot hold them."""
         clip = opened.clip
         shape = (len(clip.times), clip.height, clip.width, 3)
         at_once = max(1, self.memory_bytes // 4 // max(1, prod(shape[1:])))
         if shape[0] <= at_once:
-            yield opened.frames(range(shape[0])).copy()
-            return
+            return opened.frames(range(shape[0])).copy()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            try:  # a hole in a file that cannot be filled ends the process; room that is asked for is refused
-                os.posix_fallocate(file.fileno(), 0, prod(shape))
-            except OSError as error:
-                raise UserError(
-                    f"{folder}: cannot be written to: {error.strerror}; make room, or lower keep_bytes"
-                ) from None
-            frames = np.memmap(file, np.uint8, "r+", shape=shape)
-            for start in range(0, shape[0], at_once):
-                stop = min(shape[0], start + at_once)
-                frames[start:stop] = opened.frames(range(start, stop), more=stop < shape[0])
-            yield frames
+        try:
+            frames = on_disk(shape, np.uint8, folder)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written to: {error.strerror}; make room, or lower keep_bytes"
+            ) from None
+        for start in range(0, shape[0], at_once):
+            stop = min(shape[0], start + at_once)
+            frames[start:stop] = opened.frames(range(start, stop), more=stop < shape[0])
+        return frames
 
     @contextmanager
     def _open(self, address: str, counted: bool) -> Iterator[_Frames]:

@@ -5,8 +5,6 @@ what is held is as many rows as a window has, for every class, and on disk where
 taken on the voxels that the sample is stored in, from probabilities between which lines are drawn, as nnU-Net does.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mae_ext.data.cache import on_disk
 from mae_ext.data.labelmap import Labels
 
 TOGETHER = 4
@@ -205,8 +204,4 @@ class _Held:
 
 
 def _on_disk(shape: tuple[int, ...], scratch: Path | None) -> Tensor:
-    """Zeros, whose pages the system may write to disk. Raises OSError where there is no room, before it is used."""
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        # A hole in a file that cannot be filled ends the process; room that is asked for is refused with an error.
-        os.posix_fallocate(file.fileno(), 0, 4 * prod(shape))
-        return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
+    return torch.from_numpy(on_disk(shape, np.float32, scratch))
