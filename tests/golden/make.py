@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -139,23 +139,36 @@ def commit() -> str:
     return head + (" and what is not yet committed" if changed else "")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="scripts/golden", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="all, if none is named")
+def asked(
+    program: str, about: str | None, one: str, known: Callable[[], Sequence[str]], arguments: Sequence[str] | None
+) -> tuple[list[str], list[str], str] | None:
+    """-> (what is known, what of it was named, why) of a command that keeps values anew; None once it has refused."""
+    parser = argparse.ArgumentParser(prog=program, description=about, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("named", nargs="*", metavar=one.upper(), help="all, if none is named")
     parser.add_argument("--why", default="", help="why the values are to change, in a sentence; it goes to CHANGES.md")
     args = parser.parse_args(arguments)
     why = " ".join(args.why.split())
     if not why:
-        print('scripts/golden: say why the values are to change: --why "..."; nothing was run', file=sys.stderr)
+        print(f'{program}: say why the values are to change: --why "..."; nothing was run', file=sys.stderr)
+        return None
+    there = list(known())
+    if unknown := [name for name in args.named if name not in there]:
+        print(f"{program}: no {one} {', '.join(unknown)} (there are: {', '.join(there)})", file=sys.stderr)
+        return None
+    return there, args.named, why
+
+
+def orphans(folder: Path, known: Sequence[str], named: Sequence[str]) -> list[str]:
+    """What is kept and no longer known, unless some were named."""
+    return [] if named else [path.stem for path in sorted(folder.glob("*.json")) if path.stem not in known]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    found = asked("scripts/golden", __doc__, "case", names, arguments)
+    if found is None:
         return 2
-    known = names()
-    if unknown := [case for case in args.cases if case not in known]:
-        print(f"scripts/golden: no case {', '.join(unknown)} (there are: {', '.join(known)})", file=sys.stderr)
-        return 2
-    gone = [] if args.cases else [path.stem for path in sorted(KEPT.glob("*.json")) if path.stem not in known]
-    rows = renew(run(args.cases or known), gone, why)
+    known, named_ones, why = found
+    rows = renew(run(named_ones or known), orphans(KEPT, known, named_ones), why)
     print("\n".join(rows) + f"\nThe values are in {KEPT}, the reason in {LOG}" if rows else "every value is as it was")
     return 0
 

@@ -8,7 +8,6 @@ their order.
     scripts/recorded --why "labels are now cut at the middle" [ROOM...]     keeps them again, and says what changed
 """
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from golden.make import asked, orphans
 
 HERE = Path(__file__).parent
 KEPT = HERE / "kept"
@@ -255,30 +255,21 @@ def main(arguments: list[str] | None = None) -> int:
     from recorded import rooms
 
     rooms.load()
-    parser = argparse.ArgumentParser(prog="scripts/recorded", description=__doc__)
-    parser.add_argument("rooms", nargs="*", metavar="ROOM", help="all, if none is named")
-    parser.add_argument("--why", default="", help="why what is recorded changes; it goes to CHANGES.md")
-    args = parser.parse_args(arguments)
-    why = " ".join(args.why.split())
-    if not why:
-        print('scripts/recorded: say why the values are to change: --why "..."; nothing was run', file=sys.stderr)
+    asked_for = asked("scripts/recorded", __doc__, "room", lambda: list(ROOMS), arguments)
+    if asked_for is None:
         return 2
-    if unknown := [name for name in args.rooms if name not in ROOMS]:
-        print(f"scripts/recorded: no room {', '.join(unknown)} (there are: {', '.join(ROOMS)})", file=sys.stderr)
-        return 2
+    known, named, why = asked_for
     changed = []
-    for name in args.rooms or ROOMS:
+    for name in named or known:
         found = json.loads(json.dumps(values(name)))
         lines = differences(kept(name) or {}, found)
         if lines:
             print(*(f"  {name}: {line[:200]}" for line in lines[:12]), f"  {name}: {len(lines)} in all", sep="\n")
             write(name, found)
             changed.append(name)
-    if not args.rooms:
-        for path in KEPT.glob("*.json"):
-            if path.stem not in ROOMS:
-                path.unlink()
-                changed.append(path.stem)
+    for name in orphans(KEPT, known, named):
+        (KEPT / f"{name}.json").unlink()
+        changed.append(name)
     if not changed:
         print("every value is as it was")
         return 0
@@ -289,6 +280,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from recorded.record import main as asked  # one table of rooms, not that of __main__
+    from recorded.record import main as run  # one table of rooms, not that of __main__
 
-    sys.exit(asked())
+    sys.exit(run())
