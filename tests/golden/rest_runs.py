@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from mae_ext.config import Config
 from mae_ext.data.source import list_items
+from mae_ext.downstream.detect import Detection
 from mae_ext.downstream.embed import embed
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.downstream.probe import probe
@@ -173,6 +174,13 @@ def runs(note: Note) -> None:
             ]
 
         note(f"embed {told}", embedded)
+    for name in ("7", "12"):
+        Path("numbered", name).mkdir(parents=True)
+        Path("numbered", name, "a.png").write_bytes(Path("train/down/0.png").read_bytes())
+    note(
+        "numbered classes",
+        lambda: rows(str(embed("run", "numbered", "out/numbered.safetensors").with_suffix(".jsonl"))),
+    )
     note("embed elsewhere", lambda: embed("run", "train", "absent/x.safetensors"))
     note("embed other name", lambda: embed("run", "train", "out/x.npy"))
     for more in (
@@ -257,6 +265,15 @@ def tasks(note: Note) -> None:
         "segment nothing": {"task": {**label, "masks": "none/train"}, **place},
         "segment other": {"task": {**label, "masks": "masks/test"}, **place},
     }
+    config = config_of(**tried["detect"])
+    items, tables = Detection(**{k: v for k, v in DETECT.items() if k != "name"})._tables(config)
+    note(
+        "objects",
+        {
+            split: [table.classes, [table[i].labels.tolist() for i in range(len(items[split]))]]
+            for split, table in tables.items()
+        },
+    )
     for told, changes in tried.items():
         run = told.replace(" ", "-")
         seen: list[Any] = []
