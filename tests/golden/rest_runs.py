@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from golden import inputs
 from golden.rest import Note, area, digest
 from golden.rest_engine import given
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 from mae_ext.config import Config
 from mae_ext.data.source import list_items
 from mae_ext.downstream.detect import Detection
+from mae_ext.downstream.during import _aside
 from mae_ext.downstream.embed import embed
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.downstream.probe import probe
@@ -157,6 +159,12 @@ def runs(note: Note) -> None:
                 ),
             )
     note("random weights", [encoder.randomised(seed).features("test").features for seed in (0, 1)])
+    torch.manual_seed(4)
+    model = encoder.model.train()
+    with _aside(model):
+        drawn_inside = [torch.rand(3), model.training]
+    note("aside", [drawn_inside, torch.rand(3), model.training])
+    model.eval()
     Path("out").mkdir()
     for told, more in (
         ("plain", {}),

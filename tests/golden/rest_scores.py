@@ -238,7 +238,7 @@ def attending(note: Note) -> None:
     note("attentive scores", list(attentive.attentive(x, y, x, y, (2, 2), 2, 0, None, some_groups(24, 2)).values()))
     long = numbers(140, 2, 6)
     head = attentive._fit(
-        long, torch.arange(140) % 3, (2, 1), torch.arange(5, 140), torch.zeros(6), torch.ones(6), 3e-3, 4, 1
+        long, torch.arange(140) % 3, (2, 1), torch.arange(5, 140), torch.zeros(6), torch.ones(6), 5e-2, 4, 1
     )
     note("fitted", [head.classify, head.bias, attentive._predict(head, long, torch.zeros(6), torch.ones(6))])
 

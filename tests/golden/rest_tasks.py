@@ -34,6 +34,7 @@ from mae_ext.downstream import (
     windows,
 )
 from mae_ext.errors import BadSample
+from mae_ext.model.position import Learned
 
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "classify": (
@@ -824,6 +825,16 @@ def beginning(note: Note) -> None:
         note(f"backbone {changes}", loaded)
     learned = given({M + "position": "learned"})
     (placed,) = saved(learned, "learned/checkpoints", (1,))
+    sized: dict[str, Any] = {"task": {"name": "classify"}, "modalities": {"image": {"batch": 2}}, "train": {"steps": 2}}
+    for any_size in (True, False):
+        for size in ([8, 8], [16, 8]):
+            with mock.patch.object(Learned, "any_size", any_size):
+                note(
+                    f"positions of one grid {not any_size} at {size}",
+                    lambda size=size: (
+                        finetune.from_run(put(sized, M + "size", size), "learned", "here").modalities["image"].size
+                    ),
+                )
     for size in ([8, 8], [16, 8], [12, 12]):
 
         def fitted(size: Any = size) -> Any:
