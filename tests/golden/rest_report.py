@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from mae_ext.downstream.encoder import Features
 from mae_ext.interop import hf, mapping, videomae
 from mae_ext.model.mask import Mask
+from mae_ext.model.position import coordinates_of, sincos
 from mae_ext.report import boxes, curves, history, neighbours, page, pictures, planes, probes
 from mae_ext.report import map as maps
 
@@ -393,3 +395,71 @@ def weights(note: Note) -> None:
             return [digest(list(table.ours)), digest(held.asked)]
 
         note(f"{kind} mapped", mapped)
+    for told, shift in (("as they are", 0.0), ("moved", 0.01), ("moved a little", 5e-5)):
+        for statistics in ("none", "imagenet", "measured"):
+            config = hf.vitmae_config(shape, 4)
+            image = config.modalities["image"]
+            config = config.model_copy(
+                update={
+                    "modalities": {
+                        "image": image.model_copy(
+                            update={"data": image.data.model_copy(update={"statistics": statistics})}
+                        )
+                    }
+                }
+            )
+
+            def taken(self: Any, name: str, shift: float = shift) -> Any:
+                if "pos" in name:
+                    width = 4 if "decoder" in name else 8
+                    return torch.cat([torch.zeros(1, width), sincos(coordinates_of((2, 2)), width) + shift])[None]
+                return (
+                    numbers(8, 3, 4, 4)
+                    if "projection.weight" in name
+                    else numbers(8, seed=len(name))
+                    if name.endswith("bias")
+                    else numbers(8, 8, seed=len(name))
+                )
+
+            def whole(taken: Any = taken, config: Any = config) -> Any:
+                with mock.patch.object(mapping.Theirs, "take", taken):
+                    ours = hf.from_vitmae({}, config)
+                return [
+                    digest(list(ours)),
+                    ours["modalities.image.embed.project.weight"],
+                    ours["modalities.image.mean"],
+                    ours["encoder.class_token"],
+                    ours["encoder.trunk.blocks.1.attention.qkv.weight"],
+                ]
+
+            note(f"weights of ViTMAE {told} {statistics}", whole)
+    clip = videomae.videomae_config(shape, 4)
+
+    def cut(self: Any, name: str) -> Any:
+        return (
+            numbers(8, 3, 2, 4, 4)
+            if "projection.weight" in name
+            else numbers(8, seed=len(name))
+            if name.endswith("bias")
+            else numbers(8, 8, seed=len(name))
+        )
+
+    def filmed() -> Any:
+        with mock.patch.object(mapping.Theirs, "take", cut):
+            ours = videomae.from_videomae({}, clip)
+        return [
+            digest(list(ours)),
+            ours["modalities.video.embed.project.weight"],
+            ours["modalities.video.std"],
+            ours["decoder.project.bias"],
+        ]
+
+    note("weights of VideoMAE", filmed)
+    for name in (
+        "vit.encoder.layer.0.attention.attention.query.weight",
+        "vit.encoder.layer.3.attention.output.dense.bias",
+        "decoder.decoder_layers.1.output.dense.weight",
+        "decoder.decoder_layers.1.intermediate.dense.weight",
+        "vit.layernorm.weight",
+    ):
+        note(f"renamed {name}", hf._renamed(name))

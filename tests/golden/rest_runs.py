@@ -2,6 +2,7 @@
 # ruff: noqa: E501
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -221,6 +222,11 @@ def runs(note: Note) -> None:
             ]
 
         note(f"reconstruct {more}", drawn)
+    wide = [replace(s, x=s.x.float() / 255 * 5 - 2) for s in encoder.decode(encoder.items("test"))][:3]
+    note(
+        "pictures of other units",
+        [x for panel in pictures._panels(encoder, wide, False, 0, 2) for _, x in panel.columns],
+    )
     with mock.patch.object(pictures, "BATCH", 2):
         note("masks of batches", [np.asarray(x.columns[1][1]) for x in pictures.panels_of(encoder, ["test"], limit=5)])
 
