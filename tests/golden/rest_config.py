@@ -5,6 +5,7 @@ import copy
 import errno
 import os
 from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -406,6 +407,20 @@ def registries(note: Note) -> None:
         note(group, [registry.kind, registry.builtins])
         for name in (*registry.builtins, "unknown", next(iter(registry.builtins))[:-1]):
             note(f"{group} {name}", lambda r=registry, name=name: r.get(name, "there").__name__)
+    clash = EntryPoint("random", "mae_ext.model.mask:BlockMasker", "mae_ext.maskers")
+    for points in (
+        [],
+        [clash],
+        [clash, clash],
+        [EntryPoint("mine", "mae_ext.model.mask:BlockMasker", "g")],
+        [EntryPoint("mine", "absent:x", "g")],
+    ):
+        with mock.patch.object(plugins, "entry_points", lambda group, points=points: points):
+            for name in ("random", "mine", "block"):
+                note(
+                    f"published {len(points)} {[p.name + p.value for p in points]} {name}",
+                    lambda name=name: [plugins.maskers.get(name, "there").__name__, plugins.maskers.sources()[name]],
+                )
     for words in (("rando", ["random", "block"]), ("x", ["random"]), ("", [])):
         note(f"nearest {words}", plugins.nearest(*words))
     for arguments, given in (({}, ("size",)), ({"ratio": 0.5}, ()), ({"ratios": 0.5}, ()), ({}, ())):

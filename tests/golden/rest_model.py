@@ -425,6 +425,13 @@ def models(note: Note) -> None:
                 ],
             )
         note(f"{told} unnamed", lambda model=model: model.modality().name)
+    fine = {**IMAGE, "data": {"statistics": {"mean": [70000.3, 0.1234567], "std": [3e-6, 90000.7]}}}
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        kept_ = MAE.from_config(config_of({"image": fine})).to(dtype).modality()
+        note(
+            f"statistics in {dtype}",
+            [str(kept_.mean.dtype), kept_.mean, str(kept_.std.dtype), kept_.std, str(kept_.like.dtype)],
+        )
     model = MAE(config_of({"image": IMAGE}), decodes=False)
     note("without decoder", sorted(model.state_dict()))
     x = numbers(2, 2, 8, 12)

@@ -75,6 +75,21 @@ def charts(note: Note) -> None:
     for names in (["a", "b", None, "a"], [None], list("abcdefghijkl") * 2 + ["z"], [*"abcdefghij"]):
         note(f"palette {names}", maps.palette(names))
     note("names", [maps._short(n) for n in ("a$b", "_x", "x" * 24, "x" * 25, "a\nb")])
+    for seed, most in ((0, 20_000), (1, 20_000), (0, 4)):
+        seen: list[Any] = []
+        with (
+            mock.patch.object(
+                maps,
+                "_scatter",
+                lambda axes, kind, points, titles, names, colours, seen=seen: seen.append(
+                    [kind, points, titles, names]
+                ),
+            ),
+            mock.patch.object(maps, "has_umap", lambda: False),
+            mock.patch.object(maps, "MAX_POINTS", most),
+        ):
+            maps.draw_map(numbers(7, 3).numpy(), [*"abcabc", None], Path("map.png"), "title", seed)
+        note(f"map {seed} of {most}", seen)
     for labels in (None, np.array([0, 0, 1, 2, -1, 1, 0]), np.array([-1] * 7)):
         for count in (1, 3, 7, 9):
             note(
@@ -395,7 +410,7 @@ def weights(note: Note) -> None:
             return [digest(list(table.ours)), digest(held.asked)]
 
         note(f"{kind} mapped", mapped)
-    for told, shift in (("as they are", 0.0), ("moved", 0.01), ("moved a little", 5e-5)):
+    for told, shift in (("as they are", 0.0), ("moved", 0.01), ("moved a little", 5e-5), ("moved in one place", None)):
         for statistics in ("none", "imagenet", "measured"):
             config = hf.vitmae_config(shape, 4)
             image = config.modalities["image"]
@@ -409,10 +424,16 @@ def weights(note: Note) -> None:
                 }
             )
 
-            def taken(self: Any, name: str, shift: float = shift) -> Any:
+            def taken(self: Any, name: str, shift: Any = shift) -> Any:
                 if "pos" in name:
                     width = 4 if "decoder" in name else 8
-                    return torch.cat([torch.zeros(1, width), sincos(coordinates_of((2, 2)), width) + shift])[None]
+                    return torch.cat(
+                        [
+                            torch.zeros(1, width),
+                            sincos(coordinates_of((2, 2)), width)
+                            + (torch.eye(4, width) * 0.1 if shift is None else shift),
+                        ]
+                    )[None]
                 return (
                     numbers(8, 3, 4, 4)
                     if "projection.weight" in name
