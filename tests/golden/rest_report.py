@@ -85,7 +85,7 @@ def charts(note: Note) -> None:
                     [kind, points, titles, names]
                 ),
             ),
-            mock.patch.object(maps, "has_umap", lambda: False),
+            mock.patch.object(maps, "has_umap", return_value=False),
             mock.patch.object(maps, "MAX_POINTS", most),
         ):
             maps.draw_map(numbers(7, 3).numpy(), [*"abcabc", None], Path("map.png"), "title", seed)
