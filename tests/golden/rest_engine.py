@@ -13,6 +13,7 @@ from golden.rest_config import BASE, M, put
 from golden.rest_model import CLIP, IMAGE, config_of, numbers
 from torch import nn
 
+from mae_ext import plugins
 from mae_ext.config import Config, parse_config
 from mae_ext.data.sample import Batch
 from mae_ext.data.source import Items, PathTable
@@ -623,12 +624,18 @@ class Plain(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((2, 2), start))
         self.bias = nn.Parameter(torch.zeros(2))
+        self.encoder = nn.Module()
+        self.encoder.class_token = nn.Parameter(torch.full((2,), start))
 
 
 class Summed:
     def loss(self, model: Any, name: str, batch: Batch, gates: Any) -> Any:
         drawn = 1.0 if gates is None else gates.mean()
-        return (batch.x.mean() * model.weight.sum() + model.bias.sum()) * drawn * (2.0 if name == "video" else 1.0)
+        return (
+            (batch.x.mean() * model.weight.sum() + model.bias.sum() + model.encoder.class_token.sum())
+            * drawn
+            * (2.0 if name == "video" else 1.0)
+        )
 
 
 @area(relative=2e-4)
@@ -681,12 +688,40 @@ def steps(note: Note) -> None:
                         one.scale,
                         model.weight.sum().item(),
                         model.bias.sum().item(),
+                        model.encoder.class_token.sum().item(),
                         row,
                     ]
                 )
             return found
 
         note(f"steps {changes}", taken)
+    dropped = given({"model.drop_path": 0.5, M + "batch": 8})
+    for rank in (0, 1):
+        ranks = distributed.Ranks(rank, 1, torch.device("cpu"))
+        model_: Any = Plain(0.5)
+        take = step.Step(
+            dropped,
+            model_,
+            lambda *a: None,
+            optim.adamw(model_, dropped.train),
+            torch.amp.GradScaler("cpu", enabled=False),
+            ranks,
+        )
+        note(f"gates of rank {rank}", [take._gates("image", number, 4) for number in (0, 1)])
+    config = config_of({"video": {**CLIP, "position": {"name": "sincos", "unit": 3.0}}}, {"uniformity": 0.3})
+    pretraining = plugins.tasks.build("pretrain", {}, "task")
+    model = pretraining.model(config)
+    x = numbers(3, 1, 4, 8, 8)
+    whole = {
+        "mask": model.modality().draw_mask([torch.Generator().manual_seed(i) for i in range(3)]),
+        "valid": torch.arange(x.numel()).view(x.shape) % 3 > 0,
+        "spacing": numbers(3, 3).abs() + 1,
+        "files": torch.tensor([0, 0, 1]),
+    }
+    for lacks in ("nothing", "valid", "files", "gates"):
+        parts = {k: v for k, v in whole.items() if k != lacks}
+        gates = None if lacks == "gates" else torch.arange(12.0).view(2, 2, 3) / 6
+        note(f"pretraining without {lacks}", pretraining.loss(model, "video", Batch(x=x, **parts), gates))
     for start in (float("nan"), float("inf")):
         for precision in ("fp32", "bf16"):
 

@@ -23,6 +23,8 @@ from mae_ext.downstream.embed import embed
 from mae_ext.downstream.encoder import load_encoder
 from mae_ext.downstream.probe import probe
 from mae_ext.engine import train as loop
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.step import as_evaluated
 from mae_ext.engine.task import load_task
 from mae_ext.report import pictures
 
@@ -37,7 +39,7 @@ def pictures_of(root: Path, count: int = 4, bad: bool = True) -> None:
             plain = inputs.picture(kind, key + 10 * number)[:20, :18]
             Image.fromarray(plain).save(root / kind / f"{key}.png")
     if bad:
-        (root / "down" / "9.png").write_bytes((root / "down" / "0.png").read_bytes()[:60])
+        (root / "across" / "00.png").write_bytes((root / "down" / "0.png").read_bytes()[:60])
 
 
 DETECT = {
@@ -231,6 +233,13 @@ def runs(note: Note) -> None:
         note("masks of batches", [np.asarray(x.columns[1][1]) for x in pictures.panels_of(encoder, ["test"], limit=5)])
 
 
+class Alone(Ranks):
+    """One of several ranks, that meets no other."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
 @area(relative=5e-3, absolute=2e-3)
 def tasks(note: Note) -> None:
     pictures_of(Path("train"), bad=False)
@@ -258,6 +267,13 @@ def tasks(note: Note) -> None:
     label = {"name": "segment", "classes": ["a"], "masks": "masks/train", "test_masks": "masks/test"}
     tried: dict[str, dict[str, Any]] = {
         "classify": {"task": {"name": "classify", "smoothing": 0.1, "distort": 1, "erase": 0.5}, **test},
+        "classify dropping": {
+            "task": {"name": "classify"},
+            **test,
+            "model.drop_path": 0.9,
+            "train.lr": 1.0,
+            "train.lr_per": None,
+        },
         "classify mixed": {"task": {"name": "classify", "mixup": 0.8, "cutmix": 1.0, "labels": 2}, **test, "seed": 1},
         "classify torn": {
             "task": {"name": "classify", "pool": "attentive"},
@@ -306,6 +322,15 @@ def tasks(note: Note) -> None:
         note(f"{told} evaluated", [list(r.values()) for r in rows(f"{run}/evaluations.jsonl")])
         note(f"{told} saved before", seen)
 
+        def half(run: str = run) -> Any:
+            task, model, config, _ = load_task(run, "cpu")
+            with as_evaluated(model, config):
+                return [
+                    list(task.evaluate(model, config, Alone(rank, 2, torch.device("cpu"))).values()) for rank in (0, 1)
+                ]
+
+        note(f"{told} by halves", half)
+
         def answered(run: str = run) -> Any:
             task, model, config, _ = load_task(run, "cpu")
             source = "test" if run.startswith("classify") else "all/test"
@@ -322,4 +347,15 @@ def tasks(note: Note) -> None:
             else []
         )
         note(f"{told} drew", maps_[:3])
-        note(f"{told} predicted", [list(r["probabilities"].values()) for r in rows(f"said-{run}/predictions.jsonl")])
+        note(
+            f"{told} predicted",
+            [[r["class"], *r["probabilities"].values()] for r in rows(f"said-{run}/predictions.jsonl")],
+        )
+    bad = Path("masks/broken")
+    bad.mkdir()
+    for number, path in enumerate(sorted(Path("none/train").iterdir())):
+        (bad / path.name).write_bytes(path.read_bytes()[: 40 if number % 2 else None])
+    note(
+        "some broken and all others empty",
+        lambda: loop.train(config_of(**{"task": {**label, "masks": "masks/broken"}, **place}), "broken"),
+    )

@@ -199,19 +199,23 @@ def learning(note: Note) -> None:
                     model(numbers(2, 3, 12, 8), "image"),
                 ],
             )
-    for head, patch in (("linear", 4), ("unetr", 4), ("unetr", 2)):
+    for head, patch in (("linear", 4), ("unetr", 4), ("unetr", 2), ("unetr", 8)):
+        edge = 2 * patch if patch == 8 else 8
+        x = numbers(3, 3, edge, edge)
         for ignore in (None, 255):
             config = given(
                 {
                     "task": {"name": "segment", "classes": ["a", "b"], "head": head, "features": 2, "ignore": ignore},
                     M + "patch": [patch, patch],
-                    "model.depth": 3,
+                    M + "size": [edge, edge],
+                    M + "data.statistics": {"mean": [0.5, 0.1, -1.0], "std": [0.3, 2.0, 1.0]},
+                    "model.depth": 4,
                 }
             )
             task = plugins.tasks.build("segment", config.task.arguments, "task")
             torch.manual_seed(1)
             model = moved(task.model(config))
-            wanted = torch.randint(0, 3, (3, 8, 8), generator=generator(2))
+            wanted = torch.randint(0, 3, (3, edge, edge), generator=generator(2))
             losses = [
                 task.loss(model, "image", Batch(x=x, targets={pairs.TARGET: w}), None)
                 for w in ([wanted, torch.where(wanted == 2, -1, wanted)] if ignore else [wanted, wanted * 0])
@@ -318,6 +322,8 @@ def places(note: Note) -> None:
         "tiny": [(9, 9, 10, 10, 0, 0)],
         "on a place": [(10, 2, 18, 10, 2, 0)],
         "equal": [(4, 4, 12, 12, 0, 0), (4, 4, 12, 12, 1, 0)],
+        "smaller within": [(3, 3, 13, 13, 0, 0), (5, 5, 11, 11, 1, 0)],
+        "smaller first": [(5, 5, 11, 11, 1, 0), (3, 3, 13, 13, 0, 0)],
         "flat": [(1, 10, 31, 13, 0, 0)],
         "tall": [(10, 1, 13, 23, 1, 0)],
         "beyond": [(-6, -6, 40, 30, 0, 0)],
@@ -605,16 +611,25 @@ def labelling(note: Note) -> None:
         "extent",
         [lambda: pairs.check_extent("m", base, "a", (3, 4)), lambda: pairs.check_extent("m", base, "a", (4, 3))],
     )
-    for balance in (0.0, 0.3, 1.0):
+    for balance, strength in ((0.0, 0.5), (0.3, 0.5), (1.0, 0.5), (0.3, 1.0)):
 
-        def read(balance: float = balance) -> Any:
+        def read(balance: float = balance, strength: float = strength) -> Any:
             Image.fromarray((np.arange(20 * 24).reshape(20, 24) % 251).astype(np.uint8)).save("samples/p.png")
             lone = np.zeros((20, 24), np.uint8)
             lone[15:18, 19:22] = 1
             Path("lone").mkdir(exist_ok=True)
             Image.fromarray(lone).save("lone/p.png")
             config = given(
-                {"task": {"name": "segment", "classes": ["x"], "balance": balance, "distort": 1}, M + "channels": 1}
+                {
+                    "task": {
+                        "name": "segment",
+                        "classes": ["x"],
+                        "balance": balance,
+                        "distort": 1,
+                        "strength": strength,
+                    },
+                    M + "channels": 1,
+                }
             )
             task = plugins.tasks.build("segment", config.task.arguments, "task")
             Path("only").mkdir(exist_ok=True)
@@ -627,7 +642,7 @@ def labelling(note: Note) -> None:
                 for s in examples.read(0, keys, crops)
             ] + [examples.told, examples.identity]
 
-        note(f"examples balance {balance}", read)
+        note(f"examples balance {balance} strength {strength}", read)
 
 
 @area()
