@@ -7,8 +7,8 @@ from mae_ext.cores import settle_threads
 
 if TYPE_CHECKING:
     from mae_ext.config import load_config
-    from mae_ext.downstream.encoder import load_encoder
     from mae_ext.engine.train import train
+    from mae_ext.features.encoder import load_encoder
     from mae_ext.model.mae import MAE
     from mae_ext.model.mask import Mask
 
@@ -21,7 +21,7 @@ _HOME = {
     "MAE": "mae_ext.model.mae",
     "Mask": "mae_ext.model.mask",
     "load_config": "mae_ext.config",
-    "load_encoder": "mae_ext.downstream.encoder",
+    "load_encoder": "mae_ext.features.encoder",
     "train": "mae_ext.engine.train",
 }
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mae_ext import plugins
-from mae_ext.downstream.schedule import ProbeConfig
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.grid import grid_of
 from mae_ext.model.mask import check_masks
+from mae_ext.schedule import ProbeConfig
 from mae_ext.strict_yaml import read_yaml, write_yaml
 
 SIZES: dict[str, dict[str, int]] = {

@@ -124,9 +124,9 @@ maskers = Registry(
 readers = Registry(
     "reader",
     {
-        "image": "mae_ext.data.image:ImageReader",
-        "video": "mae_ext.data.video:VideoReader",
-        "volume": "mae_ext.data.volume:VolumeReader",
+        "image": "mae_ext.data.image.reader:ImageReader",
+        "video": "mae_ext.data.video.reader:VideoReader",
+        "volume": "mae_ext.data.volume.reader:VolumeReader",
     },
 )
 targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
@@ -134,9 +134,9 @@ tasks = Registry(
     "task",
     {
         "pretrain": "mae_ext.engine.pretrain:Pretraining",
-        "classify": "mae_ext.downstream.classify:Classification",
-        "detect": "mae_ext.downstream.detect:Detection",
-        "segment": "mae_ext.downstream.segment:Segmentation",
+        "classify": "mae_ext.tasks.classify.task:Classification",
+        "detect": "mae_ext.tasks.detect.task:Detection",
+        "segment": "mae_ext.tasks.segment.task:Segmentation",
     },
 )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mae_ext.cards import load_card, read_card, read_head, shipped
-from mae_ext.data.source import list_items
+from mae_ext.data.sources.table import list_items
 from mae_ext.errors import ConfigError
 
 NAMES = [path.stem for path in shipped("datasets")]

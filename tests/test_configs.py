@@ -6,10 +6,10 @@ import pytest
 
 from mae_ext.cards import HEAD, read_head, shipped
 from mae_ext.config import SIZES, find_config, json_schema, load_config, load_values, parse_config
-from mae_ext.downstream.finetune import from_run
 from mae_ext.engine import checkpoint
 from mae_ext.engine.optim import peak_lr
 from mae_ext.errors import ConfigError
+from mae_ext.tasks.start import from_run
 
 RECIPES = {path.stem: path for path in shipped("configs")}
 ON_ANY_RUN = {"finetune_folder": "image_folder", "finetune_scans": "volume_ct_vitb"}

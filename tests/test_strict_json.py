@@ -9,8 +9,14 @@ import pytest
 from mae_ext.strict_json import dumps
 
 PACKAGE = Path(__file__).parent.parent / "mae_ext"
-BETWEEN_PROCESSES = {"data/decoder.py", "data/video_child.py"}
-KEYS_AND_SCHEMAS = {"config.py", "data/cache.py", "data/prepare.py", "downstream/classify.py", "strict_json.py"}
+BETWEEN_PROCESSES = {"data/video/decoder.py", "data/video/child.py"}
+KEYS_AND_SCHEMAS = {
+    "config.py",
+    "data/sources/cache.py",
+    "data/loading/prepare.py",
+    "tasks/classify/task.py",
+    "strict_json.py",
+}
 
 
 def strict(text):

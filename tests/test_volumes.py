@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mae_ext.config import parse_config
-from mae_ext.downstream.encoder import load_encoder
 from mae_ext.engine.train import train
+from mae_ext.features.encoder import load_encoder
 from mae_ext.report.pictures import reconstruct
 
 

@@ -70,8 +70,8 @@ def finetune(
 
     Example: mae-ext finetune finetune_cifar10_vitt --init runs/cifar10 --data train --test test --out runs/ft
     """
-    from mae_ext.downstream.finetune import check_task, from_run, from_scratch
     from mae_ext.engine.train import train
+    from mae_ext.tasks.start import check_task, from_run, from_scratch
 
     values, where = load_values(config, list(set_ or []))
     loaded = from_scratch(values, where) if init == "none" else from_run(values, init, where)
@@ -90,7 +90,7 @@ def predict(
 
     Example: mae-ext predict runs/ft photos/ --out predictions
     """
-    from mae_ext.downstream.outputs import warn_one_sided
+    from mae_ext.engine.outputs import warn_one_sided
     from mae_ext.engine.step import as_evaluated
     from mae_ext.engine.task import load_task
 
@@ -114,9 +114,9 @@ def plan(
 
     Example: mae-ext plan image_in1k_vitb --data imagenet/train --world 8
     """
-    from mae_ext.data.loader import build_reader
-    from mae_ext.data.meant import odd, opening
-    from mae_ext.data.source import list_items
+    from mae_ext.data.loading.loader import build_reader
+    from mae_ext.data.sources.meant import odd, opening
+    from mae_ext.data.sources.table import list_items
     from mae_ext.engine.estimate import describe
     from mae_ext.engine.log import say, warn
 
@@ -148,7 +148,7 @@ def doctor(
 
     Example: mae-ext doctor photos/ --reader image
     """
-    from mae_ext.data.doctor import as_config, inspect, summary
+    from mae_ext.data.loading.doctor import as_config, inspect, summary
     from mae_ext.engine.log import say
 
     if config is None and (set_ or modality):
@@ -179,7 +179,7 @@ def prepare(
 
     Example: mae-ext prepare video_k400_vitb --data kinetics/train --out cache
     """
-    from mae_ext.data.prepare import prepare as fill
+    from mae_ext.data.loading.prepare import prepare as fill
 
     loaded = configured(config, data, set_)
     with progress_bar("preparing") as progress:
@@ -244,7 +244,7 @@ def embed(
 
     Example: mae-ext embed runs/photos photos/ --out photos.safetensors --map --neighbours 6
     """
-    from mae_ext.downstream.embed import embed as write
+    from mae_ext.features.embed import embed as write
 
     with progress_bar("embedding") as progress:
         path = write(
@@ -275,7 +275,7 @@ def probe(
     Example: mae-ext probe runs/photos --train labelled/train --test labelled/test; with patients and a split in a list:
     --train index.csv::train --test index.csv::test, or --train index.csv --folds 5, which keeps a patient together.
     """
-    from mae_ext.downstream.probe import probe as judge
+    from mae_ext.probing.probe import probe as judge
 
     with progress_bar("embedding") as progress:
         result = judge(

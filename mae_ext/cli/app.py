@@ -38,7 +38,7 @@ StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Train t
 AllowOption = Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")]
 Pool = Literal["mean", "class"]
 
-SOURCES = "mae_ext.data.source"
+SOURCES = "mae_ext.data.sources.table"
 """Lists what a path holds, the same on every rank."""
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from mae_ext.config import Config
-from mae_ext.data.loader import ModalityData
-from mae_ext.downstream.during import check_probe
+from mae_ext.data.loading.loader import ModalityData
 from mae_ext.engine import checkpoint
 from mae_ext.engine.distributed import Ranks, check_split
 from mae_ext.engine.evaluation import announce, check_held_out
@@ -30,6 +29,7 @@ from mae_ext.engine.resume import (
 from mae_ext.engine.stop import HeedfulRanks
 from mae_ext.engine.task import Task, build_model, task_of
 from mae_ext.errors import NoneMeasurable
+from mae_ext.probing.during import check_probe
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 from torch import nn
 
 from mae_ext.config import Config
-from mae_ext.data.augment import evaluation_sampler
-from mae_ext.data.loader import ModalityData, build_reader
-from mae_ext.data.meant import odd, opening
+from mae_ext.data.crops import evaluation_sampler
+from mae_ext.data.loading.loader import ModalityData, build_reader
 from mae_ext.data.sample import read_checked
-from mae_ext.data.source import Items, list_items
+from mae_ext.data.sources.meant import odd, opening
+from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal, say, warn
 from mae_ext.engine.step import as_evaluated

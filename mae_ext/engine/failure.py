@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mae_ext.config import Config
-from mae_ext.data.loader import ModalityData
+from mae_ext.data.loading.loader import ModalityData
 from mae_ext.engine import checkpoint
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn

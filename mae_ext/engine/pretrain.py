@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mae_ext.config import Config
-from mae_ext.data.loader import ModalityData
+from mae_ext.data.loading.loader import ModalityData
+from mae_ext.data.loading.statistics import resolve_statistics, stated
 from mae_ext.data.sample import Batch
-from mae_ext.data.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.task import Progress

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mae_ext import plugins
 from mae_ext.config import Config
-from mae_ext.data.loader import ModalityData
+from mae_ext.data.loading.loader import ModalityData
 from mae_ext.data.sample import Batch
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.distributed import Ranks

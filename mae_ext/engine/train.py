@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from mae_ext.config import Config
-from mae_ext.data.doubts import one_sided
-from mae_ext.data.loader import Loader, ModalityData, StepData
+from mae_ext.data.loading.loader import Loader, ModalityData, StepData
 from mae_ext.data.sample import Batch
-from mae_ext.downstream.during import ProbesDuring
+from mae_ext.data.volume.doubts import one_sided
 from mae_ext.engine import checkpoint
 from mae_ext.engine.begin import Begun, begin
 from mae_ext.engine.cpu import settle_in
@@ -37,6 +36,7 @@ from mae_ext.engine.task import backbone_of, build_model, task_of
 from mae_ext.errors import CheckpointError, NoneUsable, RunError, UserError, cause_of
 from mae_ext.model.linear import is_native
 from mae_ext.overrides import configured
+from mae_ext.probing.during import ProbesDuring
 from mae_ext.progress import watched_by
 
 

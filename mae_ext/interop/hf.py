@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from mae_ext.config import Config, Statistics, parse_config
-from mae_ext.data.statistics import IMAGENET
+from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.mapping import Theirs
 from mae_ext.model.position import coordinates_of, sincos

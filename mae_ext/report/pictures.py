@@ -16,16 +16,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mae_ext.data.loader import stack_optional, valid_share
+from mae_ext.data.loading.loader import stack_optional, valid_share
 from mae_ext.data.sample import Sample
-from mae_ext.downstream.encoder import FrozenEncoder, load_encoder, stack
+from mae_ext.drawing.boxes import legible
+from mae_ext.drawing.planes import three_planes
 from mae_ext.engine.log import warn
 from mae_ext.errors import BadSample, UserError, reasons
+from mae_ext.features.encoder import FrozenEncoder, load_encoder, stack
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mask import Mask
-from mae_ext.report.boxes import legible
 from mae_ext.report.history import OVERVIEW
-from mae_ext.report.planes import three_planes
 from mae_ext.rng import rng
 from mae_ext.writing import blamed_on, folder_for, staged
 

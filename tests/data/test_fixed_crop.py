@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_ext.config import AugmentConfig
-from mae_ext.data.augment import TRIES, FixedCrop, crop_sampler, evaluation_sampler
+from mae_ext.data.crops import TRIES, FixedCrop, crop_sampler, evaluation_sampler
 from mae_ext.data.sample import Crop
 from mae_ext.errors import ConfigError
 from mae_ext.rng import rng

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from mae_ext.config import AugmentConfig
-from mae_ext.data.augment import crop_sampler
-from mae_ext.data.image import ImageReader
+from mae_ext.data.crops import crop_sampler
+from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.labelmap import LabelReader, Recorded, cut, stem, toward_foreground
 from mae_ext.data.sample import Crop
-from mae_ext.data.video import VideoReader
-from mae_ext.data.volume import VolumeReader
+from mae_ext.data.video.reader import VideoReader
+from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import BadSample
 from mae_ext.rng import rng
 

@@ -7,8 +7,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from mae_ext.data.loading.sandbox import call
 from mae_ext.data.sample import Batch, Crop, Sample, held, judged, read_checked, verdicts
-from mae_ext.data.sandbox import call
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mask import Mask
 

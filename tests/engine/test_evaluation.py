@@ -10,11 +10,11 @@ from faults.kills import rows, trajectory
 
 from mae_ext.cli import run
 from mae_ext.config import load_config
-from mae_ext.downstream import during
-from mae_ext.downstream.classify import Classification
 from mae_ext.engine import checkpoint
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
+from mae_ext.probing import during
+from mae_ext.tasks.classify.task import Classification
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mae_ext.config import load_config
-from mae_ext.data.loader import Loader, ModalityData, StepData
+from mae_ext.data.loading.loader import Loader, ModalityData, StepData
 from mae_ext.errors import RunError, UserError
 from mae_ext.model.mask import from_scores
 from mae_ext.rng import rng
@@ -279,7 +279,7 @@ def _members(group):
 
 
 def test_statistics_are_measured_in_spite_of_a_file_that_hangs_or_crashes(load, tiny, photos, tmp_path):
-    from mae_ext.data.statistics import resolve_statistics
+    from mae_ext.data.loading.statistics import resolve_statistics
 
     def measured(fault, match, **arguments):
         reader = {"name": "faulty", "fault": fault, "match": match, **arguments}

@@ -66,7 +66,7 @@ def train(config: str, photos: str, out: Path, fatal: int | None) -> tuple[int, 
 def main(config: str, photos: str, out: str, every: str) -> None:
     # All that a run imports, so that the forks do not.
 
-    import mae_ext.data.image
+    import mae_ext.data.image.reader
     import mae_ext.engine.train  # noqa: F401
     from mae_ext.config import load_config
     from mae_ext.engine.checkpoint import latest

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mae_ext.data.image import ImageReader
+from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.sample import CropSampler, Sample
 from mae_ext.errors import BadSample
 

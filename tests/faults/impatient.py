@@ -5,8 +5,8 @@ import time
 from datetime import timedelta
 
 from mae_ext import cli
-from mae_ext.downstream import during
 from mae_ext.engine import distributed
+from mae_ext.probing import during
 
 distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
 judged = during.judged

@@ -8,11 +8,11 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
 
-from data.dicom_files import classic, enhanced, frame  # noqa: E402
+from data.volume.dicom.dicom_files import classic, enhanced, frame  # noqa: E402
 from pydicom.dataelem import RawDataElement  # noqa: E402
 from pydicom.tag import Tag  # noqa: E402
 
-from mae_ext.data.volume import VolumeReader  # noqa: E402
+from mae_ext.data.volume.reader import VolumeReader  # noqa: E402
 from mae_ext.errors import BadSample  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -7,14 +7,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from data.numbered_clips import write as write_clip
+from data.video.numbered_clips import write as write_clip
 from faults.kills import rows, trajectory
 from PIL import Image
 
 from mae_ext import plugins
 from mae_ext.cli import run
-from mae_ext.data import box_files, decoder, label_image, label_volume, nifti, picture
-from mae_ext.data.augment import center_sampler
+from mae_ext.data.crops import center_sampler
+from mae_ext.data.image import box_files, picture
+from mae_ext.data.image import labels as label_image
+from mae_ext.data.video import decoder
+from mae_ext.data.volume import labels as label_volume
+from mae_ext.data.volume import nifti
 from mae_ext.errors import BadSample
 
 BYTES = b"caf\xe9".decode("utf-8", "surrogateescape")
@@ -88,7 +92,7 @@ def test_a_crop_that_fails_is_a_bug_and_no_fault_of_the_file(files, tmp_path):
 def scans(tmp_path):
     """Four scans and a series whose first slice says 0,8 where a number belongs."""
     pydicom = pytest.importorskip("pydicom")
-    from data.dicom_files import series
+    from data.volume.dicom.dicom_files import series
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 

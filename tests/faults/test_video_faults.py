@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from data.numbered_clips import at, numbers, write
+from data.video.numbered_clips import at, numbers, write
 
 from mae_ext.config import parse_config
-from mae_ext.data.video import VideoReader
+from mae_ext.data.video.reader import VideoReader
 from mae_ext.engine.train import train
 from mae_ext.errors import BadSample
 

@@ -1,4 +1,4 @@
-"""Make the golden values again, on purpose: `scripts/golden --why "the loss now counts valid voxels alone"`.
+"""Make the golden values again, on purpose: `scripts/checks/golden --why "the loss now counts valid voxels alone"`.
 
 Runs every case (or those that are named), keeps the values of those that changed, prints old and new beside each other,
 and adds the reason to CHANGES.md. Without --why it refuses: a value that changed and nobody knows why is a fault.
@@ -79,7 +79,7 @@ def renew(found: dict[str, Any], gone: Sequence[str], why: str, folder: Path = K
         changed.append(case)
     if changed:
         entry = f"- {datetime.now(UTC):%Y-%m-%d}, at {commit()}: {why} ({', '.join(changed)})\n"
-        begin = '# Why golden values changed\n\nWritten by `scripts/golden --why "..."`, newest last.\n\n'
+        begin = '# Why golden values changed\n\nWritten by `scripts/checks/golden --why "..."`, newest last.\n\n'
         log.write_text((log.read_text() if log.is_file() else begin) + entry)
     return rows
 
@@ -164,7 +164,7 @@ def orphans(folder: Path, known: Sequence[str], named: Sequence[str]) -> list[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = asked("scripts/golden", __doc__, "case", names, arguments)
+    found = asked("scripts/checks/golden", __doc__, "case", names, arguments)
     if found is None:
         return 2
     known, named_ones, why = found

@@ -1,4 +1,4 @@
-"""Make the values of the wide net again, on purpose: `scripts/golden_rest --why "masks keep one token more" [AREA...]`.
+"""Make the values of the wide net again, on purpose: `scripts/checks/golden_rest --why "masks keep one token more" [AREA...]`.
 
 Keeps the values of the areas that changed, prints old and new, and adds the reason to rest_kept/CHANGES.md. Without
 --why it refuses: a value that changed and nobody knows why is a fault.
@@ -16,7 +16,7 @@ SHOWN = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    asked_for = asked("scripts/golden_rest", __doc__, "area", lambda: list(rest.load()), arguments)
+    asked_for = asked("scripts/checks/golden_rest", __doc__, "area", lambda: list(rest.load()), arguments)
     if asked_for is None:
         return 2
     known, named, why = asked_for

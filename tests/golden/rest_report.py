@@ -15,12 +15,14 @@ from golden.rest_engine import given, saved
 from golden.rest_model import numbers
 from PIL import Image
 
-from mae_ext.downstream.encoder import Features
+from mae_ext.drawing import boxes, planes
+from mae_ext.features import map as maps
+from mae_ext.features import neighbours
+from mae_ext.features.encoder import Features
 from mae_ext.interop import hf, mapping, videomae
 from mae_ext.model.mask import Mask
 from mae_ext.model.position import coordinates_of, sincos
-from mae_ext.report import boxes, curves, history, neighbours, page, pictures, planes, probes
-from mae_ext.report import map as maps
+from mae_ext.report import curves, history, page, pictures, probes
 
 
 def wave(n: int, spike: float = 0.0) -> np.ndarray:

@@ -16,17 +16,17 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from mae_ext.config import Config
-from mae_ext.data.source import list_items
-from mae_ext.downstream.detect import Detection
-from mae_ext.downstream.during import _aside
-from mae_ext.downstream.embed import embed
-from mae_ext.downstream.encoder import load_encoder
-from mae_ext.downstream.probe import probe
+from mae_ext.data.sources.table import list_items
 from mae_ext.engine import train as loop
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.step import as_evaluated
 from mae_ext.engine.task import load_task
+from mae_ext.features.embed import embed
+from mae_ext.features.encoder import load_encoder
+from mae_ext.probing.during import _aside
+from mae_ext.probing.probe import probe
 from mae_ext.report import pictures
+from mae_ext.tasks.detect.task import Detection
 
 IMAGE = "modalities.image."
 

@@ -15,24 +15,17 @@ from golden.rest_engine import given
 from golden.rest_model import generator, numbers
 from torch import Tensor
 
+from mae_ext import schedule
 from mae_ext.config import PlugIn, parse_config
-from mae_ext.data.boxes import ImageBoxes
-from mae_ext.data.source import Items, PathTable
-from mae_ext.downstream import (
-    attentive,
-    average_precision,
-    classes,
-    classifiers,
-    judge,
-    labelled,
-    overlap,
-    probe,
-    ranking,
-    schedule,
-    scores,
-)
-from mae_ext.downstream.encoder import Features
-from mae_ext.downstream.fcos import Detections
+from mae_ext.data.image.boxes import ImageBoxes
+from mae_ext.data.sources import classes
+from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.features.encoder import Features
+from mae_ext.probing import attentive, classifiers, labelled, probe, ranking, scores
+from mae_ext.tasks.classify import judge
+from mae_ext.tasks.detect import average_precision
+from mae_ext.tasks.detect.fcos import Detections
+from mae_ext.tasks.segment import overlap
 
 LABELS = {
     "even": [i % 3 for i in range(24)],

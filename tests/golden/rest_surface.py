@@ -86,7 +86,7 @@ def fields(note: Note) -> None:
 
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "probe": (
-        "mae_ext.downstream.probe.probe",
+        "mae_ext.probing.probe.probe",
         [
             ["run", "--train", "a", "--test", "b"],
             ["run", "--train", "a", "--folds", "3"],
@@ -100,7 +100,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
         ],
     ),
     "embed": (
-        "mae_ext.downstream.embed.embed",
+        "mae_ext.features.embed.embed",
         [
             ["run", "a", "--out", "o.safetensors"],
             ["run", "a", "--out", "o.safetensors", "--pool", "class"],
@@ -188,7 +188,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
         [["image_folder"], ["image_folder", "--world", "4", "--set", "seed=2"], ["finetune_cifar10_vitt"]],
     ),
     "doctor": (
-        "mae_ext.data.doctor.inspect",
+        "mae_ext.data.loading.doctor.inspect",
         [
             ["a", "b"],
             ["a", "--reader", "volume", "--deadline", "3"],

@@ -19,22 +19,16 @@ from torch import Tensor
 from mae_ext import plugins
 from mae_ext.config import Config, parse_config
 from mae_ext.data.sample import Batch, Crop
-from mae_ext.data.source import Items, PathTable
-from mae_ext.downstream import (
-    classify,
-    detect,
-    detections,
-    fcos,
-    finetune,
-    heads,
-    outputs,
-    pairs,
-    pyramid,
-    segment,
-    windows,
-)
+from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.engine import outputs
 from mae_ext.errors import BadSample
 from mae_ext.model.position import Learned
+from mae_ext.tasks import start as finetune
+from mae_ext.tasks.classify import task as classify
+from mae_ext.tasks.detect import detections, fcos, pyramid
+from mae_ext.tasks.detect import task as detect
+from mae_ext.tasks.segment import heads, pairs, windows
+from mae_ext.tasks.segment import task as segment
 
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "classify": (
@@ -827,8 +821,8 @@ def beginning(note: Note) -> None:
             lambda: finetune.check_task(given({"task": "classify"}), "here").task.name,
         ],
     )
-    from mae_ext.downstream.backbone import load_backbone
     from mae_ext.model.mae import MAE
+    from mae_ext.tasks.backbone import load_backbone
 
     for changes in ({}, {M + "position": "learned"}, {"model.width": 24}, {"model.depth": 1}, {M + "size": [16, 8]}):
 

@@ -1,6 +1,6 @@
 """Short runs give the values that are kept in kept/*.json: to the bit where they were made, else to a tolerance.
 
-When one fails and the change was meant, `scripts/golden --why "..."` makes them again.
+When one fails and the change was meant, `scripts/checks/golden --why "..."` makes them again.
 """
 
 import copy
@@ -32,7 +32,7 @@ def found(request):
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_gives_the_values_that_were_kept(case, found):
     kept, values = make.kept(case), found["values"][case]
-    assert kept is not None, f'no values are kept: scripts/golden --why "..." {case}'
+    assert kept is not None, f'no values are kept: scripts/checks/golden --why "..." {case}'
     exact = kept["made_with"] == found["made_with"]
     wrong = differences(kept["values"], values, exact)
     assert not wrong, told(case, wrong, exact, differences(kept["values"], values, False))
@@ -44,7 +44,7 @@ def told(case, wrong, exact, far):
     lines = "\n  ".join(wrong[:25])
     return (
         f"{len(wrong)} values of '{case}' are not those that were kept, compared {how}{rounding}:\n  {lines}\n"
-        f'If that was meant: scripts/golden --why "..."'
+        f'If that was meant: scripts/checks/golden --why "..."'
     )
 
 

@@ -1,6 +1,6 @@
 """Small parts say of many inputs and settings what is kept in rest_kept/*.json, to the tolerances of golden/rest.py.
 
-When one fails and the change was meant, `scripts/golden_rest --why "..."` makes the values again.
+When one fails and the change was meant, `scripts/checks/golden_rest --why "..."` makes the values again.
 """
 
 import pytest
@@ -23,11 +23,11 @@ def found(request):
 @pytest.mark.parametrize("name", AREAS)
 def test_what_was_kept_of_many_inputs_and_settings_is_what_comes_out(name, found):
     kept = rest.kept(name)
-    assert kept is not None, f'no values are kept: scripts/golden_rest --why "..." {name}'
+    assert kept is not None, f'no values are kept: scripts/checks/golden_rest --why "..." {name}'
     lines = rest.differences(name, kept, found[name])
     shown = "\n  ".join(lines[:25])
     assert not lines, (
-        f"{len(lines)} of {len(kept)} values of '{name}' are others; if that was meant: scripts/golden_rest --why "
+        f"{len(lines)} of {len(kept)} values of '{name}' are others; if that was meant: scripts/checks/golden_rest --why "
         f'"..." {name}\n  {shown}'
     )
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mae_ext.data.statistics import IMAGENET
+from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.engine.checkpoint import load_weights
 from mae_ext.errors import CheckpointError, ConfigError
 from mae_ext.interop.videomae import from_videomae, videomae_config

@@ -18,27 +18,16 @@ from PIL import Image
 from recorded.record import Soft, digest, each, joined, room
 
 from mae_ext.config import parse_config
-from mae_ext.data import (
-    bitstream,
-    box_files,
-    boxes,
-    cache,
-    doctor,
-    film_table,
-    label_image,
-    loader,
-    meant,
-    passed_over,
-    picture,
-    source,
-    statistics,
-)
-from mae_ext.data import (
-    folder as folders,
-)
-from mae_ext.data.augment import center_sampler
-from mae_ext.data.image import ImageReader
+from mae_ext.data.crops import center_sampler
+from mae_ext.data.image import box_files, boxes, picture
+from mae_ext.data.image import labels as label_image
+from mae_ext.data.image.reader import ImageReader
+from mae_ext.data.loading import doctor, loader, statistics
 from mae_ext.data.sample import Crop, Sample
+from mae_ext.data.sources import cache, meant, passed_over
+from mae_ext.data.sources import folder as folders
+from mae_ext.data.sources import table as source
+from mae_ext.data.video import bitstream, film_table
 
 
 def smooth(height: int, width: int, channels: int) -> np.ndarray:
@@ -505,7 +494,7 @@ def matches(folder: Path) -> Iterator[tuple[str, Any]]:
     given = {
         "by folder": (rows("x/a.jpg", "y/a.jpg"), ["d/y/a.jpg", "d/x/a.jpg"]), "by case": (rows("A.JPG", "b.jpg"), ["a.jpg"]), "by suffix": (rows("a.png", "b.jpg"), ["x/a.jpg"]), "accents": (rows("u\u0308.jpg"), ["\u00fc.jpg"]), "taken": (rows("a.png", "a.jpg"), ["a.jpg", "a.png"]), "missing": (rows("a.jpg"), ["b.jpg", "a.jpg"]), "ambiguous": (rows("x/a.jpg", "y/a.jpg"), ["a.jpg"]), "contradictory": (rows("a.jpg", "a.jpg"), ["a.jpg"]), "twice": (rows("x/a.jpg", "b.jpg", "x/a.jpg"), ["x/a.jpg"]), "shared": (rows("a.jpg"), ["x/a.jpg", "y/a.jpg"]), "in a shard": (rows("a.jpg"), ["s.tar::0+9::k/a.jpg"]), "unused": (rows("a.jpg", "b.jpg", "c.jpg"), ["a.jpg"]),
     }  # fmt: skip
-    from mae_ext.data.box_match import match
+    from mae_ext.data.image.box_match import match
 
     for (label, (annotations, images)), suffixed in product(given.items(), (True, False)):
         kept = (

@@ -9,13 +9,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from data import placed_scans
+from data.volume import placed_scans
 from recorded.record import digest, each, joined, room
 
-from mae_ext.data import doubts, foreground, inflate, intensity, label_volume, scan
-from mae_ext.data.augment import FixedCrop, center_sampler
+from mae_ext.data.crops import FixedCrop, center_sampler
 from mae_ext.data.sample import Crop
-from mae_ext.data.volume import VolumeReader
+from mae_ext.data.volume import doubts, foreground, inflate, intensity, scan
+from mae_ext.data.volume import labels as label_volume
+from mae_ext.data.volume.reader import VolumeReader
 
 
 def box(start: tuple[int, ...], stop: tuple[int, ...], flip: tuple[bool, ...] = (False,) * 3) -> Callable[..., Crop]:

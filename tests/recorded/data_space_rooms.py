@@ -2,6 +2,7 @@
 """Places, crops and their arithmetic: geometry, augment, label maps and boxes in crops, order of files, folds."""
 
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -15,10 +16,18 @@ from recorded.record import digest, each, joined, room
 
 import mae_ext.data
 from mae_ext.config import AugmentConfig
-from mae_ext.data import augment, boxes, distort, folds, geometry, labelmap, mix, plan, sample
+from mae_ext.data import crops as augment
+from mae_ext.data import labelmap, plan, sample
+from mae_ext.data.change import distort, mix
+from mae_ext.data.image import boxes
 from mae_ext.data.sample import Batch, Crop
+from mae_ext.data.sources import folds
+from mae_ext.data.volume import geometry
 
-MODULES = sorted(p.stem for p in Path(mae_ext.data.__file__).parent.glob("*.py") if not p.stem.startswith("__"))
+INSIDE = "mae_ext.data."
+MODULES = sorted(
+    m.name.removeprefix(INSIDE) for m in pkgutil.walk_packages(mae_ext.data.__path__, INSIDE) if not m.ispkg
+)
 OF_THE_MACHINE = ("MAPPED", "_DESCRIPTORS")
 
 
@@ -26,7 +35,7 @@ OF_THE_MACHINE = ("MAPPED", "_DESCRIPTORS")
 def data_signatures(_: Path) -> Iterator[tuple[str, Any]]:
     """Every constant of a module, and the names and defaults of every function's and class' arguments."""
     for name in MODULES:
-        module = import_module(f"mae_ext.data.{name}")
+        module = import_module(INSIDE + name)
         for key, value in vars(module).items():
             if key.strip("_").isupper() and key not in OF_THE_MACHINE and key.strip("_") == key.strip("_").upper():
                 if isinstance(value, str | int | float | tuple | list | dict | set | frozenset | range | np.ndarray):

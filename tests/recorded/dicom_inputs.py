@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import dicom_files
+from data.volume.dicom import dicom_files
 
 UID = "1.2.826.0.1.3680043.8.498."
 

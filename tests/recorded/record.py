@@ -5,7 +5,7 @@ it, an error included, is told in few words or numbers and kept in kept/ROOM.jso
 short hash where they are many; floats to a tolerance, where they are many as their spread and a mark, which tells
 their order.
 
-    scripts/recorded --why "labels are now cut at the middle" [ROOM...]     keeps them again, and says what changed
+    scripts/checks/recorded --why "labels are now cut at the middle" [ROOM...]     keeps them again, and says what changed
 """
 
 import contextlib
@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     from recorded import rooms
 
     rooms.load()
-    asked_for = asked("scripts/recorded", __doc__, "room", lambda: list(ROOMS), arguments)
+    asked_for = asked("scripts/checks/recorded", __doc__, "room", lambda: list(ROOMS), arguments)
     if asked_for is None:
         return 2
     known, named, why = asked_for
@@ -273,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not changed:
         print("every value is as it was")
         return 0
-    begin = '# Why recorded values changed\n\nWritten by `scripts/recorded --why "..."`, newest last.\n\n'
+    begin = '# Why recorded values changed\n\nWritten by `scripts/checks/recorded --why "..."`, newest last.\n\n'
     entry = f"- {datetime.now(UTC):%Y-%m-%d}: {why} ({', '.join(changed)})\n"
     LOG.write_text((LOG.read_text(encoding="utf-8") if LOG.is_file() else begin) + entry, encoding="utf-8")
     return 0

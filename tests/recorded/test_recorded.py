@@ -1,6 +1,6 @@
 """What many inputs and options come to is what was recorded of them.
 
-When one fails and the change was meant, `scripts/recorded --why "..."` records it again.
+When one fails and the change was meant, `scripts/checks/recorded --why "..."` records it again.
 """
 
 import copy
@@ -22,12 +22,12 @@ KEPT = sorted(path.stem for path in record.KEPT.glob("*.json"))
 @pytest.mark.parametrize("name", sorted(record.ROOMS))
 def test_what_comes_of_each_input_is_what_was_recorded(name):
     kept = record.kept(name)
-    assert kept is not None, f'nothing is recorded: scripts/recorded --why "..." {name}'
+    assert kept is not None, f'nothing is recorded: scripts/checks/recorded --why "..." {name}'
     wrong = record.differences(kept, json.loads(json.dumps(record.values(name))))
     lines = "\n  ".join(wrong[:25])
     assert not wrong, (
         f"{len(wrong)} of {len(kept)} inputs of '{name}' come to something else:\n  {lines}\n"
-        f'If that was meant: scripts/recorded --why "..." {name}'
+        f'If that was meant: scripts/checks/recorded --why "..." {name}'
     )
 
 

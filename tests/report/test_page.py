@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mae_ext.config import load_config
-from mae_ext.downstream.probe import probe
 from mae_ext.errors import UserError
+from mae_ext.probing.probe import probe
 from mae_ext.report.page import _duration, write_report
 from mae_ext.report.pictures import reconstruct
 

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from mae_ext.config import Config, parse_config
-from mae_ext.downstream.encoder import load_encoder
+from mae_ext.drawing.planes import three_planes
 from mae_ext.engine import checkpoint
 from mae_ext.errors import UserError
+from mae_ext.features.encoder import load_encoder
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import Mask
 from mae_ext.report.page import write_report
@@ -27,7 +28,6 @@ from mae_ext.report.pictures import (
     to_image,
     visible_pixels,
 )
-from mae_ext.report.planes import three_planes
 
 MakeRun = Callable[..., Path]
 

@@ -1,0 +1,1 @@
+"""Changes of a sample's values: distortions, and mixtures of two samples."""

@@ -1,0 +1,1 @@
+"""Pictures: reading them, their label maps and boxes."""

@@ -1,0 +1,1 @@
+"""How samples come: the loader and its workers, the sandbox, the cache, preparing and inspecting."""

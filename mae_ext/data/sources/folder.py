@@ -1,0 +1,102 @@
+"""Folders of samples, and samples that are folders."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mae_ext.data.sources.passed_over import (
+    LINKS_OUT,
+    LINKS_TO_FOLDERS,
+    LINKS_TO_NOTHING,
+    NOT_REGULAR,
+    WRITTEN,
+    PassedOver,
+)
+from mae_ext.errors import BadSample, UserError
+
+OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard")
+"""Folders that a run makes in its own."""
+
+MAX_MEMBERS = 20_000
+"""Files of one sample: more slices than any scanner writes into a series."""
+
+
+def members(address: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files that make up the sample at a folder's address, by name. Raises BadSample."""
+    try:
+        with os.scandir(address) as entries:
+            found = (e.name for e in entries if e.name.lower().endswith(suffixes) and e.is_file())
+            names = sorted(name for name in found if not name.startswith("."))
+    except OSError as error:
+        raise BadSample(address, "no such file", str(error)) from error
+    if not names:
+        raise BadSample(address, "no such file", f"the folder holds no file ending in {' '.join(suffixes)}")
+    if len(names) > MAX_MEMBERS:
+        raise BadSample(address, "too large", f"{len(names)} files in one folder, the limit is {MAX_MEMBERS}")
+    return [os.path.join(address, name) for name in names]  # noqa: PTH118 the address stays as it is written
+
+
+def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Iterator[tuple[str, str | None]]:
+    """(address, first folder level or None), depth first, names in code-point order whatever the locale.
+
+    Where a suffix ends in a slash, the folder stands for all its files of the kind, once, and is no label.
+    """
+    inside = os.path.realpath(root)
+    single = tuple(s for s in suffixes if not s.endswith("/"))
+    joined = tuple(s.removesuffix("/") for s in suffixes if s.endswith("/"))
+    seen: set[str] = set()
+
+    def children(folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda e: e.name, reverse=True)
+        except OSError as error:
+            raise UserError(f"{where}: the folder '{folder}' cannot be read: {error.strerror}") from error
+
+    outermost = children(str(root))
+    in_run = is_written(outermost)
+    stack: list[tuple[os.DirEntry[str], str | None]] = [(entry, None) for entry in outermost]
+    while stack:
+        entry, top = stack.pop()
+        name, link = entry.name.lower(), entry.is_symlink()
+        part = bool(joined) and name.endswith(joined)
+        wanted = part or name.endswith(single)
+        seen_from_root = os.path.relpath(entry.path, root)
+        if entry.name.startswith("."):
+            # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
+            passed.hidden(seen_from_root)
+        elif link and Path(entry.path).is_dir():
+            # The files of one inside are listed where they stand, and a link can close a circle.
+            passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, seen_from_root)
+        elif entry.is_dir(follow_symlinks=False):
+            inner = children(entry.path)
+            if is_written(inner) or (in_run and top is None and name in OF_A_RUN):
+                passed.add(WRITTEN, seen_from_root)
+                continue
+            stack += [(child, entry.name if top is None else top) for child in inner]
+        elif not wanted:
+            passed.other(seen_from_root)
+        elif link and not is_inside(entry.path, inside):
+            passed.add(LINKS_OUT, seen_from_root)
+        elif Path(entry.path).is_file() if link else entry.is_file():
+            folder = f"{Path(entry.path).parent}/"
+            if not part:
+                yield entry.path, top
+            elif folder not in seen:
+                seen.add(folder)
+                yield folder, None if top is None or Path(folder) == root / top else top
+        else:
+            passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
+
+
+def is_written(entries: Iterable[os.DirEntry[str]]) -> bool:
+    """Whether these are in a folder that this program writes: a run, a cache, predictions. Pictures there are no
+    samples."""
+    names = {entry.name for entry in entries}
+    run = "config.yaml" in names and bool(names & {"metrics.jsonl", "checkpoints"})
+    return run or bool(names & {"bad_samples.jsonl", "predict.manifest.jsonl"})
+
+
+def is_inside(path: str, root: str) -> bool:
+    target = os.path.realpath(path)
+    return target == root or target.startswith(root.rstrip(os.sep) + os.sep)

@@ -1,0 +1,351 @@
+"""Where samples come from: folders, list files, tar shards and .npz arrays become one table of addresses.
+
+Nothing here decodes anything, and nothing here knows what an image is: the suffixes come from the reader. An address is
+a file path, `folder/` for files that are one sample together, `shard.tar::OFFSET+SIZE::member`, or
+`file.npz::train_images::17`.
+"""
+
+import errno
+import logging
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data.sources import archive
+from mae_ext.data.sources.folder import walk
+from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
+from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
+from mae_ext.errors import BadSample, UserError
+
+MAX_SHARDS = 100_000
+INTEGER_CLASSES = 100_000
+"""Classes whose names are all whole numbers below this are sorted as numbers, all others as text."""
+
+MOST_SUFFIXES = 12
+"""Named in one message."""
+
+log = logging.getLogger(__name__)
+
+
+class PathTable:
+    """Many strings in two arrays: one of bytes, one of offsets.
+
+    A list of a million strings is a million reference counts, and each worker that touches one copies its page
+    (pytorch#13246). Any character is safe, newline and undecodable bytes included.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        joined, ends = bytearray(), [0]
+        for text in texts:
+            joined += text.encode("utf-8", "surrogateescape")
+            ends.append(len(joined))
+        self._bytes: NDArray[np.uint8] = np.frombuffer(bytes(joined), dtype=np.uint8)
+        self._ends: NDArray[np.int64] = np.array(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"address {index} of {len(self)}")
+        index %= len(self)
+        return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a data path holds, in a fixed order.
+
+    labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name, and all
+    classes occur. Two sources that lack different classes number names differently: match them by name. ignored: what
+    was passed over, and how often. marks: (n, classes) int8 where a sample can have several classes, and labels is
+    None: 1 has, 0 has not, -1 not known. patients: whose each sample is, where a list says so.
+    """
+
+    addresses: PathTable
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    marks: NDArray[np.int8] | None = None
+    patients: PathTable | None = None
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+
+def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
+    """Everything at `path` that ends in one of `suffixes` (lower case, with the dot; case does not matter).
+
+    A suffix with a slash, ".dcm/": all such files of a folder are one sample, whose address is the folder, ending in a
+    slash; a single such file can be named too.
+
+    path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
+    path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
+    layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them; x.tar::rgb.jpg takes of each key the member
+    with that after its first dot), or file.npz[::split] in MedMNIST layout.
+    What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
+    UserError when it is missing, unreadable, or holds nothing of the kind.
+    """
+    passed = PassedOver()
+    items = _list(path, suffixes, passed)
+    if passed.read:
+        log.warning("data path '%s': each read as a sample: %s", path, passed.doubtful())
+    if passed.counts:
+        log.warning("data path '%s': passed over: %s", path, passed)
+        items = replace(items, ignored=dict(passed.counts))
+    return items
+
+
+def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
+    if not path.strip():
+        raise UserError("no data: the path is empty; expected a folder, a list, shards or an .npz")
+    where = f"data path '{path}'"
+    if "\0" in path:
+        raise UserError(f"{where.encode('unicode_escape').decode()}: a path has no NUL character")
+    if re.search(r"\.(zip|7z|rar)$", path, re.IGNORECASE):
+        raise UserError(f"{where}: archives of this kind are not read; unpack it and give the folder that appears")
+    if packed := re.search(r"\.(tar\.\w+|tgz|tbz2|txz)$", path, re.IGNORECASE):
+        raise UserError(
+            f"{where}: a compressed tar ({packed[0]}) cannot be read at random; unpack it with `tar -xf {path}` and "
+            "give the folder that appears"
+        )
+    if npz := re.fullmatch(r"(?s)(.*\.npz)(?:::(\w+))?", path):
+        _require(Path(npz[1]), where)
+        keys, labels = archive.list_npz(npz[1], npz[2] or "train")
+        return _items(keys, labels)
+    only = None
+    if chosen := re.fullmatch(r"(?s)(.*\.tar)::((?:[\w-]+\.)*[\w-]+)", path):
+        path, only = chosen[1], f".{chosen[2].lower()}"
+        if not only.endswith(suffixes):
+            raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
+    here, asked = Path(path), None
+    if (listed := is_list(path)) and not _exists(here, where):
+        here, asked = Path(listed["file"]), listed["asked"]
+    if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
+        return _list_shards(_expand(path, where), suffixes, where, passed, only)
+    _require(here, where)
+    if here.is_dir():
+        return _list_folder(here, suffixes, where, passed)
+    if not here.is_file():
+        raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
+    if here.suffix in LISTS:
+        return _of_list(read_list(here, asked, suffixes, where), passed)
+    if here.suffix == ".tar":
+        return _list_shards([path], suffixes, where, passed, only)
+    if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
+        raise UserError(
+            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
+        )
+    return _items([path], None)
+
+
+def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
+    """The bytes of a file or tar member, or the array row, behind an address; read-only.
+
+    Raises BadSample: "no such file", "unreadable", "not a regular file", "empty", "too large" (above max_bytes),
+    "truncated", "damaged". Pipes, sockets and devices are never opened, even when they took a file's place.
+    """
+    if member := archive.MEMBER.fullmatch(address):
+        return _read(address, member["shard"], max_bytes, int(member["offset"]), int(member["size"]))
+    if row := archive.ROW.fullmatch(address):
+        return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+    return _read(address, address, max_bytes)
+
+
+def head(address: str, count: int = 1 << 16) -> bytes:
+    """The first bytes of a file or tar member, for what a header says. Raises BadSample as `fetch` does."""
+    path, offset, size = locate(address)
+    with _opened(address, path, offset, size) as (handle, found):
+        return _pread(handle, min(count, found), offset)
+
+
+def locate(address: str) -> tuple[str, int, int]:
+    """(file, offset, size) of the bytes behind an address, for decoders that open files themselves; a row: its archive.
+
+    Raises BadSample as `fetch` does.
+    """
+    if member := archive.MEMBER.fullmatch(address):
+        path, offset, size = member["shard"], int(member["offset"]), int(member["size"])
+    else:
+        row = archive.ROW.fullmatch(address)
+        path, offset, size = row["file"] if row else address, 0, None
+    with _opened(address, path, offset, size) as (_, found):
+        return path, offset, found
+
+
+def _read(address: str, path: str, max_bytes: int, offset: int = 0, size: int | None = None) -> bytes:
+    with _opened(address, path, offset, size) as (handle, size):
+        if size > max_bytes:
+            raise BadSample(address, "too large", f"{size} bytes, the limit is {max_bytes}")
+        content = _pread(handle, size, offset)
+    if len(content) != size:
+        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
+    return content
+
+
+@contextmanager
+def _opened(address: str, path: str, offset: int, size: int | None) -> Iterator[tuple[int, int]]:
+    """A descriptor of a regular file, and how many bytes the sample has in it."""
+    try:
+        # Opening a device can act on it, so its kind is asked first; O_NONBLOCK because a pipe can slip in between.
+        found = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(found.st_mode):
+            raise BadSample(address, "not a regular file", "a folder, pipe, socket or device")
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise BadSample(address, "not a regular file", "a folder, pipe, socket or device")
+            size = found.st_size - offset if size is None else size
+            if size == 0:
+                raise BadSample(address, "empty", "0 bytes")
+            if offset + size > found.st_size:
+                raise BadSample(address, "truncated", f"{path} has {found.st_size} bytes and needs {offset + size}")
+            yield handle, size
+        finally:
+            os.close(handle)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadSample(address, "no such file", str(error)) from error
+    except (OSError, MemoryError) as error:
+        raise BadSample(address, "unreadable", str(error) or "not enough memory") from error
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    content = os.pread(handle, size, offset)
+    while 0 < len(content) < size:  # one read returns at most 2 GiB, and less over a network
+        more = os.pread(handle, size - len(content), offset + len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
+def _exists(path: Path, where: str) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise UserError(f"{where}: cannot be opened: {error.strerror}") from error
+    return True
+
+
+def _require(path: Path, where: str) -> None:
+    if not _exists(path, where):
+        parent = next(p for p in (path.absolute(), *path.absolute().parents) if _exists(p, where))
+        raise UserError(f"{where}: no such file or folder (the path exists up to '{parent}')")
+
+
+def _items(addresses: Iterable[str], names: list[str | None] | None) -> Items:
+    """Names of classes, None for unlabelled, become numbers: places among the names that occur."""
+    table = PathTable(addresses)
+    known = {name for name in names or () if name is not None}
+    if names is None or not known:
+        return Items(table)
+    classes = tuple(sorted(known, key=int) if are_numbers(known) else sorted(known))
+    numbers = {name: i for i, name in enumerate(classes)}
+    labels = np.array([-1 if name is None else numbers[name] for name in names], dtype=np.int64)
+    return Items(table, labels, classes)
+
+
+def are_numbers(classes: Collection[str]) -> bool:
+    """Whether the classes are whole numbers, as in an .npz or a column of 0..9."""
+    return all(re.fullmatch(r"0|[1-9]\d{0,8}", name) and int(name) < INTEGER_CLASSES for name in classes)
+
+
+def _of_list(listed: Listed, passed: PassedOver) -> Items:
+    if listed.nameless:
+        passed.add(NAMELESS, "an empty field", listed.nameless)
+    found = _items(listed.addresses, None if listed.several else listed.labels)
+    if listed.several:
+        found = replace(found, classes=listed.several, marks=np.array(listed.marks, dtype=np.int8))
+    return found if listed.patients is None else replace(found, patients=PathTable(listed.patients))
+
+
+def _join(suffixes: Sequence[str]) -> str:
+    more = f" and {len(suffixes) - MOST_SUFFIXES} others" if len(suffixes) > MOST_SUFFIXES else ""
+    return " ".join(suffixes[:MOST_SUFFIXES]) + more
+
+
+# Folders
+
+
+def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
+    names: list[str | None] = []
+    table: list[str] = []
+    for path, top in walk(root, suffixes, where, passed):
+        table.append(path)
+        names.append(top)
+    if table:
+        return _items(table, names)
+    if shards := sorted(str(p) for p in root.glob("*.tar")):
+        passed.counts.pop(".tar", None)
+        return _list_shards(shards, suffixes, where, passed)
+    raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}")
+
+
+# Tar shards
+
+
+def _list_shards(
+    shards: list[str], suffixes: tuple[str, ...], where: str, passed: PassedOver, only: str | None = None
+) -> Items:
+    addresses: list[str] = []
+    labels: list[str | None] = []
+    for shard in shards:
+        for address, label in archive.list_tar(shard, suffixes, passed, only):
+            addresses.append(address)
+            labels.append(label)
+    if not addresses:
+        raise UserError(
+            f"{where}: no sample in {len(shards)} tar shard(s); expected members that end in "
+            f"{only or _join(suffixes)}; {passed.instead()}"
+        )
+    return _items(addresses, labels)
+
+
+def _expand(pattern: str, where: str) -> list[str]:
+    """Braces, then glob. Every shard that braces name must be there."""
+    shards: list[str] = []
+    for name in _braces([pattern], where):
+        if set("*?[") & set(name):
+            parent = Path(name).parent
+            shards += sorted(str(p) for p in parent.glob(Path(name).name))
+        else:
+            shards.append(name)
+    if missing := [s for s in shards if not Path(s).is_file()]:
+        raise UserError(f"{where}: {len(missing)} of {len(shards)} shards are missing, the first is '{missing[0]}'")
+    if not shards:
+        raise UserError(f"{where}: no shard matches")
+    return shards
+
+
+def _braces(names: list[str], where: str) -> list[str]:
+    """a-{08..10}-{x,y}.tar -> six names; leading zeros are kept."""
+    done: list[str] = []
+    while names:
+        name = names.pop(0)
+        found = re.search(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}", name)
+        if found is None:
+            done.append(name)
+            continue
+        first, last, words = found.groups()
+        if words is None and not 0 <= int(last) - int(first) < MAX_SHARDS:
+            raise UserError(f"{where}: {found[0]}: expected FIRST..LAST, rising, of at most {MAX_SHARDS} shards")
+        parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+        names[:0] = [name[: found.start()] + part + name[found.end() :] for part in parts]
+        if len(names) + len(done) > MAX_SHARDS:
+            raise UserError(f"{where}: more than {MAX_SHARDS} shards")
+    return done

@@ -1,0 +1,1 @@
+"""Films: reading clips, and the child processes that decode."""

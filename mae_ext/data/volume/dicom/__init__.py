@@ -1,0 +1,1 @@
+"""DICOM: planes, and the series that they make."""

@@ -1,0 +1,364 @@
+"""One DICOM plane, whatever the object that it comes in: where it lies, how it is scaled, what it is an image of.
+
+A classic slice says so in its header; an enhanced (multi-frame) object says it frame by frame, or once for all frames.
+What is true of a plane is looked up in one way for both, so that whatever is done with planes is done for both.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from itertools import chain
+from math import isfinite, nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data.sources.table import fetch
+from mae_ext.errors import BadSample, UserError, some
+
+Vector = NDArray[np.float64]
+
+# What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
+warnings.filterwarnings("ignore", module=r"pydicom\b")
+
+IDENTITY = (
+    *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "Modality", "SOPClassUID"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "Units"),
+)
+"""What all files of a series have in common, or have not."""
+
+_GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_CONTRAST = ("EchoTime", "FlipAngle", "InversionTime", "DiffusionBValue")
+_ORDER = (
+    *("TemporalPositionIdentifier", "InstanceNumber", "AcquisitionNumber", "TriggerTime"),
+    *("AcquisitionDateTime", "AcquisitionTime", "ContentTime"),
+)
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+_TAGS = (
+    *IDENTITY, *_GEOMETRY, *_CONTRAST, *_ORDER, *_GROUPS, "SOPInstanceUID", "ImageType", "NumberOfFrames",
+    "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID",
+    "InConcatenationTotalNumber",
+)  # fmt: skip
+
+# Where an enhanced object keeps it: PS3.3, C.7.6.16.2 (common macros), C.8.13.5 (MR), C.8.15.3 (CT), C.8.22 (PET).
+_MACROS = {
+    "PixelSpacing": ("PixelMeasuresSequence",),
+    "ImageOrientationPatient": ("PlaneOrientationSequence",),
+    "ImagePositionPatient": ("PlanePositionSequence",),
+    "RescaleSlope": ("PixelValueTransformationSequence",),
+    "RescaleIntercept": ("PixelValueTransformationSequence",),
+    "RescaleType": ("PixelValueTransformationSequence",),
+    "EffectiveEchoTime": ("MREchoSequence",),
+    "FlipAngle": ("MRTimingAndRelatedParametersSequence",),
+    "InversionTimes": ("MRModifierSequence",),
+    "DiffusionBValue": ("MRDiffusionSequence",),
+    "DiffusionDirectionality": ("MRDiffusionSequence",),
+    "FrameType": ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence"),
+    "ComplexImageComponent": ("MRImageFrameTypeSequence",),
+    "TemporalPositionIndex": ("FrameContentSequence",),
+    "DimensionIndexValues": ("FrameContentSequence",),
+    "StackID": ("FrameContentSequence",),
+    "FrameAcquisitionDateTime": ("FrameContentSequence",),
+    "FrameReferenceDateTime": ("FrameContentSequence",),
+}
+
+_OF_PLACE = (0x00209056, 0x00209057, 0x00200032, 0x00201041)
+"""Dimensions that count places, not volumes: stack, position in it, image position, slice location."""
+
+RIGHT_ANGLE = 0.01
+"""How far the directions of rows and columns may be from unit length and a right angle: cosines have few digits."""
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One plane. across, down: unit vectors along its rows and columns; origin: of its first pixel. mm, LPS.
+
+    spacing: between rows, between columns. padding: least and largest stored number that stands for no measurement.
+    alike: what must be the same in all planes of a series, by name. contrast: what may differ between volumes of one
+    place and is no time. order: sorts the planes of one place into volumes.
+    """
+
+    file: str
+    number: int
+    across: Vector
+    down: Vector
+    origin: Vector
+    spacing: Vector
+    slope: float | None
+    inter: float | None
+    padding: tuple[int, int] | None
+    alike: dict[str, str]
+    contrast: dict[str, float]
+    moment: float
+    stack: str
+    order: tuple[Any, ...]
+    instance: str
+
+
+def header(file: str, max_bytes: int) -> Any:
+    """A pydicom data set without pixels. Raises BadSample, and UserError without pydicom."""
+    try:
+        import pydicom
+    except ImportError:
+        raise UserError("DICOM is read by pydicom, which is not installed: pip install 'mae-ext[dicom]'") from None
+    content = fetch(file, max_bytes)
+    assert isinstance(content, bytes)
+    with parsing(file):
+        try:
+            found = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
+        except pydicom.errors.InvalidDicomError as error:
+            raise BadSample(file, "not a scan", f"begins with {content[:12]!r}; no DICOM preamble") from error
+        if not (found.get("Rows") and found.get("Columns")):
+            what = getattr(found.get("SOPClassUID"), "name", "an object of unknown class")
+            raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
+        if str(found.get("SOPClassUID")).startswith(SEGMENTATION):
+            raise BadSample(file, "not a scan", f"{found.SOPClassUID.name}: labels or a surface, not measured values")
+        if int(found.get("SamplesPerPixel") or 1) != 1:
+            raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
+        if found.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
+            detail = f"photometric interpretation {found.PhotometricInterpretation}; MONOCHROME2 is read"
+            raise BadSample(file, "data type", detail)
+        if found.get("ModalityLUTSequence"):
+            detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
+            raise BadSample(file, "scaling", detail)
+        frames_in(found)
+        return found
+
+
+def is_mosaic(found: Any) -> bool:
+    return "MOSAIC" in (found.get("ImageType") or ())
+
+
+def is_enhanced(found: Any) -> bool:
+    return bool(found.get("PerFrameFunctionalGroupsSequence") or frames_in(found) > 1)
+
+
+def frames_in(found: Any) -> int:
+    count = found.get("NumberOfFrames")
+    if count in (None, ""):
+        return 1
+    if not int(count) >= 1:
+        raise ValueError(f"NumberOfFrames is {count}; expected 1 or more")
+    return int(count)
+
+
+class _Said:
+    """What a data set says, by name, each looked up once: pydicom takes its time over a name."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._there, self._known = data, {int(tag) for tag in data.keys()}, dict[str, Any]()  # noqa: SIM118
+
+    def __call__(self, name: str) -> Any:
+        """None where it is not said, or left empty."""
+        if name not in self._known:
+            value = self._data[_tag(name)].value if _tag(name) in self._there else None
+            self._known[name] = None if value in (None, "") else value
+        return self._known[name]
+
+    def within(self, macro: str) -> "_Said | None":
+        """The one item of a sequence."""
+        if macro not in self._known:
+            items = list(self._data[_tag(macro)].value or ())[:1] if _tag(macro) in self._there else []
+            self._known[macro] = _Said(items[0]) if items else None
+        found: _Said | None = self._known[macro]
+        return found
+
+
+@lru_cache(maxsize=256)
+def _tag(name: str) -> int:
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(name)
+    assert tag is not None, name
+    return tag
+
+
+def frames_of(file: str, found: Any, place_in_series: int = 0) -> list[Frame]:
+    """The planes of one file, as it stores them. place_in_series: which volume it is among whole volumes."""
+    with parsing(file):
+        top = _Said(found)
+        if not is_enhanced(found):
+            return [_frame(file, 0, top, [], place_in_series)]
+        shared = list(found.get("SharedFunctionalGroupsSequence") or ())[:1]
+        each = list(found.get("PerFrameFunctionalGroupsSequence") or ())
+        if not each and not shared:
+            detail = f"{frames_in(found)} frames and no functional groups: nothing says where each of them lies"
+            raise BadSample(file, "header", f"{detail}; convert it with the vendor's software or dcm2niix")
+        if len(each) != frames_in(found):
+            raise BadSample(file, "header", f"{frames_in(found)} frames, and functional groups of {len(each)}")
+        common = [_Said(group) for group in shared]
+        return [_frame(file, i, top, [_Said(group), *common], place_in_series) for i, group in enumerate(each)]
+
+
+def _frame(file: str, index: int, top: _Said, groups: Sequence[_Said], place_in_series: int) -> Frame:
+    of_frame = f" of frame {index + 1}" if groups else ""
+
+    def said(name: str) -> Any:
+        """Of this frame, of all frames, or of the object; None where it is not said, or left empty."""
+        for group in groups:
+            for macro in _MACROS.get(name, ()):
+                inner = group.within(macro)
+                if inner is not None and (value := inner(name)) is not None:
+                    return value
+        return top(name)
+
+    def numbers(name: str, count: int) -> Vector:
+        value = said(name)
+        if value is None:
+            hint = ": the order of the slices is unknown" if name == "ImagePositionPatient" else ""
+            raise BadSample(file, "header", f"{name} is missing{of_frame}{hint}")
+        return _numbers(file, name + of_frame, value, count)
+
+    def number(name: str) -> float | None:
+        value = said(name)
+        return None if value is None else _number(file, name + of_frame, next(iter(_listed(value)), None))
+
+    direction = numbers("ImageOrientationPatient", 6)
+    across, down = direction[:3], direction[3:]
+    if max(abs(across @ across - 1), abs(down @ down - 1), abs(across @ down)) > RIGHT_ANGLE:
+        detail = f"ImageOrientationPatient is {direction.tolist()}: no two directions at right angles"
+        raise BadSample(file, "geometry", detail)
+    spacing, slope = numbers("PixelSpacing", 2), number("RescaleSlope")
+    if spacing.min() < 0:
+        raise BadSample(file, "header", f"PixelSpacing{of_frame} is {spacing.tolist()}; expected two lengths in mm")
+    if slope == 0:
+        raise BadSample(file, "scaling", f"RescaleSlope{of_frame} is 0: every pixel would have one value")
+    kind = said("FrameType") or top("ImageType")
+    alike = {name: str(v) for name in IDENTITY if (v := top(name)) is not None}
+    alike |= {"Rows": str(top("Rows")), "Columns": str(top("Columns"))}
+    alike["ImageType"] = "\\".join(map(str, _listed(kind or "")))
+    for name in ("ComplexImageComponent", "RescaleType"):
+        if (value := said(name)) is not None:
+            alike[name] = str(value)
+    if said("DiffusionDirectionality") == "ISOTROPIC":
+        alike["DiffusionDirectionality"] = "ISOTROPIC"
+    echo, inversion = number("EffectiveEchoTime"), number("InversionTimes")
+    contrast = {
+        "EchoTime": number("EchoTime") if echo is None else echo,
+        "FlipAngle": number("FlipAngle"),
+        "InversionTime": number("InversionTime") if inversion is None else inversion,
+    }
+    known = {name: round(v, 3) for name, v in contrast.items() if v is not None}
+    moment = number("TemporalPositionIndex") or number("TemporalPositionIdentifier") or 0.0
+    weight = number("DiffusionBValue") or 0.0
+    order = (
+        place_in_series, moment, tuple(known.values()), weight, *_counted(said, top),
+        *(number(name) or 0.0 for name in ("InstanceNumber", "AcquisitionNumber")),
+        *(str(said(name) or "") for name in ("FrameAcquisitionDateTime", "FrameReferenceDateTime")),
+        *(str(said(name) or "") for name in ("AcquisitionDateTime", "AcquisitionTime", "ContentTime")),
+        number("TriggerTime") or 0.0,
+    )  # fmt: skip
+    return Frame(
+        file, index, across, down, numbers("ImagePositionPatient", 3), spacing,
+        slope, number("RescaleIntercept"), _padding(top),
+        alike, known, moment, str(said("StackID") or ""), order, str(top("SOPInstanceUID") or ""),
+    )  # fmt: skip
+
+
+def _listed(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+
+
+def _number(file: str, name: str, given: Any) -> float:
+    try:
+        found = float(given)
+    except (ValueError, TypeError, OverflowError):
+        found = nan
+    if not isfinite(found):
+        raise BadSample(file, "header", f"{name} is '{str(given)[:80]}'; expected a number")
+    return found
+
+
+def _numbers(file: str, name: str, value: Any, count: int) -> Vector:
+    given = _listed(value)
+    try:
+        found = [float(v) for v in given]
+    except (ValueError, TypeError, OverflowError):
+        found = []
+    if len(found) != count or not all(map(isfinite, found)):
+        text = "\\".join(map(str, given))
+        raise BadSample(file, "header", f"{name} is '{text[:80]}'; expected {count} numbers")
+    return np.array(found)
+
+
+def _counted(said: Callable[[str], Any], top: _Said) -> tuple[tuple[int, ...]]:
+    """The frame's index along the dimensions that count volumes."""
+    value = said("DimensionIndexValues")
+    index = [] if value is None else [int(v) for v in _listed(value)]
+    pointers = [int(d.get("DimensionIndexPointer") or 0) for d in top("DimensionIndexSequence") or ()]
+    if len(pointers) != len(index):
+        return ((),)
+    return (tuple(v for v, pointer in zip(index, pointers, strict=True) if pointer not in _OF_PLACE),)
+
+
+def _padding(top: _Said) -> tuple[int, int] | None:
+    """PS3.3, C.7.5.1.1.2: one number, or all up to a limit; of as many bits and of the sign that the pixels are of,
+    whatever it was written as."""
+    value, limit = top("PixelPaddingValue"), top("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    bits = int(top("BitsStored") or top("BitsAllocated"))
+    signed = bool(int(top("PixelRepresentation") or 0))
+
+    def stored(given: Any) -> int:
+        number = (int.from_bytes(given[:2], "little") if isinstance(given, bytes) else int(given)) % (1 << bits)
+        return number - (1 << bits) if signed and number >> (bits - 1) else number
+
+    ends = [stored(value), stored(value if limit is None else limit)]
+    return min(ends), max(ends)
+
+
+def check_alike(address: str, frames: Sequence[Frame]) -> None:
+    """Raises BadSample "mixed series" or "header": planes that are not of one series, each difference by its name."""
+    for name in dict.fromkeys(chain.from_iterable(frame.alike for frame in frames)):
+        only_one(address, name, [frame.alike.get(name) for frame in frames])
+    for name, given in (("RescaleSlope", [f.slope for f in frames]), ("RescaleIntercept", [f.inter for f in frames])):
+        if 0 < given.count(None) < len(given):
+            detail = f"{name} is missing in {given.count(None)} of {len(given)} slices: their values have two scales"
+            raise BadSample(address, "mixed series", detail)
+    for name, rows in (
+        ("PixelSpacing", [f.spacing for f in frames]),
+        ("ImageOrientationPatient", [np.concatenate([f.across, f.down]) for f in frames]),
+    ):
+        values = np.array(rows)
+        if np.ptp(values, axis=0).max() > 1e-3:
+            kinds = len(np.unique(values.round(3), axis=0))
+            raise BadSample(
+                address, "mixed series", f"{name} has {kinds} different values (a localizer among the slices?)"
+            )
+
+
+def only_one(address: str, name: str, given: Sequence[str | None]) -> None:
+    if len(set(given)) == 1:
+        return
+    counts = Counter("none" if value is None else value[-64:] for value in given)
+    told = some([f"{n} of {value}" for value, n in counts.most_common()])
+    hints = {
+        "SeriesInstanceUID": "a folder is one series, give each its own",
+        "ImageType": "magnitude, phase and maps are series of their own, give each its folder",
+        "ComplexImageComponent": "magnitude and phase are series of their own, give each its folder",
+    }
+    hint = hints.get(name, "slices of one series have one; give each kind its own folder")
+    raise BadSample(address, "mixed series", f"{name} has {len(counts)} different values ({told}); {hint}")
+
+
+@contextmanager
+def parsing(file: str) -> Iterator[None]:
+    """What pydicom and nibabel raise at a file's content, of whatever kind, becomes a verdict on the file."""
+    try:
+        yield
+    except (BadSample, UserError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        short = "less than" in text or ("expected" in text and "bytes" in text) or isinstance(error, EOFError)
+        told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise BadSample(file, "truncated" if short else "header", told[:300]) from error

@@ -1,0 +1,157 @@
+"""Planes with geometry become a volume: sorted along their normal, and refused by name where they are none."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data.volume.dicom.frames import Frame
+from mae_ext.errors import BadSample, some
+
+GAP_TOLERANCE = 0.1
+"""Of the usual distance: positions are written with three digits, a missing slice is off by all of it."""
+
+ASIDE_TOLERANCE = 0.1
+"""Of a pixel: how far a slice may lie beside the line through the others. A series is reconstructed about one line."""
+
+SAME_MM = 0.01
+"""Heights that differ by less are one place."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """rows: (slices, volumes) numbers of the planes, from the lowest place along the normal. affine: (4, 4), indices of
+    (column, row, slice) -> mm LPS; sheared where the gantry was tilted. contrast: what its volumes differ in, if that
+    is no time."""
+
+    rows: NDArray[np.int64]
+    affine: NDArray[np.float64]
+    contrast: str = ""
+
+
+def stacked(address: str, frames: Sequence[Frame]) -> Stack:
+    """Raises BadSample "axes", "repeated slices", "missing slices" or "mixed series". The planes are alike."""
+    first = frames[0]
+    origins = np.array([f.origin for f in frames])
+    normal = np.cross(first.across, first.down)
+    normal /= np.linalg.norm(normal)
+    heights = origins @ normal
+    groups = _places(heights)
+    if len(groups) < 2:
+        raise BadSample(address, "axes", f"a single slice ({len(frames)} planes at one position); a volume has more")
+    times = Counter(len(g) for g in groups).most_common(1)[0][0]
+    _check_repeats(address, frames, groups, heights, times)
+    _check_gaps(address, np.array([heights[g[0]] for g in groups]))
+    rows = np.array([sorted(g, key=lambda i: frames[i].order) for g in groups])
+    step = (origins[rows[-1, 0]] - origins[rows[0, 0]]) / (len(rows) - 1)
+    _check_line(address, origins[rows], normal, step, float(first.spacing.min()))
+    contrast = _check_volumes(address, frames, rows)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = first.across * first.spacing[1], first.down * first.spacing[0]
+    affine[:3, 2], affine[:3, 3] = step, origins[rows[0, 0]]
+    return Stack(rows, affine, contrast)
+
+
+def _places(heights: NDArray[np.float64]) -> list[list[int]]:
+    """Numbers of the planes at each height, from the lowest."""
+    groups: list[list[int]] = []
+    for i in np.argsort(heights, kind="stable").tolist():
+        if groups and heights[i] - heights[groups[-1][0]] < SAME_MM:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _check_repeats(
+    address: str, frames: Sequence[Frame], groups: list[list[int]], heights: NDArray[np.float64], times: int
+) -> None:
+    if odd := [z for z, g in enumerate(groups) if len(g) != times]:
+        z = odd[0]
+        detail = (
+            f"slice {z} of {len(groups)} (at {heights[groups[z][0]]:.2f} mm) comes {len(groups[z])} times, "
+            f"the others {times}"
+        )
+        if len({frame.stack for frame in frames}) > 1:
+            detail += "; the object holds several stacks, which are no one volume"
+        raise BadSample(address, "repeated slices" if times == 1 else "missing slices", detail)
+    for group in groups if times > 1 else []:
+        for a, b in pairwise(sorted((frames[i] for i in group), key=lambda frame: frame.order)):
+            if a.order == b.order:
+                detail = f"{_name(a)} and {_name(b)} differ in nothing: no telling which volume each belongs to"
+                raise BadSample(address, "repeated slices", detail)
+        images: dict[tuple[str, int], Frame] = {}
+        for frame in (frames[i] for i in group if frames[i].instance):
+            other = images.setdefault((frame.instance, frame.number), frame)
+            if other is not frame:
+                detail = f"{_name(other)} and {_name(frame)} are one image (SOPInstanceUID ...{frame.instance[-12:]})"
+                raise BadSample(address, "repeated slices", detail)
+
+
+def _name(frame: Frame) -> str:
+    return f"{Path(frame.file).name} (frame {frame.number + 1})" if frame.number else Path(frame.file).name
+
+
+def _check_gaps(address: str, heights: NDArray[np.float64]) -> None:
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    if wide := np.flatnonzero(np.abs(gaps - usual) > GAP_TOLERANCE * usual).tolist():
+        z = wide[0]
+        detail = f"{gaps[z]:.2f} mm between slices {z} and {z + 1} of {len(heights)}, usually {usual:.2f}"
+        raise BadSample(address, "missing slices", detail)
+
+
+def _check_line(
+    address: str, origins: NDArray[np.float64], normal: NDArray[np.float64], step: NDArray[np.float64], pixel: float
+) -> None:
+    """origins: (slices, volumes, 3) mm, each within the tolerances of its place on one line."""
+    count = len(origins)
+    steps = np.diff(origins[:, 0], axis=0)
+    jumps = steps - np.median(steps, axis=0)
+    jumps -= np.outer(jumps @ normal, normal)
+    far = np.linalg.norm(jumps, axis=1)
+    if far.max() > 2 * ASIDE_TOLERANCE * pixel:
+        z = int(far.argmax())
+        detail = f"slice {z + 1} of {count} lies {far[z]:.2f} mm aside of where slice {z} leads to"
+        raise BadSample(address, "mixed series", f"{detail}: slices of two scans, or of one that was moved")
+    off = origins - (origins[0, 0] + np.arange(count)[:, None] * step)[:, None]
+    along = np.abs(off @ normal)
+    beside = np.linalg.norm(off - (off @ normal)[..., None] * normal, axis=-1)
+    if beside.max() > ASIDE_TOLERANCE * pixel:
+        z = int(beside.max(1).argmax())
+        detail = f"slice {z} of {count} lies {beside.max():.2f} mm beside the line through the first and the last"
+        raise BadSample(address, "mixed series", f"{detail}: slices of two scans, or of one that was moved")
+    if along.max() > GAP_TOLERANCE * float(step @ normal):
+        z = int(along.max(1).argmax())
+        detail = f"slice {z} of {count} lies {along.max():.2f} mm from where even distances would put it"
+        raise BadSample(address, "missing slices", f"{detail}: the distance between slices changes")
+
+
+def _check_volumes(address: str, frames: Sequence[Frame], rows: NDArray[np.int64]) -> str:
+    """The volumes of one place are told apart by the same things everywhere; -> what that is, where it is no time."""
+    count = rows.shape[1]
+    names = ["EchoTime"] if count == 1 else list(dict.fromkeys(n for f in frames for n in f.contrast))
+    several = []
+    for name in names:
+        found = np.array([[frames[i].contrast.get(name, np.nan) for i in row] for row in rows])
+        values = np.unique(found[np.isfinite(found)]).tolist()
+        if len(values) < 2:
+            continue
+        told = f"{name} has {len(values)} values ({some([f'{v:g}' for v in values])})"
+        if not np.array_equal(found, np.broadcast_to(found[0], found.shape), equal_nan=True):
+            raise BadSample(address, "mixed series", f"{told}, not the same in every slice; give each its own folder")
+        several.append((told, len(values)))
+    if count > 1:
+        moments = np.array([[frames[i].moment for i in row] for row in rows])
+        if not (moments == moments[0]).all():
+            raise BadSample(address, "mixed series", "slices of one place have other time points than the next")
+        if len({frames[i].stack for i in rows[0]}) > 1:
+            raise BadSample(address, "mixed series", f"{count} stacks at one place; give each its own file")
+    if several and max(n for _, n in several) < count:
+        told = "; ".join(t for t, _ in several)
+        raise BadSample(address, "mixed series", f"{told}, and {count} volumes: two axes besides the three of space")
+    return "; ".join(told for told, _ in several)

@@ -1,0 +1,85 @@
+"""What can mislead of a scan that can be read: sides that are not said, places that contradict each other, a lean."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mae_ext.data.loading.statistics import spread
+from mae_ext.data.sources.table import PathTable
+from mae_ext.data.volume.geometry import apart, lean, orientation
+from mae_ext.data.volume.scan import Declared
+from mae_ext.errors import BadSample, some
+
+LEANS = 0.1
+"""Degrees. Less is what headers with three or four digits leave of right angles."""
+
+ITK_LEANS = 0.0057
+"""Degrees, a cosine of 1e-4: a sform that leans by more is none to ITK (found with SimpleITK 2.5.7)."""
+
+CONTRADICT = 0.1
+"""Of a voxel at a corner: rounding of either form is less."""
+
+LOOKED_AT = 1024
+"""Scans of a source, spread over it, whose headers are asked for left and right."""
+
+
+def doubts(found: Declared) -> list[str]:
+    """A clause each, for people; none of an ordinary scan. Of a header that has been checked."""
+    told, degrees = [], lean(found.affine)
+    if not found.sided:
+        code = orientation(found.affine).code
+        if found.other is None:
+            told.append(f"says nothing of left and right (no good RAS flag): read as {code}, as FreeSurfer does")
+        else:
+            told.append(
+                f"says nothing of left and right (sform and qform code 0): read as {code}, as nibabel and FSL do; "
+                f"software on ITK reads it as {orientation(found.other).code}"
+            )
+    if degrees >= LEANS:
+        told.append(f"its voxel axes lean by {degrees:.1f} degrees, as under a tilted gantry")
+    if found.nifti is not None and found.sided:
+        if found.other is not None:
+            told += _contradiction(found, degrees)
+        elif degrees > ITK_LEANS and int(found.nifti["sform_code"]) > 0:
+            told.append(
+                f"a sform that leans by {degrees:.3g} degrees and no qform: software on ITK opens neither it nor a "
+                f"prediction for it"
+            )
+    return told
+
+
+def _contradiction(found: Declared, degrees: float) -> list[str]:
+    assert found.other is not None
+    shape = tuple(found.shape[a] for a in found.spatial)
+    if not np.isfinite(found.other).all():
+        return ["its qform is damaged: the sform is taken, and software on ITK may take the qform"]
+    between = apart(found.affine, found.other, shape)
+    if between.voxels <= CONTRADICT:
+        return []
+    other = int(found.nifti["sform_code"]) != 1 or degrees > ITK_LEANS
+    itk = "software on ITK takes the qform" if other else "as does software on ITK"
+    return [f"sform and qform lie up to {between.mm:.3g} mm apart: the sform is taken, as nibabel and FSL do; {itk}"]
+
+
+def one_sided(reader: Any, addresses: PathTable | Sequence[str]) -> str | None:
+    """A warning that counts the samples whose files say nothing of left and right, or None. For readers that can tell,
+    by a method `sided(address)`.
+    """
+    ask = getattr(reader, "sided", None)
+    if ask is None:
+        return None
+    unsaid, looked_at = [], spread(len(addresses), LOOKED_AT)
+    for address in (addresses[index] for index in looked_at):
+        try:
+            if not ask(address):
+                unsaid.append(address)
+        except BadSample:  # whoever reads it says so
+            continue
+    if not unsaid:
+        return None
+    return (
+        f"{len(unsaid)} of {len(looked_at)} scans that were looked at say nothing of left and right (a NIfTI does so "
+        f"by sform and qform code 0), so which side is which is a guess: {some(unsaid)}; `mae-ext doctor` says how "
+        f"each is read"
+    )

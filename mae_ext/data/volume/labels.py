@@ -1,0 +1,211 @@
+"""Label maps of scans: read onto the lattice that a scan's crops are cut from, and written back into its geometry."""
+
+import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import nan
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mae_ext.data.labelmap import Labels, Stored
+from mae_ext.data.volume.geometry import Orientation, apart, canonical, canonical_affine, lattice, orientation, upright
+from mae_ext.data.volume.scan import Array, Declared
+from mae_ext.errors import NAMED, BadSample
+
+CORNER, MIDDLE = 0.5, 0.25
+"""Of a voxel: by how much a label map may miss its scan at the corners and in the middle. Within half a voxel the
+nearest voxel is still each label's own. A spacing that was rounded (0.977 for 0.9765625 is 0.23 voxels after 512) is
+half as far off in the middle as at the last corner; a shift, such as a corner taken for a centre, is not."""
+
+WHOLE = 1e-3
+"""What a whole number may be off as a float."""
+
+COARSEST = 0.5
+"""Of a step between stored levels. With larger ones two whole numbers are no further apart than rounding may be."""
+
+NO_EXTENSIONS = bytes(4)
+PLACE = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+"""The fields of a NIfTI header that say where its voxels lie."""
+
+
+def on_lattice(
+    address: str, found: Declared, spacing: tuple[float, ...] | None, like: tuple[str, Declared] | None
+) -> Labels:
+    """(D, H, W) at the wanted spacing: of each voxel the label of the nearest stored one. Raises BadSample.
+
+    A plane at a time, so that nothing of the size of the scan is made but the answer.
+    """
+    shape = tuple(found.shape[a] for a in sorted(found.spatial, reverse=True))
+    if found.extra:
+        raise BadSample(address, "label map", f"{len(found.shape)} axes; expected the three of space")
+    place = orientation(found.affine) if like is None else _place(address, found, *like)
+    stored = canonical(found.load().reshape(1, *shape), found.spatial, place)[0]
+    # By the scan's spacing: a label map's may differ in its last digit, and would become another number of voxels.
+    grid = lattice(stored.shape, (place if like is None else orientation(like[1].affine)).spacing, spacing)
+    depth, *plane = (
+        np.clip(np.rint(np.arange(n) * ratio), 0, stored_n - 1).astype(np.int64)
+        for n, ratio, stored_n in zip(grid.shape, grid.ratio, stored.shape, strict=True)
+    )
+    labels = np.empty(grid.shape, np.int32)
+    for z, whole in enumerate(_whole_numbers(address, stored, found)):
+        for at in np.flatnonzero(depth == z):
+            labels[at] = whole[np.ix_(*plane)]
+    return labels
+
+
+def _whole_numbers(address: str, stored: Array, found: Declared) -> Iterator[Array]:
+    """Each plane's labels. Raises BadSample "label map" with the values that are none.
+
+    What was stored as whole levels of a slope (nibabel scales floats that are saved as uint8: 0, 1, 2 become 0, 0.996,
+    2) has lost at most half a step, and is the whole number within it.
+    """
+    step = abs(found.slope) if found.dtype.kind in "iu" and (found.slope, found.inter) != (1, 0) else 0.0
+    allowed = max(WHOLE, step / 2 * (1 + WHOLE)) if step <= COARSEST else WHOLE
+    exact = found.dtype.kind in "iu" and step == 0
+    wrong: set[float] = set()
+    for plane in stored:
+        if exact and plane.min() >= 0 and plane.max() <= np.iinfo(np.int32).max:
+            yield plane
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = plane.astype(np.float64) * found.slope + found.inter
+            whole = np.rint(values)
+            bad = ~((np.abs(values - whole) <= allowed) & (whole >= 0) & (whole <= np.iinfo(np.int32).max))
+        if bad.any():
+            wrong |= {nan if np.isnan(v) else float(f"{v:.4g}") for v in np.unique(values[bad])}
+            if len(wrong) > NAMED:
+                break
+        if not wrong:
+            yield whole
+    if wrong:
+        first = ", ".join(f"{v:g}" for v in sorted(wrong)[:NAMED]) + (" and others" if len(wrong) > NAMED else "")
+        coarse = f", in steps of {step:.3g}, which are too coarse to tell" if step > COARSEST else ""
+        raise BadSample(
+            address,
+            "label map",
+            f"values that are not whole numbers from 0 on: {first} (stored as {found.dtype.name}{coarse}); save the "
+            f"labels as integers, np.rint(labels).astype(np.uint8), and resample them to the nearest voxel",
+        )
+
+
+def _place(address: str, found: Declared, like: str, scan: Declared) -> Orientation:
+    """Where the label map's axes point. Raises BadSample unless it lies where its scan lies.
+
+    A map that was drawn on the scan in software that goes by the scan's other form lies there, voxel for voxel.
+    """
+    here, there = orientation(found.affine), orientation(scan.affine)
+    ours, our_shape = canonical_affine(found.affine, _shape(found), here)
+    theirs, their_shape = canonical_affine(scan.affine, _shape(scan), there)
+    if our_shape == their_shape:
+        between = apart(theirs, ours, their_shape)
+        if between.voxels < CORNER and between.middle <= MIDDLE:
+            return here
+    if _shape(found) == _shape(scan) and any(
+        between.voxels < CORNER and between.middle <= MIDDLE
+        for between in (apart(a, b, _shape(scan)) for a in _forms(scan) for b in _forms(found))
+    ):
+        return there
+    if our_shape != their_shape:
+        detail = f"{_by(our_shape)} voxels, and the scan {like} has {_by(their_shape)}"
+    else:
+        detail = (
+            f"lies up to {between.mm:.3g} mm from the scan {like}: another affine ({between.voxels:.2g} voxels at a "
+            f"corner, {between.middle:.2g} in the middle; up to {CORNER} and {MIDDLE} count as rounding); make it on "
+            f"the voxels of the scan, or give it the scan's header"
+        )
+    raise BadSample(address, "label map", detail)
+
+
+def _forms(found: Declared) -> list[NDArray[np.float64]]:
+    return [a for a in (found.affine, found.other) if a is not None and np.isfinite(a).all()]
+
+
+def _shape(found: Declared) -> tuple[int, ...]:
+    return tuple(found.shape[a] for a in found.spatial)
+
+
+def header_like(found: Declared, dtype: DTypeLike) -> Any:
+    """nibabel's header of a NIfTI that lies where `found` lies, on its three axes of space; NO_EXTENSIONS follow it.
+
+    For a NIfTI: its version, and its qform, sform, both codes, voxel lengths and units, to the bit, so that whatever
+    software shows the scan shows this on top of it. For any other scan: NIfTI-1 in mm with the affine as the sform, and
+    as the qform what comes nearest to it without a lean, which ITK goes by where it refuses the sform.
+    """
+    import nibabel as nib
+
+    kind = nib.Nifti1Header if found.nifti is None else type(found.nifti)
+    header = kind(endianness="<")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(_shape(found))
+    if found.nifti is None:
+        header.set_xyzt_units("mm")
+        header.set_qform(upright(found.affine), found.code)
+        header.set_sform(found.affine, found.code)
+    else:
+        for field in PLACE:
+            header[field] = found.nifti[field]
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = len(header.binaryblock) + len(NO_EXTENSIONS)
+    return header
+
+
+def write(values: NDArray[Any], found: Declared, spacing: tuple[float, ...] | None, path: Path) -> None:
+    """(D, H, W) on the lattice -> NIfTI on the voxels of `found`: of each the value of the nearest. Raises OSError.
+
+    Whole numbers from 0 on become uint8 where they fit, else int32; floats become float32. A plane at a time: `values`
+    may be a file that is mapped. The file appears when it is complete.
+    """
+    place = orientation(found.affine)
+    shape = tuple(_shape(found)[axis] for axis in place.source)
+    grid = lattice(shape, place.spacing, spacing)
+    assert values.shape == grid.shape
+    nearest = [
+        np.clip(np.rint(np.arange(n) / ratio), 0, m - 1).astype(np.int64)
+        for n, ratio, m in zip(shape, grid.ratio, grid.shape, strict=True)
+    ]
+    # The file's axes, slowest first: of the values' axes, that which comes from each.
+    axes = [place.source.index(axis) for axis in (2, 1, 0)]
+    slow, *plane = (nearest[axis][:: -1 if place.flip[axis] else 1] for axis in axes)
+    kind = np.dtype(np.float32 if values.dtype.kind == "f" else np.uint8 if values.max(initial=0) < 256 else np.int32)
+    header = header_like(found, kind)
+    with _complete(path) as file:
+        file.write(header.binaryblock + NO_EXTENSIONS)
+        turned = values.transpose(axes)
+        for at in slow:
+            file.write(turned[at][np.ix_(*plane)].astype(kind.newbyteorder("<")).tobytes())
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, gzipped where it is called so, that takes its name at the end. Always the same bytes."""
+    partial = path.with_name(f"tmp-{path.name}")
+    try:
+        with partial.open("wb") as raw:
+            if path.name.endswith(".gz"):
+                with gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+                    yield packed  # type: ignore[misc]
+            else:
+                yield raw
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def stored(found: Declared, spacing: tuple[float, ...] | None) -> Stored:
+    """The voxels of `found` in canonical order, on the lattice at the wanted spacing."""
+    place = orientation(found.affine)
+    grid = lattice(tuple(_shape(found)[axis] for axis in place.source), place.spacing, spacing)
+    return Stored(
+        grid.shape, tuple(np.arange(n) / r for n, r in zip(grid.extent, grid.ratio, strict=True)), place.spacing
+    )

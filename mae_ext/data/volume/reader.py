@@ -1,0 +1,368 @@
+"""The volume reader: CT, MRI and other scans in three dimensions, many crops from one reading of a file.
+
+Samples are (C, D, H, W) with D from the feet to the head, H from back to front and W from left to right of the
+patient (geometry.py), at the spacing of the config or as the scanner left them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mae_ext.data.labelmap import Labels, Stored
+from mae_ext.data.sample import Crop, CropSampler, Sample, judged
+from mae_ext.data.sources import archive
+from mae_ext.data.sources.cache import Cache, Entry, source_identity
+from mae_ext.data.sources.folder import members
+from mae_ext.data.sources.table import fetch, head
+from mae_ext.data.volume import labels as label_volume
+from mae_ext.data.volume import nifti, nrrd
+from mae_ext.data.volume.dicom import series as dicom
+from mae_ext.data.volume.doubts import doubts
+from mae_ext.data.volume.foreground import body_mask, measured, scaled, survey, usable, without_padding
+from mae_ext.data.volume.geometry import (
+    Lattice,
+    Taps,
+    canonical,
+    covered,
+    interpolate,
+    laid,
+    lattice,
+    orientation,
+    touched,
+    window,
+)
+from mae_ext.data.volume.intensity import Levels, build_intensity, check_body, check_lengths
+from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
+from mae_ext.errors import BadSample
+
+MAX_BYTES = 2 << 30
+"""Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
+
+BLOCK = 1 << 20
+"""Voxels that are made or looked at at once: interpolation works in float64, and a whole scan may be asked for. Of a
+crop that is resized, four times as many at once took half as long again (96 cubed out of 160 x 190 x 228)."""
+
+VERSION = 2
+"""Of what the cache holds. Raise it with every change of what `read` returns."""
+
+Time = Literal["first", "middle", "mean"]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan in canonical order. voxels: (C, D, H, W) as stored, a view. valid: (D, H, W), where the loss may count.
+
+    fill: for each channel, the least finite value, in the scan's units: what stands for padding and non-finite voxels.
+    levels: None when they have been applied, and non-finite voxels are gone.
+    """
+
+    voxels: Array
+    slope: float
+    inter: float
+    spacing: tuple[float, float, float]
+    fill: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    levels: Levels | None
+    grid: Lattice
+
+    def cut(self, box: Crop, size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(channels, *size) at the model's levels, and valid (*size)."""
+        fill = self.fill.reshape(-1, 1, 1, 1)
+        if self.levels is None and (found := self.grid.runs(box, size)):  # a prepared scan: nothing to do but to copy
+            near, where = found
+            stored, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
+            return laid(stored, where, size, fill), laid(valid, where, size, False)[0]
+        taps = self.grid.taps(box, size)
+        touches = prod(max(n, near.stop - near.start) for n, near in zip(size, window(taps), strict=True))
+        step = max(1, size[0] * BLOCK // touches)
+        if step >= size[0]:
+            return self._slab(taps, fill)
+        x = np.empty((len(self.voxels if self.levels is None else self.levels.channel), *size), np.float32)
+        valid = np.empty(size, bool)
+        for z in range(0, size[0], step):
+            slab = slice(z, min(z + step, size[0]))
+            x[:, slab], valid[slab] = self._slab([taps[0].part(slab), *taps[1:]], fill)
+        return x, valid
+
+    def _slab(self, taps: list[Taps], fill: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        stored, inner = touched(self.voxels, taps)
+        x = scaled(stored, self.slope, self.inter)
+        if self.levels is not None and not (fine := usable(x)).all():
+            x = np.where(fine, x, fill)
+        x = interpolate(x, inner)
+        if not all(t.inside.all() for t in taps):
+            d, h, w = (t.inside for t in taps)
+            x = np.where(d[:, None, None] & h[:, None] & w, x, fill)
+        return x if self.levels is None else self.levels(x), self._covered(taps)
+
+    def _covered(self, taps: list[Taps]) -> NDArray[np.bool_]:
+        near, inner = touched(self.valid[None], taps)
+        return covered(near[0], inner)
+
+    def share(self, box: Crop, size: tuple[int, ...]) -> float:
+        """Valid share of a box, padding included."""
+        return float(self._covered(self.grid.taps(box, size)).mean())
+
+
+class VolumeReader:
+    """NIfTI, MGH, NRRD, DICOM and array rows -> (C, D, H, W) float32, with `valid` and the spacing in mm.
+
+    spacing: mm along D, H, W to resample to (trilinear), or None to keep each scan's own. intensity: see intensity.py;
+    {name: window, windows: [[-175, 250]]} for CT, zscore or percentile for MRI. channel_axis, time_axis: which axis of
+    the file, counted as nibabel shows it, holds the channels, or time, of which the `time` one is taken; without them a
+    scan with a fourth axis is refused. body: what is not air: a threshold in the scan's units (CT: -500), "otsu",
+    "nonzero" (skull-stripped or de-faced MRI), or None when everything counts. Air that is seen from outside carries no
+    loss and enters no mean. min_body: the least share of a crop that is valid, where one of the sampler's boxes has it.
+    min_finite: a scan with a smaller share of finite voxels is refused; with a larger, the others carry no loss.
+    cache: a folder for prepared scans. max_bytes: of a file and of its voxels.
+
+    Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
+    among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
+    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
+    "unreadable".
+    """
+
+    suffixes: tuple[str, ...] = (
+        *(*nifti.NIFTI_SUFFIXES, *nifti.MGH_SUFFIXES, *nrrd.SUFFIXES),
+        *(f"{suffix}/" for suffix in dicom.SUFFIXES),
+    )
+    display = "volume"
+    label_suffix = ".nii.gz"
+    example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
+
+    def __init__(
+        self,
+        size: tuple[int, ...],
+        channels: int = 1,
+        spacing: Sequence[float] | None = None,
+        intensity: str | Mapping[str, Any] = "zscore",
+        channel_axis: int | None = None,
+        time_axis: int | None = None,
+        time: Time = "mean",
+        body: float | str | None = None,
+        min_body: float = 0.0,
+        min_finite: float = 0.999,
+        array_spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        cache: str | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
+        if time not in ("first", "middle", "mean"):
+            raise ValueError(f"time={time!r}: expected 'first', 'middle' or 'mean'")
+        if channel_axis is not None and time_axis is not None:
+            raise ValueError("give channel_axis or time_axis, not both: a scan has one axis besides the three of space")
+        for name, share in (("min_body", min_body), ("min_finite", min_finite)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must be a share, 0 to 1")
+        if min_body and body is None:
+            raise ValueError("min_body needs body: a threshold, 'otsu' or 'nonzero'")
+        if not max_bytes > 0:
+            raise ValueError(f"max_bytes={max_bytes} must be above 0")
+        self.size, self.channels, self.max_bytes = tuple(size), channels, max_bytes
+        self.spacing = check_lengths("spacing", spacing)
+        self.array_spacing = check_lengths("array_spacing", array_spacing) or (1.0, 1.0, 1.0)
+        self.intensity, self.described = build_intensity(intensity), intensity
+        self.stored_channels = self.intensity.sources(channels)
+        self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
+        self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
+        self.cache = Cache(cache) if cache else None
+
+    def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
+        scan = self.prepared(address) if self.cache else self._scan(address)
+        boxes = [self._box(scan, crop) for crop in crops]
+        try:
+            return [self._sample(scan, box, address) for box in boxes]
+        except MemoryError as error:
+            raise BadSample(address, "out of memory", str(error)) from error
+
+    @judged
+    def describe(self, address: str) -> str:
+        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
+        found = self._declared(address)
+        return "\n".join([str(found), *doubts(found)])
+
+    @judged
+    def sided(self, address: str) -> bool:
+        """Whether the file says where left is, of which its first bytes are read. Raises BadSample."""
+        name = address.lower()
+        if _is_folder(address) or archive.ROW.fullmatch(address):
+            return True
+        if name.endswith(nifti.MGH_SUFFIXES):
+            return nifti.sided_mgh(address, head(address))
+        return not name.endswith(nifti.NIFTI_SUFFIXES) or nifti.sided(address, head(address))
+
+    @judged
+    def stored(self, address: str) -> Stored:
+        return label_volume.stored(self._declared(address), self.spacing)
+
+    @judged
+    def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
+        """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
+        scan = None if like is None else (like, self._declared(like))
+        return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
+
+    def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
+        """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
+        label_volume.write(labels, self._declared(like), None if as_stored else self.spacing, path)
+
+    @judged
+    def prepared(self, address: str) -> Scan:
+        """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
+        assert self.cache is not None
+        files = members(address, dicom.SUFFIXES) if _is_folder(address) else [address]
+        key = {"reader": "volume", "version": VERSION, "source": [source_identity(f) for f in files], **self._rule()}
+        made: list[tuple[NDArray[np.float32], NDArray[np.bool_], Scan]] = []
+
+        def build() -> tuple[NDArray[np.float32], NDArray[np.bool_], Scan]:
+            if not made:  # both entries come from one reading
+                scan = self._scan(address)
+                size = scan.grid.shape
+                made.append((*scan.cut(Crop((0, 0, 0), size, (False,) * 3), size), scan))
+            return made[0]
+
+        def voxels() -> Entry:
+            x, _, scan = build()
+            spacing = [s * r for s, r in zip(scan.spacing, scan.grid.ratio, strict=True)]
+            assert scan.levels is not None
+            fill = scan.levels(scan.fill.reshape(-1, 1, 1, 1)).ravel()
+            return Entry(x, {"spacing": spacing, "fill": [float(v) for v in fill]})
+
+        found = self.cache.get_or_build({**key, "part": "voxels"}, voxels)
+        valid = self.cache.get_or_build({**key, "part": "valid"}, lambda: Entry(build()[1].astype(np.uint8)))
+        a, b, c = found.meta["spacing"]
+        grid = lattice(found.array.shape[1:], (a, b, c), None)
+        fill = np.array(found.meta["fill"], dtype=np.float32)
+        return Scan(found.array, 1.0, 0.0, (a, b, c), fill, valid.array.view(np.bool_), None, grid)
+
+    def _rule(self) -> dict[str, Any]:
+        """All that changes a prepared scan."""
+        return {
+            "channels": self.channels,
+            "spacing": self.spacing,
+            "intensity": self.described,
+            "axes": [self.channel_axis, self.time_axis, self.time],
+            "body": self.body,
+            "min_finite": self.min_finite,
+            "array_spacing": self.array_spacing,
+        }
+
+    def _box(self, scan: Scan, crop: CropSampler) -> Crop:
+        """The sampler's box, or the first of its alternatives that holds enough of the body, or the fullest of them."""
+        alternatives: Callable[[tuple[int, ...]], Iterator[Crop]] | None = getattr(crop, "alternatives", None)
+        if alternatives is None or not self.min_body:
+            return crop(scan.grid.shape)
+        best, most = None, -1.0
+        for box in alternatives(scan.grid.shape):
+            share = scan.share(box, self.size)
+            if share >= self.min_body:
+                return box
+            if share > most:
+                best, most = box, share
+        assert best is not None
+        return best
+
+    def _sample(self, scan: Scan, box: Crop, address: str) -> Sample:
+        x, valid = scan.cut(box, self.size)
+        if turned := [axis for axis, flip in enumerate(box.flip) if flip]:
+            x, valid = np.flip(x, tuple(1 + axis for axis in turned)), np.flip(valid, tuple(turned))
+        spacing = tuple(
+            s * r * (b - a) / n
+            for s, r, a, b, n in zip(scan.spacing, scan.grid.ratio, box.start, box.stop, self.size, strict=True)
+        )
+        x, valid = np.ascontiguousarray(x), np.ascontiguousarray(valid)
+        return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing)
+
+    @judged
+    def _declared(self, address: str) -> Declared:
+        """The header, checked in the order of its own claims; not a voxel read."""
+        if _is_folder(address):
+            found = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
+        else:
+            name = address.lower()
+            if name.endswith(dicom.SUFFIXES):
+                found = dicom.declared(address, [address], self.max_bytes)
+            else:
+                found = self._one_file(address, name)
+        check(address, found, self.max_bytes)
+        return found
+
+    def _one_file(self, address: str, name: str) -> Declared:
+        content = fetch(address, self.max_bytes)
+        if isinstance(content, np.ndarray):
+            return _array(content, self.array_spacing, self.channel_axis, self.time_axis)
+        if name.endswith(nrrd.SUFFIXES):
+            return nrrd.declared(address, content)
+        if name.endswith(nifti.MGH_SUFFIXES):
+            return nifti.declared_mgh(address, content)
+        return nifti.declared_nifti(address, content)
+
+    @judged
+    def _scan(self, address: str) -> Scan:
+        found = self._declared(address)
+        extra = pick_axis(address, found, self.channel_axis, self.time_axis)
+        stored = self._channels(address, found, found.load(), extra)
+        place = orientation(found.affine)
+        voxels, there = without_padding(address, canonical(stored, found.spatial, place), found.slope)
+        fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
+        if there is not None:
+            valid &= there
+        if self.body is not None:
+            valid &= body_mask(voxels, found.slope, found.inter, valid, self.body)
+        if not valid.any():
+            raise BadSample(address, "no body", f"nothing but air at body={self.body}")
+        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
+        grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
+        size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
+        if self.cache and size_bytes > 4 * self.max_bytes:
+            raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
+        return Scan(voxels, found.slope, found.inter, place.spacing, fill, valid, levels, grid)
+
+    def _channels(self, address: str, found: Declared, stored: Array, extra: int | None) -> Array:
+        """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file)."""
+        axes = len(found.shape)
+        if extra is None:
+            stored = stored.reshape(1, *(found.shape[a] for a in sorted(found.spatial, reverse=True)))
+        else:
+            stored = np.moveaxis(stored, axes - 1 - extra, 0)
+            if self.time_axis is not None:
+                stored = _instant(stored, self.time)
+        if len(stored) != self.stored_channels:
+            detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
+            raise BadSample(address, "channels", detail)
+        return stored
+
+
+def _instant(stored: Array, time: Time) -> Array:
+    """(T, ...) -> (1, ...)."""
+    if time == "mean":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
+    at = 0 if time == "first" else len(stored) // 2
+    return stored[at : at + 1]
+
+
+def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, time_axis: int | None) -> Declared:
+    """A row of an archive, (D, H, W) with or without one axis more, already in canonical order."""
+    extra = [axis % row.ndim for axis in (channel_axis, time_axis) if axis is not None and row.ndim > 3]
+    spatial = [a for a in range(row.ndim) if a not in extra][:3]
+    # As a file, fastest axis first: the array's axes from the last to the first.
+    affine = np.diag([*reversed(spacing), 1.0])
+    axes = row.ndim - 1
+    turned = tuple(sorted(axes - a for a in spatial))
+    first, second, third = turned if len(turned) == 3 else (0, 1, 2)
+    stored = row.astype(np.uint8) if row.dtype == np.bool_ else row
+    spatial_axes = (first, second, third)
+    return Declared(
+        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True, code=2
+    )
+
+
+def _is_folder(address: str) -> bool:
+    return address.endswith("/") or ("::" not in address and Path(address).is_dir())

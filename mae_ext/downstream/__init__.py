@@ -1,1 +1,0 @@
-"""What a pretrained encoder is for: frozen features, and how good they are."""

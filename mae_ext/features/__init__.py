@@ -1,0 +1,1 @@
+"""The frozen encoder, what it makes of samples, and pictures of that."""

@@ -1,0 +1,146 @@
+"""Features of a whole source as a file that any tool can read: safetensors, and one JSON line for each row."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from mae_ext.data.sources.table import are_numbers
+from mae_ext.engine.checkpoint import is_run
+from mae_ext.engine.log import warn
+from mae_ext.engine.outputs import warn_one_sided
+from mae_ext.errors import UserError, reasons
+from mae_ext.features.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
+from mae_ext.features.map import draw_map
+from mae_ext.features.neighbours import draw_neighbours
+from mae_ext.strict_json import dumps
+from mae_ext.writing import blamed_on, staged
+
+MAPS = "maps"
+"""Folder of a run whose pictures its report shows."""
+
+
+def embed(
+    run: str | Path,
+    source: str,
+    out: str | Path,
+    pool: Pool = "mean",
+    name: str | None = None,
+    batch_size: int = 64,
+    max_bad_fraction: float | None = None,
+    progress: Progress | None = None,
+    with_map: bool = False,
+    neighbours: int | None = None,
+) -> Path:
+    """Write `features (n, D) float32` to `out` (.safetensors) and, beside it, line i for row i in a .jsonl.
+
+    A line is {"path", "label", "class"}; label and class are null where the source has none, class is a list where a
+    sample can have several, and "patient" is added where the source knows it. label is the class itself where classes
+    are numbers, else its place among the sorted names (in the file's metadata). Bytes of a path that are no text stand
+    as Python's surrogate escapes, so that the file is found again. with_map: also `<out>.map.png`, features
+    as points in a plane. neighbours: also `<out>.neighbours.png` (.gif where samples move), a few samples and so many
+    that are nearest to each; of a run directory, both are copied into its maps/, for its report. Samples that could not
+    be read go to `<out>.bad.jsonl` and are counted in the file's metadata. Files already there are
+    replaced when all is computed. Raises as `FrozenEncoder.features` does, and UserError, before anything is computed,
+    when `out` cannot be written.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: features are written as safetensors; name the file {out.name}.safetensors")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder to write {out.name} into")
+    sidecars = [out.with_suffix(suffix) for suffix in (".jsonl", ".bad.jsonl")]
+    if not out.exists() and (there := [path for path in sidecars if path.exists()]):
+        raise UserError(f"{there[0]}: belongs to no {out.name}, and would be written over; name another file")
+    with staged(out, *sidecars) as [table, lines, ledger]:
+        encoder = load_encoder(run, name)
+        warn_one_sided([encoder.modality], [source])
+        features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=progress)
+        metadata = {
+            "checkpoint": _as_text(encoder.path),
+            "step": str(encoder.step),
+            "modality": encoder.name,
+            "source": _as_text(source),
+            "pool": pool,
+            "bad": str(len(features.bad)),
+            "classes": dumps(features.classes),
+        }
+        try:
+            with blamed_on(out):
+                save_file({"features": features.features}, table, metadata)
+                _write_lines(lines, _rows(features))
+                if features.bad:
+                    _write_lines(ledger, features.bad)
+                else:
+                    ledger.unlink()
+        except SafetensorError as error:
+            raise UserError(f"{out}: cannot be written: {error}") from None
+    if not features.bad:
+        sidecars[1].unlink(missing_ok=True)
+    if with_map or neighbours is not None:
+        _draw(encoder, features, out, Path(run), with_map, neighbours)
+    if features.bad:
+        total = len(features.bad) + len(features.sources)
+        warn(
+            f"{len(features.bad)} of {total} samples could not be read; they are listed in {sidecars[1]}: "
+            f"{reasons(features.bad)}"
+        )
+    return out
+
+
+def _rows(features: Features) -> Iterable[dict[str, Any]]:
+    numbers = are_numbers(features.classes)
+    for i, path in enumerate(features.sources):
+        label = -1 if features.labels is None else int(features.labels[i])
+        named = features.classes[label] if label >= 0 else None
+        row: dict[str, Any] = {
+            "path": path,
+            "label": None if named is None else int(named) if numbers else label,
+            "class": named,
+        }
+        if features.marks is not None:
+            marks = features.marks[i]
+            row["class"] = (
+                [c for c, m in zip(features.classes, marks, strict=True) if m == 1] if marks.max() >= 0 else None
+            )
+        if features.patients is not None:
+            row["patient"] = features.patients[i] or None
+        yield row
+
+
+def _draw(
+    encoder: FrozenEncoder, features: Features, out: Path, run: Path, with_map: bool, neighbours: int | None
+) -> None:
+    try:
+        written = []
+        if with_map:
+            kinds = [row["class"] for row in _rows(features)]
+            names = ["|".join(k) or "none" if isinstance(k, list) else k for k in kinds]
+            title = f"{out.stem} · {len(names)} samples · step {encoder.step}"
+            written.append(draw_map(features.features, names, out.with_suffix(".map.png"), title))
+        if neighbours is not None:
+            written.append(draw_neighbours(encoder, features, neighbours, out.with_suffix(".neighbours")))
+    except OSError as error:
+        raise UserError(
+            f"{out.parent}: pictures of the features cannot be written: {error.strerror or error}"
+        ) from None
+    if is_run(run):
+        try:
+            (run / MAPS).mkdir(exist_ok=True)
+            for path in written:
+                shutil.copyfile(path, run / MAPS / path.name)
+        except OSError as error:
+            warn(f"{run / MAPS}: {error.strerror or error}; the report will not show the features' pictures")
+
+
+def _as_text(name: str | Path) -> str:
+    """A path as metadata can hold it: bytes of a name that are no text are escaped."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(dumps(row) + "\n" for row in rows)

@@ -1,0 +1,259 @@
+"""A trained encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mae_ext.config import Config, ModalityConfig, one_modality
+from mae_ext.cores import cores
+from mae_ext.data.crops import evaluation_sampler
+from mae_ext.data.loading.loader import build_reader
+from mae_ext.data.sample import Reader, Sample, read_checked
+from mae_ext.data.sources.cache import keeping
+from mae_ext.data.sources.table import Items, list_items
+from mae_ext.engine.checkpoint import load_run
+from mae_ext.engine.task import device_of
+from mae_ext.errors import BadSample, UserError, check_bad, reasons
+from mae_ext.model.mae import MAE
+
+Pool = Literal["mean", "class", "tokens"]
+"""What becomes of a sample's tokens: their mean, the class token alone, or all of them as they are."""
+
+View = Callable[[Tensor], Tensor]
+"""(B, C, *S) in reader units -> the same shape: what the encoder is shown instead, say frames in another order."""
+
+TOKEN_BYTES = 8 << 30
+"""Of all tokens of a source at once, in memory, in half precision."""
+
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total) after every batch."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """One row for each sample that could be read, in the order of the source.
+
+    features: (n, D) float32; (n, N, D) float16 of pool "tokens", which is half the memory. labels: (n,) int64 into
+    `classes`, -1 where unlabelled; None when nothing is labelled.
+    bad: the samples that could not be read: {"path", "kind", "detail"}.
+    marks: (n, classes) int8 where a sample can have several classes: 1 has, 0 has not, -1 not known; labels is then
+    None. patients: whose each sample is, where the source says so; "" where it leaves one out.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    sources: list[str]
+    bad: list[dict[str, Any]]
+    marks: np.ndarray | None = None
+    patients: list[str] | None = None
+
+
+class FrozenEncoder(nn.Module):
+    """`encoder(x)` are tokens, with gradients, in any program of PyTorch; `encode`, `pooled`, `features` without.
+
+    It never masks, and takes samples of any size that the patch divides, in the reader's units: normalising is its own.
+    name: of the modality. step: optimiser steps behind the weights; 0 for random ones. keeps: whether the reader's
+    cache, which is a training's, may grow by what is read here: during the training alone.
+    """
+
+    def __init__(self, model: MAE, config: Config, name: str, step: int, path: Path, keeps: bool = False) -> None:
+        super().__init__()
+        self.model, self.config, self.name, self.step, self.path, self.keeps = model, config, name, step, path, keeps
+        self.training = model.training
+
+    def forward(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over `grid_of(x)`.
+
+        x: uint8, or floats (images and clips: 0..1), on the encoder's device. spacing: (B, n) distances between voxels
+        (mm), of an encoder whose positions are physical. Raises WrongShape for a size that the patch does not divide.
+        """
+        return self.model.encode(x, self.name, spacing)
+
+    def layers(self, x: Tensor, taken: Sequence[int], spacing: Tensor | None = None) -> list[Tensor]:
+        """As forward -> [(B, N, D)]: after each block of `taken`, counted from 1, as it is; last forward's own.
+
+        Raises UserError for a block that there is not.
+        """
+        depth = self.model.encoder.trunk.depth
+        if outside := [number for number in taken if not 1 <= number <= depth]:
+            raise UserError(f"layers {[*taken]}: there is no block {outside[0]}; expected numbers from 1 to {depth}")
+        return self.model.encode_layers(x, taken, self.name, spacing)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Of the weights behind forward. Those of the decoder and of other modalities, which it does not use, stay
+        frozen, so that optimisers and DistributedDataParallel leave them alone."""
+        used = ("encoder.", *(f"modalities.{self.name}.{part}." for part in ("embed", "position")))
+        for key, parameter in self.model.named_parameters():
+            parameter.requires_grad_(requires_grad and key.startswith(used))
+        return self
+
+    def grid_of(self, x: Tensor) -> tuple[int, ...]:
+        """(B, C, *S) -> how many tokens there are along each axis."""
+        return self.model.modality(self.name).grid_of(x)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a token, D."""
+        return self.model.encoder.trunk.width
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def modality(self) -> ModalityConfig:
+        return self.config.modalities[self.name]
+
+    def reader(self) -> Reader:
+        reader: Reader = keeping(
+            build_reader(self.modality, f"modalities.{self.name}.data.reader"),
+            "if possible" if self.keeps else "never",
+        )
+        return reader
+
+    def items(self, source: str) -> Items:
+        return list_items(source, tuple(self.reader().suffixes))
+
+    @torch.no_grad()  # and not in inference mode: no head could learn from what that gives
+    def encode(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
+        """forward without gradients, of x on any device."""
+        return self(x.to(self.device), None if spacing is None else spacing.to(self.device))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def pooled(self, samples: Sequence[Sample], pool: Pool = "mean", view: View | None = None) -> Tensor:
+        """B samples -> (B, D) float32 or, of pool "tokens", (B, N, D) float16, on the CPU, without gradients."""
+        x, spacing = stack(samples)
+        spacing = spacing if spacing is None else spacing.to(self.device)
+        if view is not None:
+            x = view(x)
+        if pool == "tokens":
+            return self.encode(x, spacing).half().cpu()
+        return self.model.features(x.to(self.device), self.name, spacing, pool).float().cpu()
+
+    def randomised(self, seed: int = 0) -> "FrozenEncoder":
+        """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
+        config = self.config.model_copy(update={"seed": seed})
+        untrained = MAE(config, decodes=self.model.decoder is not None)
+        return FrozenEncoder(untrained.eval().to(self.device), config, self.name, 0, self.path, self.keeps)
+
+    def features(
+        self,
+        source: str,
+        pool: Pool = "mean",
+        batch_size: int = 64,
+        threads: int | None = None,
+        max_bad_fraction: float | None = None,
+        progress: Progress | None = None,
+        view: View | None = None,
+    ) -> Features:
+        """Features of every sample of a source: whole images (short side, centre crop), no randomness.
+
+        A sample that cannot be read is skipped and listed. Raises RunError, naming files, when more than
+        max_bad_fraction (default: the run's own data.max_bad_fraction) of the source is bad, and UserError for an
+        unusable source or pool.
+        """
+        self._check_pool(pool)
+        items = self.items(source)
+        size = 2 * len(items) * prod(self.modality.grid) * (self.config.model.width or 0)
+        if pool == "tokens" and size > TOKEN_BYTES:
+            raise UserError(
+                f"{source}: the tokens of its {len(items)} samples would fill {size / 2**30:.1f} GiB of memory, more "
+                f"than {TOKEN_BYTES / 2**30:g}; give a list file that names fewer of them"
+            )
+        allowed = self.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
+        rows: list[Tensor] = []
+        waiting: list[Sample] = []
+        good: list[int] = []
+        bad: list[dict[str, Any]] = []
+        for index, outcome in enumerate(self.decode(items, threads)):
+            if isinstance(outcome, BadSample):
+                bad.append(outcome.row)
+                check_bad(bad, len(items), allowed, source)
+                continue
+            good.append(index)
+            waiting.append(outcome)
+            if len(waiting) == batch_size:
+                rows.append(self.pooled(waiting, pool, view))
+                waiting.clear()
+                if progress is not None:
+                    progress(index + 1, len(items))
+        if waiting:
+            rows.append(self.pooled(waiting, pool, view))
+        if progress is not None:
+            progress(len(items), len(items))
+        if not rows:
+            raise UserError(f"{source}: none of its {len(items)} samples can be read: {reasons(bad)}")
+        return Features(
+            torch.cat(rows).numpy(),
+            None if items.labels is None else items.labels[good].astype(np.int64),
+            tuple(items.classes),
+            [items.addresses[i] for i in good],
+            bad,
+            None if items.marks is None else items.marks[good],
+            None if items.patients is None else [items.patients[i] for i in good],
+        )
+
+    def decode(self, items: Items, threads: int | None = None) -> Iterator[Sample | BadSample]:
+        """Every sample in order, decoded ahead by threads: Pillow lets go of the interpreter lock, as torch does.
+
+        threads: default one per core, at most 8. At most four samples per thread are decoded ahead of their use.
+        """
+        reader, crop = self.reader(), evaluation_sampler(self.modality.data.augment, self.modality.size)
+
+        def read(index: int) -> Sample | BadSample:
+            try:
+                return read_checked(reader, items.addresses[index], [crop])[0]
+            except BadSample as error:
+                return error
+
+        threads = threads or min(8, cores())
+        indices = iter(range(len(items)))
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+            ahead: deque[Future[Sample | BadSample]] = deque(pool.submit(read, i) for i in islice(indices, 4 * threads))
+            try:
+                while ahead:
+                    outcome = ahead.popleft().result()
+                    ahead.extend(pool.submit(read, i) for i in islice(indices, 1))
+                    yield outcome
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _check_pool(self, pool: str) -> None:
+        if pool not in get_args(Pool):
+            raise UserError(
+                f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the class token) or 'tokens'"
+            )
+        if pool == "class" and not self.config.model.class_token:
+            raise UserError("pool 'class': this model has no class token (model.class_token is false); use 'mean'")
+
+
+def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
+    """B samples -> (B, C, *S) and, where they have one, the spacing (B, n) float32."""
+    views, spacing = [s.x for s in samples], [s.spacing for s in samples if s.spacing is not None]
+    if len({x.dtype for x in views}) > 1:
+        # torch.stack would promote 8-bit levels to 0..255 beside floats that mean 0..1.
+        views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
+    return torch.stack(views), torch.tensor(spacing) if len(spacing) == len(samples) else None
+
+
+def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:
+    """The encoder of a run directory (its newest good checkpoint) or of one checkpoint, in eval mode.
+
+    name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". The weights behind
+    `encoder(x)` can be trained, the others are frozen (see `requires_grad_`). Raises CheckpointError, UserError.
+    """
+    run = load_run(run_or_file)
+    name = one_modality(name, run.config, str(run_or_file))
+    model = run.model.eval().to(device_of(device))
+    return FrozenEncoder(model, run.config, name, run.step, Path(run.path)).requires_grad_()

@@ -1,0 +1,1 @@
+"""What features are worth: labelled data, classifiers on frozen features, scores with intervals."""

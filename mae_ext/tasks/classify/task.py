@@ -1,0 +1,215 @@
+"""The task of classification: an encoder, its tokens pooled, one linear layer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.change.distort import distort
+from mae_ext.data.change.mix import Mix
+from mae_ext.data.loading.loader import ModalityData, build_reader
+from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.plan import Key
+from mae_ext.data.sample import Batch, CropSampler, Sample, read_checked
+from mae_ext.data.sources.classes import Split, labelled_split, settled, share_or_count
+from mae_ext.data.sources.table import Items
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.pretrain import with_statistics
+from mae_ext.engine.task import Progress
+from mae_ext.errors import ConfigError, UserError, check_bad, reasons
+from mae_ext.model.linear import Linear
+from mae_ext.model.mae import MAE
+from mae_ext.probing.attentive import AttentivePool
+from mae_ext.rng import rng
+from mae_ext.tasks.backbone import load_backbone
+from mae_ext.tasks.classify.judge import judge, probabilities, write_predictions
+
+TARGET = "classes"
+Pooling = Literal["mean", "class", "attentive"]
+HEAD_STD = 2e-5
+"""Of the last layer's first weights (facebookresearch/mae, main_finetune.py)."""
+
+
+class Classifier(nn.Module):
+    def __init__(self, config: Config, name: str, pool: Pooling, classes: int) -> None:
+        super().__init__()
+        assert config.model.width
+        self.pool = pool
+        self.backbone = MAE(config, decodes=False)
+        if pool == "attentive":
+            grid = config.modalities[name].grid
+            self.gather = AttentivePool(config.model.width, grid, rng(config.seed, "init", "pool"))
+        # The mean of normalised tokens is not normalised (MAE's fc_norm).
+        self.norm = nn.LayerNorm(config.model.width, eps=config.model.norm_eps)
+        self.head = Linear(config.model.width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=HEAD_STD, generator=rng(config.seed, "init", "head"))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, gates: Tensor | None = None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, classes) float32 logits."""
+        tokens = self.backbone.encode_all(x, name, spacing, gates)
+        patches = tokens[:, int(self.backbone.encoder.class_token is not None) :]
+        match self.pool:
+            case "class":
+                pooled = tokens[:, 0]
+            case "attentive":
+                pooled = self.gather(patches, self.backbone.modality(name).grid_of(x))
+            case "mean":
+                pooled = patches.mean(1)
+        logits: Tensor = self.head(self.norm(pooled))
+        return logits.float()
+
+
+class ClassExamples:
+    """Samples with their class as a distribution, (classes,) float32, which smoothing and mixing spread."""
+
+    def __init__(self, task: "Classification", config: Config, name: str, split: Split) -> None:
+        self.task, self.seed, self.name = task, config.seed, name
+        self.modality = config.modalities[name]
+        self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
+        self.items: Items = split.train
+        self.classes = split.classes
+        assert split.train.labels is not None
+        self.identity = json.dumps([split.classes, split.train.labels.tolist()]).encode()
+
+    def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
+        shape = (self.modality.channels, *self.modality.size)
+        samples = read_checked(self.reader, self.items.addresses[index], crops, shape)
+        assert self.items.labels is not None
+        target = smoothed(torch.tensor(int(self.items.labels[index])), len(self.classes), self.task.smoothing)
+        found = []
+        for sample, key in zip(samples, keys, strict=True):
+            generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
+            x = distort(sample.x, self.task.distort, self.task.strength, self.task.erase, generator)
+            found.append(replace(sample, x=x, targets={TARGET: target}))
+        return found
+
+    def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
+        return self.task.mix(batch, keys, self.seed, self.name, step, TARGET)
+
+
+def smoothed(label: Tensor, classes: int, smoothing: float) -> Tensor:
+    """() int64 -> (classes,) float32: the class, with `smoothing` of it spread over all (1512.00567)."""
+    return one_hot(label, classes).float() * (1 - smoothing) + smoothing / classes
+
+
+class Classification:
+    """Fine-tune for classes, of any modality.
+
+    pool: mean of the patch tokens, the class token, or what learned queries gather from the patch tokens, which tells
+    apart what differs only in where it is seen (a rotation). labels: the share of each class's samples that is used,
+    with a point (0.1; 1.0 is all), or so many a class (10, "1 each"); which ones depends on the seed alone. smoothing,
+    mixup, cutmix: of labels, and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1).
+    distort: so many random operations on values and place, each with `strength` 0..1 (table 9: RandAugment with 2 of
+    0.5), and `erase`: the chance of an erased box (MAE's code: 0.25). classes: found in the data; a checkpoint holds
+    them, a config need not.
+    """
+
+    def __init__(
+        self,
+        pool: Pooling = "mean",
+        labels: float | int | str = 1.0,
+        smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        distort: int = 0,
+        strength: float = 0.5,
+        erase: float = 0.0,
+        classes: Sequence[str] = (),
+    ) -> None:
+        if pool not in get_args(Pooling):
+            raise ValueError(
+                f"pool={pool!r}: expected 'mean' (over patch tokens), 'class' (the class token) or 'attentive'"
+            )
+        for what, value, most in (("smoothing", smoothing, 0.999), ("strength", strength, 1.0), ("erase", erase, 1.0)):
+            if not 0 <= value <= most:
+                raise ValueError(f"{what}={value}: expected 0 to {most:g}")
+        for what, value in (("mixup", mixup), ("cutmix", cutmix), ("distort", distort)):
+            if not 0 <= value < 100:
+                raise ValueError(f"{what}={value}: expected 0 (off) or more")
+        if not isinstance(distort, int):
+            raise ValueError(f"distort={distort}: expected a whole number of operations")
+        self.pool, self.labels, self.smoothing, self.mix = pool, share_or_count(labels), smoothing, Mix(mixup, cutmix)
+        self.distort, self.strength, self.erase, self.classes = distort, strength, erase, tuple(classes)
+
+    def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
+        name, modality = self._modality(config)
+        mixes = self.mix.mixup or self.mix.cutmix
+        if mixes and modality.batch % (2 * world):
+            raise UserError(
+                f"modalities.{name}.batch={modality.batch}: mixup and cutmix pair samples, so over {world} ranks "
+                f"expected a multiple of {2 * world}"
+            )
+        if mixes and modality.data.repeats > 1:
+            raise UserError(
+                f"modalities.{name}.data.repeats={modality.data.repeats}: mixup and cutmix would mix a file with "
+                f"itself; expected 1, or both of them 0"
+            )
+        split = self._split(config)
+        if self.classes and self.classes != split.classes:
+            raise UserError(
+                f"task.classes: the config has {', '.join(self.classes)}, the training data {', '.join(split.classes)}"
+            )
+        examples = ClassExamples(self, config, name, split)
+        return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
+
+    def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
+        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
+        (examples,) = (d.examples for d in data.values())
+        assert isinstance(examples, ClassExamples)
+        return config.model_copy(update={"task": settled(config.task, examples.classes, old)})
+
+    def model(self, config: Config) -> nn.Module:
+        if not self.classes:
+            raise ConfigError("task.classes is empty; they are found in the data when a run is started")
+        if self.pool == "class" and not config.model.class_token:
+            raise ConfigError("task.pool=class, but model.class_token is false; use mean")
+        return Classifier(config, self._modality(config)[0], self.pool, len(self.classes))
+
+    def start(self, model: nn.Module, config: Config) -> None:
+        assert isinstance(model, Classifier) and config.init is not None
+        load_backbone(model.backbone, config.init)
+
+    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
+        return cross_entropy(model(batch.x, name, batch.spacing, gates), batch.targets[TARGET])
+
+    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+        name, modality = self._modality(config)
+        test = self._split(config).test
+        if test is None:
+            return {}
+        assert test.labels is not None
+        mine = range(ranks.rank, len(test), ranks.world)
+        found = probabilities(model, config, name, test, mine, ranks.device, keeps=True)
+        parts = ranks.gather((found.numbered(), found.bad))
+        bad = [problem for _, problems in parts for problem in problems]
+        check_bad(bad, len(test), modality.data.max_bad_fraction, str(modality.data.test))
+        rows = sorted((i, p) for part, _ in parts for i, p in part)
+        if not rows:
+            raise UserError(f"{modality.data.test}: none of its {len(test)} samples can be read: {reasons(bad)}")
+        wanted = torch.from_numpy(test.labels)[[i for i, _ in rows]]
+        return judge(torch.tensor([p for _, p in rows]), wanted)
+
+    def predict(
+        self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
+    ) -> list[Path]:
+        name, _ = self._modality(config)
+        return write_predictions(model, config, name, self.classes, sources, out, progress)
+
+    def _modality(self, config: Config) -> tuple[str, ModalityConfig]:
+        if len(config.modalities) > 1:
+            raise ConfigError(f"task classify takes one modality, and the config has {', '.join(config.modalities)}")
+        return next(iter(config.modalities.items()))
+
+    def _split(self, config: Config) -> Split:
+        name, modality = self._modality(config)
+        if modality.data.path is None:
+            raise UserError(f"modalities.{name}.data.path is not set: give --data PATH")
+        suffixes = tuple(build_reader(modality, f"modalities.{name}.data.reader").suffixes)
+        return labelled_split(name, modality.data.path, modality.data.test, suffixes, self.labels, config.seed)

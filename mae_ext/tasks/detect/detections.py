@@ -1,0 +1,190 @@
+"""What a trained detector says of whole images: for the evaluator, and as files for people."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mae_ext import plugins
+from mae_ext.config import Config, ModalityConfig
+from mae_ext.cores import cores
+from mae_ext.data.image.boxes import BoxTable, uncrop_boxes
+from mae_ext.data.labelmap import Recorded
+from mae_ext.data.loading.loader import build_reader
+from mae_ext.data.sample import Crop, Sample, read_checked
+from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.drawing.boxes import as_picture, draw_boxes
+from mae_ext.engine.outputs import Results, addresses_of, result_paths
+from mae_ext.engine.task import Progress
+from mae_ext.errors import BadSample, UserError, reasons
+from mae_ext.features.encoder import stack
+from mae_ext.tasks.detect.fcos import Decoding, Detections
+
+if TYPE_CHECKING:
+    from mae_ext.tasks.detect.task import Detector
+
+BATCH = 8
+"""Images answered at a time: their maps are large."""
+
+RESULT = "detections.json"
+
+LONGER_SIDE = 1600
+"""Pixels of a drawn picture, at most."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """row: the image's place in the list. extent: its (height, width). detections: in its own pixels, on the CPU."""
+
+    row: int
+    extent: tuple[int, int]
+    detections: Detections
+
+
+def find_objects(
+    model: "Detector", config: Config, name: str, items: Items, rows: Sequence[int], decoding: Decoding,
+    table: BoxTable | None, device: torch.device, bad: list[BadSample],
+) -> Iterator[Found]:  # fmt: skip
+    """Detections in the images at `rows`, seen whole, one image after the other.
+
+    table: labels that each image is held against (their size); None where there are none. bad: gains the images that
+    could not be read.
+    """
+    modality = config.modalities[name]
+    size = (modality.size[0], modality.size[1])
+    for part in _read(modality, name, items, rows, table, bad):
+        x, _ = stack([sample for _, sample, _ in part])
+        answers = model(x.to(device), name)
+        for (row, _, extent), one in zip(part, decoding(answers, model.places, size), strict=True):
+            boxes = uncrop_boxes(one.boxes.float(), Crop((0, 0), extent, (False, False)), size)
+            yield Found(row, extent, Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu()))
+
+
+def _read(
+    modality: ModalityConfig,
+    name: str,
+    items: Items,
+    rows: Sequence[int],
+    table: BoxTable | None,
+    bad: list[BadSample],
+) -> Iterator[list[tuple[int, Sample, tuple[int, int]]]]:
+    """Batches of (row, image, extent), a batch decoded by threads while the one before is answered."""
+    reader = build_reader(modality, f"modalities.{name}.data.reader")
+    shape = (modality.channels, *modality.size)
+
+    def read(row: int) -> tuple[int, Sample, tuple[int, int]] | BadSample:
+        whole, address = Recorded(), items.addresses[row]  # all of it
+        try:
+            (sample,) = read_checked(reader, address, [whole], shape)
+            if table is not None:
+                table[row].check(address, whole.extent)
+        except BadSample as error:
+            return error
+        return row, sample, (whole.extent[0], whole.extent[1])
+
+    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+    with ThreadPoolExecutor(min(BATCH, cores()), thread_name_prefix="decode") as pool:
+        ahead = [pool.submit(read, row) for row in parts[0]] if parts else []
+        for following in [*parts[1:], []]:
+            outcomes = [future.result() for future in ahead]
+            ahead = [pool.submit(read, row) for row in following]
+            bad += [o for o in outcomes if isinstance(o, BadSample)]
+            if good := [o for o in outcomes if not isinstance(o, BadSample)]:
+                yield good
+
+
+def write_detections(
+    model: "Detector", config: Config, name: str, classes: Sequence[str], decoding: Decoding, shown: float,
+    sources: Sequence[str], out: Path, progress: Progress | None = None,
+) -> list[Path]:  # fmt: skip
+    """`out`/detections.json, and a PNG of each image with the boxes that score `shown` or more.
+
+    The JSON is a COCO dataset (images, annotations, categories) whose annotations have a score: tools for either read
+    it. bbox is [x, y, width, height] in pixels of the upright image. The same command again goes on; see `Results`.
+    Raises UserError where no image can be read.
+    """
+    modality = config.modalities[name]
+    reader = build_reader(modality, f"modalities.{name}.data.reader")
+    suffixes = tuple(reader.suffixes)
+    addresses = addresses_of(sources, suffixes)
+    pictures = result_paths(addresses, suffixes, out, ".png")
+    items, device = Items(PathTable(addresses)), next(model.parameters()).device
+    bad: list[BadSample] = []
+    try:
+        with Results(out, model, config) as results:
+            left = results.open(addresses, pictures, [out / RESULT])
+            done = len(addresses) - len(left)
+            for found in find_objects(model, config, name, items, left, decoding, None, device, bad):
+                address = addresses[found.row]
+                with results.writing(address, pictures[found.row], _row(found)) as path:
+                    _draw(modality, name, address, found, classes, shown, path)
+                done += 1
+                if progress is not None:
+                    progress(done + len(bad), len(addresses))
+            for error in bad:
+                results.leave_out(error)
+            if len(bad) == len(addresses):
+                raise UserError(f"{', '.join(sources)}: none of its {len(bad)} images can be read: {reasons(bad)}")
+            rows = [(i, results.row(address)) for i, address in enumerate(addresses)]
+            every = [_found(i, row) for i, row in rows if row is not None]
+            results.summary(out / RESULT, json.dumps(_coco(items, every, classes), allow_nan=False))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from error
+    return [out / RESULT, *(pictures[found.row] for found in every)]
+
+
+def _row(found: Found) -> dict[str, Any]:
+    kept = found.detections
+    return {
+        "extent": found.extent, "boxes": kept.boxes.tolist(), "scores": kept.scores.tolist(),
+        "labels": kept.labels.tolist(),
+    }  # fmt: skip
+
+
+def _found(index: int, row: dict[str, Any]) -> Found:
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
+    labels = torch.tensor(row["labels"], dtype=torch.long)
+    height, width = row["extent"]
+    return Found(index, (height, width), Detections(boxes, torch.tensor(row["scores"]), labels))
+
+
+def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for one in found:
+        kept = one.detections
+        for box, score, label in zip(kept.boxes.tolist(), kept.scores.tolist(), kept.labels.tolist(), strict=True):
+            left, top, right, bottom = (round(v, 2) for v in box)
+            wide, high = round(right - left, 2), round(bottom - top, 2)
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": one.row + 1, "category_id": label + 1,
+                "bbox": [left, top, wide, high], "area": round(wide * high, 2), "iscrowd": 0, "score": round(score, 5),
+            })  # fmt: skip
+    return {
+        "images": [
+            {"id": f.row + 1, "file_name": items.addresses[f.row], "height": f.extent[0], "width": f.extent[1]}
+            for f in found
+        ],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+
+
+def _draw(
+    modality: ModalityConfig, name: str, address: str, one: Found, classes: Sequence[str], shown: float, path: Path
+) -> None:
+    """The image at its own resolution, up to LONGER_SIDE, and not as the model saw it."""
+    scale = min(1.0, LONGER_SIDE / max(one.extent))
+    size = (max(1, round(one.extent[0] * scale)), max(1, round(one.extent[1] * scale)))
+    spec = modality.data.reader
+    reader = plugins.readers.build(
+        spec.name, spec.arguments, f"modalities.{name}.data.reader", size=size, channels=modality.channels
+    )
+    (sample,) = read_checked(reader, address, [Recorded()])
+    kept = one.detections.scores >= shown
+    boxes = one.detections.boxes[kept] * scale
+    labels, scores = one.detections.labels[kept].tolist(), one.detections.scores[kept].tolist()
+    draw_boxes(as_picture(sample.x), boxes, labels, classes, scores).save(path)

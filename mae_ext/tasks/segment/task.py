@@ -1,0 +1,287 @@
+"""The task of segmentation: a class for every voxel, of crops in training and of whole samples afterwards."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import ceil, prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.crops import training_shape
+from mae_ext.data.labelmap import Labels, Recorded
+from mae_ext.data.loading.loader import ModalityData, build_reader
+from mae_ext.data.loading.statistics import resolve_statistics, spread
+from mae_ext.data.sample import Batch, Crop, Sample, read_checked
+from mae_ext.data.sources.classes import check_apart
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.log import warn
+from mae_ext.engine.outputs import Results, addresses_of, result_paths
+from mae_ext.engine.pretrain import with_statistics
+from mae_ext.engine.task import Progress
+from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, UserError, check_bad, reasons, some
+from mae_ext.tasks.backbone import load_backbone
+from mae_ext.tasks.segment.heads import Segmenter
+from mae_ext.tasks.segment.overlap import dice, found_wrongly, loss_of_known, mean_scores, surface_scores
+from mae_ext.tasks.segment.pairs import TARGET, PairedExamples, check_extent, label_reader
+from mae_ext.tasks.segment.windows import segment
+
+LOOKED_AT = 64
+"""Label maps, spread over the training data, of which one has to hold a label; those that hold none are named."""
+
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".avif", ".heic", ".heif")
+
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
+"""What PyTorch says, as a RuntimeError."""
+
+SLAB = 1 << 24
+"""Voxels that are read at a time, of one opening: resampling works in float64."""
+
+
+@contextmanager
+def _within_memory(address: str) -> Iterator[None]:
+    """What does not fit into memory costs its sample and no other. Raises BadSample."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(told):
+            raise
+        raise BadSample(address, "out of memory", told[:200]) from None
+
+
+def _slabs(modality: ModalityConfig, address: str, shape: tuple[int, ...], extent: tuple[int, ...]) -> list[Sample]:
+    """The whole sample at `shape`, of one opening, in slabs along its slowest axis where that keeps its own voxels.
+
+    A reader gives samples of one size, so the last slab may begin before the end of the one before it; what both have
+    is taken from the first. Raises BadSample.
+    """
+    parts = ceil(prod(shape) / SLAB) if shape[0] == extent[0] else 1
+    high = ceil(shape[0] / parts)
+    starts = [min(z, shape[0] - high) for z in range(0, shape[0], high)]
+    rest = extent[1:]
+    flat, still = (0,) * len(rest), (False,) * len(extent)
+    boxes = [Recorded(Crop((z, *flat), (z + high if parts > 1 else extent[0], *rest), still)) for z in starts]
+    size = (high, *shape[1:])
+    reader = build_reader(modality.model_copy(update={"size": size}), "reader")
+    found = read_checked(reader, address, boxes, (modality.channels, *size))
+    beyond = high * len(starts) - shape[0]
+    return found if not beyond else [*found[:-1], replace(found[-1], x=found[-1].x[:, beyond:])]
+
+
+class Segmentation:
+    """Fine-tune for a class of every voxel.
+
+    classes: the names of the labels 1, 2, ...; 0 is the background. masks: the label maps, a folder with files of the
+    samples' names, or a .csv with the columns path and mask; test_masks: those of the test data, if they are elsewhere.
+    foreground: whatever is above 0 is one class, as where numbers are instances. ignore: the number that says that
+    nothing is known (255 in VOC and Cityscapes): neither learned, nor judged, nor sought by balance. head: "linear",
+    or "unetr" with so many features. balance: the share of crops that are moved onto a label. overlap: of neighbouring
+    windows of a whole sample, 0..1 (0.5 as in MONAI's UNETR tutorials). distort, strength: as in classification, of
+    values alone. surface: also the 95th percentile of the Hausdorff distance, and the surface Dice at one voxel (or mm,
+    with a spacing).
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        masks: str | None = None,
+        test_masks: str | None = None,
+        foreground: bool = False,
+        ignore: int | None = None,
+        head: Literal["linear", "unetr"] = "linear",
+        features: int = 16,
+        balance: float = 0.5,
+        overlap: float = 0.5,
+        distort: int = 0,
+        strength: float = 0.5,
+        surface: bool = False,
+    ) -> None:
+        if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+            raise ValueError(f"classes={classes}: expected a list of different names, of the labels 1, 2, ...")
+        if foreground and len(classes) > 1:
+            raise ValueError(f"foreground: makes one class of all labels, and classes names {len(classes)}")
+        if ignore is not None and (not isinstance(ignore, int) or isinstance(ignore, bool) or ignore < 0):
+            raise ValueError(f"ignore={ignore!r}: expected the one number that label maps have where nothing is known")
+        if ignore is not None and not foreground and 0 < ignore <= len(classes):
+            raise ValueError(f"ignore={ignore}: is the number of '{classes[ignore - 1]}', and no class could be it")
+        if head not in ("linear", "unetr"):
+            raise ValueError(f"head={head!r}: expected 'linear' or 'unetr'")
+        for what, value, most in (("balance", balance, 1.0), ("overlap", overlap, 0.9), ("strength", strength, 1.0)):
+            if not 0 <= value <= most:
+                raise ValueError(f"{what}={value}: expected 0 to {most:g}")
+        if not isinstance(distort, int) or not 0 <= distort < 100 or not 1 <= features <= 1024:
+            raise ValueError(f"distort={distort}, features={features}: expected whole numbers, of features 1 at least")
+        self.classes, self.masks, self.test_masks, self.foreground = tuple(classes), masks, test_masks, foreground
+        self.ignore = ignore
+        self.head, self.features, self.balance, self.overlap = head, features, balance, overlap
+        self.distort, self.strength, self.surface = distort, strength, surface
+
+    def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
+        name, modality = self._modality(config)
+        examples = self._examples(config, modality.data.path, self.masks, "data.path", "--data")
+        if modality.data.test is not None:
+            assert modality.data.path is not None
+            check_apart(examples.items, self._held_out(config).items, modality.data.path, modality.data.test)
+        return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
+
+    def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
+        if old is not None:
+            return with_statistics(config, old)
+        examples = next(iter(data.values())).examples
+        assert isinstance(examples, PairedExamples)
+        looked_at = spread(len(examples.items), LOOKED_AT)
+        problems, empty = [], []
+        for index in looked_at:
+            try:
+                if not bool((examples.label_map(index) > 0).any()):
+                    empty.append(examples.maps[index])
+            except BadSample as error:
+                problems.append(error)
+        if len(empty) + len(problems) == len(looked_at):
+            told = f"; {len(problems)} cannot be used: {reasons(problems)}" if problems else f": {some(empty)}"
+            raise NoneMeasurable(
+                f"task.masks {self.masks}: no label map that was looked at holds a label above 0{told}",
+                [{"modality": examples.name, **error.row} for error in problems],
+            )
+        if lossy := [there for there in examples.maps if there.lower().endswith(LOSSY)]:
+            warn(
+                f"task.masks {self.masks}: {len(lossy)} label maps are stored with loss, such as {lossy[0]}: read as "
+                f"two numbers, 0 and 255, told apart in the middle; PNG keeps what was drawn"
+            )
+        if empty:
+            warn(
+                f"task.masks {self.masks}: {len(empty)} of {len(looked_at)} label maps that were looked at hold no "
+                f"label, so their samples teach background alone: {some(empty)}"
+            )
+        return resolve_statistics(config, data)
+
+    def model(self, config: Config) -> nn.Module:
+        name, _ = self._modality(config)
+        return Segmenter(config, name, self.head, 1 + len(self.classes), self.features)
+
+    def start(self, model: nn.Module, config: Config) -> None:
+        assert isinstance(model, Segmenter) and config.init is not None
+        load_backbone(model.backbone, config.init)
+
+    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
+        from monai.losses.dice import DiceCELoss
+
+        answers, wanted = model(batch.x, name, batch.spacing, gates), batch.targets[TARGET]
+        if self.ignore is not None:
+            return loss_of_known(answers, wanted)
+        measure = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+        loss: Tensor = measure(answers, wanted[:, None])
+        return loss
+
+    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+        _, modality = self._modality(config)
+        if modality.data.test is None:
+            return {}
+        examples = self._held_out(config)
+        rows: list[tuple[int, dict[str, float]]] = []
+        bad: list[BadSample] = []
+        for index in range(ranks.rank, len(examples.items), ranks.world):
+            address = examples.items.addresses[index]
+            try:
+                with _within_memory(address):
+                    labels = examples.label_map(index, as_stored=True)
+                    found, spacing = self._segmented(model, config, address, ranks.device)
+                    check_extent(examples.maps[index], labels, address, found.shape)
+                    scores = dice(found, labels, self.classes) | found_wrongly(found, labels, self.classes)
+                    if self.surface:
+                        scores |= surface_scores(found, labels, self.classes, spacing)
+            except BadSample as error:
+                bad.append(error)
+                continue
+            rows.append((index, scores))
+        parts = ranks.gather((rows, bad))
+        wrong = [problem for _, problems in parts for problem in problems]
+        check_bad(wrong, len(examples.items), modality.data.max_bad_fraction, modality.data.test)
+        # In the order of the list, so that the sums are the same for any number of ranks.
+        everyone = sorted((row for found, _ in parts for row in found), key=lambda row: row[0])
+        return mean_scores([scores for _, scores in everyone])
+
+    def predict(
+        self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
+    ) -> list[Path]:
+        """A label map for each sample, in its own geometry and under its own name; see `result_paths`, `Results`."""
+        name, modality = self._modality(config)
+        reader = build_reader(modality, f"modalities.{name}.data.reader")
+        writer = label_reader(reader, modality.data.reader.name)
+        suffixes = tuple(reader.suffixes)
+        addresses = addresses_of(sources, suffixes)
+        paths = result_paths(addresses, suffixes, out, writer.label_suffix)
+        device = next(model.parameters()).device
+        try:
+            with Results(out, model, config) as results:
+                left = results.open(addresses, paths)
+                for done, index in enumerate(left):
+                    address = addresses[index]
+                    try:
+                        with _within_memory(address):
+                            found, _ = self._segmented(model, config, address, device, results.unfinished)
+                            with results.writing(address, paths[index]) as path:
+                                writer.write_labels(found, address, path, as_stored=True)
+                    except BadSample as error:
+                        results.leave_out(error)
+                    if progress is not None:
+                        progress(len(addresses) - len(left) + done + 1, len(addresses))
+                if len(results.missing) == len(addresses):
+                    raise UserError(
+                        f"{', '.join(sources)}: none of the {len(addresses)} samples can be read: "
+                        f"{reasons(results.missing)}"
+                    )
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+        return [path for path in paths if path.exists()]
+
+    def _segmented(
+        self, model: nn.Module, config: Config, address: str, device: torch.device, scratch: Path | None = None
+    ) -> tuple[Labels, tuple[float, ...] | None]:
+        """Labels of a whole sample on the voxels it is stored in, and their spacing. Raises BadSample."""
+        assert isinstance(model, Segmenter)
+        name, modality = self._modality(config)
+        stored = label_reader(build_reader(modality, "reader"), modality.data.reader.name).stored(address)
+        shape = training_shape(modality.data.augment, modality.size, stored.extent)
+        samples = _slabs(modality, address, shape, stored.extent)
+        spacing = samples[0].spacing
+        steps = None if spacing is None else torch.tensor(spacing, device=device)
+
+        def answer(windows: Tensor) -> Tensor:
+            return model.probabilities(windows, name, None if steps is None else steps.expand(len(windows), -1))
+
+        places = [
+            p if n == m else (p + 0.5) * n / m - 0.5
+            for p, n, m in zip(stored.places, shape, stored.extent, strict=True)
+        ]
+        slabs = [sample.x for sample in samples]
+        del samples
+        try:
+            labels = segment(slabs, modality.size, self.overlap, answer, places, device, scratch)
+        except OSError as error:
+            raise BadSample(address, "out of memory", f"and no room on disk: {error.strerror or error}") from error
+        return labels, stored.spacing
+
+    def _held_out(self, config: Config) -> PairedExamples:
+        _, modality = self._modality(config)
+        return self._examples(config, modality.data.test, self.test_masks or self.masks, "data.test", "--test")
+
+    def _examples(self, config: Config, path: str | None, masks: str | None, key: str, option: str) -> PairedExamples:
+        name, _ = self._modality(config)
+        if path is None:
+            raise UserError(f"modalities.{name}.{key} is not set: give {option} PATH")
+        if masks is None:
+            raise UserError(
+                "task.masks is not set: give --set task.masks=FOLDER, the label maps under the samples' names"
+            )
+        return PairedExamples(self, config, name, path, masks)
+
+    def _modality(self, config: Config) -> tuple[str, ModalityConfig]:
+        if len(config.modalities) > 1:
+            raise ConfigError(f"task segment takes one modality, and the config has {', '.join(config.modalities)}")
+        return next(iter(config.modalities.items()))

@@ -1,0 +1,487 @@
+"""Boxes: from label files to one table, and along with a crop."""
+
+import contextlib
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mae_ext.data.image.box_files import MAX_XML_BYTES, parse_xml
+from mae_ext.data.image.boxes import MIN_VISIBLE, crop_boxes, read_boxes, uncrop_boxes
+from mae_ext.data.sample import Crop
+from mae_ext.errors import BadSample, UserError
+
+
+def voc(*objects, size=(100, 80)):
+    """objects: (name, xmin, ymin, xmax, ymax[, difficult]); size: (width, height)."""
+    rows = [
+        f"<object><name>{name}</name><difficult>{int(bool(rest))}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>"
+        f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for name, a, b, c, d, *rest in objects
+    ]
+    width, height = size
+    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{''.join(rows)}</annotation>"
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """{stem: XML} -> the folder, as text."""
+
+    def write(files):
+        folder = tmp_path / "Annotations"
+        folder.mkdir()
+        for stem, text in files.items():
+            (folder / f"{stem}.xml").parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{stem}.xml").write_text(text)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Overrides of the top level -> the file's path, as text."""
+
+    def write(**overrides):
+        root = {
+            "images": [
+                {"id": 7, "file_name": "a/one.jpg", "height": 80, "width": 100},
+                {"id": 9, "file_name": "b/one.jpg", "height": 80, "width": 100},
+            ],
+            "annotations": [
+                {"id": 1, "image_id": 9, "category_id": 5, "bbox": [10, 20, 30, 40]},
+                {"id": 2, "image_id": 9, "category_id": 3, "bbox": [0, 0, 100, 80], "iscrowd": 1},
+            ],
+            "categories": [{"id": 5, "name": "cat"}, {"id": 3, "name": "zebra"}, {"id": 8, "name": "never seen"}],
+        }
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps(root | overrides))
+        return str(path)
+
+    return write
+
+
+ONE = {"train": ["images/one.jpg"]}
+
+
+# Reading
+
+
+def test_voc_counts_from_one_and_includes_both_ends(labels):
+    table = read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 100, 80), ("dog", 5, 6, 7, 8, True))}))["train"]
+    assert table.classes == ("cat", "dog")
+    assert table[0].boxes.tolist() == [[0, 0, 100, 80], [4, 5, 7, 8]]
+    assert (table[0].labels.tolist(), table[0].ignored.tolist(), table[0].size) == ([0, 1], [False, True], (80, 100))
+
+
+def test_coco_counts_from_zero_and_its_classes_are_in_the_order_of_their_ids(coco):
+    sources = {"train": ["x/b/one.jpg", "x/a/one.jpg"]}
+    table = read_boxes(sources, coco())["train"]
+    assert table.classes == ("zebra", "cat")
+    assert table[0].boxes.tolist() == [[10, 20, 40, 60], [0, 0, 100, 80]]
+    assert (table[0].labels.tolist(), table[0].ignored.tolist()) == ([1, 0], [False, True])
+    assert table[1].boxes.shape == (0, 4) and table.most == 2
+
+
+def test_an_image_without_objects_is_legal_and_one_without_labels_is_not(labels):
+    folder = labels({"one": voc(), "two": voc(("cat", 1, 1, 9, 9))})
+    table = read_boxes({"train": ["one.png", "two.png"]}, folder)["train"]
+    assert [len(table[i].boxes) for i in range(2)] == [0, 1]
+    with pytest.raises(UserError, match=r"1 images have no labels: three\.png.*needs an entry"):
+        read_boxes({"train": ["one.png", "two.png", "three.png"]}, folder)
+
+
+def test_one_folder_or_file_may_have_labels_of_more_images_than_are_used_and_that_is_said(labels, coco, caplog):
+    folder = labels({"one": voc(("cat", 1, 1, 9, 9)), "two": voc(("dog", 1, 1, 9, 9)), "three": voc()})
+    table = read_boxes(ONE, folder)["train"]
+    assert len(table) == 1 and table.classes == ("cat",)
+    (said,) = caplog.messages
+    assert "2 of its 3 images are not in train, and are not used, such as" in said and "three.xml" in said
+    assert set(read_boxes({**ONE, "test": ["two.jpg"]}, folder, ("cat", "dog"))) == {"train", "test"}
+    assert "1 of its 3 images are not in train and test" in caplog.messages[-1]
+    assert len(read_boxes({"train": ["x/b/one.jpg"]}, coco())["train"][0].boxes) == 2
+
+
+def named(*names):
+    """Overrides for `coco`: an image of each name, with a box whose left edge is its number."""
+    boxes = [{"id": i, "image_id": i, "category_id": 3, "bbox": [i, 20, 30, 40]} for i in range(len(names))]
+    return {
+        "images": [{"id": i, "file_name": n, "height": 80, "width": 100} for i, n in enumerate(names)],
+        "annotations": boxes,
+    }
+
+
+def lefts(table):
+    return [table[i].boxes[0, 0].item() for i in range(len(table))]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["train\\images\\a.jpg", "train\\images\\b.jpg"], ["img/a.jpg", "img/b.jpg"]),
+        (["C:\\data\\x\\a.jpg", "C:\\data\\y\\a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["a.JPG", "b.JPG"], ["img/a.jpg", "img/b.jpg"]),
+        (["a.png", "b.tif"], ["img/a.jpg", "img/b.jpg"]),
+        (["IMG_A.jpg", "Img_b.jpg"], ["img_a.jpg", "img_b.JPG"]),
+        (["caf\u00e9.jpg", "b.jpg"], ["cafe\u0301.jpg", "b.jpg"]),
+        (["./a.jpg", "../images/b.jpg"], ["a.jpg", "b.jpg"]),
+        (["x/a.png", "y/a.png"], ["d/x/a.jpg", "d/y/a.jpg"]),
+    ],
+    ids=["windows", "drive", "capitals", "suffix", "names", "accents", "dots", "folders"],
+)
+def test_names_that_can_mean_one_image_alone_are_that_image(coco, theirs, ours):
+    assert lefts(read_boxes({"train": ours}, coco(**named(*theirs)))["train"]) == [0, 1]
+
+
+def test_voc_files_whose_names_differ_in_capitals_are_found(labels):
+    assert read_boxes({"train": ["x/One.JPG"]}, labels({"one": voc(("cat", 1, 1, 9, 9))}))["train"].most == 1
+
+
+def test_an_image_does_not_take_the_entry_of_another_suffix_that_is_somebody_elses(coco):
+    with pytest.raises(UserError, match=r"1 images have no labels: a\.jpg"):
+        read_boxes({"train": ["a.png", "a.jpg"]}, coco(**named("a.png")))
+
+
+def test_entries_that_differ_in_suffix_alone_are_not_guessed_between(coco):
+    with pytest.raises(UserError, match=r"1 images fit several labels equally well: a\.jpg"):
+        read_boxes({"train": ["a.jpg"]}, coco(**named("a.png", "a.tif")))
+
+
+def test_the_same_entry_twice_counts_once_and_two_that_differ_are_named(coco):
+    twice = named("a.jpg", "a.jpg")
+    with pytest.raises(UserError, match=r"1 images have several entries that differ: .*with 1 and 1 boxes; keep the"):
+        read_boxes({"train": ["a.jpg"]}, coco(**twice))
+    with pytest.raises(UserError, match="with 1 and 0 boxes"):
+        read_boxes({"train": ["a.jpg"]}, coco(**twice | {"annotations": twice["annotations"][:1]}))
+    twice["annotations"][1]["bbox"] = twice["annotations"][0]["bbox"]
+    assert len(read_boxes({"train": ["a.jpg"]}, coco(**twice))["train"][0].boxes) == 1
+
+
+def test_one_box_of_two_classes_is_named(labels, caplog):
+    read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 9, 9), ("dog", 1, 1, 9, 9), ("dog", 1, 1, 9, 8))}))
+    (said,) = caplog.messages
+    assert "1 boxes have several classes" in said and "one.xml: 0 0 9 9 is cat and dog" in said
+
+
+@pytest.mark.parametrize("side", [0, -1, None, "none"])
+def test_a_size_that_coco_does_not_know_is_none(coco, side):
+    sides = {} if side == "none" else {"height": side, "width": side}
+    rows = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [10, 20, 30, 40]}]
+    found = read_boxes(ONE, coco(images=[{"id": 0, "file_name": "one.jpg", **sides}], annotations=rows))["train"][0]
+    assert found.size is None and found.boxes.tolist() == [[10, 20, 40, 60]]
+    found.check("one.jpg", (80, 100))
+
+
+def test_shares_of_the_image_are_refused_with_what_to_multiply(coco, labels):
+    shares = {
+        "annotations": [{"id": i, "image_id": 0, "category_id": 3, "bbox": [0.25, 0.5, 0.25, 0.5]} for i in (1, 2)]
+    }
+    with pytest.raises(UserError, match=r"2 of 2 boxes lie within 0\.\.1, .*shares of the image.*multiply x and width"):
+        read_boxes(ONE, coco(**named("one.jpg") | shares))
+    with pytest.raises(UserError, match=r"1 of 1 boxes lie within 0\.\.1"):
+        read_boxes(ONE, labels({"one": voc(("cat", 0.1, 0.1, 0.5, 0.5))}))
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_one_share_of_the_image_among_boxes_in_pixels_is_a_faulty_box(coco, labels, kind):
+    """As where two label files were made one."""
+    if kind == "coco":
+        boxes = [[0.25, 0.5, 0.25, 0.5], [10, 20, 30, 40]]
+        rows = [{"id": i, "image_id": 0, "category_id": 3, "bbox": box} for i, box in enumerate(boxes)]
+        path = coco(**named("one.jpg") | {"annotations": rows})
+    else:
+        path = labels({"one": voc(("cat", 0.25, 0.5, 0.5, 1), ("cat", 11, 21, 40, 60))})
+    with pytest.raises(UserError, match=r"1 boxes .*: box 1, .* as shares of the image do \(0\.\.1\)"):
+        read_boxes(ONE, path)
+    table = read_boxes(ONE, path, faulty="drop")["train"]
+    assert table[0].boxes.tolist() == [[10, 20, 40, 60]] and len(table.dropped) == 1
+
+
+@pytest.mark.parametrize("form", [str, float, lambda number: f"image_{number}"])
+def test_ids_may_be_text_or_whole_floats(coco, form):
+    images = [{"id": form(i), "file_name": f"{i}.jpg"} for i in (1, 2)]
+    categories = [{"id": form(i), "name": name} for i, name in ((10, "late"), (9, "early"))]
+    rows = [
+        {"id": form(3), "image_id": form(2), "category_id": form(10), "bbox": [10, 20, 30, 40]},
+        {"id": form(4), "image_id": form(1), "category_id": form(9), "bbox": [1, 2, 3, 4]},
+    ]
+    table = read_boxes({"train": ["1.jpg", "2.jpg"]}, coco(images=images, categories=categories, annotations=rows))
+    found = table["train"]
+    assert set(found.classes) == {"early", "late"} and [found[i].boxes.tolist() for i in (0, 1)] == [
+        [[1, 2, 4, 6]],
+        [[10, 20, 40, 60]],
+    ]
+    assert [found.classes[int(found[i].labels)] for i in (0, 1)] == ["early", "late"]
+    assert form(9) == "image_9" or found.classes == ("early", "late")  # 9 comes before 10, also as text
+
+
+def test_how_the_labels_name_their_images_is_said_where_one_has_none(coco):
+    rows = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [10, 20, 30, 40]}]
+    path = coco(images=[{"id": 0, "file_name": "one_jpg.rf.0a1b.jpg"}], annotations=rows)
+    with pytest.raises(UserError, match=r"1 entries are no image's, such as .*\(one_jpg\.rf\.0a1b\.jpg\)"):
+        read_boxes(ONE, path)
+
+
+def test_labels_without_any_box_for_what_is_trained_on_are_refused(labels):
+    with pytest.raises(UserError, match="the 1 images to train on have no box at all: nothing to learn"):
+        read_boxes(ONE, labels({"one": voc()}))
+
+
+def test_a_small_box_among_others_is_no_share(labels):
+    folder = labels({"one": voc(("cat", 0, 0, 1, 1), ("cat", 10, 10, 20, 20), ("cat", 30, 10, 40, 20))})
+    assert len(read_boxes(ONE, folder)["train"][0].boxes) == 3
+
+
+def test_corners_where_coco_has_width_and_height_are_recognised(coco):
+    corners = {
+        "annotations": [{"id": i, "image_id": 0, "category_id": 3, "bbox": [50, 40, 90 + i, 70]} for i in (1, 2)]
+    }
+    with pytest.raises(UserError, match=r"2 boxes lie outside.* All boxes fit as \[x1, y1, x2, y2\]"):
+        read_boxes(ONE, coco(**named("one.jpg") | corners))
+
+
+def test_a_swapped_size_is_recognised_by_the_boxes_and_by_the_image(labels):
+    folder = labels(
+        {"one": voc(("cat", 61, 11, 90, 40), size=(80, 100)), "two": voc(("cat", 1, 1, 9, 9), size=(80, 100))}
+    )
+    with pytest.raises(UserError, match="All boxes fit with width and height swapped: correct the sizes"):
+        read_boxes(ONE, folder)
+    found = read_boxes({"train": ["two.jpg"]}, folder)["train"][0]
+    with pytest.raises(BadSample, match="width and height may be swapped in the label file"):
+        found.check("two.jpg", (80, 100))
+
+
+@pytest.mark.parametrize(("name", "told"), [("one.txt", "YOLO's text files are not read"), ("a.json", "of COCO, name")])
+def test_a_folder_of_other_label_files_is_told_what_to_do(tmp_path, name, told):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=told):
+        read_boxes(ONE, str(tmp_path))
+
+
+def test_two_images_of_one_name_do_not_share_their_labels(labels):
+    with pytest.raises(UserError, match=r"1 pairs of images share their labels: a/one\.jpg and b/one\.jpg"):
+        read_boxes({"train": ["a/one.jpg", "b/one.jpg"]}, labels({"one": voc()}))
+
+
+def test_labels_that_fit_equally_well_are_not_guessed_between(coco):
+    with pytest.raises(UserError, match=r"fit several labels equally well: one\.jpg"):
+        read_boxes({"train": ["one.jpg"]}, coco())
+
+
+def test_members_of_shards_are_matched_by_their_own_name(labels):
+    address = "train.tar::512+100::images/one.jpg"
+    assert len(read_boxes({"train": [address]}, labels({"one": voc(("cat", 1, 1, 9, 9))}))["train"][0].boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        ((50, 50, 49, 60), "has no area"),
+        ((50, 50, 50, 50), "has no area"),
+        ((50, 50, 103, 60), "lies outside of its image of 100x80"),
+        ((-5, 50, 60, 60), "lies outside"),
+        ((101, 10, 102, 20), "lies outside"),
+    ],
+)
+def test_a_box_outside_its_image_or_without_area_is_refused_or_dropped_by_name(labels, box, fault):
+    folder = labels({"one": voc(("cat", *box), ("cat", 10, 10, 20, 20))})
+    with pytest.raises(UserError, match=rf"1 boxes .*one\.xml: box 1, .*{fault}.*faulty_boxes: drop"):
+        read_boxes(ONE, folder)
+    table = read_boxes(ONE, folder, faulty="drop")["train"]
+    assert len(table[0].boxes) == 1 and fault in table.dropped[0]
+
+
+@pytest.mark.parametrize("bad", range(4))
+def test_what_is_left_of_an_image_keeps_its_own_class_and_whether_it_is_ignored(labels, bad):
+    rows = [("cat", 10, 10, 20, 20), ("dog", 30, 10, 40, 20, 1), ("cat", 50, 10, 60, 20, 1)]
+    rows.insert(bad, ("cow", 70, 10, 60, 20, bad % 2) if bad % 2 else ("cow", 70, 10, 60, 20))
+    found = read_boxes(ONE, labels({"one": voc(*rows)}), faulty="drop")["train"]
+    kept = [(box[0], found.classes[i], flag) for box, i, flag in
+            zip(found[0].boxes.tolist(), found[0].labels.tolist(), found[0].ignored.tolist(), strict=True)]  # fmt: skip
+    assert kept == [(9, "cat", False), (29, "dog", True), (49, "cat", True)]
+
+
+def test_a_box_that_leaves_its_image_by_rounding_is_cut(labels):
+    table = read_boxes(ONE, labels({"one": voc(("cat", 0, 0, 101, 81))}))["train"]
+    assert (table[0].boxes.tolist(), table.dropped) == ([[0, 0, 100, 80]], ())
+
+
+def test_a_class_seen_only_in_test_is_refused(labels):
+    folder = labels({"one": voc(("cat", 1, 1, 9, 9)), "two": voc(("dgo", 1, 1, 9, 9))})
+    with pytest.raises(UserError, match=r"test has the classes dgo.*\(there: cat\)"):
+        read_boxes({**ONE, "test": ["two.jpg"]}, folder)
+
+
+def test_settled_classes_keep_their_numbers_whatever_occurs(labels):
+    table = read_boxes(ONE, labels({"one": voc(("dog", 1, 1, 9, 9))}), classes=("cat", "dog"))["train"]
+    assert table[0].labels.tolist() == [1]
+
+
+def test_labels_for_an_image_of_another_size_are_a_bad_sample(labels):
+    found = read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 100, 80))}))["train"][0]
+    found.check("one.jpg", (80, 100))
+    with pytest.raises(BadSample, match=r"labels of another size \(the image has 80x100 pixels .* are for 100x80"):
+        found.check("one.jpg", (100, 80))
+
+
+def test_where_labels_know_no_size_the_boxes_are_held_against_the_image(labels):
+    found = read_boxes(ONE, labels({"one": voc(("cat", 1, 1, 100, 80), size=(0, 0))}))["train"][0]
+    found.check("one.jpg", (80, 100))
+    with pytest.raises(BadSample, match="boxes outside"):
+        found.check("one.jpg", (78, 100))
+
+
+def test_the_identity_changes_with_a_box_and_with_nothing_else(labels, tmp_path):
+    folder = labels({"one": voc(("cat", 1, 1, 9, 9))})
+    before = read_boxes(ONE, folder)["train"].identity
+    assert read_boxes({"train": ["elsewhere/one.jpg"]}, folder)["train"].identity == before
+    (tmp_path / "Annotations" / "one.xml").write_text(voc(("cat", 1, 1, 9, 8)))
+    assert read_boxes(ONE, folder)["train"].identity != before
+
+
+def test_the_identity_changes_with_whatever_is_said_of_an_object_or_its_image(labels, tmp_path):
+    folder, said = labels({"one": ""}), set()
+    for text in (
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 2, 8, 8)),
+        voc(("dog", 1, 1, 9, 9), ("cat", 2, 2, 8, 8)),
+        voc(("cat", 1, 1, 9, 9), ("cat", 2, 2, 8, 8)),
+        voc(("cat", 1, 1, 9, 9, 1), ("dog", 2, 2, 8, 8)),
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 2, 8, 8, 1)),
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 2, 8, 8), size=(100, 81)),
+        voc(("cat", 1, 1, 9, 9), ("dog", 2, 3, 8, 8)),
+        voc(("cat", 1, 1, 9, 9), ("dgo", 2, 2, 8, 8)),
+    ):
+        (tmp_path / "Annotations" / "one.xml").write_text(text)
+        said.add(read_boxes(ONE, folder)["train"].identity)
+    assert len(said) == 8
+
+
+# Files that are not what they seem
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+OUTSIDE = '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>'
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (BOMB, "DOCTYPE"),
+        (OUTSIDE, "DOCTYPE"),
+        ("<annotation>", "not XML"),
+        ("<annotation>&c;</annotation>", "not XML"),
+        ("", "empty"),
+        ("<html/>", "expected <annotation>"),
+        ("<a>" * 20 + "</a>" * 20, "nested more than"),
+        ("<annotation><object><name>x</name></object></annotation>", "object 1: has no bndbox"),
+        (voc(("cat", 1, 1, "nan", 9)), "xmax is 'nan'; expected a number"),
+        (voc(("cat", 1, "", 9, 9)), "ymin is ''"),
+        (voc((" ", 1, 1, 9, 9)), "has no name"),
+        (voc(size=("wide", 3)), "size/width is 'wide'"),
+    ],
+)
+def test_an_xml_file_that_is_not_voc_is_refused_by_name(labels, text, fault):
+    with pytest.raises(UserError, match=rf"(?s)one\.xml.*{fault}"):
+        read_boxes(ONE, labels({"one": text}))
+
+
+def test_an_xml_file_larger_than_any_label_is_not_read(labels):
+    with pytest.raises(UserError, match="too large"):
+        read_boxes(ONE, labels({"one": f"<annotation>{' ' * MAX_XML_BYTES}</annotation>"}))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_xml_parser_raise_anything_else(content):
+    with contextlib.suppress(UserError):
+        parse_xml(content, "x.xml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"images": 3}, "no list 'images'"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4]}]},
+            r"annotations\[0\]: image_id is 1",
+        ),
+        ({"annotations": [{"image_id": 7, "category_id": 6, "bbox": [1, 2, 3, 4]}]}, "category_id is 6"),
+        ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3]}]}, "bbox is .1, 2, 3.; expected"),
+        ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 2, "x", 4]}]}, r"bbox\[2\] is 'x'"),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, r"categories\[1\]: id is 5"),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 3, "name": "a"}]}, "categories a have more than one id"),
+        ({"images": [{"id": 7, "file_name": ""}]}, "file_name is ''"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": float("nan"), "width": 3}]}, "not JSON"),
+    ],
+)
+def test_a_json_file_that_is_not_coco_is_refused_by_place(coco, overrides, fault):
+    with pytest.raises(UserError, match=rf"labels\.json.*{fault}"):
+        read_boxes({"train": ["a/one.jpg", "b/one.jpg"]}, coco(**overrides))
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere.json"])
+def test_labels_that_are_not_there_are_said_to_be_missing(tmp_path, path):
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        read_boxes(ONE, str(tmp_path / path))
+
+
+# Along with a crop
+
+
+def painted(box, extent=(40, 60)):
+    left, top, right, bottom = box
+    image = torch.zeros(extent)
+    image[top:bottom, left:right] = 1
+    return image
+
+
+def bounds(image):
+    rows, columns = image.any(1).nonzero(), image.any(0).nonzero()
+    return [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(2, 10), st.integers(2, 10)),
+    st.tuples(st.integers(0, 20), st.integers(0, 30), st.integers(20, 30), st.integers(15, 20)),
+    st.tuples(st.booleans(), st.booleans()),
+)
+def test_a_cropped_flipped_and_resized_box_is_where_its_pixels_went(box, window, flip):
+    left, top, width, height = box
+    low_x, low_y, columns, rows = window
+    rows = min(rows, 40 - low_y)
+    crop = Crop((low_y, low_x), (low_y + rows, low_x + columns), flip)
+    image = painted((left, top, left + width, top + height))[low_y : low_y + rows, low_x : low_x + columns]
+    image = image.flip([axis for axis in (0, 1) if flip[axis]]).repeat_interleave(3, 0).repeat_interleave(2, 1)
+    boxes, shown = crop_boxes(
+        torch.tensor([[left, top, left + width, top + height]]).float(), crop, (3 * rows, 2 * columns)
+    )
+    visible = image.sum().item() / 6
+    assert shown.item() == (visible >= MIN_VISIBLE * width * height - 1e-6)
+    if visible:
+        torch.testing.assert_close(boxes, torch.tensor([bounds(image)]).float())
+
+
+def test_a_box_inside_the_crop_comes_back_when_the_crop_is_undone():
+    crop, boxes = Crop((10, 20), (50, 80), (True, False)), torch.tensor([[22.0, 11, 60, 40], [30, 12, 79.5, 49]])
+    there, shown = crop_boxes(boxes, crop, (16, 32))
+    assert shown.all()
+    torch.testing.assert_close(uncrop_boxes(there, crop, (16, 32)), boxes)
+
+
+@pytest.mark.parametrize(("crop", "size", "shown"), [
+    (Crop((0, 0), (40, 40), (False, False)), (40, 40), [True, True, True]),
+    (Crop((0, 0), (40, 40), (True, True)), (20, 40), [True, False, True]),  # 1 pixel high becomes half of one
+    (Crop((0, 0), (40, 40), (False, False)), (40, 20), [False, True, True]),  # 1 pixel wide does
+    (Crop((0, 0), (40, 40), (False, True)), (19, 19), [False, False, False]),
+])  # fmt: skip
+def test_what_is_thinner_than_a_pixel_of_the_models_input_in_either_direction_is_not_well_visible(crop, size, shown):
+    boxes = torch.tensor([[10.0, 10, 11, 30], [10, 10, 30, 11], [10, 10, 12, 12]])
+    assert crop_boxes(boxes, crop, size)[1].tolist() == shown
+
+
+def test_no_boxes_stay_no_boxes():
+    boxes, shown = crop_boxes(torch.zeros(0, 4), Crop((0, 0), (4, 4), (False, True)), (8, 8))
+    assert boxes.shape == (0, 4) and shown.shape == (0,)

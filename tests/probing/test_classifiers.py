@@ -1,0 +1,140 @@
+"""The two classifiers of a probe, number by number: how votes are weighed, and by what a strength is chosen."""
+
+from math import exp
+
+import pytest
+import torch
+from torch import Tensor
+
+from mae_ext.probing.classifiers import (
+    L2,
+    linear_votes,
+    logistic_regression,
+    logits,
+    neighbour_votes,
+    softmax_regression,
+)
+from mae_ext.probing.scores import judge_marks, split
+from mae_ext.rng import rng
+
+STRENGTHS = sorted(L2, reverse=True)
+
+
+def at(*degrees: float) -> Tensor:
+    """Directions in a plane, of different lengths: (n, 2)."""
+    angle = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack([angle.cos(), angle.sin()], 1) * torch.arange(1, len(degrees) + 1)[:, None]
+
+
+def test_a_vote_weighs_exp_of_its_cosine_over_007_and_votes_are_shares() -> None:
+    x, y = at(0, 20, 40, 90), torch.tensor([0, 1, 1, 2])
+    votes, counts, settings = neighbour_votes(x, y, 5 * at(5), k=3)
+    weight = [exp(float(torch.deg2rad(torch.tensor(d)).cos()) / 0.07) for d in (5.0, 15.0, 35.0)]
+    assert votes[0].tolist() == pytest.approx(
+        [w / sum(weight) for w in (weight[0], weight[1] + weight[2], 0)], rel=1e-4
+    )
+    # The nearest alone outweighs the two others, which outnumber it.
+    assert votes.argmax() == 0 and counts.argmax() == 1
+    assert settings == {"k": 3, "temperature": 0.07, "metric": "cosine"}
+
+
+def test_between_equal_counts_the_larger_summed_similarity_decides_and_never_against_a_larger_count() -> None:
+    y = torch.tensor([0, 1, 1, 0])
+    _, counts, _ = neighbour_votes(at(10, 12, 40, 50), y, at(0), k=4)
+    assert counts[0].floor().tolist() == [2, 2] and counts.argmax() == 1
+    _, counts, _ = neighbour_votes(at(0, 80, 81, 82), torch.tensor([0, 1, 1, 1]), at(0), k=4)
+    assert counts.argmax() == 1
+
+
+def test_of_marks_neighbours_that_are_not_known_have_no_vote() -> None:
+    marks = torch.tensor([[1, 0], [-1, 1], [0, -1]])
+    votes, _, _ = neighbour_votes(at(0, 0, 0), marks, at(0), k=3)
+    assert votes[0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def cloud(n: int, key: str, spread: float = 1.5) -> tuple[Tensor, Tensor]:
+    """(n, 6), (n,): three clouds that overlap, in features of different scale and place."""
+    centres = torch.randn(3, 6, generator=rng(0, "centres"))
+    y = torch.arange(n) % 3
+    x = centres[y] + spread * torch.randn(n, 6, generator=rng(0, key))
+    return x * torch.tensor([1.0, 10, 0.1, 1, 1, 1]) + 3, y
+
+
+def standard(x: Tensor, like: Tensor) -> Tensor:
+    return (x - like.mean(0)) / like.std(0, correction=0)
+
+
+def test_the_strength_is_the_best_on_held_out_tenths_and_then_all_of_train_is_fitted() -> None:
+    (x, y), (x_test, _) = cloud(60, "train"), cloud(20, "test")
+    votes, found = linear_votes(x, y, x_test, epochs=50, seed=3)
+    z, z_test = standard(x, x), standard(x_test, x)
+    held_out = dict.fromkeys(STRENGTHS, 0.0)
+    for draw in range(5):
+        fit, held = split(y, 3, draw)
+        for l2 in STRENGTHS:
+            right = logits(softmax_regression(z[fit], y[fit], l2, 50), z[held]).argmax(1) == y[held]
+            held_out[l2] += float(right.double().mean()) / 5
+    assert found["held_out_accuracy"] == pytest.approx({f"{l2:g}": value for l2, value in held_out.items()}, abs=1e-6)
+    best = next(l2 for l2 in STRENGTHS if held_out[l2] > max(held_out.values()) - 1e-9)
+    assert found["l2"] == best and len(set(held_out.values())) > 1
+    weight = softmax_regression(z, y, best, 50)
+    assert torch.allclose(votes.float(), logits(weight, z_test).softmax(1), atol=2e-3)
+    assert found["train_accuracy"] == pytest.approx(float((logits(weight, z).argmax(1) == y).double().mean()))
+
+
+def test_where_strengths_are_as_good_the_strongest_is_taken() -> None:
+    x, y = cloud(60, "train", spread=0.01)
+    _, found = linear_votes(x, y, x)
+    assert set(found["held_out_accuracy"].values()) == {1.0} and found["l2"] == 1.0
+
+
+def test_of_marks_the_strength_is_chosen_by_auroc_on_a_tenth_of_all() -> None:
+    (x, y), (x_test, _) = cloud(80, "train"), cloud(20, "test")
+    marks = torch.nn.functional.one_hot(y, 3).to(torch.int8)
+    marks[::9, 1] = -1
+    votes, found = linear_votes(x, marks, x_test, epochs=50, seed=1)
+    z = standard(x, x)
+    held_out = dict.fromkeys(STRENGTHS, 0.0)
+    for draw in range(5):
+        fit, held = split(torch.zeros(80, dtype=torch.long), 1, draw)
+        for l2 in STRENGTHS:
+            told = logits(logistic_regression(z[fit], marks[fit], l2, 50), z[held])
+            held_out[l2] += (judge_marks(told, marks[held], draws=1)["auroc"] or 0.5) / 5
+    assert found["held_out_auroc"] == pytest.approx({f"{l2:g}": v for l2, v in held_out.items()}, abs=1e-5)
+    assert held_out[found["l2"]] == pytest.approx(max(held_out.values()))
+    weight = logistic_regression(z, marks, found["l2"], 50)
+    assert torch.allclose(votes.float(), logits(weight, standard(x_test, x)).sigmoid(), atol=2e-3)
+
+
+def test_patients_are_held_out_whole_when_a_strength_is_chosen() -> None:
+    """Each patient's samples are one point, with a label that means nothing: only who has seen the patient knows it."""
+    patients = torch.arange(40).repeat(5)
+    y = (torch.arange(40) % 2).repeat(5)
+    x = torch.randn(40, 60, generator=rng(0, "patients"))[patients]
+    _, whole = linear_votes(x, y, x[:1], groups=patients)
+    _, mixed = linear_votes(x, y, x[:1])
+    assert min(mixed["held_out_accuracy"].values()) > 0.9
+    assert max(whole["held_out_accuracy"].values()) < 0.85
+
+
+def test_an_intercept_is_not_pulled_towards_zero() -> None:
+    y = torch.tensor([0] * 90 + [1] * 10)
+    x = torch.randn(100, 3, generator=rng(0, "nothing"))
+    weight = softmax_regression(standard(x, x).double(), y, 1e3, 200)
+    assert weight[:-1].abs().max() < 1e-2
+    assert weight[-1].softmax(0).tolist() == pytest.approx([0.9, 0.1], abs=1e-3)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1.0])
+def test_a_class_is_fitted_on_what_is_known_of_it_as_if_it_were_alone(l2: float) -> None:
+    """Whatever is known of others, and however few samples it is known of: the penalty is against their mean."""
+    g = rng(0, "known in part")
+    marks = torch.randint(2, (60, 3), generator=g)
+    x = torch.randn(60, 5, generator=g).double() + marks[:, :1] - 0.5 * marks[:, 2:]
+    marks[12:, 1] = -1
+    marks[::3, 2] = -1
+    together = logistic_regression(x, marks, l2, 400)
+    for c in range(3):
+        known = marks[:, c] >= 0
+        alone = logistic_regression(x[known], marks[known][:, [c]], l2, 400)
+        torch.testing.assert_close(together[:, [c]], alone, atol=2e-3, rtol=2e-3)

@@ -1,0 +1,159 @@
+"""Probing a run while it trains: the same training to the last bit, the same numbers as a probe of its checkpoint."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mae_ext.config import load_config, parse_config
+from mae_ext.engine.train import train
+from mae_ext.errors import UserError
+from mae_ext.model.mae import MAE
+from mae_ext.probing.during import ProbesDuring, _aside
+from mae_ext.probing.probe import probe
+
+
+def rows(path: Path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(run: Path):
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows(run / "metrics.jsonl")]
+
+
+@pytest.fixture
+def asked(tiny, striped, tmp_path):
+    """A config of 12 steps that is, or is not, probed every 4."""
+
+    def config(probed=True, **more):
+        spec = {"every": 4, "train": str(striped / "train"), "test": str(striped / "test"), "k": 3}
+        overrides = {"train.steps": 12, "train.save_every": 4, "modalities.image.data.path": str(striped / "train")}
+        return load_config(tiny(overrides | ({"train.probe": spec | more} if probed else {})))
+
+    return config
+
+
+def test_a_probed_run_has_the_same_losses_and_weights_and_rows_like_those_of_a_probe(asked, striped, tmp_path):
+    torch.manual_seed(5)
+    plain, probed = train(asked(False), tmp_path / "plain"), train(asked(), tmp_path / "probed")
+    assert losses(plain) == losses(probed) and len(losses(plain)) == 12
+    found = rows(probed / "probes.jsonl")
+    assert [row["step"] for row in found] == [0, 4, 8, 12] and all(row["in_training"] for row in found)
+    after = probe(probed, str(striped / "train"), str(striped / "test"), k=3)
+    apart = {"checkpoint", "seconds", "in_training"}
+    assert {k: v for k, v in found[-1].items() if k not in apart} == {k: v for k, v in after.items() if k not in apart}
+    assert not (plain / "probes.jsonl").exists()
+
+
+def test_a_probe_sees_the_model_in_eval_mode_and_leaves_it_as_it_was(asked, tmp_path):
+    config, seen = asked(), []
+    model = MAE.from_config(config).train()
+    model.encoder.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    probes = ProbesDuring(config.train.probe, model, config, tmp_path, 0, 12)
+    probes(0)
+    probes.close()
+    assert seen and not any(seen) and model.training and len(rows(tmp_path / "probes.jsonl")) == 1
+
+
+def test_a_run_that_goes_on_has_each_row_once_and_the_same(asked, tmp_path):
+    run = train(asked(), tmp_path / "run")
+    whole = rows(run / "probes.jsonl")
+    before = losses(run)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")  # as if killed between steps 8 and 12
+    train(asked(), tmp_path / "run")
+    again = rows(run / "probes.jsonl")
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in whole]
+    assert losses(run) == before
+    train(asked(False), tmp_path / "run")  # to probe or not may change
+
+
+def test_what_cannot_be_probed_is_refused_before_the_first_step(asked, photos, tmp_path):
+    for more, said in (
+        ({"test": str(photos)}, r"train\.probe\.test .*no labels"),
+        ({"train": str(tmp_path / "nowhere")}, "nowhere"),
+        ({"modality": "imag"}, r"train\.probe\.modality 'imag', did you mean|did you mean 'image'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train(asked(**more), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    with pytest.raises(UserError, match=r"train\.probe\.evry"):
+        asked(evry=3)
+
+
+def test_a_source_that_vanishes_is_a_warning_and_training_goes_on(asked, striped, tmp_path, capsys):
+    shutil.copytree(striped / "test", tmp_path / "test")
+    first = tmp_path / "test" / "down" / "100.png"
+    config = asked(test=str(tmp_path / "test"))
+    first.write_bytes(b"no picture")
+    run = train(config, tmp_path / "run")
+    assert len(losses(run)) == 12 and rows(run / "probes.jsonl") == []
+    assert "no probe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["clip", "volume"])
+def test_clips_and_volumes_are_probed_in_the_same_way(kind, tmp_path):
+    if kind == "clip":
+        video = pytest.importorskip("av")
+        _clips(tmp_path / "data", video)
+        modality = {"size": [4, 16, 16], "patch": [2, 8, 8]}
+        modality["data"] = {"reader": {"name": "video", "stride": 2}, "augment": {"fixed": [0], "flip": []}}
+    else:
+        _volumes(tmp_path / "data")
+        reader = {"name": "volume", "intensity": "percentile"}
+        modality = {"size": [8, 16, 16], "patch": [4, 8, 8], "channels": 1}
+        modality["data"] = {"reader": reader, "augment": {"fixed": [0, 1, 2], "flip": []}}
+    modality["data"]["path"] = str(tmp_path / "data" / "train")
+    spec = {"every": 2, "train": str(tmp_path / "data" / "train"), "test": str(tmp_path / "data" / "test"), "k": 1}
+    steps = {"steps": 2, "workers": 0, "precision": "fp32", "tensorboard": False, "device": "cpu"}
+    model = {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}
+    runs = [
+        train(
+            parse_config({"modalities": {kind: {**modality, "batch": 2}}, "model": model, "train": {**steps, **more}}),
+            tmp_path / name,
+        )
+        for name, more in (("probed", {"probe": spec}), ("plain", {}))
+    ]
+    assert losses(runs[0]) == losses(runs[1])
+    found = rows(runs[0] / "probes.jsonl")
+    assert [row["step"] for row in found] == [0, 2] and found[-1]["n_test"] == 4
+
+
+def _clips(root: Path, av) -> None:
+    for part, count in (("train", 3), ("test", 2)):
+        for name, shade in (("dark", 40), ("light", 200)):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                with av.open(str(root / part / name / f"{i}.mp4"), "w") as file:
+                    stream = file.add_stream("libx264", rate=8)
+                    stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+                    for t in range(8):
+                        frame = np.full((32, 32, 3), shade + 3 * t + i, np.uint8)
+                        file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                    file.mux(stream.encode())
+
+
+def _volumes(root: Path) -> None:
+    nib = pytest.importorskip("nibabel")
+    for part, count in (("train", 3), ("test", 2)):
+        for name, axis in (("along", 0), ("up", 2)):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                ramp = np.moveaxis(np.broadcast_to(np.arange(20.0) + i, (20, 20, 20)), 2, axis)
+                nib.Nifti1Image(ramp.astype(np.float32), np.eye(4)).to_filename(root / part / name / f"{i}.nii.gz")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_whatever_a_probe_draws_or_meets_the_model_and_the_generator_are_as_they_were(make_config, training, fails):
+    """A reader or an embedder of somebody else's may draw from the global generator."""
+    model, state = MAE(make_config()).train(training), torch.get_rng_state()
+    with contextlib.suppress(UserError), _aside(model):
+        assert not model.training
+        torch.rand(5)
+        if fails:
+            raise UserError("of a source")
+    assert model.training == training and torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,386 @@
+import json
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mae_ext.errors import UserError
+from mae_ext.features.encoder import load_encoder
+from mae_ext.probing.classifiers import knn, linear, linear_votes, logistic_regression, softmax_regression
+from mae_ext.probing.labelled import Labelled
+from mae_ext.probing.probe import Reading, _record, _scored, probe
+from mae_ext.probing.scores import scores, split
+from mae_ext.rng import rng
+
+MakeRun = Callable[..., Path]
+
+
+def clouds(n: int, classes: int = 4, width: int = 10, spread: float = 1.0, key: str = "train") -> tuple[Tensor, Tensor]:
+    """(n, width), (n,): one Gaussian cloud for each class, the same centres for every key."""
+    centres = torch.randn(classes, width, generator=rng(0, "centres")) * 2
+    y = torch.arange(n) % classes
+    return centres[y] + spread * torch.randn(n, width, generator=rng(0, key)), y
+
+
+def test_a_linear_probe_finds_the_classes_of_separable_clouds() -> None:
+    result = linear(*clouds(400, spread=0.5), *clouds(200, spread=0.5, key="test"))
+    assert result["accuracy"] > 0.98 and result["balanced_accuracy"] > 0.98
+
+
+def test_labels_that_say_nothing_of_the_features_give_chance() -> None:
+    (x, y), (x_test, y_test) = clouds(400), clouds(400, key="test")
+    shuffled = y[torch.randperm(len(y), generator=rng(0, "shuffle"))]
+    assert 0.1 < linear(x, shuffled, x_test, y_test)["accuracy"] < 0.4
+    assert 0.1 < knn(x, shuffled, x_test, y_test)["accuracy"] < 0.4
+
+
+def test_the_linear_probe_does_not_depend_on_the_scale_and_offset_of_each_feature() -> None:
+    (x, y), (x_test, y_test) = clouds(200, spread=2.0), clouds(400, spread=2.0, key="test")
+    scale, offset = torch.logspace(-3, 3, 10), torch.linspace(-5, 5, 10)
+    plain = linear(x, y, x_test, y_test)
+    moved = linear(x * scale + offset, y, x_test * scale + offset, y_test)
+    assert moved["accuracy"] == pytest.approx(plain["accuracy"], abs=0.01)
+
+
+def test_a_constant_feature_changes_nothing() -> None:
+    (x, y), (x_test, y_test) = clouds(200), clouds(200, key="test")
+    wider, wider_test = (torch.cat([a, torch.full((len(a), 1), 3.0)], 1) for a in (x, x_test))
+    assert linear(wider, y, wider_test, y_test)["accuracy"] == linear(x, y, x_test, y_test)["accuracy"]
+
+
+def test_softmax_regression_reaches_the_minimum_of_its_convex_loss() -> None:
+    x, y = clouds(120)
+    weight = softmax_regression(x.double(), y, 1e-2, 500).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(x.double() @ weight[:-1] + weight[-1], y)
+    (loss + 0.5e-2 * weight[:-1].square().sum()).backward()
+    assert weight.grad is not None and weight.grad.abs().max() < 1e-4
+
+
+def test_noise_features_make_the_probe_choose_more_regularisation() -> None:
+    (x, y), (x_test, y_test) = clouds(100, spread=1.5), clouds(400, spread=1.5, key="test")
+    noise, noise_test = (torch.randn(len(a), 200, generator=rng(0, "noise", len(a))) for a in (x, x_test))
+    x, x_test = (torch.cat([a / a.std(0), b], 1) for a, b in ((x, noise), (x_test, noise_test)))
+    noisy = linear(x, y, x_test, y_test)
+    assert noisy["l2"] >= 1e-2
+    weakest = softmax_regression(x, y, 1e-5, 200)
+    guess = (x_test @ weakest[:-1] + weakest[-1]).argmax(1)
+    assert noisy["accuracy"] > scores(guess, y_test)["accuracy"]
+
+
+def test_the_held_out_part_is_a_tenth_of_every_class_and_a_function_of_the_seed() -> None:
+    y = torch.tensor([0] * 100 + [1] * 30 + [2] * 2 + [3])
+    fit, held = split(y, seed=3)
+    assert y[held].bincount(minlength=4).tolist() == [10, 3, 1, 0]
+    assert sorted(fit.tolist() + held.tolist()) == list(range(len(y)))
+    assert held.tolist() == split(y, seed=3)[1].tolist() != split(y, seed=4)[1].tolist()
+
+
+def test_knn_matches_a_vote_counted_by_hand() -> None:
+    (x, y), (x_test, y_test) = clouds(40, spread=2.0), clouds(30, spread=2.0, key="test")
+    result = knn(x, y, x_test, y_test, k=5)
+    hits = plain = 0
+    for row, label in zip(x_test.numpy(), y_test.tolist(), strict=True):
+        cosine = x.numpy() @ row / (np.linalg.norm(x.numpy(), axis=1) * np.linalg.norm(row))
+        votes, counts = np.zeros(4), np.zeros(4)
+        for i in np.argsort(-cosine)[:5]:
+            votes[y[i]] += np.exp(cosine[i] / 0.07)
+            counts[y[i]] += 1 + 1e-3 * cosine[i]
+        hits += votes.argmax() == label
+        plain += counts.argmax() == label
+    assert result["accuracy"] == pytest.approx(hits / 30)
+    assert result["majority_accuracy"] == pytest.approx(plain / 30)
+
+
+def test_knn_does_not_see_the_length_of_features() -> None:
+    (x, y), (x_test, y_test) = clouds(100, spread=2.0), clouds(100, spread=2.0, key="test")
+    stretched = x * torch.rand(100, 1, generator=rng(0, "stretch")).add(0.1)
+    assert knn(stretched, y, x_test * 7, y_test) == knn(x, y, x_test, y_test)
+
+
+def test_more_neighbours_than_samples_are_all_samples() -> None:
+    assert knn(*clouds(8), *clouds(8, key="test"), k=20)["k"] == 8
+
+
+def test_balanced_accuracy_counts_classes_alike_however_many_samples_they_have() -> None:
+    wanted = torch.tensor([0] * 9 + [1])
+    result = scores(torch.zeros(10, dtype=torch.long), wanted)
+    assert result == {"accuracy": pytest.approx(0.9), "balanced_accuracy": pytest.approx(0.5)}
+
+
+def test_a_probe_is_one_json_object_and_the_same_twice(make_run: MakeRun, striped: Path) -> None:
+    run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
+    first, again = probe(run, *sources, k=3), probe(run, *sources, k=3)
+    assert json.loads(json.dumps(first)) == first
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    assert (first["step"], first["n_train"], first["n_test"], first["n_classes"]) == (7, 36, 12, 3)
+    assert first["chance"] == pytest.approx(1 / 3)
+    # Random weights tell directions of stripes apart, well above chance: the probe sees features in line with labels.
+    assert first["linear"]["accuracy"] > 0.6
+
+
+def test_an_attentive_probe_stands_beside_the_others(make_run: MakeRun, striped: Path) -> None:
+    run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
+    both, plain = probe(run, *sources, k=3, attentive=True), probe(run, *sources, k=3)
+    assert "attentive" not in plain
+    assert both["linear"] == plain["linear"]
+    assert both["attentive"]["accuracy"] > 0.6
+    with pytest.raises(UserError, match="attentive=True"):
+        probe(run, *sources, pool="tokens")
+
+
+def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    run, train, test = make_run(), str(striped / "train"), str(striped / "test")
+    plain, mirrored = probe(run, train, test), probe(run, train, test, mirror=True, attentive=True)
+    assert mirrored["mirrored"] and "mirrored" not in plain
+    assert (mirrored["n_train"], mirrored["n_test"]) == (plain["n_train"], plain["n_test"])
+    as_is, flipped = tmp_path / "as_is", tmp_path / "flipped"
+    for path in sorted((striped / "train").rglob("*.png")):
+        # Of the model's own size: the middle of a larger one may be half a pixel off, and then mirrored it is another.
+        picture = Image.open(path).crop((0, 0, 16, 24))
+        for folder, saved in ((as_is, picture), (flipped, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+            (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+            saved.save(folder / path.parent.name / path.name)
+    read = Reading(load_encoder(run))
+    found = read("train", str(as_is), "mean")[0]
+    images = read.also_mirrored(found, "train", str(as_is), "mean").x[len(found.x) :]
+    assert torch.allclose(images, read("train", str(flipped), "mean")[0].x, atol=1e-4)
+    assert not torch.allclose(images, found.x, atol=1e-2)
+
+
+def test_a_mirror_image_is_in_the_fold_of_its_sample(make_run: MakeRun, tmp_path: Path) -> None:
+    # Pictures of noise: a nearest neighbour knows one only by its own mirror image, which its fold must not learn from.
+    for number in range(40):
+        folder = tmp_path / "noise" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        half = np.random.default_rng(number).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+        Image.fromarray(np.concatenate([half, half[:, ::-1]], 1)).save(folder / f"{number}.png")
+    result = probe(make_run(), str(tmp_path / "noise"), None, folds=4, k=1, mirror=True)
+    assert result["n_test"] == 40 and result["knn"]["accuracy"] < 0.9
+
+
+def test_the_random_baseline_says_so_and_both_are_kept_for_the_report(make_run: MakeRun, striped: Path) -> None:
+    run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
+    probe(run, *sources)
+    probe(run, *sources, baseline="random", seed=3)
+    probe(run, *sources, record=False)
+    lines = [json.loads(line) for line in (run / "probes.jsonl").read_text().splitlines()]
+    assert [(line["weights"], line["step"]) for line in lines] == [("pretrained", 7), ("random", 0)]
+
+
+def test_classes_are_matched_by_name_not_by_number(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    """Leaving the first class out of test renumbers the others there."""
+    fewer = tmp_path / "fewer"
+    for name in ("down", "slanted"):
+        shutil.copytree(striped / "train" / name, fewer / name)
+    result = probe(make_run(), str(striped / "train"), str(fewer), k=1)
+    assert result["knn"]["accuracy"] == 1.0  # each picture's nearest neighbour is itself
+
+
+def test_a_class_seen_only_in_test_is_named(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer"
+    for name in ("down", "slanted"):
+        shutil.copytree(striped / "train" / name, fewer / name)
+    with pytest.raises(UserError, match=r"'across'.*not in the training data"):
+        probe(make_run(), str(fewer), str(striped / "test"))
+
+
+def test_sources_that_cannot_be_probed_are_the_users_errors(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    run = make_run()
+    with pytest.raises(UserError, match="no labels"):
+        probe(run, str(striped / "train" / "down"), str(striped / "test"))
+    shutil.copytree(striped / "train" / "down", tmp_path / "one" / "down")
+    with pytest.raises(UserError, match="at least two"):
+        probe(run, str(tmp_path / "one"), str(tmp_path / "one"))
+    with pytest.raises(UserError, match="k=0"):
+        probe(run, str(striped / "train"), str(striped / "test"), k=0)
+    with pytest.raises(UserError, match=r"'imagenet'.*'random'"):
+        probe(run, str(striped / "train"), str(striped / "test"), baseline="imagenet")  # type: ignore[arg-type]
+
+
+def test_unlabelled_and_bad_files_are_counted(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    shutil.copytree(striped / "train", train)
+    Image.new("RGB", (20, 20)).save(train / "loose.png")
+    (train / "down" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = probe(make_run(), str(train), str(striped / "test"), max_bad_fraction=0.1)
+    assert (result["n_train"], result["unlabelled"]["train"], result["bad"]["train"]) == (36, 1, 1)
+
+
+def index(root: Path, rows: list[str], header: str = "path,label,patient,split") -> str:
+    (root / "index.csv").write_text("\n".join([header, *rows]) + "\n")
+    return str(root / "index.csv")
+
+
+@pytest.fixture
+def listed(striped: Path, tmp_path: Path) -> str:
+    """An index.csv of the striped pictures: three a patient, the split in a column."""
+    rows = [
+        f"{file},{file.parent.name},{part}{file.parent.name}{i // 3},{part}"
+        for part in ("train", "test")
+        for name in ("across", "down", "slanted")
+        for i, file in enumerate(sorted((striped / part / name).glob("*.png")))
+    ]
+    return index(tmp_path, rows)
+
+
+def test_a_split_in_a_list_is_probed_like_two_folders_with_intervals_by_patient(
+    make_run: MakeRun, striped: Path, listed: str
+) -> None:
+    run = make_run()
+    by_list = probe(run, f"{listed}::train", f"{listed}::test", k=3)
+    by_folder = probe(run, str(striped / "train"), str(striped / "test"), k=3)
+    assert by_list["knn"]["accuracy"] == by_folder["knn"]["accuracy"]
+    assert by_list["patients"]["test"] == {"count": 6, "classes": {"across": 2, "down": 2, "slanted": 2}}
+    assert "patients" not in by_folder
+    for part in ("knn", "linear"):
+        for score in ("accuracy", "balanced_accuracy", "auroc"):
+            low, high = by_list[part][f"{score}_ci"]
+            assert 0 <= low <= by_list[part][score] <= high <= 1
+    with pytest.raises(UserError, match="are in both"):
+        probe(run, listed, f"{listed}::test")
+
+
+def test_folds_judge_every_sample_once_on_what_other_patients_taught(make_run: MakeRun, listed: str) -> None:
+    run = make_run()
+    result = probe(run, f"{listed}::train", None, k=3, folds=4)
+    assert result["n_test"] == 36 and result["n_test_of_fold"] == [9, 9, 9, 9]
+    each = [fold["accuracy"] for fold in result["linear"]["folds"]]
+    assert result["linear"]["accuracy"] == pytest.approx(np.mean(each)) and result["linear"]["accuracy"] > 0.6
+    assert json.loads(json.dumps(result)) == result
+    with pytest.raises(UserError, match="either a source to test on or a number of folds"):
+        probe(run, listed, None)
+
+
+def test_several_labels_are_judged_class_by_class(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    """A slanted stripe counts as both; the classes are told apart by each one's own regression."""
+    names = {"across": "across", "down": "down", "slanted": "across|down"}
+    lists = {}
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        rows = [f"{f},{names[f.parent.name]}" for f in sorted((striped / part).rglob("*.png"))]
+        lists[part] = index(tmp_path / part, rows, "path,label")
+    run = make_run()
+    result = probe(run, lists["train"], lists["test"], k=3)
+    assert result["chance"] is None and result["n_classes"] == 2
+    for part in ("knn", "linear"):
+        found = result[part]
+        assert found["auroc"] > 0.6 and found["average_precision"] > 0.6 and len(found["auroc_ci"]) == 2
+        assert {c: v["positives"] for c, v in found["classes"].items()} == {"across": 8, "down": 8}
+    assert set(result["linear"]) >= {"l2", "train_auroc", "held_out_auroc"}
+    assert json.loads(json.dumps(result)) == result
+    with pytest.raises(UserError, match="attentive probe does not do; leave it out"):
+        probe(run, lists["train"], lists["test"], attentive=True)
+
+
+def test_logistic_regression_reaches_the_minimum_of_each_class_over_what_is_known() -> None:
+    x, y = clouds(120)
+    marks = torch.nn.functional.one_hot(y, 4)
+    marks[:30, 1] = -1
+    together = logistic_regression(x.double(), marks, 1e-2, 500)
+    known = marks[:, 1] >= 0
+    weight = together[:, 1].clone().requires_grad_()
+    wanted = (marks[known, 1] == 1).double()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(x.double()[known] @ weight[:-1] + weight[-1], wanted)
+    (loss + 0.5e-2 * weight[:-1].square().sum()).backward()
+    assert weight.grad is not None and weight.grad.abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_ten_thousand_features_are_fitted_in_seconds() -> None:
+    (x, y), (x_test, y_test) = clouds(10_000, 10, 192, 6.0), clouds(3000, 10, 192, 6.0, "test")
+    result = linear(x, y, x_test, y_test)
+    assert result["accuracy"] > 0.9
+
+
+def test_no_fold_learns_from_its_own_samples_or_from_their_mirror_images() -> None:
+    fold = torch.tensor([2, 0, 1, 1, 0, 2, 0])
+    names = tuple(f"{i}.png" for i in range(7))
+    data = Labelled("list.csv", torch.arange(14.0).view(7, 2), torch.arange(7) % 2, ("a", "b"), names, None, 0)
+    seen = []
+
+    def votes(train: Labelled, test: Labelled) -> tuple[Tensor, dict[str, int]]:
+        assert not set(train.paths) & set(test.paths)
+        assert len(train.y) == copies * (7 - len(test.y))
+        seen.append(test.paths)
+        return torch.nn.functional.one_hot(test.y, 2).double(), {"learned": len(train.y)}
+
+    for copies, learn in ((1, data), (2, data.and_mirrored(-data.x))):
+        seen.clear()
+        found = _scored(votes, learn, data, fold, 0)
+        # Every sample is judged once, by the fold that holds it, and put where it stands.
+        assert seen == [("1.png", "4.png", "6.png"), ("2.png", "3.png"), ("0.png", "5.png")]
+        assert found["accuracy"] == 1.0
+        assert [part["learned"] for part in found["folds"]] == [4 * copies, 5 * copies, 5 * copies]
+        assert "accuracy_ci" in found and "accuracy_ci" not in found["folds"][0]
+
+
+def test_a_result_that_does_not_fit_on_the_disk_spoils_no_other(make_run: MakeRun, tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text('{"step": 1}\n')
+    _record(path, {"step": 2})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limit[1]))
+    try:
+        _record(path, {"step": 3, "linear": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    _record(path, {"step": 4})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 4]
+
+
+def test_a_result_counts_what_each_side_has_and_patients_are_witnesses_everywhere(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    """Test is one patient, who has three samples of one class and one of another: nothing can be said of intervals."""
+    rows = {"train": [], "test": []}
+    for part, names in (("train", ("across", "down")), ("test", ("across", "down"))):
+        for name in names:
+            for i, file in enumerate(sorted((striped / part / name).glob("*.png"))[: 8 if part == "train" else 3]):
+                if (part, name, i) not in (("test", "down", 1), ("test", "down", 2)):
+                    rows[part].append(f"{file},{name},{'q' if part == 'test' else f'{name}{i // 2}'}")
+    (tmp_path / "loose.png").write_bytes((striped / "test" / "down" / "100.png").read_bytes())
+    rows["train"].append(f"{tmp_path / 'loose.png'},,")
+    for part in rows:
+        (tmp_path / part).mkdir()
+    lists = {part: index(tmp_path / part, rows[part], "path,label,patient") for part in rows}
+    run = make_run()
+    result = probe(run, lists["train"], lists["test"], k=3)
+    assert (result["n_train"], result["n_test"], result["n_classes"]) == (16, 4, 2)
+    assert result["unlabelled"] == {"train": 1, "test": 0} and result["chance"] == 0.75
+    assert result["patients"]["train"] == {"count": 8, "classes": {"across": 4, "down": 4}}
+    assert result["patients"]["test"] == {"count": 1, "classes": {"across": 1, "down": 1}}
+    assert result["knn"]["accuracy_ci"] is None and result["linear"]["accuracy_ci"] is None
+    learn = Reading(load_encoder(run))("train", lists["train"], "mean")[0]
+    _, settings = linear_votes(learn.x, learn.y, learn.x[:1], groups=learn.groups)
+    assert result["linear"]["held_out_accuracy"] == settings["held_out_accuracy"]
+
+
+def test_no_probe_chooses_its_setting_by_patients_that_it_learns_from(make_run: MakeRun, tmp_path: Path) -> None:
+    """Noise, each picture of one patient and there twice: a copy would be known by the other, a patient is a guess."""
+    rows = []
+    for number in range(24):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+        for copy in "ab":
+            Image.fromarray(pixels).save(tmp_path / f"{number}{copy}.png")
+            rows.append(f"{number}{copy}.png,{'xy'[number % 2]},{'train' if number < 20 else 'test'},P{number}")
+    (tmp_path / "known.csv").write_text("\n".join(["path,label,split,patient", *rows]) + "\n")
+    unknown = [row.rpartition(",")[0] for row in rows]
+    (tmp_path / "unknown.csv").write_text("\n".join(["path,label,split", *unknown]) + "\n")
+    usual = {}
+    for name in ("known", "unknown"):
+        source = f"{tmp_path / name}.csv"
+        found = probe(make_run(), f"{source}::train", f"{source}::test", attentive=True)
+        for kind in ("linear", "attentive"):
+            usual[name, kind] = np.mean(list(found[kind]["held_out_accuracy"].values()))
+    for kind in ("linear", "attentive"):
+        assert usual["known", kind] < 0.65 < 0.75 < usual["unknown", kind]

@@ -1,0 +1,60 @@
+"""scripts/studies/compare_init.py: the same fine-tuning from a pretrained run and from nothing, seed by seed."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import compare_init
+import pytest
+import yaml
+
+
+def test_the_gain_is_taken_seed_by_seed():
+    text = compare_init.summary("dice", {"pretrained": [0.8, 0.6], "scratch": [0.7, 0.5]}).splitlines()
+    assert [line.split() for line in text] == [
+        ["pretrained", "dice", "0.7000", "+-", "0.1414"],
+        ["scratch", "dice", "0.6000", "+-", "0.1414"],
+        ["gain", "dice", "0.1000", "+-", "0.0000"],
+    ]
+
+
+def test_a_run_is_judged_by_its_end(tmp_path):
+    rows = [{"step": 1, "accuracy": 0.9}, {"step": 2, "accuracy": 0.5}]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare_init.last_scores(tmp_path)["accuracy"] == 0.5
+
+
+def test_each_seed_has_a_list_and_a_pretrained_run_of_its_own_where_asked():
+    args = Namespace(config="c", data="few-{seed}.txt", test="test.txt", set=["task.labels=10"])
+    words = compare_init.command(args, "runs/a-{seed}", 2, [], Path("out"))
+    assert {"few-2.txt", "runs/a-2", "test.txt", "--set=seed=2"} < set(words)
+
+
+@pytest.mark.slow
+def test_both_sides_of_a_seed_differ_in_the_encoder_alone(make_run, striped, tmp_path, monkeypatch, capfd):
+    run = make_run()
+    made = yaml.safe_load((run / "config.yaml").read_text())
+    size, patch = (made["modalities"]["image"][key] for key in ("size", "patch"))
+    model = {key: made["model"][key] for key in ("width", "depth", "heads", "class_token")}
+    config = {
+        "task": {"name": "classify", "labels": 0.5},
+        "modalities": {"image": {"size": size, "patch": patch, "batch": 4}},
+        "model": model,
+        "train": {"steps": 2, "workers": 0, "precision": "fp32"},
+    }
+    (tmp_path / "ft.yaml").write_text(yaml.safe_dump(config))
+    given = ["--init", str(run), "--data", str(striped / "train"), "--test", str(striped / "test")]
+    given += ["--out", str(tmp_path / "pays"), "--score", "accuracy", "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", ["compare_init.py", str(tmp_path / "ft.yaml"), *given])
+    compare_init.main()
+    assert capfd.readouterr().out.splitlines()[-1].startswith("gain")
+    for seed in (0, 1):
+        pretrained, scratch = (
+            yaml.safe_load(Path(tmp_path, "pays", f"{side}-{seed}", "config.yaml").read_text())
+            for side in ("pretrained", "scratch")
+        )
+        assert pretrained["seed"] == scratch["seed"] == seed
+        assert pretrained["task"] == scratch["task"]
+        assert pretrained["model"]["depth"] == scratch["model"]["depth"]
+        assert pretrained["init"] and not scratch.get("init")
