@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mae_ext.cores import settle_threads
+from mae_ext.version import __version__
 
 if TYPE_CHECKING:
     from mae_ext.config import load_config
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from mae_ext.model.mae import MAE
     from mae_ext.model.mask import Mask
 
-__version__ = "0.1.0"
-__all__ = ["MAE", "Mask", "load_config", "load_encoder", "train"]
+__all__ = ["MAE", "Mask", "__version__", "load_config", "load_encoder", "train"]
 
 settle_threads()  # torch, which is imported later, reads this once
 

@@ -10,8 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mae_ext import plugins
 from mae_ext.errors import ConfigError, UserError
-from mae_ext.model.grid import grid_of
-from mae_ext.model.mask import check_masks
 from mae_ext.schedule import ProbeConfig
 from mae_ext.strict_yaml import read_yaml, write_yaml
 
@@ -145,6 +143,16 @@ class DataConfig(Section):
     max_bad_fraction: Share = 0.01
 
 
+def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
+    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide."""
+    if len(size) != len(patch):
+        raise ValueError(f"size {list(size)} has {len(size)} axes and patch {list(patch)} has {len(patch)}")
+    for axis, (s, p) in enumerate(zip(size, patch, strict=True)):
+        if p < 1 or s < 1 or s % p:
+            raise ValueError(f"size {list(size)} is not a multiple of patch {list(patch)} on axis {axis} ({s} / {p})")
+    return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
 class ModalityConfig(Section):
     size: Lengths
     patch: Lengths
@@ -259,7 +267,7 @@ class Config(Section):
 
     def check_plugins(self) -> "Config":
         """Names and arguments of every plug-in, before any work starts; masks must keep and hide something."""
-        plugins.tasks.build(self.task.name, self.task.arguments, "task")
+        task = plugins.tasks.build(self.task.name, self.task.arguments, "task")
         for name, m in self.modalities.items():
             where = f"modalities.{name}"
             model = {"size": m.size, "patch": m.patch, "channels": m.channels}
@@ -269,28 +277,25 @@ class Config(Section):
             plugins.readers.check(
                 m.data.reader.name, m.data.reader.arguments, ("size", "channels"), f"{where}.data.reader"
             )
-            self._check_masks(m, where)
+            for key, spec in (("mask", m.mask), ("decode", m.decode)):
+                if spec is not None:
+                    _check_masker(spec, m.grid, f"{where}.{key}")
+        if hasattr(task, "check"):
+            task.check(self)
         return self
-
-    def _check_masks(self, m: ModalityConfig, where: str) -> None:
-        maskers = {}
-        for key, spec in (("mask", m.mask), ("decode", m.decode)):
-            if spec is not None:
-                maskers[key] = plugins.maskers.build(spec.name, spec.arguments, f"{where}.{key}")
-                try:
-                    maskers[key].num_keep(m.grid)
-                except TypeError as error:
-                    raise ConfigError(f"{where}.{key}: a value of the wrong type in {spec}: {error}") from None
-                except ValueError as error:
-                    raise ConfigError(f"{where}.{key}: {error}") from None
-        if self.task.name == "pretrain":
-            try:
-                check_masks(maskers["mask"], maskers.get("decode"), m.grid)
-            except ValueError as error:
-                raise ConfigError(f"{where}.{error}") from None
 
     def to_yaml(self) -> str:
         return write_yaml(self.model_dump(mode="json"))
+
+
+def _check_masker(spec: PlugIn, grid: tuple[int, ...], where: str) -> None:
+    masker = plugins.maskers.build(spec.name, spec.arguments, where)
+    try:
+        masker.num_keep(grid)
+    except TypeError as error:
+        raise ConfigError(f"{where}: a value of the wrong type in {spec}: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def one_modality(name: str | None, config: Config, where: str, how: str = "--modality {}") -> str:

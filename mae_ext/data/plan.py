@@ -68,3 +68,9 @@ class Plan:
 
     def _index(self, epoch: int, place: int) -> int:
         return int(_permutation(self.seed, self.name, epoch, self.num_files)[place])
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` different indices (all of them where there are fewer), evenly over 0..total."""
+    count = min(total, count)
+    return [i * total // count for i in range(count)]

@@ -22,13 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
-from mae_ext import __version__
 from mae_ext.config import Config, parse_config
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
 from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import read_yaml
+from mae_ext.version import __version__
 
 FORMAT = 1
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mae_ext import plugins
 from mae_ext.config import Config
 from mae_ext.data.loading.loader import ModalityData
 from mae_ext.data.loading.statistics import resolve_statistics, stated
@@ -12,11 +13,24 @@ from mae_ext.data.sample import Batch
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.task import Progress
-from mae_ext.errors import UserError
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.mae import MAE
+from mae_ext.model.mask import check_masks
 
 
 class Pretraining:
+    def check(self, config: Config) -> None:
+        """Raises ConfigError for masks under which nothing is hidden, or nothing answered."""
+        for name, m in config.modalities.items():
+            specs = {"mask": m.mask, "decode": m.decode}
+            maskers = {
+                k: plugins.maskers.build(s.name, s.arguments, f"modalities.{name}.{k}") for k, s in specs.items() if s
+            }
+            try:
+                check_masks(maskers["mask"], maskers.get("decode"), m.grid)
+            except ValueError as error:
+                raise ConfigError(f"modalities.{name}.{error}") from None
+
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         check_meaning(config)
         return {n: ModalityData(config.seed, n, m, rank, world) for n, m in config.modalities.items()}

@@ -32,6 +32,9 @@ class Task(Protocol):
       `load_encoder`, layer-wise decay and freezing find the encoder in every run.
     """
 
+    # A task may also have `check(config)`: called when a config is read, it raises ConfigError for what is not for this
+    # task.
+
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         """For each modality its files, with the task's own Examples where it is not pretraining.
 

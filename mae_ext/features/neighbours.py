@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.drawing.panels import Panel, on_a_scale, save_rows
 from mae_ext.errors import BadSample, UserError
 from mae_ext.features.encoder import Features, FrozenEncoder, stack
-from mae_ext.report.pictures import Panel, on_a_scale, save_rows
 from mae_ext.rng import rng
 
 QUERIES = 8

@@ -6,15 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from mae_ext.config import grid_of
 
-def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
-    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide."""
-    if len(size) != len(patch):
-        raise ValueError(f"size {list(size)} has {len(size)} axes and patch {list(patch)} has {len(patch)}")
-    for axis, (s, p) in enumerate(zip(size, patch, strict=True)):
-        if p < 1 or s < 1 or s % p:
-            raise ValueError(f"size {list(size)} is not a multiple of patch {list(patch)} on axis {axis} ({s} / {p})")
-    return tuple(s // p for s, p in zip(size, patch, strict=True))
+__all__ = ["grid_of", "patches", "patchify", "take", "take_patches", "unpatchify", "unravel"]
 
 
 def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mae_ext import __version__
 from mae_ext.config import Config
 from mae_ext.engine.optim import peak_lr
 from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
 from mae_ext.report.history import OVERVIEW, History, parameters, read_history
 from mae_ext.report.probes import probes_section
+from mae_ext.version import __version__
 from mae_ext.writing import blamed_on, staged
 
 MAX_PICTURES = 12

@@ -15,7 +15,7 @@ from golden.rest_engine import given, saved
 from golden.rest_model import numbers
 from PIL import Image
 
-from mae_ext.drawing import boxes, planes
+from mae_ext.drawing import boxes, panels, planes
 from mae_ext.features import map as maps
 from mae_ext.features import neighbours
 from mae_ext.features.encoder import Features
@@ -146,7 +146,7 @@ def slices(note: Note) -> None:
     ):
         note(
             f"picture of {tuple(x.shape)} {x.dtype}",
-            [np.asarray(boxes.as_picture(x)).astype(float), np.asarray(pictures.to_image(x.float())).astype(float)],
+            [np.asarray(boxes.as_picture(x)).astype(float), np.asarray(panels.to_image(x.float())).astype(float)],
         )
     for x in (
         numbers(2, 1, 4, 4),
@@ -154,7 +154,7 @@ def slices(note: Note) -> None:
         torch.stack([numbers(1, 4, 4), numbers(1, 4, 4).sigmoid()]),
         torch.zeros(1, 1, 3, 3) - 5,
     ):
-        note(f"scale {tuple(x.shape)} {float(x.sum()):.3f}", [pictures.on_a_scale(x, x), pictures.on_a_scale(x * 2, x)])
+        note(f"scale {tuple(x.shape)} {float(x.sum()):.3f}", [panels.on_a_scale(x, x), panels.on_a_scale(x * 2, x)])
     mask = Mask(torch.tensor([[0, 3], [1, 2]]), torch.tensor([[1], [0]]), (2, 2))
     note("visible", pictures.visible_pixels(mask, (2, 3)))
     note("captions", [pictures.statistics_caption(a, b) for a in (False, True) for b in (False, True)])
@@ -169,24 +169,22 @@ def slices(note: Note) -> None:
         for bars in ((), (None, (9, 200, 3))):
 
             def drawn_(display: str = display, shape: Any = shape, bars: Any = bars) -> Any:
-                panel = pictures.Panel(
+                panel = panels.Panel(
                     (("in", numbers(*shape).sigmoid()), ("out", numbers(*shape, seed=1).sigmoid())),
                     ("caption of it " * 9, "more"),
                     display,
                     ((2.0, 1.0, 1.0), None) if display == "volume" else (),
                     bars,
                 )
-                moments = pictures.moments(panel)
-                found = [pictures.draw(m, *how) for m in moments[:2] for how in ((), (False,), (False, False))]
-                sheets = [pictures._sheet([moments[0]] * n) for n in (1, 3, 4, 5)] + [
-                    pictures._rows([moments[0]] * 2, "c")
-                ]
+                moments = panels.moments(panel)
+                found = [panels.draw(m, *how) for m in moments[:2] for how in ((), (False,), (False, False))]
+                sheets = [panels._sheet([moments[0]] * n) for n in (1, 3, 4, 5)] + [panels._rows([moments[0]] * 2, "c")]
                 return [
                     len(moments),
                     [im.size for im in (*found, *sheets)],
                     *(float(np.asarray(im).mean()) for im in (*found, *sheets)),
-                    pictures.save(panel, Path("p")).name,
-                    pictures.save_sheet([panel] * 2, Path("s")).name,
+                    panels.save(panel, Path("p")).name,
+                    panels.save_sheet([panel] * 2, Path("s")).name,
                 ]
 
             note(f"drawn {display} {shape} {bars}", drawn_)

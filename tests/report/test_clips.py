@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae_ext.drawing.panels import moments
 from mae_ext.features.encoder import load_encoder
-from mae_ext.report.pictures import moments, panels_of, reconstruct
+from mae_ext.report.pictures import panels_of, reconstruct
 
 SIZE, PATCH = [6, 24, 16], [2, 8, 4]
 

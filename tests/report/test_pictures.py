@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from mae_ext.config import Config, parse_config
+from mae_ext.drawing.panels import Panel, _fitting, draw, moments, on_a_scale, save, save_rows, save_sheet, to_image
 from mae_ext.drawing.planes import three_planes
 from mae_ext.engine import checkpoint
 from mae_ext.errors import UserError
@@ -14,20 +15,7 @@ from mae_ext.features.encoder import load_encoder
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import Mask
 from mae_ext.report.page import write_report
-from mae_ext.report.pictures import (
-    Panel,
-    _fitting,
-    draw,
-    moments,
-    on_a_scale,
-    panels_of,
-    reconstruct,
-    save,
-    save_rows,
-    save_sheet,
-    to_image,
-    visible_pixels,
-)
+from mae_ext.report.pictures import panels_of, reconstruct, visible_pixels
 
 MakeRun = Callable[..., Path]
 

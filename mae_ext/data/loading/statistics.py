@@ -13,6 +13,7 @@ from mae_ext.config import Config, ModalityConfig, Statistics
 from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.loading.workers import Worker, WorkerLost
+from mae_ext.data.plan import spread
 from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sources.table import Items
 from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, reasons
@@ -68,12 +69,6 @@ class Moments:
         std = (self.square / self.count).sqrt()
         std[std <= CONSTANT * self.mean.abs()] = 1.0
         return Statistics(mean=tuple(self.mean.tolist()), std=tuple(std.tolist()))
-
-
-def spread(total: int, count: int) -> list[int]:
-    """`count` different indices (all of them where there are fewer), evenly over 0..total."""
-    count = min(total, count)
-    return [i * total // count for i in range(count)]
 
 
 def measure(

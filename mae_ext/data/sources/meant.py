@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mae_ext.data.loading.statistics import spread
+from mae_ext.data.plan import spread
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.errors import UserError, some
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mae_ext.data.loading.statistics import spread
+from mae_ext.data.plan import spread
 from mae_ext.data.sources.table import PathTable
 from mae_ext.data.volume.geometry import apart, lean, orientation
 from mae_ext.data.volume.scan import Declared

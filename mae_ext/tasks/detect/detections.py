@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,10 +22,8 @@ from mae_ext.engine.outputs import Results, addresses_of, result_paths
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.features.encoder import stack
+from mae_ext.tasks.detect.detector import Detector
 from mae_ext.tasks.detect.fcos import Decoding, Detections
-
-if TYPE_CHECKING:
-    from mae_ext.tasks.detect.task import Detector
 
 BATCH = 8
 """Images answered at a time: their maps are large."""
@@ -46,7 +44,7 @@ class Found:
 
 
 def find_objects(
-    model: "Detector", config: Config, name: str, items: Items, rows: Sequence[int], decoding: Decoding,
+    model: Detector, config: Config, name: str, items: Items, rows: Sequence[int], decoding: Decoding,
     table: BoxTable | None, device: torch.device, bad: list[BadSample],
 ) -> Iterator[Found]:  # fmt: skip
     """Detections in the images at `rows`, seen whole, one image after the other.
@@ -98,7 +96,7 @@ def _read(
 
 
 def write_detections(
-    model: "Detector", config: Config, name: str, classes: Sequence[str], decoding: Decoding, shown: float,
+    model: Detector, config: Config, name: str, classes: Sequence[str], decoding: Decoding, shown: float,
     sources: Sequence[str], out: Path, progress: Progress | None = None,
 ) -> list[Path]:  # fmt: skip
     """`out`/detections.json, and a PNG of each image with the boxes that score `shown` or more.

@@ -1,4 +1,4 @@
-"""The task of detection: an encoder, ViTDet's simple feature pyramid over its last map, FCOS's head over all scales."""
+"""The task of detection: boxes of a label file along with crops, a loss, COCO's scores, and files of detections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,56 +21,15 @@ from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, ConfigError, UserError, check_bad
-from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 from mae_ext.tasks.backbone import load_backbone
 from mae_ext.tasks.detect.average_precision import average_precision, require_pycocotools
 from mae_ext.tasks.detect.detections import Found, find_objects, write_detections
-from mae_ext.tasks.detect.fcos import Answers, Decoding, Head, Places, loss, places_of
-from mae_ext.tasks.detect.pyramid import STRIDES, Pyramid
+from mae_ext.tasks.detect.detector import Detector
+from mae_ext.tasks.detect.fcos import Decoding, loss
+from mae_ext.tasks.detect.pyramid import STRIDES
 
 NO_OBJECT = -1
-
-
-class Detector(nn.Module):
-    """x -> what each place of the pyramid says.
-
-    channels: of the pyramid's maps. depth: convolutions of each of the head's towers. strides: as Pyramid takes them.
-    """
-
-    xy: Tensor
-    stride: Tensor
-    reach: Tensor
-
-    def __init__(self, config: Config, name: str, classes: int, channels: int, depth: int, strides: tuple[int, ...]):
-        super().__init__()
-        modality = config.modalities[name]
-        assert config.model.width
-        self.backbone = MAE(config, decodes=False)
-        self.pyramid = Pyramid(config.model.width, channels, modality.patch, modality.grid, strides)
-        self.head = Head(channels, classes, depth, len(strides))
-        places = places_of(self.pyramid.grids, self.pyramid.strides, modality.size)
-        for part in ("xy", "stride", "reach"):
-            self.register_buffer(part, getattr(places, part), persistent=False)
-
-    @property
-    def places(self) -> Places:
-        return Places(self.xy, self.stride, self.reach)
-
-    def places_in(self, x: Tensor, name: str) -> Places:
-        """Of the answers to (B, C, H, W), which need not be of the size of training."""
-        modality = self.backbone.modality(name)
-        if (grid := modality.grid_of(x)) == modality.grid:
-            return self.places
-        found = places_of(self.pyramid.grids_of(grid), self.pyramid.strides, tuple(x.shape[2:]))
-        return Places(*(part.to(self.xy.device) for part in (found.xy, found.stride, found.reach)))
-
-    def forward(self, x: Tensor, name: str, gates: Tensor | None = None) -> Answers:
-        """(B, C, H, W) in reader units -> Answers in pixels of x."""
-        tokens = self.backbone.encode_all(x, name, gates=gates)[:, int(self.backbone.encoder.class_token is not None) :]
-        grid = self.backbone.modality(name).grid_of(x)
-        answers: Answers = self.head(self.pyramid(tokens, grid), self.pyramid.strides)
-        return answers
 
 
 class RecordedCrop:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.errors import BadSample, UserError, some
 from mae_ext.rng import rng
-
-if TYPE_CHECKING:
-    from mae_ext.tasks.segment.task import Segmentation
 
 TARGET = "labels"
 
@@ -187,10 +184,21 @@ class Paired:
         return self.box
 
 
+class Pairing(Protocol):
+    """What pairs have to know of the task; see Segmentation for what each is."""
+
+    classes: tuple[str, ...]
+    foreground: bool
+    ignore: int | None
+    balance: float
+    distort: int
+    strength: float
+
+
 class PairedExamples:
     """Samples with the targets `labels` (*S) int64. balance: the share of crops that are moved onto a label."""
 
-    def __init__(self, task: "Segmentation", config: Config, name: str, source: str, masks: str) -> None:
+    def __init__(self, task: Pairing, config: Config, name: str, source: str, masks: str) -> None:
         self.task, self.seed, self.name = task, config.seed, name
         self.modality: ModalityConfig = config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")

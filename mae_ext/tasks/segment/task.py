@@ -15,7 +15,8 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.crops import training_shape
 from mae_ext.data.labelmap import Labels, Recorded
 from mae_ext.data.loading.loader import ModalityData, build_reader
-from mae_ext.data.loading.statistics import resolve_statistics, spread
+from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.plan import spread
 from mae_ext.data.sample import Batch, Crop, Sample, read_checked
 from mae_ext.data.sources.classes import check_apart
 from mae_ext.engine.distributed import Ranks

@@ -14,7 +14,8 @@ from PIL import Image
 from mae_ext.config import Config, Statistics
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.image.reader import ImageReader
-from mae_ext.data.loading.statistics import IMAGENET, Moments, measure, resolve_statistics, spread
+from mae_ext.data.loading.statistics import IMAGENET, Moments, measure, resolve_statistics
+from mae_ext.data.plan import spread
 from mae_ext.data.sample import CropSampler, Sample
 from mae_ext.data.sources.table import Items, PathTable, list_items
 from mae_ext.errors import BadSample, ConfigError, UserError

@@ -1,0 +1,3 @@
+"""The version of the package, for wheels, checkpoints and reports."""
+
+__version__ = "0.1.0"
