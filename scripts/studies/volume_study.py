@@ -2,7 +2,7 @@
 
     python scripts/studies/volume_study.py --make-split DIR/images --train train.txt --test test.txt
     mae-ext pretrain volume_hippocampus_vitt --data train.txt --out runs/hippocampus
-    python scripts/studies/volume_study.py runs/hippocampus --train train.txt --test test.txt --labels DIR/labels --crops 4
+    python scripts/studies/volume_study.py runs/hippocampus --train train.txt --test test.txt --labels DIR/labels
 
 Prints one JSON object; several runs (seeds) are given one after another, with the mean and standard deviation of every
 number. hidden: the mean squared error on hidden voxels of held-out scans, the same voxels and the same visible patches

@@ -378,7 +378,8 @@ def test_an_error_of_the_system_is_told_with_its_file_its_cause_and_its_remedy(
 def test_a_process_that_may_open_no_more_files_says_so_and_no_file_is_called_bad(tiny, photos, tmp_path):
     config = tiny({"train.steps": 40, "train.workers": 2, "modalities.image.data.statistics": "none"})
     code = (
-        "import resource, sys; from mae_ext.engine import train as t; from mae_ext.data.image.reader import ImageReader as r\n"
+        "import resource, sys; from mae_ext.engine import train as t\n"
+        "from mae_ext.data.image.reader import ImageReader as r\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n"
         "from mae_ext.cli import run; sys.exit(run(sys.argv[1:]))"
     )

@@ -1,4 +1,4 @@
-"""Make the values of the wide net again, on purpose: `scripts/checks/golden_rest --why "masks keep one token more" [AREA...]`.
+"""Make the values of the wide net again: `scripts/checks/golden_rest --why "masks keep one token more" [AREA...]`.
 
 Keeps the values of the areas that changed, prints old and new, and adds the reason to rest_kept/CHANGES.md. Without
 --why it refuses: a value that changed and nobody knows why is a fault.

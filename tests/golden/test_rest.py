@@ -27,7 +27,7 @@ def test_what_was_kept_of_many_inputs_and_settings_is_what_comes_out(name, found
     lines = rest.differences(name, kept, found[name])
     shown = "\n  ".join(lines[:25])
     assert not lines, (
-        f"{len(lines)} of {len(kept)} values of '{name}' are others; if that was meant: scripts/checks/golden_rest --why "
+        f"{len(lines)} of {len(kept)} values of '{name}' are others; if meant: scripts/checks/golden_rest --why "
         f'"..." {name}\n  {shown}'
     )
 

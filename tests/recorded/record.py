@@ -5,7 +5,7 @@ it, an error included, is told in few words or numbers and kept in kept/ROOM.jso
 short hash where they are many; floats to a tolerance, where they are many as their spread and a mark, which tells
 their order.
 
-    scripts/checks/recorded --why "labels are now cut at the middle" [ROOM...]     keeps them again, and says what changed
+    scripts/checks/recorded --why "labels are now cut at the middle" [ROOM...]   keeps them again, and says what changed
 """
 
 import contextlib

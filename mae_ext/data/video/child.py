@@ -1,10 +1,10 @@
 """The program that decodes video: a child process with a life of its own, because decoders hang, crash and leak.
 
-`mae_ext.data.video.decoder` starts it. It imports no torch, and so starts in a third of a second. Requests and answers are
-lines of JSON; frames go through shared memory.
+`decoder.py` starts it. It imports no torch, and so starts in a third of a second. Requests and answers are lines of
+JSON; frames go through shared memory.
 
-`mae_ext.data.video.film` lists the packets of a film and says which picture of which packet is its n-th frame, and where
-decoding can begin. PyAV decodes from there, strictly: every error of the codec counts, and frames have to come out one
+`film.py` lists the packets of a film and says which picture of which packet is its n-th frame, and where decoding can
+begin. PyAV decodes from there, strictly: every error of the codec counts, and frames have to come out one
 after the other, all of them. Where they do not, decoding begins earlier, and at last with the first packet. decord, for
 those who ask for it, is used with the plainest films only, and with doubts as to every answer.
 """

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from mae_ext.data.sources.table import locate
 from mae_ext.errors import BadSample
 
-CHILD = Path(__file__).with_name("video_child.py")
+CHILD = Path(__file__).with_name("child.py")
 PACKAGES = str(Path(__file__).parents[2])
 """Where the child finds this package, be it installed or not."""
 

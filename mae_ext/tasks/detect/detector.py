@@ -1,4 +1,4 @@
-"""The model of detection: an encoder, ViTDet's simple feature pyramid over its last map, FCOS's head over all scales."""
+"""The model of detection: an encoder, ViTDet's simple feature pyramid over its last map, FCOS's head over it."""
 
 from torch import Tensor, nn
 

@@ -1,0 +1,139 @@
+"""Commands that use a run: reconstruct, embed, probe, predict, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mae_ext.cli.app import BadOption, NameOption, Pool, RunArg, app, progress_bar
+from mae_ext.config import uncached
+from mae_ext.strict_json import dumps
+from mae_ext.writing import folder_for
+
+
+@app.command()
+def reconstruct(
+    run: RunArg,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for the pictures.")] = "pictures",
+    own_statistics: Annotated[
+        bool, typer.Option(help="Use the hidden patches' own mean and contrast (a leak; the picture says so).")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many inputs.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", help="Of the masks.")] = 0,
+    modality: NameOption = None,
+) -> None:
+    """Write pictures: input, masked input, reconstruction.
+
+    Example: mae-ext reconstruct runs/photos photos/ --out pictures
+    """
+    from mae_ext.report.pictures import reconstruct as draw
+
+    with progress_bar("reconstructing") as progress:
+        paths = draw(
+            run,
+            inputs,
+            Path(out),
+            own_statistics=own_statistics,
+            seed=seed,
+            limit=limit,
+            name=modality,
+            progress=progress,
+        )
+    for path in paths:
+        print(path)
+
+
+@app.command()
+def embed(
+    run: RunArg,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, list, shards or .npz.")],
+    out: Annotated[str, typer.Option("--out", help="The .safetensors file to write.")],
+    pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the class token.")] = "mean",
+    modality: NameOption = None,
+    max_bad_fraction: BadOption = None,
+    map_: Annotated[bool, typer.Option("--map", help="Also a picture of the features as points in a plane.")] = False,
+    neighbours: Annotated[
+        int | None, typer.Option("--neighbours", min=1, help="Also a picture: samples and so many nearest to each.")
+    ] = None,
+) -> None:
+    """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it.
+
+    Example: mae-ext embed runs/photos photos/ --out photos.safetensors --map --neighbours 6
+    """
+    from mae_ext.features.embed import embed as write
+
+    with progress_bar("embedding") as progress:
+        path = write(
+            run, source, Path(out), pool, modality, max_bad_fraction=max_bad_fraction, progress=progress,
+            with_map=map_, neighbours=neighbours,
+        )  # fmt: skip
+    print(path)
+
+
+@app.command()
+def probe(
+    run: RunArg,
+    train: Annotated[str, typer.Option("--train", help="Labelled source to learn from.")],
+    test: Annotated[str | None, typer.Option("--test", help="Labelled source to judge on.")] = None,
+    folds: Annotated[int | None, typer.Option("--folds", min=2, help="Instead of --test: cross-validate.")] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of the kNN probe.")] = 20,
+    pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the class token.")] = "mean",
+    modality: NameOption = None,
+    max_bad_fraction: BadOption = None,
+    random_weights: Annotated[bool, typer.Option(help="The same probe on untrained weights, to compare with.")] = False,
+    attentive: Annotated[bool, typer.Option(help="Also a probe that attends over all tokens (more time).")] = False,
+    mirror: Annotated[
+        bool, typer.Option(help="Learn from mirror images too; not where labels are left or right.")
+    ] = False,
+) -> None:
+    """kNN and linear probe on frozen features; prints one JSON object.
+
+    Example: mae-ext probe runs/photos --train labelled/train --test labelled/test; with patients and a split in a list:
+    --train index.csv::train --test index.csv::test, or --train index.csv --folds 5, which keeps a patient together.
+    """
+    from mae_ext.probing.probe import probe as judge
+
+    with progress_bar("embedding") as progress:
+        result = judge(
+            run, train, test, k, pool, baseline="random" if random_weights else None, name=modality,
+            max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
+            attentive=attentive, folds=folds, mirror=mirror,
+        )  # fmt: skip
+    print(dumps(result))
+
+
+@app.command()
+def predict(
+    run: RunArg,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, lists, shards or .npz.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for what is predicted.")] = "predictions",
+) -> None:
+    """Write what a fine-tuned run says of new data: of classes, a line of probabilities for each sample.
+
+    The same command again leaves what is there and goes on with the rest.
+
+    Example: mae-ext predict runs/ft photos/ --out predictions
+    """
+    from mae_ext.engine.outputs import warn_one_sided
+    from mae_ext.engine.step import as_evaluated
+    from mae_ext.engine.task import load_task
+
+    with folder_for(out) as folder, progress_bar("predicting") as progress:
+        task, model, config, _ = load_task(run)
+        warn_one_sided(config.modalities.values(), inputs)
+        with as_evaluated(model, config):
+            paths = task.predict(model, uncached(config), inputs, folder, progress)
+    for path in paths:
+        print(path)
+
+
+@app.command()
+def report(run: RunArg) -> None:
+    """Write report.html: curves, reconstructions, probes, loader health, bad samples.
+
+    Example: mae-ext report runs/photos
+    """
+    from mae_ext.report.page import write_report
+
+    print(write_report(Path(run)))
