@@ -18,7 +18,7 @@ import mae_ext
 
 def modules() -> list[ModuleType]:
     names = [m.name for m in pkgutil.walk_packages(mae_ext.__path__, "mae_ext.")]
-    return [importlib.import_module(n) for n in sorted(names) if ".data" not in n and not n.endswith("__main__")]
+    return [importlib.import_module(n) for n in sorted(names) if not n.startswith("mae_ext.data") and not n.endswith("__main__")]
 
 
 def plain(value: Any) -> Any:
@@ -175,7 +175,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
         ],
     ),
     "prepare": (
-        "mae_ext.data.prepare.prepare",
+        "mae_ext.data.loading.prepare.prepare",
         [
             ["image_folder", "--out", "c"],
             ["image_folder", "--out", "c", "--workers", "3", "--modality", "image", "--data", "d"],
