@@ -18,7 +18,11 @@ import mae_ext
 
 def modules() -> list[ModuleType]:
     names = [m.name for m in pkgutil.walk_packages(mae_ext.__path__, "mae_ext.")]
-    return [importlib.import_module(n) for n in sorted(names) if not n.startswith("mae_ext.data") and not n.endswith("__main__")]
+    return [
+        importlib.import_module(n)
+        for n in sorted(names)
+        if not n.startswith("mae_ext.data") and not n.endswith("__main__")
+    ]
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from plant_faults import TABLES, Fault, failures, judged, main, mirrored, read_tables, stale, summary
+from fault_tables import TABLES, Fault, mirrored, read_tables, stale
+from plant_faults import failures, judged, main, summary
 
 CODE = """\
 import subprocess, sys
