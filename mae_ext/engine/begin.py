@@ -11,6 +11,7 @@ from torch import nn
 from mae_ext.config import Config
 from mae_ext.data.loading.loader import ModalityData
 from mae_ext.engine import checkpoint
+from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks, check_split
 from mae_ext.engine.evaluation import announce, check_held_out
 from mae_ext.engine.ledger import Ledger
@@ -85,7 +86,7 @@ def _built(
     model = build_model(config)
     if found is None and config.init is not None:
         task.start(model, config)
-    model = model.to(device).train()
+    model = on_device(model, device).train()
     freeze(model, config.train.freeze)
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")

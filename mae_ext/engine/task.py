@@ -12,6 +12,7 @@ from mae_ext.config import Config
 from mae_ext.data.loading.loader import ModalityData
 from mae_ext.data.sample import Batch
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
+from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
 from mae_ext.model.mae import MAE
 from mae_ext.rng import seed_of
@@ -116,4 +117,4 @@ def load_task(run: str | Path, device: str = "auto") -> tuple[Task, nn.Module, C
     config = read_config(path)
     model = build_model(config)
     load_weights(model, read_tensors(path / "model.safetensors"), str(path))
-    return task_of(config), model.eval().to(device_of(device)), config, path
+    return task_of(config), on_device(model.eval(), device_of(device)), config, path

@@ -16,7 +16,7 @@ from mae_ext.data.sample import Batch
 from mae_ext.data.volume.doubts import one_sided
 from mae_ext.engine import checkpoint
 from mae_ext.engine.begin import Begun, begin
-from mae_ext.engine.cpu import settle_in
+from mae_ext.engine.cpu import is_native, on_device, settle_in
 from mae_ext.engine.distributed import Ranks, join, leave
 from mae_ext.engine.evaluation import Evaluations, evaluate
 from mae_ext.engine.failure import record
@@ -34,7 +34,6 @@ from mae_ext.engine.step import DTYPES, NonFinite, Objective, Step, Taken
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import backbone_of, build_model, task_of
 from mae_ext.errors import CheckpointError, NoneUsable, RunError, UserError, cause_of
-from mae_ext.model.linear import is_native
 from mae_ext.overrides import configured
 from mae_ext.probing.during import ProbesDuring
 from mae_ext.progress import watched_by
@@ -288,7 +287,7 @@ def replay(failure: str | Path) -> dict[str, Any]:
     data = task.data(config)
     at.set_aside(data)
     ranks = Ranks(0, 1, torch.device("cpu"))
-    model = build_model(config).train()
+    model = on_device(build_model(config), ranks.device).train()
     freeze(model, config.train.freeze)
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler("cpu", enabled=config.train.precision == "fp16")

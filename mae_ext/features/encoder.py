@@ -21,6 +21,7 @@ from mae_ext.data.sample import Reader, Sample, read_checked
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.checkpoint import load_run
+from mae_ext.engine.cpu import on_device
 from mae_ext.engine.task import device_of
 from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.model.mae import MAE
@@ -144,7 +145,7 @@ class FrozenEncoder(nn.Module):
         """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
         config = self.config.model_copy(update={"seed": seed})
         untrained = MAE(config, decodes=self.model.decoder is not None)
-        return FrozenEncoder(untrained.eval().to(self.device), config, self.name, 0, self.path, self.keeps)
+        return FrozenEncoder(on_device(untrained.eval(), self.device), config, self.name, 0, self.path, self.keeps)
 
     def features(
         self,
@@ -255,5 +256,5 @@ def load_encoder(run_or_file: str | Path, name: str | None = None, device: str =
     """
     run = load_run(run_or_file)
     name = one_modality(name, run.config, str(run_or_file))
-    model = run.model.eval().to(device_of(device))
+    model = on_device(run.model.eval(), device_of(device))
     return FrozenEncoder(model, run.config, name, run.step, Path(run.path)).requires_grad_()

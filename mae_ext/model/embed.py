@@ -6,7 +6,6 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from mae_ext.model.grid import take_patches
-from mae_ext.model.linear import Linear
 
 
 class Embedder(Protocol):
@@ -31,7 +30,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, size: tuple[int, ...], patch: tuple[int, ...], channels: int, width: int) -> None:
         super().__init__()
         self.patch = patch
-        self.project = Linear(prod(patch) * channels, width)
+        self.project = nn.Linear(prod(patch) * channels, width)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         """(B, C, *S), (B, K) -> (B, K, D): only the kept patches are ever copied or embedded."""

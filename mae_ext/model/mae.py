@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from mae_ext.config import Config, DecoderConfig, ModelConfig
 from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
-from mae_ext.model.linear import Linear
 from mae_ext.model.mask import Mask
 from mae_ext.model.modality import Modality, in_units
 from mae_ext.model.transformer import Transformer
@@ -50,7 +49,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, encoder_width: int, mlp_ratio: float, eps: float) -> None:
         super().__init__()
-        self.project = Linear(encoder_width, config.width)
+        self.project = nn.Linear(encoder_width, config.width)
         self.mask_token = nn.Parameter(torch.zeros(config.width))
         self.trunk = Transformer(config.width, config.depth, config.heads, mlp_ratio, eps)
 

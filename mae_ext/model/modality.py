@@ -12,7 +12,6 @@ from mae_ext import plugins
 from mae_ext.config import ModalityConfig, Statistics
 from mae_ext.errors import WrongShape
 from mae_ext.model.grid import grid_of
-from mae_ext.model.linear import Linear
 from mae_ext.model.mask import Mask, from_scores, num_decoded
 
 
@@ -41,7 +40,7 @@ class Modality(nn.Module):
         self.position = placed(width=width)
         self.decoder_position = None if decoder_width is None else placed(width=decoder_width)
         self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
-        self.predict = None if decoder_width is None else Linear(decoder_width, self.target.pix)
+        self.predict = None if decoder_width is None else nn.Linear(decoder_width, self.target.pix)
         self.masker = plugins.maskers.build(config.mask.name, config.mask.arguments, f"{where}.mask")
         self.decode = config.decode and plugins.maskers.build(
             config.decode.name, config.decode.arguments, f"{where}.decode"

@@ -1,7 +1,6 @@
 """Pre-norm transformer blocks: all that the encoder and the decoder share. They see tokens, never a modality."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,73 +8,37 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mae_ext.model.linear import Linear, is_native
-
-
-class _CpuAttention(torch.autograd.Function):
-    """Softmax attention whose probabilities, (B, H, Q, N), are made again in the backward pass, not kept."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        return _probabilities(q, k) @ v
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = ctx.saved_tensors
-        p = _probabilities(q, k)
-        grad_v = p.transpose(-1, -2) @ grads[0]
-        grad_scores = torch._softmax_backward_data(grads[0] @ v.transpose(-1, -2), p, -1, p.dtype)
-        grad_scores = grad_scores * q.shape[-1] ** -0.5
-        return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v
-
-
-def _probabilities(q: Tensor, k: Tensor) -> Tensor:
-    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(-1)  # the sum inside is fp32
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B, H, Q, d), (B, H, N, d), (B, H, N, d) -> (B, H, Q, d): softmax attention."""
-    on_cpu = q.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_cpu and not is_native(q.dtype):
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    if on_cpu and q.dtype == torch.bfloat16:
-        # The flash kernel's bf16 backward on CPUs is slower than the plain products (28 against 10 ms at 8x16x197x32).
-        with torch.autocast("cpu", enabled=False):  # which would leave bf16 in the softmax
-            out: Tensor = _CpuAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
-            return out
-    return F.scaled_dot_product_attention(q, k, v)
-
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(width, 3 * width)
-        self.out = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """(B, N, D) -> (B, N, D): self-attention over norm(x)."""
-        q, k, v = rearrange(self.qkv(x, before=norm), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        mixed: Tensor = self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
-        return mixed
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D): softmax self-attention."""
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+        return out
 
 
 class Mlp(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = Linear(width, hidden)
-        self.down = Linear(hidden, width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """(B, N, D) -> (B, N, D): two layers over norm(x)."""
-        out: Tensor = self.down(self.up(x, before=norm), before=F.gelu)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        out: Tensor = self.down(F.gelu(self.up(x)))
         return out
 
 
 class Block(nn.Module):
+    """Attention and an MLP, each over a norm of what comes in and added to it (ViT, 2010.11929, equations 2 and 3)."""
+
     def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
@@ -84,10 +47,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, N, D), (2, B) | None -> (B, N, D). gate: what each branch of each sample counts (drop path)."""
-        for i, (norm, branch) in enumerate(((self.norm1, self.attention), (self.norm2, self.mlp))):
-            change = branch(x, norm)
-            x = x + (change if gate is None else gate[i, :, None, None] * change)
-        return x
+        first, second = (None, None) if gate is None else gate
+        x = x + gated(self.attention(self.norm1(x)), first)
+        return x + gated(self.mlp(self.norm2(x)), second)
+
+
+def gated(change: Tensor, gate: Tensor | None) -> Tensor:
+    """(B, N, D), (B,) | None -> (B, N, D)."""
+    return change if gate is None else gate[:, None, None] * change
 
 
 class Transformer(nn.Module):
@@ -109,10 +76,12 @@ class Transformer(nn.Module):
 
     def layers(self, x: Tensor, taken: Sequence[int], gates: Tensor | None = None) -> list[Tensor]:
         """(B, N, D) -> [(B, N, D)]: after the blocks `taken`, counted from 1, as they are, and the normed last."""
-        found = {}
+        after = {}
         for i in range(self.depth):
-            found[i + 1] = x = self._block(i, x, gates)
-        return [*(found[i] for i in taken), self.norm(x)]
+            x = self._block(i, x, gates)
+            if i + 1 in taken:
+                after[i + 1] = x
+        return [*(after[number] for number in taken), self.norm(x)]
 
     def _block(self, i: int, x: Tensor, gates: Tensor | None) -> Tensor:
         block, gate = self.blocks[i], None if gates is None else gates[i]

@@ -22,7 +22,7 @@ from turns import serve, take_turns
 
 from mae_ext.config import Config, load_config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import settle_in
+from mae_ext.engine.cpu import on_device, settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates
 from mae_ext.engine.optim import adamw
@@ -61,7 +61,7 @@ def samples(config: Config, model: MAE, device: torch.device) -> dict[str, Batch
 
 
 def build(config: Config, device: torch.device, compiled: bool) -> Callable[[], float]:
-    model = MAE.from_config(config).train().to(device)
+    model = on_device(MAE.from_config(config).train(), device)
     objective = Objective(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
     take = Step(

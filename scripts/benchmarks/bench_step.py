@@ -22,7 +22,7 @@ from turns import serve, take_turns
 
 from mae_ext.config import Config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import settle_in
+from mae_ext.engine.cpu import on_device, settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates
 from mae_ext.engine.optim import adamw
@@ -76,7 +76,7 @@ def our_config(args: argparse.Namespace, precision: str) -> Config:
 
 def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:
     config = our_config(args, precision)
-    model = MAE.from_config(config).train().to(device)
+    model = on_device(MAE.from_config(config).train(), device)
     objective = Objective(model, config)
     optimizer = adamw(model, config.train)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")

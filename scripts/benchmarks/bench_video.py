@@ -29,6 +29,7 @@ from mae_ext.data.crops import crop_sampler
 from mae_ext.data.sample import Batch, CropSampler
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.video.reader import VideoReader
+from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.optim import adamw
 from mae_ext.engine.step import DTYPES, Objective, Step
@@ -59,7 +60,7 @@ def our_config(args: argparse.Namespace, precision: str, half: bool) -> Config:
 
 
 def our_step(config: Config, args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], float], Mask]:
-    model = MAE.from_config(config).train().to(device)
+    model = on_device(MAE.from_config(config).train(), device)
     objective = Objective(model, config)
     take = Step(
         config, model, torch.compile(objective) if args.compile else objective, adamw(model, config.train),

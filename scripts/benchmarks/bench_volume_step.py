@@ -23,7 +23,7 @@ from turns import serve, take_turns
 
 from mae_ext.config import Config, parse_config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import settle_in
+from mae_ext.engine.cpu import on_device, settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.optim import adamw
 from mae_ext.engine.step import DTYPES, Objective, Step
@@ -64,7 +64,7 @@ def scans(args: argparse.Namespace) -> Tensor:
 
 def our_step(args: argparse.Namespace, device: torch.device, half: bool = False) -> Callable[[], float]:
     config = our_config(args, half)
-    model = MAE.from_config(config).train().to(device)
+    model = on_device(MAE.from_config(config).train(), device)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     take = Step(config, model, Objective(model, config), adamw(model, config.train), scaler, Ranks(0, 1, device))
     mask = model.modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])

@@ -23,7 +23,6 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import Progress
 from mae_ext.errors import ConfigError, UserError, check_bad, reasons
-from mae_ext.model.linear import Linear
 from mae_ext.model.mae import MAE
 from mae_ext.probing.attentive import AttentivePool
 from mae_ext.rng import rng
@@ -47,7 +46,7 @@ class Classifier(nn.Module):
             self.gather = AttentivePool(config.model.width, grid, rng(config.seed, "init", "pool"))
         # The mean of normalised tokens is not normalised (MAE's fc_norm).
         self.norm = nn.LayerNorm(config.model.width, eps=config.model.norm_eps)
-        self.head = Linear(config.model.width, classes)
+        self.head = nn.Linear(config.model.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=HEAD_STD, generator=rng(config.seed, "init", "head"))
         nn.init.zeros_(self.head.bias)
 

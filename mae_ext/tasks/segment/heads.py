@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.errors import ConfigError
 from mae_ext.model.grid import unpatchify
-from mae_ext.model.linear import Linear
 from mae_ext.model.mae import MAE
 
 MANY = 32
@@ -24,7 +23,7 @@ class LinearHead(nn.Module):
         super().__init__()
         self.patch, self.classes = patch, classes
         self.norm = nn.LayerNorm(width)
-        self.predict = Linear(width, prod(patch) * classes)
+        self.predict = nn.Linear(width, prod(patch) * classes)
         nn.init.xavier_uniform_(self.predict.weight)
         nn.init.zeros_(self.predict.bias)
 
