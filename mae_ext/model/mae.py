@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_ext.config import Config, DecoderConfig, ModelConfig
-from mae_ext.model.grid import patchify, take, take_patches, unpatchify, unravel
+from mae_ext.model.grid import patchify, take, unpatchify, unravel
 from mae_ext.model.mask import Mask
 from mae_ext.model.modality import Modality, in_units
 from mae_ext.model.transformer import Transformer
@@ -36,9 +36,12 @@ class Encoder(nn.Module):
         return out
 
     def layers(self, tokens: Tensor, taken: Sequence[int], gates: Tensor | None = None) -> list[Tensor]:
-        """(B, N, D) -> [(B, N, D)]: the tokens after the blocks `taken`, counted from 1, and the last, normed."""
-        found = self.trunk.layers(self._with_class_token(tokens), taken, gates)
-        return [layer[:, self.class_token is not None :] for layer in found]
+        """(B, N, D) -> [(B, N, D)]: the patch tokens after the blocks `taken`, counted from 1, and the last, normed."""
+        return [self.patches(layer) for layer in self.trunk.layers(self._with_class_token(tokens), taken, gates)]
+
+    def patches(self, encoded: Tensor) -> Tensor:
+        """(B, [1 +] K, D) -> (B, K, D): the patch tokens, without the class token."""
+        return encoded[:, self.class_token is not None :]
 
     def _with_class_token(self, tokens: Tensor) -> Tensor:
         if self.class_token is None:
@@ -53,16 +56,16 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(config.width))
         self.trunk = Transformer(config.width, config.depth, config.heads, mlp_ratio, eps)
 
-    def forward(self, encoded: Tensor, visible: Tensor, asked: Tensor) -> Tensor:
-        """(B, [1 +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E) for the asked tokens only.
+    def forward(self, encoded: Tensor, keep_places: Tensor, pred_places: Tensor) -> Tensor:
+        """(B, [1 +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E): the predicted tokens, no others.
 
-        The order of tokens means nothing to attention, so visible and asked are joined, not scattered into the grid.
+        The order of tokens means nothing to attention: visible and mask tokens are joined, not scattered into the grid.
         """
-        known = self.project(encoded)
-        extra = known.shape[1] - visible.shape[1]  # the class token has no place in the grid
-        known = torch.cat([known[:, :extra], known[:, extra:] + visible.to(known.dtype)], dim=1)
-        tokens = torch.cat([known.to(asked.dtype), self.mask_token + asked], dim=1)
-        out: Tensor = self.trunk(tokens)[:, known.shape[1] :]
+        visible = self.project(encoded)
+        extra = visible.shape[1] - keep_places.shape[1]  # the class token has no place in the grid
+        visible = torch.cat([visible[:, :extra], visible[:, extra:] + keep_places.to(visible.dtype)], dim=1)
+        tokens = torch.cat([visible.to(pred_places.dtype), self.mask_token + pred_places], dim=1)
+        out: Tensor = self.trunk(tokens)[:, visible.shape[1] :]
         return out
 
 
@@ -115,52 +118,44 @@ class MAE(nn.Module):
     ) -> Tensor:
         """(B, C, *S) in reader units -> scalar: the mean over samples of the mean error over valid predicted pixels.
 
-        valid: (B, 1, *S) bool; a sample none of whose predicted pixels is valid counts as 0. Sample by sample, so that
-        the loss of a batch is the mean of its parts however it is cut over ranks and accumulation steps. The term of
-        `train.uniformity`, where it is asked for, is of the whole batch; files: (B,) of which file each sample is.
+        The encoder sees the patches mask.keep and no others; the decoder predicts mask.pred from what it made of them.
+        valid: (B, 1, *S) bool, where the loss counts. Sample by sample, so that the loss of a batch is the mean of its
+        parts however it is cut over ranks and accumulation steps. The term of `train.uniformity`, where it is asked
+        for, is of the whole batch; files: (B,) of which file each sample is.
         """
         modality = self.modality(name)
         modality.check_mask(x, mask)
         x = modality.normalize(x)
         encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
-        predicted = self.answer(encoded, mask, modality, spacing).float()
-        pixels = take_patches(x, modality.patch, mask.pred)
-        if valid is None:
-            loss = modality.target.error(predicted, modality.target(pixels)).mean()
-        else:
-            weight = take_patches(modality.counts(valid, x), modality.patch, mask.pred)
-            error = modality.target.error(predicted, modality.target(pixels, weight))
-            loss = ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
+        predicted = self.decode(encoded, mask, modality, spacing)
+        loss = modality.loss(predicted.float(), x, mask.pred, valid)
         if self.uniformity:
-            patches = encoded[:, self.encoder.class_token is not None :]
-            loss = loss + self.uniformity * uniformity(patches, files)
-        return loss  # type: ignore[no-any-return]
+            loss = loss + self.uniformity * uniformity(self.encoder.patches(encoded), files)
+        return loss
 
     def predict(
         self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None, gates: Tensor | None = None
     ) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
         modality.check_mask(x, mask)
-        return self.answer(self.encoder(modality.tokens(x, mask.keep, spacing), gates), mask, modality, spacing)
+        return self.decode(self.encoder(modality.tokens(x, mask.keep, spacing), gates), mask, modality, spacing)
 
-    def answer(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
-        """(B, [1 +] K, D) encoded -> (B, P, pix): the decoder's half of predict."""
+    def decode(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
+        """(B, [1 +] K, D) encoded -> (B, P, pix): the target as predicted for mask.pred."""
         if self.decoder is None or modality.predict is None or modality.decoder_position is None:
             raise ValueError("this model was fine-tuned for a task and has no decoder; give a run of pretraining")
-        visible, asked = (
+        keep_places, pred_places = (
             modality.placed(modality.decoder_position, index, spacing, mask.grid).to(modality.like.dtype)
             for index in (mask.keep, mask.pred)
         )
-        out: Tensor = modality.predict(self.decoder(encoded, visible, asked))
+        out: Tensor = modality.predict(self.decoder(encoded, keep_places, pred_places))
         return out
 
     def encode_all(
         self, x: Tensor, name: str | None = None, spacing: Tensor | None = None, gates: Tensor | None = None
     ) -> Tensor:
         """(B, C, *S) in reader units -> (B, [1 +] N, D): every token, the class token first. Never masks."""
-        modality = self.modality(name)
-        everything = modality.everything(x)
-        out: Tensor = self.encoder(modality.tokens(modality.normalize(x), everything, spacing), gates)
+        out: Tensor = self.encoder(self.modality(name).all_tokens(x, spacing), gates)
         return out
 
     def encode_layers(
@@ -169,13 +164,11 @@ class MAE(nn.Module):
     ) -> list[Tensor]:  # fmt: skip
         """(B, C, *S) in reader units -> [(B, N, D)]: patch tokens after each block of `taken`, counted from 1, as they
         are; and the last ones, normed, as `encode` gives them."""
-        modality = self.modality(name)
-        everything = modality.everything(x)
-        return self.encoder.layers(modality.tokens(modality.normalize(x), everything, spacing), taken, gates)
+        return self.encoder.layers(self.modality(name).all_tokens(x, spacing), taken, gates)
 
     def encode(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over the grid. Never masks."""
-        return self.encode_all(x, name, spacing)[:, self.encoder.class_token is not None :]
+        return self.encoder.patches(self.encode_all(x, name, spacing))
 
     def features(
         self,
@@ -210,25 +203,23 @@ class MAE(nn.Module):
         """
         modality = self.modality(name)
         modality.check_mask(x, mask)
-        full = Mask(mask.keep, mask.hidden(), mask.grid)
-        given, x = in_units(x), modality.normalize(x)
-        predicted = self.predict(x, full, modality, spacing).float()
+        mask = Mask(mask.keep, mask.hidden(), mask.grid)  # all that is hidden is predicted
+        original, x = in_units(x), modality.normalize(x)
+        predicted = self.predict(x, mask, modality, spacing).float()
         tokens = patchify(x, modality.patch)
-        if valid is None:
-            mean, divisor = modality.target.statistics(tokens)
-        else:
-            mean, divisor = modality.target.statistics(tokens, patchify(modality.counts(valid, x), modality.patch))
+        weight = [] if valid is None else [patchify(modality.counts(valid, x), modality.patch)]
+        mean, divisor = modality.target.statistics(tokens, *weight)
         if own_statistics:
-            mean, divisor = take(mean, full.pred), take(divisor, full.pred)
+            mean, divisor = take(mean, mask.pred), take(divisor, mask.pred)
         else:
-            weight = nearness(full.pred, full.keep, mask.grid)
-            mean, divisor = weight @ take(mean, full.keep), weight @ take(divisor, full.keep)
+            near = nearness(mask.pred, mask.keep, mask.grid)
+            mean, divisor = near @ take(mean, mask.keep), near @ take(divisor, mask.keep)
         pixels = predicted * modality.target.spread(divisor) + modality.target.spread(mean)
-        where = full.pred[..., None].expand(-1, -1, tokens.shape[-1])
+        where = mask.pred[..., None].expand(-1, -1, tokens.shape[-1])
         hidden = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, where, True)
         filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))
         # Not `filled` alone: normalised and back is not the same to the last bit.
-        return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, given)
+        return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, original)
 
 
 def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:

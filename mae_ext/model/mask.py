@@ -1,10 +1,10 @@
-"""Masks: two sorted index tensors with exact counts, made from scores by one function.
+"""Masks: two sorted index tensors with exact counts, drawn by one function, `draw_mask`.
 
 A masker turns a key into scores over the grid; the lowest scores are kept. It knows nothing of batches, ranks or
 devices, which is why any number of workers and ranks sees the same masks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor, prod
 from typing import Protocol, runtime_checkable
@@ -45,21 +45,42 @@ class Mask:
         return (~visible).nonzero()[:, 1].view(len(self.keep), -1)
 
 
-def from_scores(
-    scores: Tensor, keep: int, decode_scores: Tensor | None = None, decode_ratio: float = 0.0,
-    decoded: int | None = None,
-) -> Mask:  # fmt: skip
+def draw_mask(
+    masker: "Masker",
+    decode: "Masker | None",
+    grid: tuple[int, ...],
+    generators: Sequence[torch.Generator],
+    valid: Sequence[Tensor | None] | None = None,
+    decode_generators: Sequence[torch.Generator] | None = None,
+) -> Mask:
+    """-> Mask, a row for each generator: every mask of training, of evaluation and of pictures is from here.
+
+    decode: says which hidden tokens are answered; None is all. Its generators, where they are not given, are those of
+    the masker, which has drawn first. valid: of each sample the (*grid) share of each patch where the loss counts, or
+    None where it counts everywhere.
+    """
+    shares = valid or [None] * len(generators)
+
+    def scores(which: Masker, generators: Sequence[torch.Generator]) -> Tensor:
+        return torch.stack([which.scores(grid, g, share) for g, share in zip(generators, shares, strict=True)])
+
+    visible = scores(masker, generators)
+    if decode is None:
+        return from_scores(visible, masker.num_keep(grid))
+    answered = scores(decode, decode_generators or generators)
+    return from_scores(visible, masker.num_keep(grid), answered, num_decoded(masker, decode, grid))
+
+
+def from_scores(scores: Tensor, keep: int, decode_scores: Tensor | None = None, decoded: int | None = None) -> Mask:
     """(B, *grid) -> Mask. The `keep` lowest scores stay visible; ties go to the lower token number.
 
-    With decode_scores (B, *grid), of the hidden tokens only the `decoded` lowest are predicted, which without a number
-    (see num_decoded) are num_keep(hidden, decode_ratio).
+    With decode_scores (B, *grid), of the hidden tokens only the `decoded` lowest are predicted; see num_decoded.
     """
     grid = tuple(scores.shape[1:])
     order = scores.flatten(1).argsort(dim=1, stable=True)
     visible, hidden = order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
     if decode_scores is not None:
-        count = num_keep(hidden.shape[1], decode_ratio) if decoded is None else decoded
-        ranked = decode_scores.flatten(1).gather(1, hidden).argsort(dim=1, stable=True)[:, :count]
+        ranked = decode_scores.flatten(1).gather(1, hidden).argsort(dim=1, stable=True)[:, :decoded]
         hidden = hidden.gather(1, ranked.sort(dim=1).values)
     return Mask(visible, hidden, grid)
 

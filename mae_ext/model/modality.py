@@ -1,6 +1,6 @@
 """What differs between images, clips and volumes, all in one module: `Modality`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Self
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mae_ext import plugins
 from mae_ext.config import ModalityConfig, Statistics
 from mae_ext.errors import WrongShape
-from mae_ext.model.grid import grid_of
-from mae_ext.model.mask import Mask, from_scores, num_decoded
+from mae_ext.model.grid import grid_of, take_patches
+from mae_ext.model.mask import Mask, Masker, draw_mask
 
 
 class Modality(nn.Module):
@@ -41,10 +41,7 @@ class Modality(nn.Module):
         self.decoder_position = None if decoder_width is None else placed(width=decoder_width)
         self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
         self.predict = None if decoder_width is None else nn.Linear(decoder_width, self.target.pix)
-        self.masker = plugins.maskers.build(config.mask.name, config.mask.arguments, f"{where}.mask")
-        self.decode = config.decode and plugins.maskers.build(
-            config.decode.name, config.decode.arguments, f"{where}.decode"
-        )
+        self.masker, self.decode = build_maskers(config, where)
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("std", torch.ones(self.channels))
         # Of the weights' dtype, wherever they are cast to; replicas of DataParallel have no parameters to ask.
@@ -100,17 +97,17 @@ class Modality(nn.Module):
         return torch.arange(prod(self.grid_of(x)), device=x.device).expand(x.shape[0], -1)
 
     def placed(self, position: nn.Module, index: Tensor, spacing: Tensor | None, grid: tuple[int, ...]) -> Tensor:
-        """(B, K) of a grid -> (B, K, D or E)."""
+        """(B, K) of a grid -> (B, K, D or E): where these tokens are, as `position` says it."""
         at = (index, self.step(spacing))
-        found: Tensor = position(*at) if grid == self.grid else position(*at, grid)
-        return found
+        places: Tensor = position(*at) if grid == self.grid else position(*at, grid)
+        return places
 
     def _per_channel(self, statistic: Tensor) -> Tensor:
         return statistic.view(-1, *[1] * len(self.size))
 
     def normalize(self, x: Tensor) -> Tensor:
         """(B, C, *S) in reader units (uint8 counts as 0..1) -> (B, C, *S) float32 with the data's mean 0 and std 1."""
-        # One multiply-add: on a CPU, this is the largest tensor of the step.
+        # One multiply-add, over the largest tensor of the step.
         return torch.addcmul(self._per_channel(-self.mean / self.std), in_units(x), self._per_channel(1 / self.std))
 
     def counts(self, valid: Tensor, x: Tensor) -> Tensor:
@@ -130,21 +127,36 @@ class Modality(nn.Module):
         embedded: Tensor = self.embed(x.to(self.like.dtype), keep)
         return (embedded + self.placed(self.position, keep, spacing, self.grid_of(x))).to(self.like.dtype)
 
-    def make_mask(self, scores: Tensor, decode_scores: Tensor | None = None) -> Mask:
-        """(B, *grid) scores of the masker, and of the decode masker where there is one -> Mask."""
-        grid = tuple(scores.shape[1:])
-        decoded = num_decoded(self.masker, self.decode, grid) if self.decode else None
-        return from_scores(scores, self.masker.num_keep(grid), decode_scores, decoded=decoded)
+    def all_tokens(self, x: Tensor, spacing: Tensor | None) -> Tensor:
+        """(B, C, *S) in reader units -> (B, N, D): every token of its grid, embedded and placed."""
+        everything = self.everything(x)
+        return self.tokens(self.normalize(x), everything, spacing)
 
-    def draw_mask(self, generators: list[torch.Generator], grid: tuple[int, ...] | None = None) -> Mask:
-        """One mask row per generator, for pictures and evaluation; training draws its masks in the loader.
+    def loss(self, predicted: Tensor, x: Tensor, pred: Tensor, valid: Tensor | None) -> Tensor:
+        """(B, P, pix) predicted of the patches `pred` (B, P) of (B, C, *S) normalised -> scalar.
 
-        grid: of samples of another size than that of training.
+        The mean over samples of the mean error over pixels that are valid: valid is (B, 1, *S) bool, or None for all. A
+        sample none of whose predicted pixels is valid counts as 0.
         """
-        grid = grid or self.grid
-        scores = torch.stack([self.masker.scores(grid, g) for g in generators])
-        decode = torch.stack([self.decode.scores(grid, g) for g in generators]) if self.decode else None
-        return self.make_mask(scores, decode)
+        pixels = take_patches(x, self.patch, pred)
+        if valid is None:
+            error: Tensor = self.target.error(predicted, self.target(pixels))
+            return error.mean()
+        weight = take_patches(self.counts(valid, x), self.patch, pred)
+        error = self.target.error(predicted, self.target(pixels, weight))
+        return ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
+
+    def draw_mask(
+        self,
+        generators: Sequence[torch.Generator],
+        grid: tuple[int, ...] | None = None,
+        valid: Sequence[Tensor | None] | None = None,
+    ) -> Mask:
+        """A mask row for each generator, for pictures and evaluation; training draws its masks in the loader.
+
+        grid: of samples of another size than that of training. valid: of each sample, as `model.mask.draw_mask` says.
+        """
+        return draw_mask(self.masker, self.decode, grid or self.grid, generators, valid)
 
     def check_mask(self, x: Tensor, mask: Mask) -> None:
         """Raises WrongShape for a mask of another grid than (B, C, *S) has."""
@@ -153,6 +165,13 @@ class Modality(nn.Module):
                 f"modality '{self.name}': samples of {list(x.shape[2:])} have a grid of {list(self.grid_of(x))}, and "
                 f"the mask is of {list(mask.grid)}; draw one with draw_mask(generators, grid)"
             )
+
+
+def build_maskers(config: ModalityConfig, where: str) -> tuple[Masker, Masker | None]:
+    """What hides tokens, and what chooses those of them that are answered, or None. where: of messages."""
+    mask, decode = config.mask, config.decode
+    masker = plugins.maskers.build(mask.name, mask.arguments, f"{where}.mask")
+    return masker, None if decode is None else plugins.maskers.build(decode.name, decode.arguments, f"{where}.decode")
 
 
 def in_units(x: Tensor) -> Tensor:

@@ -50,11 +50,12 @@ def resampled(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> 
     3.2; facebookresearch/mae, util/pos_embed.py).
     """
     out: Tensor = table.float().unflatten(0, grid)
-    for axis, (have, want) in enumerate(zip(grid, wanted, strict=True)):
-        if have != want:
-            rows = torch.eye(have, device=table.device)[None, :, :, None]
-            weight = F.interpolate(rows, (want, 1), mode="bicubic", align_corners=False)[0, :, :, 0]
-            out = torch.tensordot(out, weight, dims=([axis], [0])).movedim(-1, axis)
+    with torch.autocast(table.device.type, enabled=False):
+        for axis, (have, want) in enumerate(zip(grid, wanted, strict=True)):
+            if have != want:
+                rows = torch.eye(have, device=table.device)[None, :, :, None]
+                weight = F.interpolate(rows, (want, 1), mode="bicubic", align_corners=False)[0, :, :, 0]
+                out = torch.tensordot(out, weight, dims=([axis], [0])).movedim(-1, axis)
     return out.flatten(0, len(grid) - 1).to(table.dtype)
 
 

@@ -101,13 +101,9 @@ def _readable(encoder: FrozenEncoder, inputs: Sequence[str | Path], bad: list[di
 def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, first: int) -> Iterator[Panel]:
     modality = encoder.model.modality(encoder.name)
     x, spacing = stack(batch)
-    scores = [
-        modality.masker.scores(
-            modality.grid, rng(seed, "picture", encoder.name, i), valid_share(sample, modality.patch)
-        )
-        for i, sample in enumerate(batch, first)
-    ]
-    mask = modality.make_mask(torch.stack(scores)).each(lambda index: index.to(encoder.device))
+    generators = [rng(seed, "picture", encoder.name, first + i) for i in range(len(batch))]
+    mask = modality.draw_mask(generators, valid=[valid_share(sample, modality.patch) for sample in batch])
+    mask = mask.each(lambda index: index.to(encoder.device))
     x, spacing = x.to(encoder.device), spacing if spacing is None else spacing.to(encoder.device)
     valid = stack_optional([sample.valid for sample in batch], "valid")
     valid = valid if valid is None else valid.to(encoder.device)

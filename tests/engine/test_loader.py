@@ -208,7 +208,7 @@ def test_each_sample_of_a_batch_has_a_mask_of_its_own_and_each_row_says_its_file
         for slot in range(8):
             # The same as of one sample alone: (seed, what, modality, step, slot) and nothing else decides.
             scores = [data.masker.scores((4, 4), rng(3, what, "image", step, slot)) for what in ("mask", "decode")]
-            alone = from_scores(scores[0][None], 4, scores[1][None], 0.5)
+            alone = from_scores(scores[0][None], 4, scores[1][None], 6)
             assert torch.equal(batch.mask.keep[slot], alone.keep[0])
             assert torch.equal(batch.mask.pred[slot], alone.pred[0])
         assert batch.files.tolist() == [key.index for key in keys]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mae_ext import plugins
 from mae_ext.config import Config, parse_config
+from mae_ext.engine.cpu import CpuLinear
 from mae_ext.model import grid as g
 from mae_ext.model import mask as m
 from mae_ext.model import position as p
-from mae_ext.model.linear import Linear
 from mae_ext.model.mae import MAE, nearness
 from mae_ext.model.target import PixelTarget
 from mae_ext.model.transformer import Transformer, drop_path_gates
@@ -94,9 +94,12 @@ def counts(note: Note) -> None:
         note(f"from_scores keep {keep}", m.from_scores(scores, keep))
         note(f"hidden keep {keep}", m.from_scores(scores, keep).hidden())
         for ratio in (0.0, 0.3, 0.5, 0.9):
-            note(f"from_scores keep {keep} decode {ratio}", lambda k=keep, r=ratio: m.from_scores(scores, k, other, r))
+            note(
+                f"from_scores keep {keep} decode {ratio}",
+                lambda k=keep, r=ratio: m.from_scores(scores, k, other, m.num_keep(6 - k, r)),
+            )
         for decoded in (0, 1, 3):
-            note(f"from_scores keep {keep} decoded {decoded}", m.from_scores(scores, keep, other, 0.5, decoded))
+            note(f"from_scores keep {keep} decoded {decoded}", m.from_scores(scores, keep, other, decoded))
 
 
 MASKERS: dict[str, list[dict[str, Any]]] = {
@@ -298,7 +301,7 @@ def transformer(note: Note) -> None:
             note(f"trunk {ratio} {eps} {heads} bf16", [round(float(trunk(x).float().square().mean()), 2)])
     for before in (None, torch.nn.functional.gelu, torch.nn.LayerNorm(6, eps=0.1), torch.tanh):
         torch.manual_seed(2)
-        layer = Linear(6, 4)
+        layer = CpuLinear(6, 4)
         x = numbers(3, 5, 6).requires_grad_()
         out = layer(x, before)
         extra = list(before.parameters()) if isinstance(before, torch.nn.Module) else []

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.model import linear
 from mae_ext.model.mae import MAE
 
 MODEL = {"width": 24, "depth": 2, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}
@@ -32,16 +31,3 @@ def draw():
         return x, modality.draw_mask([torch.Generator().manual_seed(seed + i) for i in range(batch)])
 
     return sample
-
-
-@pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])
-def either_library(request, monkeypatch):
-    monkeypatch.setattr(linear, "ONEDNN", request.param)
-
-
-@pytest.fixture(params=["native", "not native"])
-def halves(request, monkeypatch):
-    """A processor with half-precision products of its own, and one without."""
-    half = {torch.bfloat16, torch.float16} if request.param == "native" else set()
-    monkeypatch.setattr(linear, "NATIVE", frozenset({torch.float32, *half}))
-    return request.param

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ext.model.mask import BlockMasker, GridMasker, Mask, RandomMasker, from_scores, num_keep
+from mae_ext.model.mask import (
+    BlockMasker,
+    ForegroundMasker,
+    GridMasker,
+    Mask,
+    RandomMasker,
+    draw_mask,
+    from_scores,
+    num_keep,
+)
 from mae_ext.plugins import maskers
 from mae_ext.rng import rng
 
@@ -119,12 +128,34 @@ def test_the_lowest_scores_stay_visible_and_ties_go_to_the_lower_token():
     assert from_scores(torch.zeros(1, 50), 10).keep.tolist() == [list(range(10))]
 
 
+def test_a_row_of_a_mask_is_a_function_of_its_own_generators_and_of_what_counts_in_its_sample():
+    masker, decode, grid = ForegroundMasker(0.5, body_ratio=1.0), RandomMasker(0.5), (4, 4)
+    left = torch.arange(16).view(4, 4) % 4 < 2
+    whole = draw_mask(
+        masker, decode, grid, [generator(s) for s in (1, 2)], [left.float(), None], [generator(s) for s in (3, 4)]
+    )
+    assert whole.keep[0].tolist() == (~left).flatten().nonzero()[:, 0].tolist()  # all of the body is hidden
+    for row, valid in enumerate((left.float(), None)):
+        alone = draw_mask(masker, decode, grid, [generator(1 + row)], [valid], [generator(3 + row)])
+        assert torch.equal(alone.keep[0], whole.keep[row]) and torch.equal(alone.pred[0], whole.pred[row])
+    assert whole.pred.shape == (2, 4) and set(whole.pred[0].tolist()) < set(whole.hidden()[0].tolist())
+
+
+def test_a_decode_masker_without_generators_of_its_own_draws_after_the_other():
+    masker, decode, one = RandomMasker(0.5), RandomMasker(0.5), generator(7)
+    mask = draw_mask(masker, decode, (4, 5), [generator(7)])
+    scores, chances = masker.scores((4, 5), one), decode.scores((4, 5), one)
+    expected = from_scores(scores[None], 10, chances[None], 5)
+    assert torch.equal(mask.keep, expected.keep) and torch.equal(mask.pred, expected.pred)
+    assert torch.equal(draw_mask(masker, None, (4, 5), [generator(7)]).pred, mask.hidden())
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
 def test_decoder_masking_asks_for_an_exact_part_of_the_hidden_tokens(grid, ratio):
     keep, total = num_keep(prod(grid), 0.75), prod(grid)
     scores, decode = torch.rand(50, *grid, generator=generator(0)), torch.rand(50, *grid, generator=generator(1))
-    whole, mask = from_scores(scores, keep), from_scores(scores, keep, decode, ratio)
+    whole, mask = from_scores(scores, keep), from_scores(scores, keep, decode, num_keep(total - keep, ratio))
     assert torch.equal(mask.keep, whole.keep)
     assert mask.pred.shape == (50, num_keep(total - keep, ratio))
     assert (mask.pred.diff(dim=1) > 0).all()

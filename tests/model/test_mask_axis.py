@@ -112,7 +112,7 @@ def test_running_cells_choose_what_is_decoded_of_what_any_masker_hid():
     grid, decode = (8, 14, 14), RunningCellMasker(0.5)
     for masker in (TubeMasker(0.9), RandomMasker(0.9)):
         scores, chances = masker.scores(grid, generator(1)), decode.scores(grid, generator(2))
-        mask = from_scores(scores[None], masker.num_keep(grid), chances[None], decode.ratio)
+        mask = from_scores(scores[None], masker.num_keep(grid), chances[None], num_decoded(masker, decode, grid))
         hidden = 1568 - masker.num_keep(grid)
         assert mask.pred.shape[1] == hidden // 2
         per_slice = torch.bincount(mask.pred[0] // 196, minlength=8)

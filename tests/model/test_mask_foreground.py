@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ext.model.mask import ForegroundMasker, from_scores
+from mae_ext.model.mask import ForegroundMasker, draw_mask, from_scores
 from mae_ext.rng import rng
 
 
@@ -54,9 +54,7 @@ def test_as_a_decode_masker_it_has_the_body_answered_first():
     valid = torch.zeros(grid)
     valid[:2] = 1
     decode = ForegroundMasker(0.6, body_ratio=0)
-    mask = from_scores(
-        masker.scores(grid, rng(0), valid)[None], masker.num_keep(grid), decode.scores(grid, rng(1), valid)[None], 0.6
-    )
+    mask = draw_mask(masker, decode, grid, [rng(0)], [valid], [rng(1)])
     hidden_body = 72  # three quarters of the 96 tokens of the body; 0.4 of 144 hidden tokens, 57, are answered
     assert mask.pred.shape[1] == 57 < hidden_body
     assert (valid.flatten()[mask.pred] == 1).all()

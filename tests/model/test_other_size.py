@@ -48,6 +48,15 @@ def with_weights_of(small, large):
     return large
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_learned_positions_of_another_size_are_not_rounded_under_autocast(build, kind):
+    position = build(**{kind: modality(kind, "learned")}).modality().position
+    index, grid = torch.arange(3)[None], tuple(2 * extent for extent in position.grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        places = position(index, None, grid)
+    assert torch.equal(places, position(index, None, grid)) and places.dtype == torch.float32
+
+
 @pytest.mark.parametrize("position", POSITIONS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_of_another_size_are_those_of_a_model_built_for_it(build, kind, position):

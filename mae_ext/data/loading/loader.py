@@ -26,7 +26,8 @@ from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import patches
-from mae_ext.model.mask import Mask, Masker, from_scores, num_decoded
+from mae_ext.model.mask import Mask, draw_mask
+from mae_ext.model.modality import build_maskers
 from mae_ext.rng import rng
 
 POLL_S = 0.2
@@ -42,11 +43,6 @@ def build_reader(modality: ModalityConfig, where: str) -> Reader:
         spec.name, spec.arguments, where, size=modality.size, channels=modality.channels
     )
     return reader
-
-
-def build_masker(modality: ModalityConfig, which: str, where: str) -> Masker | None:
-    spec = getattr(modality, which)
-    return spec and plugins.maskers.build(spec.name, spec.arguments, where)  # type: ignore[no-any-return]
 
 
 class Examples(Protocol):
@@ -96,14 +92,7 @@ class ModalityData:
             self.plan = Plan(seed, name, len(self.items), config.batch, config.data.repeats, rank, world)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
-        self.masker = build_masker(config, "mask", f"{where}.mask")
-        self.decode = build_masker(config, "decode", f"{where}.decode")
-        # A task draws no mask, and its config may have one of another grid.
-        self.decoded = (
-            num_decoded(self.masker, self.decode, config.grid)
-            if self.masker and self.decode and examples is None
-            else None
-        )
+        self.masker, self.decode = build_maskers(config, where)
         self.quarantined: dict[int, str] = {}
 
     def read(self, index: int, keys: list[Key]) -> list[Sample]:
@@ -161,22 +150,12 @@ class ModalityData:
         return batch if self.examples is None else self.examples.finish(batch, keys, step)
 
     def _mask(self, step: int, keys: list[Key], samples: list[Sample]) -> Mask:
-        assert self.masker is not None
-        grid = self.config.grid
+        def generators(kind: str) -> list[torch.Generator]:
+            return [rng(self.seed, kind, self.name, step, key.slot) for key in keys]
+
         shares = [valid_share(sample, self.config.patch) for sample in samples]
-
-        def scores(masker: Masker, kind: str) -> torch.Tensor:
-            pairs = zip(keys, shares, strict=True)
-            return torch.stack(
-                [masker.scores(grid, rng(self.seed, kind, self.name, step, k.slot), share) for k, share in pairs]
-            )
-
-        return from_scores(
-            scores(self.masker, "mask"),
-            self.masker.num_keep(grid),
-            scores(self.decode, "decode") if self.decode else None,
-            decoded=self.decoded,
-        )
+        of_decode = generators("decode") if self.decode else None
+        return draw_mask(self.masker, self.decode, self.config.grid, generators("mask"), shares, of_decode)
 
 
 def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
