@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
-from mae_ext.data.sources.table import fetch
+from mae_ext.data.sources.address import fetch
 from mae_ext.errors import BadSample, UserError, some
 
 MAX_COCO_BYTES = 1 << 30

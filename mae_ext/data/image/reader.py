@@ -20,7 +20,7 @@ from mae_ext.data.image.tiff import SUFFIXES as TIFF_SUFFIXES
 from mae_ext.data.image.tiff import Tiff
 from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.sample import Crop, CropSampler, Sample
-from mae_ext.data.sources.table import fetch, head, locate
+from mae_ext.data.sources.address import fetch, head, locate
 from mae_ext.errors import BadSample
 
 MAX_PIXELS = 100_000_000

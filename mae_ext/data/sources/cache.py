@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive
-from mae_ext.data.sources.table import locate
+from mae_ext.data.sources.address import locate
 from mae_ext.errors import UserError
 
 MAGIC = b"mae_ext1"

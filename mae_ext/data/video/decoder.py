@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.table import locate
+from mae_ext.data.sources.address import locate
 from mae_ext.errors import BadSample
 
 CHILD = Path(__file__).with_name("child.py")

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mae_ext.data.sample import Crop, CropSampler, Sample, judged
+from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
-from mae_ext.data.sources.table import fetch
 from mae_ext.data.video.decoder import Decoders, Kept, Opened, Recounted
 from mae_ext.errors import BadSample, UserError
 from mae_ext.strict_json import dumps

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mae_ext.data.labelmap import Labels, Stored
 from mae_ext.data.sample import Crop, CropSampler, Sample, judged
 from mae_ext.data.sources import archive
+from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import Cache, Entry, source_identity
 from mae_ext.data.sources.folder import members
-from mae_ext.data.sources.table import fetch, head
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.dicom import series as dicom

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae_ext.data.sources.table import Items, PathTable, fetch, list_items, locate
+from mae_ext.data.sources.address import fetch, locate
+from mae_ext.data.sources.table import Items, PathTable, list_items
 from mae_ext.errors import BadSample, UserError
 
 JPG = (".jpg", ".png")

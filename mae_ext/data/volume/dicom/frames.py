@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.table import fetch
+from mae_ext.data.sources.address import fetch
 from mae_ext.errors import BadSample, UserError, some
 
 Vector = NDArray[np.float64]

@@ -1,0 +1,102 @@
+"""The bytes behind an address: a file, a member of a tar shard, or a row of an array. Decodes nothing."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data.sources import archive
+from mae_ext.errors import BadSample
+
+
+def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
+    """The bytes of a file or tar member, or the array row, behind an address; read-only.
+
+    Raises BadSample: "no such file", "unreadable", "not a regular file", "empty", "too large" (above max_bytes),
+    "truncated", "damaged". Pipes, sockets and devices are never opened, even when they took a file's place.
+    """
+    if member := archive.MEMBER.fullmatch(address):
+        return _read(address, member["shard"], max_bytes, int(member["offset"]), int(member["size"]))
+    if row := archive.ROW.fullmatch(address):
+        return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+    return _read(address, address, max_bytes)
+
+
+def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> bytes:
+    """The first `count` bytes of a file or tar member, for what a header says. Raises BadSample as `fetch` does.
+
+    max_bytes: of the whole, as for `fetch`; None is no limit.
+    """
+    path, offset, size = locate(address)
+    if max_bytes is not None:
+        _check_size(address, size, max_bytes)
+    with _opened(address, path, offset, size) as (handle, size):
+        return _pread(handle, min(count, size), offset)
+
+
+def locate(address: str) -> tuple[str, int, int]:
+    """(file, offset, size) of the bytes behind an address, for decoders that open files themselves; a row: its archive.
+
+    Raises BadSample as `fetch` does.
+    """
+    if member := archive.MEMBER.fullmatch(address):
+        path, offset, size = member["shard"], int(member["offset"]), int(member["size"])
+    else:
+        row = archive.ROW.fullmatch(address)
+        path, offset, size = row["file"] if row else address, 0, None
+    with _opened(address, path, offset, size) as (_, size):
+        return path, offset, size
+
+
+def _read(address: str, path: str, max_bytes: int, offset: int = 0, size: int | None = None) -> bytes:
+    with _opened(address, path, offset, size) as (handle, size):
+        _check_size(address, size, max_bytes)
+        content = _pread(handle, size, offset)
+    if len(content) != size:
+        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
+    return content
+
+
+def _check_size(address: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise BadSample(address, "too large", f"{size} bytes, the limit is {max_bytes}")
+
+
+@contextmanager
+def _opened(address: str, path: str, offset: int, size: int | None) -> Iterator[tuple[int, int]]:
+    """A descriptor of a regular file, and how many bytes the sample has in it."""
+    try:
+        # Opening a device can act on it, so its kind is asked first; O_NONBLOCK because a pipe can slip in between.
+        status = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            raise BadSample(address, "not a regular file", "a folder, pipe, socket or device")
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadSample(address, "not a regular file", "a folder, pipe, socket or device")
+            size = status.st_size - offset if size is None else size
+            if size == 0:
+                raise BadSample(address, "empty", "0 bytes")
+            if offset + size > status.st_size:
+                raise BadSample(address, "truncated", f"{path} has {status.st_size} bytes and needs {offset + size}")
+            yield handle, size
+        finally:
+            os.close(handle)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadSample(address, "no such file", str(error)) from error
+    except (OSError, MemoryError) as error:
+        raise BadSample(address, "unreadable", str(error) or "not enough memory") from error
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    content = os.pread(handle, size, offset)
+    while 0 < len(content) < size:  # one read returns at most 2 GiB, and less over a network
+        more = os.pread(handle, size - len(content), offset + len(content))
+        if not more:
+            break
+        content += more
+    return content
