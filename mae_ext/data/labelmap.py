@@ -1,6 +1,5 @@
 """Label maps: a whole number for every voxel of a sample, cut by the box that cuts the sample."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,32 +16,15 @@ IGNORED = -1
 """In labels that a task has read: a voxel of which nothing is known, neither learned nor judged. No file holds it."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The voxels that a sample is stored in, in the axis order of what is read.
-
-    extent: what crop samplers are given. places: for each axis, (n,) float64, where each stored voxel lies, in voxels
-    of the extent, whose first has its middle at 0. spacing: mm between stored voxels; None where it has no meaning.
-    """
-
-    extent: tuple[int, ...]
-    places: tuple[NDArray[np.float64], ...]
-    spacing: tuple[float, ...] | None = None
-
-
 @runtime_checkable
 class LabelReader(Protocol):
     """What a reader has, beside `read`, that segmentation can use. label_suffix: of the files that it writes.
 
-    Labels lie on one of two grids: the extent that crop samplers are given (a scan's at the spacing of the config),
-    from which training cuts, or the voxels that the sample is stored in, on which answers are judged and written.
+    Labels lie on one of the two grids of an `Extent`: the one that crop samplers are given (a scan's at the spacing of
+    the config), from which training cuts, or the stored voxels, on which answers are judged and written.
     """
 
     label_suffix: str
-
-    def stored(self, address: str) -> Stored:
-        """From the header of the sample alone. Raises BadSample."""
-        ...
 
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(*extent), or on the stored voxels.
@@ -58,18 +40,6 @@ class LabelReader(Protocol):
         From the extent each voxel has the label of the nearest. Raises OSError, and BadSample for the sample.
         """
         ...
-
-
-@dataclass
-class Recorded:
-    """A crop sampler that remembers the extent it was asked for."""
-
-    box: Crop | None = None
-    extent: tuple[int, ...] = ()
-
-    def __call__(self, extent: tuple[int, ...]) -> Crop:
-        self.extent = tuple(extent)
-        return self.box or Crop((0,) * len(extent), self.extent, (False,) * len(extent))
 
 
 def cut(labels: Labels, box: Crop, size: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mae_ext.errors import BadSample, RunError, UserError
@@ -31,7 +33,43 @@ class Crop:
 
 
 CropSampler = Callable[[tuple[int, ...]], Crop]
-"""Source extent (one int per axis) -> Crop. Carries its own randomness, already bound to a key."""
+"""Size of a source's extent (one int per axis) -> Crop. Carries its own randomness, already bound to a key."""
+
+
+def whole(size: tuple[int, ...]) -> Crop:
+    """The crop sampler that takes all of a source."""
+    return Crop((0,) * len(size), tuple(size), (False,) * len(size))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What crops are drawn from: the voxels (pixels, positions) of a source, or a lattice over them at another spacing.
+
+    size: along each axis, slowest first. stored: the source's own. step: stored voxels from one voxel of the lattice to
+    the next; the first of both coincide. stored_spacing: mm between stored voxels; None where that has no meaning.
+    """
+
+    size: tuple[int, ...]
+    stored: tuple[int, ...]
+    step: tuple[float, ...]
+    stored_spacing: tuple[float, ...] | None = None
+
+    @staticmethod
+    def as_stored(size: tuple[int, ...]) -> "Extent":
+        """Of a source whose own voxels are what crops are drawn from, and lie at no spacing."""
+        return Extent(tuple(size), tuple(size), (1.0,) * len(size))
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """mm between the voxels that crops are drawn from."""
+        if self.stored_spacing is None:
+            return None
+        return tuple(mm * step for mm, step in zip(self.stored_spacing, self.step, strict=True))
+
+    @property
+    def places(self) -> tuple[NDArray[np.float64], ...]:
+        """For each axis, (n,): where the stored voxels lie, in voxels of `size`, whose first has its middle at 0."""
+        return tuple(np.arange(n) / step for n, step in zip(self.stored, self.step, strict=True))
 
 
 @dataclass(frozen=True)
@@ -42,6 +80,7 @@ class Sample:
     valid: (1, *S) bool, where the loss counts; None is everywhere.
     spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
     targets: what a task wants answered of x, by name: of one shape and type in every sample. Readers give none.
+    extent, box: of the source, and what of it was cut out and flipped to be x. Readers that have `extent` give both.
     """
 
     x: Tensor
@@ -49,14 +88,21 @@ class Sample:
     valid: Tensor | None = None
     spacing: tuple[float, ...] | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
+    extent: Extent | None = None
+    box: Crop | None = None
 
 
 class Reader(Protocol):
     """The only code that knows a file format. Picklable; opens nothing before `read`.
 
     suffixes: lower case, with the dot; ".dcm/", with a slash, is a folder of such files that together are one sample.
-    A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none), and
-    `example`, the size and channels that `doctor` asks of a file when no config says otherwise.
+    A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none),
+    `example`, the size and channels that `doctor` asks of a file when no config says otherwise, and
+
+    - `extent(address) -> Extent`, what its crop samplers will be given, from the header alone. Raises BadSample. Its
+      samples then say their `extent` and `box`. Of a reader without it, `extent_of` and `read_placed` find both out.
+    - `describe(address) -> str`: a line of what a file holds, then a line for each thing that may mislead.
+    - `doubtful(addresses) -> str | None`: a warning, before anything is read, of what many of these files leave open.
     """
 
     suffixes: tuple[str, ...]
@@ -138,6 +184,44 @@ def read_checked(
         told = f"gave {given} for {address}; expected {wanted} in uint8 or float32"
         raise RunError(f"reader {type(reader).__name__} {told}")
     return samples
+
+
+@dataclass
+class _Noted:
+    """A crop sampler that notes what it was asked and what it said."""
+
+    inner: CropSampler
+    extent: Extent | None = None
+    box: Crop | None = None
+
+    def __call__(self, size: tuple[int, ...]) -> Crop:
+        self.extent, self.box = Extent.as_stored(size), self.inner(size)
+        return self.box
+
+
+def extent_of(reader: Reader, address: str) -> Extent:
+    """The reader's `extent`; of one that has none, the size that it asks a crop sampler for, which reads the source.
+
+    Raises BadSample; RunError for a reader's bug.
+    """
+    ask: Callable[[str], Extent] | None = getattr(reader, "extent", None)
+    if ask is None:
+        (sample,) = read_placed(reader, address, [whole])
+        assert sample.extent is not None
+        return sample.extent
+    with held(reader, address):
+        return ask(address)
+
+
+def read_placed(
+    reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None
+) -> list[Sample]:
+    """`read_checked`, with `extent` and `box` in every sample, whether the reader gives them or not."""
+    if hasattr(reader, "extent"):
+        return read_checked(reader, address, crops, shape)
+    noted = [_Noted(crop) for crop in crops]
+    samples = read_checked(reader, address, noted, shape)
+    return [replace(sample, extent=note.extent, box=note.box) for sample, note in zip(samples, noted, strict=True)]
 
 
 @dataclass(frozen=True)

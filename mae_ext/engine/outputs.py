@@ -18,8 +18,8 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.labelmap import stem
 from mae_ext.data.loading.loader import build_reader
 from mae_ext.data.sources.cache import source_identity
+from mae_ext.data.sources.meant import one_sided
 from mae_ext.data.sources.table import list_items
-from mae_ext.data.volume.doubts import one_sided
 from mae_ext.engine.checkpoint import fsync, sha256
 from mae_ext.engine.log import say, warn
 from mae_ext.errors import BadSample, UserError, some
@@ -40,7 +40,9 @@ def addresses_of(sources: Sequence[str], suffixes: tuple[str, ...]) -> list[str]
 def warn_one_sided(modalities: Iterable[ModalityConfig], sources: Sequence[str]) -> None:
     """Said once, with counts, before anything is computed: samples whose files say nothing of left and right."""
     for reader in (build_reader(modality, "reader") for modality in modalities):
-        if hasattr(reader, "sided") and (unsaid := one_sided(reader, addresses_of(sources, tuple(reader.suffixes)))):
+        if not hasattr(reader, "one_sided"):
+            continue  # it cannot tell, so nothing is listed for it
+        if unsaid := one_sided(reader, addresses_of(sources, tuple(reader.suffixes))):
             warn(unsaid)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from mae_ext.config import Config
 from mae_ext.data.loading.loader import Loader, ModalityData, StepData
 from mae_ext.data.sample import Batch
-from mae_ext.data.volume.doubts import one_sided
+from mae_ext.data.sources.meant import one_sided
 from mae_ext.engine import checkpoint
 from mae_ext.engine.begin import Begun, begin
 from mae_ext.engine.cpu import is_native, on_device, settle_in

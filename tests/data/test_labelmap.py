@@ -335,7 +335,8 @@ def test_at_another_spacing_a_label_is_that_of_the_nearest_stored_voxel(tmp_path
     reader.write_labels(found, address, tmp_path / "b.nii.gz")
     assert np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj)[0, 0].tolist() == [0, 2, 2, 3, 3, 5, 6, 6, 8, 10, 10]
     assert np.array_equal(reader.label_map(address, as_stored=True)[:, 0, 0], np.arange(11))
-    stored = reader.stored(address)
-    assert stored.extent == found.shape == (7, 4, 4) and stored.spacing == (1.0, 1.0, 1.0)
-    np.testing.assert_allclose(stored.places[0], np.arange(11) / 1.6)
-    assert stored.places[1].tolist() == [0, 1, 2, 3]
+    extent = reader.extent(address)
+    assert extent.size == found.shape == (7, 4, 4) and extent.spacing == (1.6, 1.0, 1.0)
+    assert extent.stored == (11, 4, 4) and extent.stored_spacing == (1.0, 1.0, 1.0)
+    np.testing.assert_allclose(extent.places[0], np.arange(11) / 1.6)
+    assert extent.places[1].tolist() == [0, 1, 2, 3]

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from mae_ext.data.loading.sandbox import call
+from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.sample import Batch, Crop, Sample, held, judged, read_checked, verdicts
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mask import Mask
@@ -195,7 +195,7 @@ def refuse(path):
 
 def test_a_verdict_on_a_file_with_any_bytes_in_its_name_travels_whole():
     name = b"caf\xe9/\xff.png".decode("utf-8", "surrogateescape")
-    with pytest.raises(BadSample) as found:
-        call(refuse, (name,), 60.0)
+    with pytest.raises(BadSample) as found, Sandbox(60.0) as box:
+        box.call(refuse, name, name=name)
     assert (found.value.path, found.value.detail) == (name, f"in {name}")
     assert json.loads(json.dumps({"path": found.value.path}))["path"] == name

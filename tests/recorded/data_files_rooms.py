@@ -24,6 +24,7 @@ from mae_ext.data.image import labels as label_image
 from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.loading import doctor, loader, statistics
 from mae_ext.data.sample import Crop, Sample
+from mae_ext.data.sources import address as addresses
 from mae_ext.data.sources import cache, meant, passed_over
 from mae_ext.data.sources import folder as folders
 from mae_ext.data.sources import table as source
@@ -154,7 +155,7 @@ def data_pictures(folder: Path) -> Iterator[tuple[str, Any]]:
         def taken(address: str = address, some: Any = some) -> list[Any]:
             exact = lambda c: digest(ImageReader((24, 32), c).read(address, [whole])[0].x)  # noqa: E731
             return each(
-                lambda: ImageReader((8, 9)).describe(address), lambda: list(ImageReader((8, 9)).stored(address).extent),
+                lambda: ImageReader((8, 9)).describe(address), lambda: list(ImageReader((8, 9)).extent(address).size),
                 *(lambda c=c: seen(ImageReader((12, 10), c), address, *some) for c in (1, 3, 4)),
                 *((lambda: exact(3), lambda: exact(1)) if address.endswith("png") else ()),
             )  # fmt: skip
@@ -863,12 +864,12 @@ def shards(folder: Path) -> Iterator[tuple[str, Any]]:
                 lambda n=label, o=only: [
                     listed(f"{root}/{n}.tar{o}", here=root),
                     [
-                        bytes(source.fetch(a, 100))
+                        bytes(addresses.fetch(a, 100))
                         for a in source.list_items(f"{root}/{n}.tar{o}", SUFFIXES).addresses
                         if "+0::" not in a
                     ],
                     [
-                        list(source.locate(a))[1:]
+                        list(addresses.locate(a))[1:]
                         for a in source.list_items(f"{root}/{n}.tar{o}", SUFFIXES).addresses
                         if "+0::" not in a
                     ],
@@ -908,7 +909,7 @@ def shards(folder: Path) -> Iterator[tuple[str, Any]]:
             yield (
                 f"fetched {address.replace(str(folder), '~')!r}, at most {limit}",
                 lambda a=address, m=limit: each(
-                    lambda: source.fetch(a, m), lambda: source.head(a, 3), lambda: list(source.locate(a))[1:]
+                    lambda: addresses.fetch(a, m), lambda: addresses.head(a, 3), lambda: list(addresses.locate(a))[1:]
                 ),
             )
 
@@ -929,7 +930,7 @@ def arrays(folder: Path) -> Iterator[tuple[str, Any]]:
     for name, row, limit in product(("plain", "packed", "columns", "text", "absent"), (0, 1, 2), (19, 20)):
         yield (
             f"row {row} of {name}, at most {limit}",
-            lambda n=name, r=row, m=limit: digest(source.fetch(f"{folder}/{n}.npz::train_images::{r}", m)),
+            lambda n=name, r=row, m=limit: digest(addresses.fetch(f"{folder}/{n}.npz::train_images::{r}", m)),
         )
     for index in (-3, -2, -1, 0, 1, 2):
         yield f"text {index} of two", lambda i=index: source.PathTable(["a\udce4\n", "b"])[i]
@@ -1162,7 +1163,7 @@ def data_batches(folder: Path) -> Iterator[tuple[str, Any]]:
                 ),
             )
     for total, count in ((0, 3), (1, 3), (3, 3), (10, 3), (1000, 7), (5, 0)):
-        yield f"spread {count} of {total}", statistics.spread(total, count)
+        yield f"spread {count} of {total}", source.spread(total, count)
     chance = torch.Generator().manual_seed(3)
     streams = {
         "floats": [torch.randn(2, 4, 5, generator=chance) * 9 + 1e4 for _ in range(3)], "bytes": [torch.randint(0, 256, (2, 4, 5), generator=chance, dtype=torch.uint8) for _ in range(3)], "constant": [torch.full((2, 3, 3), v) for v in (7.0, 7.0)], "constant below 0": [torch.full((2, 3, 3), -7.0)], "zero": [torch.zeros(2, 2, 2)], "nearly constant": [torch.tensor([[1e6, 1e6, 1e6 + 1.0], [-1e6, -1e6 - 0.0625, -1e6]]).view(2, 3, 1)], "two constants": [torch.full((1, 2, 2), 1.0), torch.full((1, 3, 3), 5.0)],

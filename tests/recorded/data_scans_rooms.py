@@ -14,6 +14,7 @@ from recorded.record import digest, each, joined, room
 
 from mae_ext.data.crops import FixedCrop, center_sampler
 from mae_ext.data.sample import Crop
+from mae_ext.data.sources import meant
 from mae_ext.data.volume import doubts, foreground, inflate, intensity, scan
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume.reader import VolumeReader
@@ -387,7 +388,7 @@ def data_scan_files(folder: Path) -> Iterator[tuple[str, Any]]:
     plain = VolumeReader((6, 5, 7), 1, None, "none")
     for label, address in niftis(folder):
         yield label, lambda a=address: each(
-            lambda: declared(plain, a), lambda: read(plain, a), lambda: plain.sided(a), lambda: digest(plain.label_map(a)),
+            lambda: declared(plain, a), lambda: read(plain, a), lambda: plain._sided(a), lambda: digest(plain.label_map(a)),
             lambda: digest(plain.describe(a)),
         )  # fmt: skip
 
@@ -541,17 +542,15 @@ def labels_of_scans(folder: Path, made: dict[str, str]) -> Iterator[tuple[str, A
         ("ct", "mr", "small", "rows plain"), (None, [1.5, 1.5, 1.5], [3, 1, 0.7], [2.0004, 0.9, 0.8])
     ):
         reader = VolumeReader((4, 4, 4), spacing=spacing)
-        stored = reader.stored(made[name])
-        yield f"stored {name} at {spacing}", [stored.extent, joined(stored.places), stored.spacing]
+        extent = reader.extent(made[name])
+        yield f"stored {name} at {spacing}", [extent.size, joined(extent.places), extent.stored_spacing]
         for most, as_stored in product((255, 256, 70000), (False, True)):
 
             def there_and_back(
                 reader: Any = reader, name: str = name, most: int = most, as_stored: bool = as_stored
             ) -> Any:
                 extent = (
-                    reader.stored(made[name]).extent
-                    if not as_stored
-                    else VolumeReader((4, 4, 4)).stored(made[name]).extent
+                    reader.extent(made[name]).size if not as_stored else VolumeReader((4, 4, 4)).extent(made[name]).size
                 )
                 labels = (np.random.default_rng(9).integers(0, most + 1, extent)).astype(np.int32)
                 labels.flat[0] = most
@@ -633,7 +632,7 @@ def labels_of_scans(folder: Path, made: dict[str, str]) -> Iterator[tuple[str, A
             joined([nib.load(folder / "f.nii.gz").get_fdata()]),
         )[1:],
     )
-    yield "one-sided sources", lambda: doubts.one_sided(reader, [made["ct"], str(folder / "none.nii"), made["mr"]])
+    yield "one-sided sources", lambda: meant.one_sided(reader, [made["ct"], str(folder / "none.nii"), made["mr"]])
 
 
 @room

@@ -51,6 +51,10 @@ _TURNS = {
 }
 
 
+PNG_NOTES = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks in which a PNG may say how it is turned (PNG 3.0, 11.3)."""
+
+
 class Picture(Protocol):
     """extent: (height, width) as stored. told: format, mode and stored size in pixels, width first."""
 
@@ -72,8 +76,8 @@ class OfFile:
         self, address: str, image: Image.Image, content: bytes, channels: int, bands: tuple[int, ...] | None
     ) -> None:
         self.address, self.image, self.content, self.channels, self.bands = address, image, content, channels, bands
-        self.tiles = tiles_of(image)  # before asking for EXIF: of a PNG that is behind the pixels, and decodes them
-        self.turn = _orientation(image)
+        self.tiles = tiles_of(image)  # before asking for EXIF, which may lie behind the pixels, and decodes them
+        self.turn = _orientation(image, content)
         self.extent = image.height, image.width
         frames = getattr(image, "n_frames", 1)
         animated = f", first of {frames} frames" if frames > 1 else ""
@@ -203,11 +207,15 @@ def _turned(turn: Turn) -> str:
     return ", turned by EXIF" if turn != Turn() else ""
 
 
-def _orientation(image: Image.Image) -> Turn:
+def _orientation(image: Image.Image, content: bytes) -> Turn:
     if image.format == "TIFF":
         image.load()  # Pillow turns TIFF itself, while loading
         return Turn()
-    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), Turn())
+    if image.format == "PNG" and not any(chunk in content[content.rfind(b"IDAT") :] for chunk in PNG_NOTES):
+        exif = Image.Image.getexif(image)  # PNG's own decodes all pixels, for what may be behind them
+    else:
+        exif = image.getexif()
+    return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1), Turn())
 
 
 def _planes(

@@ -18,8 +18,8 @@ from mae_ext.data.image.picture import Box, OfArray, OfFile, OfTiff, Picture, Tu
 from mae_ext.data.image.tiff import MAGIC as TIFF_MAGIC
 from mae_ext.data.image.tiff import SUFFIXES as TIFF_SUFFIXES
 from mae_ext.data.image.tiff import Tiff
-from mae_ext.data.labelmap import Labels, Stored
-from mae_ext.data.sample import Crop, CropSampler, Sample
+from mae_ext.data.labelmap import Labels
+from mae_ext.data.sample import Crop, CropSampler, Extent, Sample
 from mae_ext.data.sources.address import fetch, head, locate
 from mae_ext.errors import BadSample
 
@@ -81,7 +81,7 @@ class ImageReader:
         with parsing(address):
             picture = self._open(address)
         try:
-            height, width = picture.extent[::-1] if picture.turn.swap else picture.extent
+            height, width = _upright(picture)
             # Outside of the net: a crop that fails is our fault, not the file's.
             boxes = [crop((height, width)) for crop in crops]
             _check(address, boxes, (height, width))
@@ -91,9 +91,17 @@ class ImageReader:
                 stored = [_stored(box, turn, (height, width)) for box in boxes]
                 cut = picture.cut(stored, (size[0], size[1]))
                 views = [self._view(address, *of, box, turn) for of, box in zip(cut, boxes, strict=True)]
-                return [Sample(view, address) for view in views]
+                extent = Extent.as_stored((height, width))
+                return [Sample(view, address, extent=extent, box=box) for view, box in zip(views, boxes, strict=True)]
         finally:
             picture.close()
+
+    def extent(self, address: str) -> Extent:
+        """(height, width) of the upright image in pixels, from the header alone."""
+        with parsing(address):
+            picture = self._open(address, described=True)
+            picture.close()
+            return Extent.as_stored(_upright(picture))
 
     def describe(self, address: str) -> str:
         """Format, mode and stored size in pixels, width first, from the header alone."""
@@ -140,13 +148,6 @@ class ImageReader:
             )
             raise BadSample(address, "too large", detail)
 
-    def stored(self, address: str) -> Stored:
-        with parsing(address):
-            picture = self._open(address, described=True)
-            picture.close()
-            extent = picture.extent[::-1] if picture.turn.swap else picture.extent
-        return Stored(extent, tuple(np.arange(n, dtype=np.float64) for n in extent))
-
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(H, W) of the numbers of a one-channel file. Raises BadSample, "label map" among others.
 
@@ -172,6 +173,12 @@ class ImageReader:
         if reverse:
             x = x.flip(reverse)
         return _with_channels(x, self.channels).contiguous()
+
+
+def _upright(picture: Picture) -> tuple[int, int]:
+    """(height, width) as it is shown."""
+    height, width = picture.extent
+    return (width, height) if picture.turn.swap else (height, width)
 
 
 def _stored(box: Crop, turn: Turn, extent: tuple[int, int]) -> Box:

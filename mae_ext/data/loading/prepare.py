@@ -18,8 +18,8 @@ from mae_ext.cores import cores
 from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.sample import held
 from mae_ext.data.sources.cache import Cache, keeping
+from mae_ext.data.sources.meant import one_sided
 from mae_ext.data.sources.table import list_items
-from mae_ext.data.volume.doubts import one_sided
 from mae_ext.errors import BadSample, ConfigError, UserError, reasons
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, folder_for, staged

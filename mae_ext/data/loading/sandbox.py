@@ -26,15 +26,9 @@ START_S = 120.0
 PATIENCE = 5
 """So many times its deadline a call may take by the clock, on a machine that lets it wait for a processor."""
 
-# The server that children are forked from imports these once, so that a child after a kill costs milliseconds, not the
-# seconds of importing torch. Fork alone is no choice: it copies locks that the parent's threads hold.
-PRELOAD = [
-    "mae_ext.data.image.reader",
-    "mae_ext.data.loading.doctor",
-    "mae_ext.data.loading.workers",
-    "mae_ext.data.loading.loader",
-]
-
+PRELOADED = "mae_ext.data."
+"""What the parent has imported of this, its readers among it, the server that children are forked from imports once: a
+child after a kill costs milliseconds, not the seconds of importing torch."""
 
 _starting = threading.Lock()
 
@@ -42,10 +36,10 @@ _starting = threading.Lock()
 def forkserver() -> ForkServerContext:
     """Where sandboxes and loader workers come from: a server that has imported what they need, and opened nothing.
 
-    Not fork: the parent has threads, and decoders opened before a fork deadlock.
+    Not fork: it copies locks that the parent's threads hold, and decoders opened before a fork deadlock.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(sorted(name for name in sys.modules if name.startswith(PRELOADED)))
     return context
 
 
@@ -197,18 +191,6 @@ class Sandbox:
         if self._pipe is not None:
             self._pipe.close()
         self._child = self._pipe = None
-
-
-def call(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    deadline_s: float,
-    memory_bytes: int | None = None,
-    name: str = "",
-) -> Any:
-    """One call in a child of its own. Keep a `Sandbox` open for more than one. Raises what `Sandbox.call` raises."""
-    with Sandbox(deadline_s, memory_bytes) as sandbox:
-        return sandbox.call(function, *args, name=name or next((a for a in args if isinstance(a, str)), ""))
 
 
 def _serve(pipe: Connection) -> None:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,13 @@ def odd(items: Items, path: str) -> list[str]:
         f"{path}: {_and(names)} differ in capitals, spaces or coded accents alone, and are two classes"
         for names in alike
     ]
+
+
+def one_sided(reader: object, addresses: PathTable | Sequence[str]) -> str | None:
+    """A warning that counts the samples whose files say nothing of left and right, or None: what the reader's own
+    method of this name says. One that has none cannot tell."""
+    ask: Callable[[PathTable | Sequence[str]], str | None] | None = getattr(reader, "one_sided", None)
+    return None if ask is None else ask(addresses)
 
 
 def check_classes(classes: Sequence[str], addresses: Sequence[str] | PathTable, path: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mae_ext.data.sample import Crop, CropSampler, Sample, judged
+from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
@@ -75,7 +75,7 @@ class VideoReader:
 
     The n-th frame is the n-th that a player shows, of those that decode: a film cut out of another has lost what comes
     before its first key frame. decoder: "auto" and "pyav" are PyAV; "decord" is decord where it is right and PyAV
-    elsewhere (`mae_ext.data.video.child` says when). All give the same bytes. Each file has `deadline_s` seconds, in a
+    elsewhere (`mae_ext.data.video.frames` says when). All give the same bytes. Each file has `deadline_s` seconds, in a
     child process that is killed after them; a film whose frames have to be counted by decoding has more.
 
     cache: a folder where decoded frames are kept, whole files at a time, as `mae-ext prepare` fills it; of films whose
@@ -146,11 +146,17 @@ class VideoReader:
         return _twice(lambda counted: self._prepared(address, counted))
 
     @judged
+    def extent(self, address: str) -> Extent:
+        """(positions, H, W), as the file's packets say; no frame is decoded for it, nor kept."""
+        with self._open(address, False, fills=False) as film:
+            return self._extent(address, film)
+
+    @judged
     def describe(self, address: str) -> str:
         """Codec, size, frames, seconds, and which decoder reads it."""
         if ROW.fullmatch(address):
-            with self._open(address, False) as found:
-                return f"array of {len(found.times)} frames, {found.extent[1]}x{found.extent[0]}"
+            with self._open(address, False) as film:
+                return f"array of {len(film.times)} frames, {film.extent[1]}x{film.extent[0]}"
         with self._decode(address, False) as opened:
             clip = opened.clip
             seconds = float(clip.times[-1] - clip.times[0]) if len(clip.times) else 0.0
@@ -170,28 +176,32 @@ class VideoReader:
         )
 
     def _read(self, address: str, crops: Sequence[CropSampler], counted: bool) -> list[Sample]:
-        with self._open(address, counted) as found:
-            starts = self._starts(address, found.times)
-            extent = (starts + self.size[0] - 1, *found.extent)
-            boxes = [crop(extent) for crop in crops]
+        with self._open(address, counted) as film:
+            extent = self._extent(address, film)
+            boxes = [crop(extent.size) for crop in crops]
             for box in boxes:
-                _check(address, box, extent)
-            numbers = [self._numbers(box, found.times, starts) for box in boxes]
+                _check(address, box, extent.size)
+            starts = extent.size[0] - self.size[0] + 1
+            numbers = [self._numbers(box, film.times, starts) for box in boxes]
             wanted = sorted({number for row in numbers for number in row})
-            frames = found.take(wanted)
+            frames = film.take(wanted)
             place = {number: i for i, number in enumerate(wanted)}
             return [
-                Sample(self._view(frames, [place[number] for number in row], box), address)
+                Sample(self._view(frames, [place[number] for number in row], box), address, extent=extent, box=box)
                 for row, box in zip(numbers, boxes, strict=True)
             ]
 
-    def _prepared(self, address: str, counted: bool) -> Entry | None:
+    def _extent(self, address: str, film: _Frames) -> Extent:
+        return Extent.as_stored((self._starts(address, film.times) + self.size[0] - 1, *film.extent))
+
+    def _prepared(self, address: str, counted: bool, fills: bool = True) -> Entry | None:
+        """fills: whether a film that the cache lacks is decoded for it."""
         if self.cache is None or ROW.fullmatch(address):
             return None
         key = self._key(address)
-        found = self.cache.get(key)
-        if found is not None or self.cache.keeps == "never":
-            return found
+        kept = self.cache.get(key)
+        if kept is not None or self.cache.keeps == "never" or not fills:
+            return kept
         with self._decode(address, counted) as opened:
             clip = opened.clip
             if len(clip.times) * clip.height * clip.width * 3 > self.keep_bytes:
@@ -219,10 +229,10 @@ class VideoReader:
         return frames
 
     @contextmanager
-    def _open(self, address: str, counted: bool) -> Iterator[_Frames]:
+    def _open(self, address: str, counted: bool, fills: bool = True) -> Iterator[_Frames]:
         if ROW.fullmatch(address):
             yield _array(address, fetch(address, self.memory_bytes // 4))
-        elif (entry := self._prepared(address, counted)) is not None:
+        elif (entry := self._prepared(address, counted, fills)) is not None:
             frames = entry.array
             yield _Frames(np.array(entry.meta["times"]), frames.shape[1:3], lambda numbers: frames[list(numbers)])
         else:

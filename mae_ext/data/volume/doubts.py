@@ -1,7 +1,6 @@
 """What can mislead of a scan that can be read: sides that are not said, places that contradict each other, a lean."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -62,17 +61,12 @@ def _contradiction(found: Declared, degrees: float) -> list[str]:
     return [f"sform and qform lie up to {between.mm:.3g} mm apart: the sform is taken, as nibabel and FSL do; {itk}"]
 
 
-def one_sided(reader: Any, addresses: PathTable | Sequence[str]) -> str | None:
-    """A warning that counts the samples whose files say nothing of left and right, or None. For readers that can tell,
-    by a method `sided(address)`.
-    """
-    ask = getattr(reader, "sided", None)
-    if ask is None:
-        return None
+def one_sided(sided: Callable[[str], bool], addresses: PathTable | Sequence[str]) -> str | None:
+    """A warning that counts the scans that say nothing of left and right, or None. sided: whether a file says it."""
     unsaid, looked_at = [], spread(len(addresses), LOOKED_AT)
     for address in (addresses[index] for index in looked_at):
         try:
-            if not ask(address):
+            if not sided(address):
                 unsaid.append(address)
         except BadSample:  # whoever reads it says so
             continue

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sample import Crop
+from mae_ext.data.sample import Crop, Extent
 
 AXIS_NAMES = ("inferior-superior", "posterior-anterior", "left-right")
 
@@ -145,6 +145,10 @@ class Lattice:
             n if r == 1 else max(1, int(np.round((n - 1) / r + 1)))
             for n, r in zip(self.extent, self.ratio, strict=True)
         )
+
+    def over(self, spacing: tuple[float, ...]) -> Extent:
+        """As what crops are drawn from. spacing: mm between stored voxels."""
+        return Extent(self.shape, self.extent, self.ratio, spacing)
 
     def taps(self, box: Crop, size: tuple[int, ...]) -> list[Taps]:
         """For a box in voxels of `shape`, which may reach beyond it, cut into `size` voxels."""

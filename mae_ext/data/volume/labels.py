@@ -10,8 +10,18 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mae_ext.data.labelmap import Labels, Stored
-from mae_ext.data.volume.geometry import Orientation, apart, canonical, canonical_affine, lattice, orientation, upright
+from mae_ext.data.labelmap import Labels
+from mae_ext.data.sample import Extent
+from mae_ext.data.volume.geometry import (
+    Lattice,
+    Orientation,
+    apart,
+    canonical,
+    canonical_affine,
+    lattice,
+    orientation,
+    upright,
+)
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import NAMED, BadSample
 
@@ -161,13 +171,11 @@ def write(values: NDArray[Any], found: Declared, spacing: tuple[float, ...] | No
     Whole numbers from 0 on become uint8 where they fit, else int32; floats become float32. A plane at a time: `values`
     may be a file that is mapped. The file appears when it is complete.
     """
-    place = orientation(found.affine)
-    shape = tuple(_shape(found)[axis] for axis in place.source)
-    grid = lattice(shape, place.spacing, spacing)
+    place, grid = _lattice(found, spacing)
     assert values.shape == grid.shape
     nearest = [
         np.clip(np.rint(np.arange(n) / ratio), 0, m - 1).astype(np.int64)
-        for n, ratio, m in zip(shape, grid.ratio, grid.shape, strict=True)
+        for n, ratio, m in zip(grid.extent, grid.ratio, grid.shape, strict=True)
     ]
     # The file's axes, slowest first: of the values' axes, that which comes from each.
     axes = [place.source.index(axis) for axis in (2, 1, 0)]
@@ -198,14 +206,16 @@ def _complete(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def _lattice(scan: Declared, spacing: tuple[float, ...] | None) -> tuple[Orientation, Lattice]:
+    place = orientation(scan.affine)
+    return place, lattice(tuple(_shape(scan)[axis] for axis in place.source), place.spacing, spacing)
+
+
 def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def stored(found: Declared, spacing: tuple[float, ...] | None) -> Stored:
-    """The voxels of `found` in canonical order, on the lattice at the wanted spacing."""
-    place = orientation(found.affine)
-    grid = lattice(tuple(_shape(found)[axis] for axis in place.source), place.spacing, spacing)
-    return Stored(
-        grid.shape, tuple(np.arange(n) / r for n, r in zip(grid.extent, grid.ratio, strict=True)), place.spacing
-    )
+def extent(scan: Declared, spacing: tuple[float, ...] | None) -> Extent:
+    """The lattice at the wanted spacing, over the voxels of a scan in canonical order."""
+    place, grid = _lattice(scan, spacing)
+    return grid.over(place.spacing)

@@ -5,8 +5,6 @@ patient (geometry.py), at the spacing of the config or as the scanner left them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,100 +12,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae_ext.data.labelmap import Labels, Stored
-from mae_ext.data.sample import Crop, CropSampler, Sample, judged
+from mae_ext.data.labelmap import Labels
+from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged, whole
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import Cache, Entry, source_identity
 from mae_ext.data.sources.folder import members
+from mae_ext.data.sources.table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
+from mae_ext.data.volume.crops import Scan
 from mae_ext.data.volume.dicom import series as dicom
-from mae_ext.data.volume.doubts import doubts
-from mae_ext.data.volume.foreground import body_mask, measured, scaled, survey, usable, without_padding
-from mae_ext.data.volume.geometry import (
-    Lattice,
-    Taps,
-    canonical,
-    covered,
-    interpolate,
-    laid,
-    lattice,
-    orientation,
-    touched,
-    window,
-)
-from mae_ext.data.volume.intensity import Levels, build_intensity, check_body, check_lengths
+from mae_ext.data.volume.doubts import doubts, one_sided
+from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
+from mae_ext.data.volume.geometry import canonical, lattice, orientation
+from mae_ext.data.volume.intensity import build_intensity, check_body, check_lengths
 from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
 from mae_ext.errors import BadSample
 
 MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
 
-BLOCK = 1 << 20
-"""Voxels that are made or looked at at once: interpolation works in float64, and a whole scan may be asked for. Of a
-crop that is resized, four times as many at once took half as long again (96 cubed out of 160 x 190 x 228)."""
+HEADER_BYTES = nrrd.MAX_HEADER
+"""Of a file's beginning: no header of another format is as long."""
 
 VERSION = 2
 """Of what the cache holds. Raise it with every change of what `read` returns."""
 
 Time = Literal["first", "middle", "mean"]
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A scan in canonical order. voxels: (C, D, H, W) as stored, a view. valid: (D, H, W), where the loss may count.
-
-    fill: for each channel, the least finite value, in the scan's units: what stands for padding and non-finite voxels.
-    levels: None when they have been applied, and non-finite voxels are gone.
-    """
-
-    voxels: Array
-    slope: float
-    inter: float
-    spacing: tuple[float, float, float]
-    fill: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    levels: Levels | None
-    grid: Lattice
-
-    def cut(self, box: Crop, size: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(channels, *size) at the model's levels, and valid (*size)."""
-        fill = self.fill.reshape(-1, 1, 1, 1)
-        if self.levels is None and (found := self.grid.runs(box, size)):  # a prepared scan: nothing to do but to copy
-            near, where = found
-            stored, valid = self.voxels[(slice(None), *near)], self.valid[near][None]
-            return laid(stored, where, size, fill), laid(valid, where, size, False)[0]
-        taps = self.grid.taps(box, size)
-        touches = prod(max(n, near.stop - near.start) for n, near in zip(size, window(taps), strict=True))
-        step = max(1, size[0] * BLOCK // touches)
-        if step >= size[0]:
-            return self._slab(taps, fill)
-        x = np.empty((len(self.voxels if self.levels is None else self.levels.channel), *size), np.float32)
-        valid = np.empty(size, bool)
-        for z in range(0, size[0], step):
-            slab = slice(z, min(z + step, size[0]))
-            x[:, slab], valid[slab] = self._slab([taps[0].part(slab), *taps[1:]], fill)
-        return x, valid
-
-    def _slab(self, taps: list[Taps], fill: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        stored, inner = touched(self.voxels, taps)
-        x = scaled(stored, self.slope, self.inter)
-        if self.levels is not None and not (fine := usable(x)).all():
-            x = np.where(fine, x, fill)
-        x = interpolate(x, inner)
-        if not all(t.inside.all() for t in taps):
-            d, h, w = (t.inside for t in taps)
-            x = np.where(d[:, None, None] & h[:, None] & w, x, fill)
-        return x if self.levels is None else self.levels(x), self._covered(taps)
-
-    def _covered(self, taps: list[Taps]) -> NDArray[np.bool_]:
-        near, inner = touched(self.valid[None], taps)
-        return covered(near[0], inner)
-
-    def share(self, box: Crop, size: tuple[int, ...]) -> float:
-        """Valid share of a box, padding included."""
-        return float(self._covered(self.grid.taps(box, size)).mean())
 
 
 class VolumeReader:
@@ -183,13 +115,22 @@ class VolumeReader:
             raise BadSample(address, "out of memory", str(error)) from error
 
     @judged
-    def describe(self, address: str) -> str:
-        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
-        found = self._declared(address)
-        return "\n".join([str(found), *doubts(found)])
+    def extent(self, address: str) -> Extent:
+        """(D, H, W) at the spacing of the config, in mm, and the stored voxels, from the header alone."""
+        return label_volume.extent(self._header(address), self.spacing)
 
     @judged
-    def sided(self, address: str) -> bool:
+    def describe(self, address: str) -> str:
+        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
+        scan = self._header(address)
+        return "\n".join([str(scan), *doubts(scan)])
+
+    def one_sided(self, addresses: PathTable | Sequence[str]) -> str | None:
+        """A warning that counts the scans that say nothing of left and right, or None."""
+        return one_sided(self._sided, addresses)
+
+    @judged
+    def _sided(self, address: str) -> bool:
         """Whether the file says where left is, of which its first bytes are read. Raises BadSample."""
         name = address.lower()
         if _is_folder(address) or archive.ROW.fullmatch(address):
@@ -199,18 +140,14 @@ class VolumeReader:
         return not name.endswith(nifti.NIFTI_SUFFIXES) or nifti.sided(address, head(address))
 
     @judged
-    def stored(self, address: str) -> Stored:
-        return label_volume.stored(self._declared(address), self.spacing)
-
-    @judged
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
-        scan = None if like is None else (like, self._declared(like))
+        scan = None if like is None else (like, self._header(like))
         return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
-        label_volume.write(labels, self._declared(like), None if as_stored else self.spacing, path)
+        label_volume.write(labels, self._header(like), None if as_stored else self.spacing, path)
 
     @judged
     def prepared(self, address: str) -> Scan:
@@ -224,15 +161,14 @@ class VolumeReader:
             if not made:  # both entries come from one reading
                 scan = self._scan(address)
                 size = scan.grid.shape
-                made.append((*scan.cut(Crop((0, 0, 0), size, (False,) * 3), size), scan))
+                made.append((*scan.cut(whole(size), size), scan))
             return made[0]
 
         def voxels() -> Entry:
             x, _, scan = build()
-            spacing = [s * r for s, r in zip(scan.spacing, scan.grid.ratio, strict=True)]
             assert scan.levels is not None
             fill = scan.levels(scan.fill.reshape(-1, 1, 1, 1)).ravel()
-            return Entry(x, {"spacing": spacing, "fill": [float(v) for v in fill]})
+            return Entry(x, {"spacing": scan.extent.spacing, "fill": [float(v) for v in fill]})
 
         found = self.cache.get_or_build({**key, "part": "voxels"}, voxels)
         valid = self.cache.get_or_build({**key, "part": "valid"}, lambda: Entry(build()[1].astype(np.uint8)))
@@ -272,29 +208,38 @@ class VolumeReader:
         x, valid = scan.cut(box, self.size)
         if turned := [axis for axis, flip in enumerate(box.flip) if flip]:
             x, valid = np.flip(x, tuple(1 + axis for axis in turned)), np.flip(valid, tuple(turned))
+        extent = scan.extent
+        assert extent.spacing is not None
         spacing = tuple(
-            s * r * (b - a) / n
-            for s, r, a, b, n in zip(scan.spacing, scan.grid.ratio, box.start, box.stop, self.size, strict=True)
+            mm * (b - a) / n for mm, a, b, n in zip(extent.spacing, box.start, box.stop, self.size, strict=True)
         )
         x, valid = np.ascontiguousarray(x), np.ascontiguousarray(valid)
-        return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing)
+        return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing, extent=extent, box=box)
 
     @judged
-    def _declared(self, address: str) -> Declared:
+    def _header(self, address: str) -> Declared:
+        """What a scan says of itself, without its voxels: of one file no more than the first bytes are read."""
+        return self._declared(address, header_alone=True)
+
+    @judged
+    def _declared(self, address: str, header_alone: bool = False) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""
         if _is_folder(address):
-            found = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
+            scan = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
         else:
             name = address.lower()
             if name.endswith(dicom.SUFFIXES):
-                found = dicom.declared(address, [address], self.max_bytes)
+                scan = dicom.declared(address, [address], self.max_bytes)
             else:
-                found = self._one_file(address, name)
-        check(address, found, self.max_bytes)
-        return found
+                scan = self._one_file(address, name, header_alone)
+        check(address, scan, self.max_bytes)
+        return scan
 
-    def _one_file(self, address: str, name: str) -> Declared:
-        content = fetch(address, self.max_bytes)
+    def _one_file(self, address: str, name: str, header_alone: bool) -> Declared:
+        if header_alone and not archive.ROW.fullmatch(address):
+            content: bytes | Array = head(address, HEADER_BYTES, self.max_bytes)
+        else:
+            content = fetch(address, self.max_bytes)
         if isinstance(content, np.ndarray):
             return _array(content, self.array_spacing, self.channel_axis, self.time_axis)
         if name.endswith(nrrd.SUFFIXES):

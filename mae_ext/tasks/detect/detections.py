@@ -13,9 +13,8 @@ from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.cores import cores
 from mae_ext.data.image.boxes import BoxTable, uncrop_boxes
-from mae_ext.data.labelmap import Recorded
 from mae_ext.data.loading.loader import build_reader
-from mae_ext.data.sample import Crop, Sample, read_checked
+from mae_ext.data.sample import Sample, read_checked, read_placed, whole
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.drawing.boxes import as_picture, draw_boxes
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
@@ -55,11 +54,13 @@ def find_objects(
     modality = config.modalities[name]
     size = (modality.size[0], modality.size[1])
     for part in _read(modality, name, items, rows, table, bad):
-        x, _ = stack([sample for _, sample, _ in part])
+        x, _ = stack([sample for _, sample in part])
         answers = model(x.to(device), name)
-        for (row, _, extent), one in zip(part, decoding(answers, model.places, size), strict=True):
-            boxes = uncrop_boxes(one.boxes.float(), Crop((0, 0), extent, (False, False)), size)
-            yield Found(row, extent, Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu()))
+        for (row, sample), one in zip(part, decoding(answers, model.places, size), strict=True):
+            assert sample.extent is not None and sample.box is not None
+            boxes = uncrop_boxes(one.boxes.float(), sample.box, size)
+            height, width = sample.extent.size
+            yield Found(row, (height, width), Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu()))
 
 
 def _read(
@@ -69,20 +70,20 @@ def _read(
     rows: Sequence[int],
     table: BoxTable | None,
     bad: list[BadSample],
-) -> Iterator[list[tuple[int, Sample, tuple[int, int]]]]:
-    """Batches of (row, image, extent), a batch decoded by threads while the one before is answered."""
+) -> Iterator[list[tuple[int, Sample]]]:
+    """Batches of (row, image), a batch decoded by threads while the one before is answered."""
     reader = build_reader(modality, f"modalities.{name}.data.reader")
     shape = (modality.channels, *modality.size)
 
-    def read(row: int) -> tuple[int, Sample, tuple[int, int]] | BadSample:
-        whole, address = Recorded(), items.addresses[row]  # all of it
+    def read(row: int) -> tuple[int, Sample] | BadSample:
+        address = items.addresses[row]
         try:
-            (sample,) = read_checked(reader, address, [whole], shape)
-            if table is not None:
-                table[row].check(address, whole.extent)
+            (sample,) = read_placed(reader, address, [whole], shape)
+            if table is not None and sample.extent is not None:
+                table[row].check(address, sample.extent.size)
         except BadSample as error:
             return error
-        return row, sample, (whole.extent[0], whole.extent[1])
+        return row, sample
 
     parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
     with ThreadPoolExecutor(min(BATCH, cores()), thread_name_prefix="decode") as pool:
@@ -181,7 +182,7 @@ def _draw(
     reader = plugins.readers.build(
         spec.name, spec.arguments, f"modalities.{name}.data.reader", size=size, channels=modality.channels
     )
-    (sample,) = read_checked(reader, address, [Recorded()])
+    (sample,) = read_checked(reader, address, [whole])
     kept = one.detections.scores >= shown
     boxes = one.detections.boxes[kept] * scale
     labels, scores = one.detections.labels[kept].tolist(), one.detections.scores[kept].tolist()

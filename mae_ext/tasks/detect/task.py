@@ -13,7 +13,7 @@ from mae_ext.data.image.boxes import BoxTable, Faulty, crop_boxes, read_boxes
 from mae_ext.data.loading.loader import ModalityData, build_reader
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, Crop, CropSampler, Sample, read_checked
+from mae_ext.data.sample import Batch, CropSampler, Sample, read_placed
 from mae_ext.data.sources.classes import check_apart, settled
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.distributed import Ranks
@@ -30,19 +30,6 @@ from mae_ext.tasks.detect.fcos import Decoding, loss
 from mae_ext.tasks.detect.pyramid import STRIDES
 
 NO_OBJECT = -1
-
-
-class RecordedCrop:
-    """A crop sampler that keeps what it was asked and what it said: boxes are cut by the crop that cut the image."""
-
-    def __init__(self, inner: CropSampler) -> None:
-        self.inner = inner
-        self.extent: tuple[int, ...] = ()
-        self.crop = Crop((), (), ())
-
-    def __call__(self, extent: tuple[int, ...]) -> Crop:
-        self.extent, self.crop = extent, self.inner(extent)
-        return self.crop
 
 
 class BoxExamples:
@@ -62,12 +49,12 @@ class BoxExamples:
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         address, objects = self.items.addresses[index], self.table[index]
-        recorded = [RecordedCrop(crop) for crop in crops]
-        samples = read_checked(self.reader, address, recorded, (self.modality.channels, *self.modality.size))
+        samples = read_placed(self.reader, address, crops, (self.modality.channels, *self.modality.size))
         size, found = (self.modality.size[0], self.modality.size[1]), []
-        for sample, at, key in zip(samples, recorded, keys, strict=True):
-            objects.check(address, at.extent)
-            boxes, shown = crop_boxes(objects.boxes, at.crop, size)
+        for sample, key in zip(samples, keys, strict=True):
+            assert sample.extent is not None and sample.box is not None
+            objects.check(address, sample.extent.size)
+            boxes, shown = crop_boxes(objects.boxes, sample.box, size)
             ignored = objects.ignored | ~shown
             there = (boxes[:, 2:] > boxes[:, :2]).all(1)
             rest = self.most - int(there.sum())

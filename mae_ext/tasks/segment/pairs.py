@@ -15,7 +15,7 @@ from mae_ext.data.change.distort import VALUES, distort
 from mae_ext.data.labelmap import IGNORED, LabelReader, Labels, cut, stem, toward_foreground
 from mae_ext.data.loading.loader import build_reader
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, held, read_checked
+from mae_ext.data.sample import Batch, Crop, CropSampler, Reader, Sample, held, read_placed
 from mae_ext.data.sources.lists import forward
 from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.data.sources.table import Items, list_items
@@ -171,17 +171,24 @@ def _beyond(labels: Labels, classes: int, ignore: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A crop sampler with the box that cuts the label map, for a sample of the same extent. Raises BadSample."""
+class OntoLabels:
+    """A crop sampler whose boxes are moved onto a label, of `balance` of the keys. labels: those of `address`, on the
+    extent that it is asked for. Raises BadSample for another extent."""
 
-    box: Crop
-    map: str
+    inner: CropSampler
+    balance: float
+    seed: int
+    key: tuple[int | str, ...]
     labels: Labels
+    map: str
     address: str
 
     def __call__(self, extent: tuple[int, ...]) -> Crop:
         check_extent(self.map, self.labels, self.address, extent)
-        return self.box
+        generator, box = rng(self.seed, *self.key), self.inner(extent)
+        if float(torch.rand((), generator=generator)) >= self.balance:
+            return box
+        return toward_foreground(self.labels, box, generator)
 
 
 class Pairing(Protocol):
@@ -220,20 +227,18 @@ class PairedExamples:
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         address, size = self.items.addresses[index], self.modality.size
         labels = self.label_map(index)
-        boxes = []
+        onto = []
         for key, crop in zip(keys, crops, strict=True):
-            generator = rng(self.seed, "balance", self.name, key.epoch, index, key.repeat)
-            box = crop(labels.shape)
-            if float(torch.rand((), generator=generator)) < self.task.balance:
-                box = toward_foreground(labels, box, generator)
-            boxes.append(Paired(box, self.maps[index], labels, address))
-        samples = read_checked(self.reader, address, boxes, (self.modality.channels, *size))
-        found = []
-        for sample, pair, key in zip(samples, boxes, keys, strict=True):
+            drawn = ("balance", self.name, key.epoch, index, key.repeat)
+            onto.append(OntoLabels(crop, self.task.balance, self.seed, drawn, labels, self.maps[index], address))
+        samples = read_placed(self.reader, address, onto, (self.modality.channels, *size))
+        pairs = []
+        for sample, key in zip(samples, keys, strict=True):
+            assert sample.box is not None
             generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
             x = distort(sample.x, self.task.distort, self.task.strength, 0.0, generator, VALUES)
-            found.append(replace(sample, x=x, targets={TARGET: cut(labels, pair.box, size)}))
-        return found
+            pairs.append(replace(sample, x=x, targets={TARGET: cut(labels, sample.box, size)}))
+        return pairs
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
         return batch

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import ceil, prod
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.crops import training_shape
-from mae_ext.data.labelmap import Labels, Recorded
+from mae_ext.data.labelmap import Labels
 from mae_ext.data.loading.loader import ModalityData, build_reader
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.data.plan import spread
-from mae_ext.data.sample import Batch, Crop, Sample, read_checked
+from mae_ext.data.sample import Batch, Crop, Sample, extent_of, read_checked
 from mae_ext.data.sources.classes import check_apart
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
@@ -66,12 +67,17 @@ def _slabs(modality: ModalityConfig, address: str, shape: tuple[int, ...], exten
     starts = [min(z, shape[0] - high) for z in range(0, shape[0], high)]
     rest = extent[1:]
     flat, still = (0,) * len(rest), (False,) * len(extent)
-    boxes = [Recorded(Crop((z, *flat), (z + high if parts > 1 else extent[0], *rest), still)) for z in starts]
+    boxes = [Crop((z, *flat), (z + high if parts > 1 else extent[0], *rest), still) for z in starts]
     size = (high, *shape[1:])
     reader = build_reader(modality.model_copy(update={"size": size}), "reader")
-    found = read_checked(reader, address, boxes, (modality.channels, *size))
+    slabs = read_checked(reader, address, [partial(_always, box) for box in boxes], (modality.channels, *size))
     beyond = high * len(starts) - shape[0]
-    return found if not beyond else [*found[:-1], replace(found[-1], x=found[-1].x[:, beyond:])]
+    return slabs if not beyond else [*slabs[:-1], replace(slabs[-1], x=slabs[-1].x[:, beyond:])]
+
+
+def _always(box: Crop, _: tuple[int, ...]) -> Crop:
+    """A crop sampler, with its box."""
+    return box
 
 
 class Segmentation:
@@ -247,9 +253,9 @@ class Segmentation:
         """Labels of a whole sample on the voxels it is stored in, and their spacing. Raises BadSample."""
         assert isinstance(model, Segmenter)
         name, modality = self._modality(config)
-        stored = label_reader(build_reader(modality, "reader"), modality.data.reader.name).stored(address)
-        shape = training_shape(modality.data.augment, modality.size, stored.extent)
-        samples = _slabs(modality, address, shape, stored.extent)
+        extent = extent_of(build_reader(modality, "reader"), address)
+        shape = training_shape(modality.data.augment, modality.size, extent.size)
+        samples = _slabs(modality, address, shape, extent.size)
         spacing = samples[0].spacing
         steps = None if spacing is None else torch.tensor(spacing, device=device)
 
@@ -257,8 +263,7 @@ class Segmentation:
             return model.probabilities(windows, name, None if steps is None else steps.expand(len(windows), -1))
 
         places = [
-            p if n == m else (p + 0.5) * n / m - 0.5
-            for p, n, m in zip(stored.places, shape, stored.extent, strict=True)
+            p if n == m else (p + 0.5) * n / m - 0.5 for p, n, m in zip(extent.places, shape, extent.size, strict=True)
         ]
         slabs = [sample.x for sample in samples]
         del samples
@@ -266,7 +271,7 @@ class Segmentation:
             labels = segment(slabs, modality.size, self.overlap, answer, places, device, scratch)
         except OSError as error:
             raise BadSample(address, "out of memory", f"and no room on disk: {error.strerror or error}") from error
-        return labels, stored.spacing
+        return labels, extent.stored_spacing
 
     def _held_out(self, config: Config) -> PairedExamples:
         _, modality = self._modality(config)

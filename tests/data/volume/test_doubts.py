@@ -10,7 +10,7 @@ from data.volume.placed_scans import PLACE, nifti, tilted
 
 from mae_ext.cli import run
 from mae_ext.data.loading.doctor import inspect
-from mae_ext.data.volume.doubts import one_sided
+from mae_ext.data.sources.meant import one_sided
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.engine.train import train
@@ -92,11 +92,11 @@ def test_freesurfers_format_without_its_flag_says_nothing_of_sides(tmp_path):
     path = tmp_path / "a.mgz"
     nib.MGHImage(np.random.default_rng(0).integers(0, 99, (12, 11, 10)).astype(np.int16), PLACE).to_filename(path)
     reader = VolumeReader((4, 4, 4))
-    assert reader.sided(str(path)) and reader.describe(str(path)).splitlines()[1:] == []
+    assert reader.one_sided([str(path)]) is None and reader.describe(str(path)).splitlines()[1:] == []
     content = bytearray(gzip.decompress(path.read_bytes()))
     content[28:30] = bytes(2)
     path.write_bytes(gzip.compress(bytes(content)))
-    assert not reader.sided(str(path))
+    assert reader.one_sided([str(path)]) is not None
     np.testing.assert_array_equal(
         reader._declared(str(path)).affine, [[-1, 0, 0, 6], [0, 0, 1, -5], [0, -1, 0, 5.5], [0, 0, 0, 1]]
     )
@@ -186,7 +186,7 @@ def test_nothing_is_said_of_scans_that_say_where_left_is_nor_by_readers_that_can
 def test_of_many_scans_some_are_looked_at_and_no_more_than_their_first_bytes_are_read(mixed, monkeypatch):
     read = []
     real = os.pread
-    monkeypatch.setattr("mae_ext.data.sources.table.os.pread", lambda h, n, o: read.append(n) or real(h, n, o))
+    monkeypatch.setattr("mae_ext.data.sources.address.os.pread", lambda h, n, o: read.append(n) or real(h, n, o))
     told = one_sided(VolumeReader((4, 4, 4)), [str(mixed / "0.nii.gz")] * 3000)
     assert told.startswith("1024 of 1024 scans that were looked at")
     assert len(read) == 1024 and max(read) <= 1 << 16

@@ -4,13 +4,10 @@ A classic slice says so in its header; an enhanced (multi-frame) object says it 
 What is true of a plane is looked up in one way for both, so that whatever is done with planes is done for both.
 """
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from itertools import chain
 from math import isfinite, nan
 from typing import Any
@@ -18,33 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.address import fetch
-from mae_ext.errors import BadSample, UserError, some
+from mae_ext.data.volume.dicom.header import IDENTITY, frames_in, is_enhanced, parsing
+from mae_ext.errors import BadSample, some
 
 Vector = NDArray[np.float64]
-
-# What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
-warnings.filterwarnings("ignore", module=r"pydicom\b")
-
-IDENTITY = (
-    *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "Modality", "SOPClassUID"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "Units"),
-)
-"""What all files of a series have in common, or have not."""
-
-_GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
-_CONTRAST = ("EchoTime", "FlipAngle", "InversionTime", "DiffusionBValue")
-_ORDER = (
-    *("TemporalPositionIdentifier", "InstanceNumber", "AcquisitionNumber", "TriggerTime"),
-    *("AcquisitionDateTime", "AcquisitionTime", "ContentTime"),
-)
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
-_TAGS = (
-    *IDENTITY, *_GEOMETRY, *_CONTRAST, *_ORDER, *_GROUPS, "SOPInstanceUID", "ImageType", "NumberOfFrames",
-    "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID",
-    "InConcatenationTotalNumber",
-)  # fmt: skip
 
 # Where an enhanced object keeps it: PS3.3, C.7.6.16.2 (common macros), C.8.13.5 (MR), C.8.15.3 (CT), C.8.22 (PET).
 _MACROS = {
@@ -74,8 +48,6 @@ _OF_PLACE = (0x00209056, 0x00209057, 0x00200032, 0x00201041)
 RIGHT_ANGLE = 0.01
 """How far the directions of rows and columns may be from unit length and a right angle: cosines have few digits."""
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -101,53 +73,6 @@ class Frame:
     stack: str
     order: tuple[Any, ...]
     instance: str
-
-
-def header(file: str, max_bytes: int) -> Any:
-    """A pydicom data set without pixels. Raises BadSample, and UserError without pydicom."""
-    try:
-        import pydicom
-    except ImportError:
-        raise UserError("DICOM is read by pydicom, which is not installed: pip install 'mae-ext[dicom]'") from None
-    content = fetch(file, max_bytes)
-    assert isinstance(content, bytes)
-    with parsing(file):
-        try:
-            found = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
-        except pydicom.errors.InvalidDicomError as error:
-            raise BadSample(file, "not a scan", f"begins with {content[:12]!r}; no DICOM preamble") from error
-        if not (found.get("Rows") and found.get("Columns")):
-            what = getattr(found.get("SOPClassUID"), "name", "an object of unknown class")
-            raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
-        if str(found.get("SOPClassUID")).startswith(SEGMENTATION):
-            raise BadSample(file, "not a scan", f"{found.SOPClassUID.name}: labels or a surface, not measured values")
-        if int(found.get("SamplesPerPixel") or 1) != 1:
-            raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
-        if found.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
-            detail = f"photometric interpretation {found.PhotometricInterpretation}; MONOCHROME2 is read"
-            raise BadSample(file, "data type", detail)
-        if found.get("ModalityLUTSequence"):
-            detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
-            raise BadSample(file, "scaling", detail)
-        frames_in(found)
-        return found
-
-
-def is_mosaic(found: Any) -> bool:
-    return "MOSAIC" in (found.get("ImageType") or ())
-
-
-def is_enhanced(found: Any) -> bool:
-    return bool(found.get("PerFrameFunctionalGroupsSequence") or frames_in(found) > 1)
-
-
-def frames_in(found: Any) -> int:
-    count = found.get("NumberOfFrames")
-    if count in (None, ""):
-        return 1
-    if not int(count) >= 1:
-        raise ValueError(f"NumberOfFrames is {count}; expected 1 or more")
-    return int(count)
 
 
 class _Said:
@@ -348,17 +273,3 @@ def only_one(address: str, name: str, given: Sequence[str | None]) -> None:
     }
     hint = hints.get(name, "slices of one series have one; give each kind its own folder")
     raise BadSample(address, "mixed series", f"{name} has {len(counts)} different values ({told}); {hint}")
-
-
-@contextmanager
-def parsing(file: str) -> Iterator[None]:
-    """What pydicom and nibabel raise at a file's content, of whatever kind, becomes a verdict on the file."""
-    try:
-        yield
-    except (BadSample, UserError, MemoryError):
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        short = "less than" in text or ("expected" in text and "bytes" in text) or isinstance(error, EOFError)
-        told = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        raise BadSample(file, "truncated" if short else "header", told[:300]) from error

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import fetch
-from mae_ext.data.volume.dicom.frames import IDENTITY, only_one, parsing
+from mae_ext.data.volume.dicom.frames import only_one
+from mae_ext.data.volume.dicom.header import IDENTITY, parsing
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
 

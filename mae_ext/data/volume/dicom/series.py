@@ -16,16 +16,8 @@ from numpy.typing import NDArray
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.volume.dicom import mosaic as dicom_mosaic
 from mae_ext.data.volume.dicom import split as dicom_split
-from mae_ext.data.volume.dicom.frames import (
-    Frame,
-    check_alike,
-    frames_in,
-    frames_of,
-    header,
-    is_enhanced,
-    is_mosaic,
-    parsing,
-)
+from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of
+from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_mosaic, parsing
 from mae_ext.data.volume.dicom.stack import Stack, stacked
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample

@@ -15,7 +15,8 @@ from pathlib import Path
 from mae_ext.data.sources.address import locate
 from mae_ext.data.sources.folder import members
 from mae_ext.data.sources.passed_over import BESIDE
-from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of, header
+from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of
+from mae_ext.data.volume.dicom.header import header
 from mae_ext.data.volume.dicom.stack import stacked
 from mae_ext.errors import BadSample, some
 

@@ -1,0 +1,114 @@
+"""What a DICOM file says before its pixels, and which objects are none that a scan is made of."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from typing import Any
+
+from mae_ext.data.sources.address import fetch, head
+from mae_ext.errors import BadSample, UserError
+
+# What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
+warnings.filterwarnings("ignore", module=r"pydicom\b")
+
+IDENTITY = (
+    *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "Modality", "SOPClassUID"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "Units"),
+)
+"""What all files of a series have in common, or have not."""
+
+_GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_CONTRAST = ("EchoTime", "FlipAngle", "InversionTime", "DiffusionBValue")
+_ORDER = (
+    *("TemporalPositionIdentifier", "InstanceNumber", "AcquisitionNumber", "TriggerTime"),
+    *("AcquisitionDateTime", "AcquisitionTime", "ContentTime"),
+)
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+_TAGS = (
+    *IDENTITY, *_GEOMETRY, *_CONTRAST, *_ORDER, *_GROUPS, "SOPInstanceUID", "ImageType", "NumberOfFrames",
+    "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID",
+    "InConcatenationTotalNumber",
+)  # fmt: skip
+
+HEADER_BYTES = 1 << 16
+"""Of a file's beginning, where its header ends as a rule; that of an enhanced object with many frames is longer."""
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
+
+
+def header(file: str, max_bytes: int) -> Any:
+    """A pydicom data set without pixels. Raises BadSample, and UserError without pydicom."""
+    try:
+        import pydicom
+    except ImportError:
+        raise UserError("DICOM is read by pydicom, which is not installed: pip install 'mae-ext[dicom]'") from None
+    content = head(file, HEADER_BYTES, max_bytes)
+    with parsing(file):
+        try:
+            found = _before_pixels(file, content, max_bytes)
+        except pydicom.errors.InvalidDicomError as error:
+            raise BadSample(file, "not a scan", f"begins with {content[:12]!r}; no DICOM preamble") from error
+        if not (found.get("Rows") and found.get("Columns")):
+            what = getattr(found.get("SOPClassUID"), "name", "an object of unknown class")
+            raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
+        if str(found.get("SOPClassUID")).startswith(SEGMENTATION):
+            raise BadSample(file, "not a scan", f"{found.SOPClassUID.name}: labels or a surface, not measured values")
+        if int(found.get("SamplesPerPixel") or 1) != 1:
+            raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
+        if found.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
+            detail = f"photometric interpretation {found.PhotometricInterpretation}; MONOCHROME2 is read"
+            raise BadSample(file, "data type", detail)
+        if found.get("ModalityLUTSequence"):
+            detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
+            raise BadSample(file, "scaling", detail)
+        frames_in(found)
+        return found
+
+
+def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
+    """The data set that begins with `content`. All of the file is read where it goes on behind that."""
+    import pydicom
+
+    if len(content) == HEADER_BYTES:
+        beginning = BytesIO(content)
+        with suppress(Exception):  # where it breaks off
+            found = pydicom.dcmread(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
+            if beginning.tell() < len(content):  # at the pixels
+                return found
+        every = fetch(file, max_bytes)
+        assert isinstance(every, bytes)
+        content = every
+    return pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
+
+
+def is_mosaic(found: Any) -> bool:
+    return "MOSAIC" in (found.get("ImageType") or ())
+
+
+def is_enhanced(found: Any) -> bool:
+    return bool(found.get("PerFrameFunctionalGroupsSequence") or frames_in(found) > 1)
+
+
+def frames_in(found: Any) -> int:
+    count = found.get("NumberOfFrames")
+    if count in (None, ""):
+        return 1
+    if not int(count) >= 1:
+        raise ValueError(f"NumberOfFrames is {count}; expected 1 or more")
+    return int(count)
+
+
+@contextmanager
+def parsing(file: str) -> Iterator[None]:
+    """What pydicom and nibabel raise at a file's content, of whatever kind, becomes a verdict on the file."""
+    try:
+        yield
+    except (BadSample, UserError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        short = "less than" in text or ("expected" in text and "bytes" in text) or isinstance(error, EOFError)
+        told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise BadSample(file, "truncated" if short else "header", told[:300]) from error
