@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mask import Mask
+from mae_ext.model.units import in_units
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -222,6 +223,26 @@ def read_placed(
     noted = [_Noted(crop) for crop in crops]
     samples = read_checked(reader, address, noted, shape)
     return [replace(sample, extent=note.extent, box=note.box) for sample, note in zip(samples, noted, strict=True)]
+
+
+def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
+    """B samples -> (B, C, *S) and, where they have one, the spacing (B, n) float32.
+
+    Where 8-bit and float samples meet, 0..255 becomes the 0..1 that it means.
+    """
+    views = [sample.x for sample in samples]
+    if len({x.dtype for x in views}) > 1:
+        views = [in_units(x) for x in views]
+    spacing = [None if sample.spacing is None else torch.tensor(sample.spacing) for sample in samples]
+    return torch.stack(views), stack_optional(spacing, "spacing")
+
+
+def stack_optional(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
+    """One tensor, or None if no sample has one; a reader has to give it always or never."""
+    present = [part for part in parts if part is not None]
+    if present and len(present) < len(parts):
+        raise RunError(f"the reader gave '{what}' for {len(present)} of {len(parts)} samples of a batch")
+    return torch.stack(present) if present else None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mae_ext.model.units import in_units
+
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """For classes, in turn; told apart by colour-blind readers too (Okabe and Ito, Color Universal Design, 2008)."""
 
@@ -21,7 +23,7 @@ def legible(text: str) -> str:
 
 def as_picture(x: Tensor) -> Image.Image:
     """(C, H, W), uint8 or float in 0..1 -> an RGB picture of the first three channels, or of the first in grey."""
-    pixels = (x if x.dtype.is_floating_point else x / 255).clamp(0, 1).mul(255).round().byte()
+    pixels = in_units(x).clamp(0, 1).mul(255).round().byte()
     pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
     return Image.fromarray(np.ascontiguousarray(rearrange(pixels, "c h w -> h w c").numpy()))
 

@@ -17,7 +17,7 @@ from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.cores import cores
 from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.loader import build_reader
-from mae_ext.data.sample import Reader, Sample, read_checked
+from mae_ext.data.sample import Reader, Sample, read_checked, stack
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.checkpoint import load_run
@@ -237,15 +237,6 @@ class FrozenEncoder(nn.Module):
             )
         if pool == "class" and not self.config.model.class_token:
             raise UserError("pool 'class': this model has no class token (model.class_token is false); use 'mean'")
-
-
-def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
-    """B samples -> (B, C, *S) and, where they have one, the spacing (B, n) float32."""
-    views, spacing = [s.x for s in samples], [s.spacing for s in samples if s.spacing is not None]
-    if len({x.dtype for x in views}) > 1:
-        # torch.stack would promote 8-bit levels to 0..255 beside floats that mean 0..1.
-        views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
-    return torch.stack(views), torch.tensor(spacing) if len(spacing) == len(samples) else None
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:

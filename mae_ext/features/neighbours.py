@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mae_ext.data.sample import stack
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.drawing.panels import Panel, on_a_scale, save_rows
 from mae_ext.errors import BadSample, UserError
-from mae_ext.features.encoder import Features, FrozenEncoder, stack
+from mae_ext.features.encoder import Features, FrozenEncoder
+from mae_ext.model.units import in_units
 from mae_ext.rng import rng
 
 QUERIES = 8
@@ -65,7 +67,7 @@ def _panel(encoder: FrozenEncoder, features: Features, rows: list[int], similari
             raise UserError(f"{outcome}: could be read a moment ago, and not any more; run the command again")
         samples.append(outcome)
     x, _ = stack(samples)
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    x = in_units(x)
     titles = [_title(features, row, None if place == 0 else near) for place, (row, near) in
               enumerate(zip(rows, similarity, strict=True))]  # fmt: skip
     columns = tuple(zip(titles, on_a_scale(x, x), strict=True))

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from mae_ext.config import Config, DecoderConfig, ModelConfig
 from mae_ext.model.grid import patchify, take, unpatchify, unravel
 from mae_ext.model.mask import Mask
-from mae_ext.model.modality import Modality, in_units
+from mae_ext.model.modality import Modality
 from mae_ext.model.transformer import Transformer
 from mae_ext.model.uniformity import uniformity
+from mae_ext.model.units import in_units
 from mae_ext.rng import seed_of
 
 

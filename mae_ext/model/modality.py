@@ -13,6 +13,7 @@ from mae_ext.config import ModalityConfig, Statistics
 from mae_ext.errors import WrongShape
 from mae_ext.model.grid import grid_of, take_patches
 from mae_ext.model.mask import Mask, Masker, draw_mask
+from mae_ext.model.units import in_units
 
 
 class Modality(nn.Module):
@@ -172,8 +173,3 @@ def build_maskers(config: ModalityConfig, where: str) -> tuple[Masker, Masker | 
     mask, decode = config.mask, config.decode
     masker = plugins.maskers.build(mask.name, mask.arguments, f"{where}.mask")
     return masker, None if decode is None else plugins.maskers.build(decode.name, decode.arguments, f"{where}.decode")
-
-
-def in_units(x: Tensor) -> Tensor:
-    """uint8 counts as 0..1; floats are in the reader's units already."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_ext.data.loading.loader import stack_optional, valid_share
-from mae_ext.data.sample import Sample
+from mae_ext.data.loading.loader import valid_share
+from mae_ext.data.sample import Sample, stack, stack_optional
 from mae_ext.drawing.panels import Panel, on_a_scale, save, save_sheet
 from mae_ext.engine.log import warn
 from mae_ext.errors import BadSample, UserError, reasons
-from mae_ext.features.encoder import FrozenEncoder, load_encoder, stack
+from mae_ext.features.encoder import FrozenEncoder, load_encoder
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mask import Mask
+from mae_ext.model.units import in_units
 from mae_ext.report.history import OVERVIEW
 from mae_ext.rng import rng
 from mae_ext.writing import blamed_on, folder_for
@@ -109,7 +110,7 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     valid = valid if valid is None else valid.to(encoder.device)
     with torch.inference_mode():
         filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own, valid)
-    given = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    given = in_units(x)
     given, filled = on_a_scale(given, given), on_a_scale(filled, given)
     visible = visible_pixels(mask, modality.patch)
     masked = torch.where(visible, given, torch.full_like(given, HIDDEN))

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mae_ext.data.sample import stack
 from mae_ext.errors import BadSample
-from mae_ext.features.encoder import FrozenEncoder, load_encoder, stack
+from mae_ext.features.encoder import FrozenEncoder, load_encoder
 from mae_ext.probing.probe import probe
 from mae_ext.rng import rng
 

@@ -11,8 +11,8 @@ from PIL import Image
 from mae_ext.config import AugmentConfig
 from mae_ext.data.crops import crop_sampler
 from mae_ext.data.image.reader import ImageReader
-from mae_ext.data.labelmap import LabelReader, Recorded, cut, stem, toward_foreground
-from mae_ext.data.sample import Crop
+from mae_ext.data.labelmap import LabelReader, cut, stem, toward_foreground
+from mae_ext.data.sample import Crop, whole
 from mae_ext.data.video.reader import VideoReader
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import BadSample
@@ -54,10 +54,9 @@ def test_a_crop_of_a_scan_and_of_its_labels_are_the_same_voxels(scan, seed):
     reader = volume_reader((4, 14, 8))
     augment = AugmentConfig(fixed=(0, 1, 2), flip=(0, 1, 2))
     found = reader.label_map(labels, address)
-    box = Recorded(crop_sampler(augment, (4, 14, 8), rng(seed))(found.shape))
-    sample = reader.read(address, [box])[0]
-    assert box.extent == found.shape
-    wanted = cut(found, box.box, (4, 14, 8))
+    sample = reader.read(address, [crop_sampler(augment, (4, 14, 8), rng(seed))])[0]
+    assert sample.extent.size == found.shape
+    wanted = cut(found, sample.box, (4, 14, 8))
     inside = sample.valid[0]
     assert inside.any() and not inside.all()
     assert torch.equal(sample.x[0][inside].long(), wanted[inside])
@@ -97,7 +96,7 @@ def test_a_resized_crop_of_labels_lies_where_the_crop_of_its_scan_lies(tmp_path)
         for size in (6, 7, 11, 24, 40):
             reader = volume_reader((size,) * 3)
             box = Crop((3, 2, 5), (21, 22, 20), (False, True, False))
-            at = reader.read(str(tmp_path / "a.nii"), [Recorded(box)])[0].x[0]
+            at = reader.read(str(tmp_path / "a.nii"), [lambda _, box=box: box])[0].x[0]
             labels = cut(reader.label_map(str(tmp_path / "a.nii")), box, (size,) * 3)
             inside = (at > 0) & (at < 23)
             assert ((at - labels)[inside].abs() <= 0.5 + 1e-4).all()
@@ -107,9 +106,7 @@ def test_labels_at_another_spacing_are_the_nearest_and_never_between(scan):
     address, labels = scan()
     reader = volume_reader(spacing=(1.0, 1.0, 1.0))
     found = reader.label_map(labels, address)
-    box = Recorded()
-    reader.read(address, [box])
-    assert found.shape == box.extent
+    assert found.shape == reader.read(address, [whole])[0].extent.size
     assert set(np.unique(found)) <= set(range(np.prod(SHAPE)))
 
 
@@ -120,9 +117,9 @@ def test_an_image_and_its_labels_are_cut_alike(tmp_path):
     labels = reader.label_map(str(tmp_path / "a.png"))
     assert labels.shape == (20, 30)
     for seed in range(8):
-        box = Recorded(crop_sampler(AugmentConfig(fixed=(0, 1), flip=(0, 1)), (8, 8), rng(seed))(labels.shape))
-        sample = reader.read(str(tmp_path / "a.png"), [box])[0]
-        assert torch.equal(sample.x[0].long(), cut(labels, box.box, (8, 8)))
+        crop = crop_sampler(AugmentConfig(fixed=(0, 1), flip=(0, 1)), (8, 8), rng(seed))
+        sample = reader.read(str(tmp_path / "a.png"), [crop])[0]
+        assert torch.equal(sample.x[0].long(), cut(labels, sample.box, (8, 8)))
 
 
 def test_instances_of_16_bits_keep_their_numbers_and_colours_are_refused(tmp_path):
@@ -159,9 +156,8 @@ def test_a_spacing_that_differs_in_its_last_digit_gives_labels_on_the_voxels_of_
         )
     reader = volume_reader(spacing=(1.0, 1.0, 1.0))
     labels = reader.label_map(str(tmp_path / "l.nii.gz"), str(tmp_path / "a.nii.gz"))
-    seen = Recorded()
-    VolumeReader((4, 4, 4), intensity="none", spacing=(1.0, 1.0, 1.0)).read(str(tmp_path / "a.nii.gz"), [seen])
-    assert labels.shape == seen.extent == (6, 5, 60)
+    seen = VolumeReader((4, 4, 4), intensity="none", spacing=(1.0, 1.0, 1.0)).read(str(tmp_path / "a.nii.gz"), [whole])
+    assert labels.shape == seen[0].extent.size == (6, 5, 60)
 
 
 def test_labels_that_are_no_whole_numbers_are_named(scan, tmp_path):
@@ -230,11 +226,6 @@ def test_where_a_box_is_moved_to_depends_on_its_length_and_not_on_where_it_was_d
         (moved,) = {toward_foreground(labels, box, rng(seed)) for box in boxes}
         assert cut(labels, moved, length).any() and min(moved.start) >= 0
         assert moved.stop[0] <= 60 and moved.stop[1] <= 40
-
-
-def test_a_sampler_that_only_looks_takes_the_whole_and_turns_nothing():
-    seen = Recorded()
-    assert seen((7, 5)) == Crop((0, 0), (7, 5), (False, False)) and seen.extent == (7, 5)
 
 
 def orders():

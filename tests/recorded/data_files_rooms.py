@@ -18,6 +18,7 @@ from PIL import Image
 from recorded.record import Soft, digest, each, joined, room
 
 from mae_ext.config import parse_config
+from mae_ext.data import sample
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.image import box_files, boxes, picture
 from mae_ext.data.image import labels as label_image
@@ -1183,9 +1184,12 @@ def data_batches(folder: Path) -> Iterator[tuple[str, Any]]:
     mixed = [torch.tensor([0, 51, 255], dtype=torch.uint8), torch.tensor([0.0, 0.2, 1.0])]
     yield (
         "stacked",
-        [loader.stack_views(mixed), loader.stack_views(mixed[:1]), loader.stack_optional([None, None], "x")],
+        [
+            *(sample.stack([Sample(x, "a") for x in xs])[0] for xs in (mixed, mixed[:1])),
+            sample.stack_optional([None, None], "x"),
+        ],
     )
-    yield "stacked in part", lambda: loader.stack_optional([None, torch.ones(1)], "x")
+    yield "stacked in part", lambda: sample.stack_optional([None, torch.ones(1)], "x")
     for patch in ((2, 2), (1, 3), (4, 6)):
         valid = torch.arange(24).view(1, 4, 6) % 5 > 1
         yield (

@@ -10,6 +10,8 @@ from math import exp, log, sqrt
 import torch
 from torch import Tensor
 
+from mae_ext.model.units import in_units
+
 Operation = Callable[[Tensor, float], Tensor]
 """(C, *S) float, amount in -1..1 -> the same shape; 0 changes nothing."""
 
@@ -86,7 +88,7 @@ def distort(
     if not (operations or erase):
         return x
     bounded = x.dtype == torch.uint8
-    x = x.float() / 255 if bounded else x.clone()
+    x = in_units(x).clone()
     for _ in range(operations):
         which = int(torch.randint(len(among), (), generator=generator))
         sign = 1 if torch.rand((), generator=generator) < 0.5 else -1

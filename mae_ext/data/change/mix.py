@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Batch
+from mae_ext.model.units import in_units
 from mae_ext.rng import seed_of
 
 
@@ -29,7 +29,7 @@ class Mix:
         """target: which of the batch's targets, (B, classes), is mixed as x is."""
         if not (self.mixup or self.cutmix):
             return batch
-        x = batch.x.float() / 255 if batch.x.dtype == torch.uint8 else batch.x.clone()
+        x = in_units(batch.x).clone()
         y = batch.targets[target].clone()
         for i in range(0, len(x), 2):
             draw = np.random.default_rng(seed_of(seed, "mix", name, step, keys[i].slot // 2))

@@ -22,7 +22,7 @@ from mae_ext.data.crops import crop_sampler
 from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.loading.workers import Worker, WorkerLost
 from mae_ext.data.plan import Key, Plan
-from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked
+from mae_ext.data.sample import Batch, CropSampler, Reader, Sample, read_checked, stack, stack_optional
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import patches
@@ -137,11 +137,12 @@ class ModalityData:
             file, views = self.read_or_replace(list(group), bad)
             samples += views
             files += [file] * len(views)
+        x, spacing = stack(samples)
         batch = Batch(
-            x=stack_views([s.x for s in samples]),
+            x=x,
             mask=self._mask(step, keys, samples) if self.examples is None else None,
             valid=stack_optional([s.valid for s in samples], "valid"),
-            spacing=stack_optional([s.spacing and torch.tensor(s.spacing) for s in samples], "spacing"),
+            spacing=spacing,
             files=torch.tensor(files),
             sources=[s.source for s in samples],
             bad=bad,
@@ -163,21 +164,6 @@ def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
     if sample.valid is None:
         return None
     return patches(sample.valid[None].float(), patch)[0].flatten(len(patch)).mean(-1)
-
-
-def stack_views(views: list[torch.Tensor]) -> torch.Tensor:
-    """B x (C, *S) -> (B, C, *S). Where 8-bit and float samples meet, 0..255 becomes the 0..1 that it means."""
-    if len({x.dtype for x in views}) > 1:
-        views = [x / 255 if x.dtype == torch.uint8 else x for x in views]
-    return torch.stack(views)
-
-
-def stack_optional(parts: list[Any], what: str) -> torch.Tensor | None:
-    """One tensor, or None if no sample has one; a reader has to give it always or never."""
-    given = [p for p in parts if p is not None]
-    if given and len(given) < len(parts):
-        raise RunError(f"the reader gave '{what}' for {len(given)} of {len(parts)} samples of a batch")
-    return torch.stack(given) if given else None
 
 
 class StepData:

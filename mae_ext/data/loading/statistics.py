@@ -17,6 +17,7 @@ from mae_ext.data.plan import spread
 from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked
 from mae_ext.data.sources.table import Items
 from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, reasons
+from mae_ext.model.units import in_units
 from mae_ext.progress import phase
 
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -48,13 +49,11 @@ class Moments:
 
     def add(self, sample: Sample) -> None:
         """x: (C, *S). Where `valid` is False nothing is counted."""
-        x = sample.x.flatten(1).double()
+        x = in_units(sample.x.flatten(1), torch.float64)
         if sample.valid is not None:
             x = x[:, sample.valid.flatten()]
         if x.shape[1] == 0:
             return
-        if sample.x.dtype == torch.uint8:
-            x = x / 255
         mean = x.mean(1)
         square = (x - mean[:, None]).square().sum(1)
         if self.count == 0:

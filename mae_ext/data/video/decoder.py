@@ -66,7 +66,7 @@ class Kept:
     grows: bool
 
 
-class Decoder:
+class Child:
     """One child and its shared memory. After any BadSample of kind "hung", "crashed" or "out of memory" it is gone."""
 
     def __init__(self, memory_bytes: int, child: Path = CHILD) -> None:
@@ -157,12 +157,12 @@ class Decoder:
         return "crashed", f"the decoder was killed by {signal.Signals(-code).name}"
 
 
-class Decoders:
+class Children:
     """As many children as threads read at the same time, kept for the next file. Picklable: children stay behind."""
 
     def __init__(self, deadline_s: float, memory_bytes: int, max_pixels: int, child: Path = CHILD) -> None:
         self.deadline_s, self.memory_bytes, self.max_pixels, self.child = deadline_s, memory_bytes, max_pixels, child
-        self._idle: list[Decoder] = []
+        self._idle: list[Child] = []
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
@@ -204,15 +204,15 @@ class Decoders:
             while self._idle:
                 self._idle.pop().close()
 
-    def _take(self) -> Decoder:
+    def _take(self) -> Child:
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
                 if child.alive:
                     return child
-        return Decoder(self.memory_bytes, self.child)
+        return Child(self.memory_bytes, self.child)
 
-    def _give(self, child: Decoder) -> None:
+    def _give(self, child: Child) -> None:
         if child.files >= FILES_PER_CHILD or not child.alive:
             child.close()
             return
@@ -224,9 +224,9 @@ class Decoders:
 class Opened:
     address: str
     clip: Clip
-    child: Decoder
+    child: Child
     until: float
-    limits: Decoders
+    limits: Children
     asked: list[int] = field(default_factory=lambda: [0])
 
     def frames(self, numbers: Sequence[int], more: bool = False) -> NDArray[np.uint8]:

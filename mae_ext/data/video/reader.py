@@ -20,7 +20,7 @@ from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
-from mae_ext.data.video.decoder import Decoders, Kept, Opened, Recounted
+from mae_ext.data.video.decoder import Children, Kept, Opened, Recounted
 from mae_ext.errors import BadSample, UserError
 from mae_ext.strict_json import dumps
 
@@ -131,7 +131,7 @@ class VideoReader:
         self.short_side = round(min(size[1:]) * SHORT_SIDE) if short_side is None else short_side or None
         self.memory_bytes = memory_bytes
         self.keep_bytes = memory_bytes // 4 if keep_bytes is None else keep_bytes
-        self.decoders = Decoders(deadline_s, memory_bytes, max_pixels)
+        self.children = Children(deadline_s, memory_bytes, max_pixels)
         self.cache = Cache(cache) if cache else None
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
@@ -245,7 +245,7 @@ class VideoReader:
         identity = dumps(source_identity(address)).encode()
         path = folder / "films" / f"{hashlib.sha256(identity).hexdigest()}.npz"
         kept = Kept(path, grows=self.cache is None or self.cache.keeps != "never")
-        with self.decoders.open(address, self.short_side, self.decoder, kept, counted) as opened:
+        with self.children.open(address, self.short_side, self.decoder, kept, counted) as opened:
             yield opened
 
     def _key(self, address: str) -> dict[str, Any]:

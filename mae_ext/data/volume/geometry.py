@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sample import Crop, Extent
 
-AXIS_NAMES = ("inferior-superior", "posterior-anterior", "left-right")
-
 KEEP_MM = 1e-3
 """A spacing this near to the wanted one is kept as it is (MONAI, AFFINE_TOL)."""
 

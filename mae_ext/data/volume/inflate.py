@@ -1,17 +1,19 @@
 """Bytes out of a file in memory, gzip or plain, to the very end, where the checksum is."""
 
+import gzip
 import zlib
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.errors import BadSample
 
+MAGIC = b"\x1f\x8b"
 MOST_PER_BYTE = 1032
 """What one compressed byte can stand for at most (zlib technical details: 1032:1)."""
 
 PIECE = 1 << 18
-MOST_AT_ONCE = 1 << 20
 MAX_TRAILING = 1 << 20
 """Bytes after the voxels, of padding, that are read for the checksum's sake; more than this is another file's data."""
 
@@ -21,15 +23,13 @@ class Source:
 
     def __init__(self, address: str, content: bytes | memoryview, compressed: bool | None = None) -> None:
         self.address, self.content, self.at = address, memoryview(content), 0
-        self.compressed = bytes(self.content[:2]) == b"\x1f\x8b" if compressed is None else compressed
-        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        self._waiting = b""
+        self.compressed = bytes(self.content[:2]) == MAGIC if compressed is None else compressed
+        self._unpacked = gzip.GzipFile(fileobj=BytesIO(content)) if self.compressed else None
 
     def expect(self, count: int) -> None:
-        """Refuse, before anything is allocated, a count that what is left cannot hold."""
-        left = len(self.content) - self.at + len(self._waiting)
-        most = (left + 64) * MOST_PER_BYTE if self.compressed else left
-        if count > most:
+        """Refuse, before anything is allocated, a count that the content cannot hold."""
+        left = len(self.content) - self.at
+        if count > ((left + 64) * MOST_PER_BYTE if self.compressed else left):
             packed = "compressed bytes" if self.compressed else "bytes"
             detail = f"its header declares {count} bytes of voxels, {left} {packed} are left"
             raise BadSample(self.address, "truncated", detail)
@@ -42,52 +42,34 @@ class Source:
             return np.frombuffer(self.content[self.at - count : self.at], np.uint8)
         out, filled = np.empty(count, np.uint8), 0
         while filled < count:
-            piece = self._piece(count - filled)
+            cut = f"ends after {filled} of {count} bytes"
+            piece = self._piece(count - filled, cut)
             if not piece:
-                detail = f"ends after {filled} of {count} bytes"
-                raise BadSample(self.address, "truncated", detail)
+                raise BadSample(self.address, "truncated", cut)
             out[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
             filled += len(piece)
         return out
 
     def finish(self) -> None:
         """Read what is left, so that the checksum at the end is compared, and let go of the content."""
-        if self.compressed:
-            self._to_the_end()
-        self.content, self._waiting = memoryview(b""), b""
-
-    def _to_the_end(self) -> None:
         trailing = 0
-        while piece := self._piece(PIECE):
+        while piece := self._piece(PIECE, "the compressed stream has no end"):
             trailing += len(piece)
             if trailing > MAX_TRAILING:
                 raise BadSample(self.address, "damaged", f"more than {MAX_TRAILING} bytes follow the voxels")
-        if not self._inflate.eof:
-            raise BadSample(self.address, "truncated", "the compressed stream has no end")
+        self.content, self._unpacked = memoryview(b""), None
 
-    def _piece(self, most: int) -> bytes:
-        """Some bytes, or none at the end of the stream."""
+    def _piece(self, most: int, cut: str) -> bytes:
+        """Some bytes, or none at the end of the stream. cut: what to say where the file ends before that."""
+        if self._unpacked is None:
+            return b""
         try:
-            while True:
-                if self._inflate.eof:
-                    self._waiting = self._inflate.unused_data or self._waiting
-                    rest = self._waiting + bytes(self.content[self.at : self.at + 2])
-                    if not rest.startswith(b"\x1f\x8b"):  # zero padding after the last member is usual on tapes
-                        return b""
-                    self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                if not self._waiting:
-                    self._waiting = bytes(self.content[self.at : self.at + PIECE])
-                    self.at += len(self._waiting)
-                fed = self._waiting
-                piece = self._inflate.decompress(
-                    fed, min(most, MOST_AT_ONCE)
-                )  # with nothing to feed, what zlib holds back
-                self._waiting = self._inflate.unconsumed_tail
-                if self._inflate.eof:
-                    self._waiting = self._inflate.unused_data
-                if piece or not (fed or self._inflate.eof):
-                    return piece
-        except zlib.error as error:
-            text = str(error)
-            what = "the gzip checksum (CRC) does not match" if "incorrect" in text else "the gzip stream is broken"
-            raise BadSample(self.address, "damaged", f"{what}: {text}") from error
+            return self._unpacked.read1(min(most, PIECE))
+        except EOFError as error:
+            raise BadSample(self.address, "truncated", cut) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            if str(error).startswith("Not a gzipped file") and self.content[:2] == MAGIC:
+                return b""  # what follows the last member is none: padding, as is usual on tapes
+            wrong = str(error).startswith(("CRC check failed", "Incorrect length"))
+            what = "the gzip checksum (CRC) does not match" if wrong else "the gzip stream is broken"
+            raise BadSample(self.address, "damaged", f"{what}: {error}") from error

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from mae_ext.config import Config
-from mae_ext.data.sample import Sample
+from mae_ext.data.sample import Sample, stack
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import Results, addresses_of
 from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError, reasons
-from mae_ext.features.encoder import FrozenEncoder, stack
+from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.probing.ranking import auroc
 from mae_ext.probing.scores import scores
 from mae_ext.strict_json import dumps

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.sources.cache import on_disk
+from mae_ext.model.units import in_units
 
 TOGETHER = 4
 """Windows that are answered at a time."""
@@ -160,7 +161,7 @@ def _window(
     beyond = [side for (a, b), c, m, s in reversed(list(zip(spans, corner, margin, size, strict=True)))
               for side in (a + m - c, c + s - m - b)]  # fmt: skip
     x = pad(x, beyond, value=fill) if any(beyond) else x
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+    return in_units(x)
 
 
 class _Held:

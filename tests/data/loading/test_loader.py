@@ -2,11 +2,13 @@
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.data.loading.loader import ModalityData, stack_views, valid_share
-from mae_ext.data.sample import Sample
+from mae_ext.data.loading.loader import ModalityData, valid_share
+from mae_ext.data.sample import Sample, stack
+from mae_ext.errors import RunError
 
 MODEL = {"model": {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}}
 
@@ -56,8 +58,16 @@ def test_views_of_a_file_differ_and_so_do_epochs_and_each_comes_again(photos):
 
 def test_where_bytes_and_floats_meet_255_is_1():
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    assert stack_views([levels, torch.tensor([0.0, 0.2, 1.0])]).tolist() == torch.tensor([[0, 0.2, 1]] * 2).tolist()
-    assert stack_views([levels, levels]).dtype == torch.uint8
+    floats = Sample(torch.tensor([0.0, 0.2, 1.0]), "b")
+    assert stack([Sample(levels, "a"), floats])[0].tolist() == torch.tensor([[0, 0.2, 1]] * 2).tolist()
+    assert stack([Sample(levels, "a")] * 2)[0].dtype == torch.uint8
+
+
+def test_a_spacing_that_some_samples_of_a_batch_have_is_a_mistake_of_the_reader():
+    x = torch.zeros(1, 2, 2)
+    assert stack([Sample(x, "a", spacing=(1.0, 2.0))] * 2)[1].tolist() == [[1.0, 2.0]] * 2
+    with pytest.raises(RunError, match="'spacing' for 1 of 2 samples"):
+        stack([Sample(x, "a", spacing=(1.0, 2.0)), Sample(x, "b")])
 
 
 def test_the_share_of_a_patch_that_counts_is_of_its_own_pixels():

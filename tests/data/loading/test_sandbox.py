@@ -191,13 +191,6 @@ def test_children_started_by_several_threads_leave_the_program_as_it_was() -> No
     assert sys.modules["__main__"] is program
 
 
-def test_one_call_by_itself_names_its_first_string() -> None:
-    assert sandbox.call(pow, (2, 10), deadline_s=5) == 1024
-    with pytest.raises(BadSample) as caught:
-        sandbox.call(os.execv, ("/bin/false", ["/bin/false"]), deadline_s=5)
-    assert (caught.value.path, caught.value.kind) == ("/bin/false", "crashed")
-
-
 @pytest.mark.parametrize("deadline", [0, -1, float("nan")])
 def test_a_deadline_that_is_no_time_is_refused(deadline: float) -> None:
     with pytest.raises(ValueError, match="deadline_s"):

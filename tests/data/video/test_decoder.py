@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mae_ext.data.video.decoder import CHILD, Decoders
+from mae_ext.data.video.decoder import CHILD, Children
 from mae_ext.errors import BadSample
 
 STUB = """
@@ -41,12 +41,12 @@ FATES = {
 
 @pytest.fixture
 def stub(tmp_path):
-    """What happens when frames are asked for -> Decoders whose child does that."""
+    """What happens when frames are asked for -> Children whose child does that."""
 
     def make(fate, deadline_s=1.0, **arguments):
         program = tmp_path / "stub.py"
         program.write_text(STUB.replace("FATE", fate))
-        return Decoders(deadline_s, 1 << 30, 1 << 20, child=program, **arguments)
+        return Children(deadline_s, 1 << 30, 1 << 20, child=program, **arguments)
 
     return make
 
@@ -65,22 +65,22 @@ def children():
 @pytest.mark.parametrize("fate", FATES)
 def test_a_child_that_fails_costs_its_file_and_the_next_file_gets_another(stub, file, fate):
     kind, code = FATES[fate]
-    decoders = stub(code)
+    children = stub(code)
     for _ in range(2):
         began = time.monotonic()
-        with decoders.open(file, None, "auto") as opened:
+        with children.open(file, None, "auto") as opened:
             assert opened.clip.times.tolist() == [0, 0, 0, 0]
             with pytest.raises(BadSample) as caught:
                 opened.frames([0])
         assert caught.value.kind == kind and caught.value.path == file
         assert time.monotonic() - began < 5
-    decoders.close()
+    children.close()
     assert not [c for c in children() if "stub.py" in " ".join(c.cmdline())]
 
 
 def test_what_the_childs_program_did_not_foresee_is_a_verdict_that_names_it_and_the_next_child_is_fresh(stub, file):
-    decoders = stub("print(json.dumps({'broken': 'Traceback:\\n  line 3\\nKeyError: 5'}), flush=True)")
-    with decoders.open(file, None, "auto") as opened, pytest.raises(BadSample, match="KeyError: 5") as found:
+    children = stub("print(json.dumps({'broken': 'Traceback:\\n  line 3\\nKeyError: 5'}), flush=True)")
+    with children.open(file, None, "auto") as opened, pytest.raises(BadSample, match="KeyError: 5") as found:
         opened.frames([0])
     assert (found.value.kind, found.value.path) == ("unreadable", file)
     assert not opened.child.alive
@@ -88,20 +88,20 @@ def test_what_the_childs_program_did_not_foresee_is_a_verdict_that_names_it_and_
 
 def test_a_real_child_that_wants_more_memory_than_it_may_is_out_of_memory(tmp_path):
     clip = _write(tmp_path / "clip.mp4", 64)
-    decoders = Decoders(20.0, 1 << 30, 1 << 30)
-    with decoders.open(clip, None, "pyav") as opened:
+    children = Children(20.0, 1 << 30, 1 << 30)
+    with children.open(clip, None, "pyav") as opened:
         assert len(opened.frames([0, 5])) == 2
-    with decoders.open(clip, None, "pyav") as opened, pytest.raises(BadSample, match="too large"):
+    with children.open(clip, None, "pyav") as opened, pytest.raises(BadSample, match="too large"):
         opened.child.ask(clip, {"op": "frames", "frames": [0] * 40, "max_bytes": 1 << 10}, opened.until, 20.0)
 
 
 def test_one_child_reads_file_after_file_and_threads_get_one_each(tmp_path):
     clip = _write(tmp_path / "clip.mp4", 64)
-    decoders = Decoders(20.0, 4 << 30, 1 << 30)
+    children = Children(20.0, 4 << 30, 1 << 30)
     seen, together = set(), threading.Barrier(2, timeout=20)
 
     def read():
-        with decoders.open(clip, None, "auto") as opened:
+        with children.open(clip, None, "auto") as opened:
             together.wait()
             opened.frames([0])
             seen.add(opened.child.process.pid)
@@ -116,7 +116,7 @@ def test_one_child_reads_file_after_file_and_threads_get_one_each(tmp_path):
 
 
 def test_times_of_a_film_are_still_its_own_after_frames_were_put_where_they_lay(tmp_path):
-    with Decoders(20.0, 4 << 30, 1 << 30).open(_write(tmp_path / "clip.mp4", 64), None, "auto") as opened:
+    with Children(20.0, 4 << 30, 1 << 30).open(_write(tmp_path / "clip.mp4", 64), None, "auto") as opened:
         opened.frames([0, 5, 9])
         assert opened.clip.times.tolist() == pytest.approx([i / 25 for i in range(12)])
 
@@ -124,10 +124,10 @@ def test_times_of_a_film_are_still_its_own_after_frames_were_put_where_they_lay(
 def test_many_frames_have_more_time_than_the_deadline_and_few_have_not(stub, file):
     """The deadline is for 200 frames, and each more has a tenth of a second."""
     fate = "time.sleep(1.5); os.ftruncate(memory, 18 * 240); print(json.dumps({'ok': {}}), flush=True)"
-    decoders = stub(fate, deadline_s=1.0)
-    with decoders.open(file, None, "auto") as opened:
+    children = stub(fate, deadline_s=1.0)
+    with children.open(file, None, "auto") as opened:
         assert len(opened.frames(list(range(240)))) == 240
-    with decoders.open(file, None, "auto") as opened, pytest.raises(BadSample, match="no answer within 1 s"):
+    with children.open(file, None, "auto") as opened, pytest.raises(BadSample, match="no answer within 1 s"):
         opened.frames(list(range(200)))
 
 
@@ -138,19 +138,19 @@ def test_a_film_whose_frames_are_counted_has_more_time_with_each_that_was(file, 
     program.write_text(
         STUB.replace("        os.ftruncate(memory, 8 * 4)", f"        {counting}\n        os.ftruncate(memory, 8 * 4)")
     )
-    with Decoders(1.0, 1 << 30, 1 << 20, child=program).open(file, None, "auto") as opened:
+    with Children(1.0, 1 << 30, 1 << 20, child=program).open(file, None, "auto") as opened:
         assert len(opened.clip.times) == 4
     program.write_text(program.read_text().replace("(10, 20)", "(0, 0)"))
     with (
         pytest.raises(BadSample, match="hung"),
-        Decoders(1.0, 1 << 30, 1 << 20, child=program).open(file, None, "auto"),
+        Children(1.0, 1 << 30, 1 << 20, child=program).open(file, None, "auto"),
     ):
         pass
 
 
 def test_frames_come_back_without_a_copy_and_are_read_only(tmp_path):
     clip = _write(tmp_path / "clip.mp4", 64)
-    with Decoders(20.0, 4 << 30, 1 << 30).open(clip, None, "auto") as opened:
+    with Children(20.0, 4 << 30, 1 << 30).open(clip, None, "auto") as opened:
         frames = opened.frames([0, 1, 2])
         assert frames.shape == (3, 64, 64, 3) and not frames.flags.writeable and not frames.flags.owndata
 
@@ -159,10 +159,10 @@ def test_a_child_whose_parent_was_killed_ends(tmp_path, file):
     program = tmp_path / "parent.py"
     program.write_text(
         textwrap.dedent(f"""
-        from mae_ext.data.video.decoder import Decoders
+        from mae_ext.data.video.decoder import Children
         from pathlib import Path
         import os, time
-        context = Decoders(30.0, 1 << 32, 1 << 30).open({_write(tmp_path / "clip.mp4", 64)!r}, None, "auto")
+        context = Children(30.0, 1 << 32, 1 << 30).open({_write(tmp_path / "clip.mp4", 64)!r}, None, "auto")
         opened = context.__enter__()
         print(opened.child.process.pid, flush=True)
         time.sleep(60)
@@ -177,10 +177,10 @@ def test_a_child_whose_parent_was_killed_ends(tmp_path, file):
 
 
 def test_descriptors_and_children_do_not_grow_with_files(stub, file):
-    decoders = stub("os.ftruncate(memory, 18); print(json.dumps({'ok': {}}), flush=True)", deadline_s=20.0)
+    children = stub("os.ftruncate(memory, 18); print(json.dumps({'ok': {}}), flush=True)", deadline_s=20.0)
 
     def read():
-        with decoders.open(file, None, "auto") as opened:
+        with children.open(file, None, "auto") as opened:
             opened.frames([1])
 
     read()
@@ -192,10 +192,10 @@ def test_descriptors_and_children_do_not_grow_with_files(stub, file):
 
 def test_a_child_that_has_read_many_files_is_replaced(stub, file, monkeypatch):
     monkeypatch.setattr("mae_ext.data.video.decoder.FILES_PER_CHILD", 3)
-    decoders = stub("os.ftruncate(memory, 18); print(json.dumps({'ok': {}}), flush=True)")
+    children = stub("os.ftruncate(memory, 18); print(json.dumps({'ok': {}}), flush=True)")
     pids = []
     for _ in range(7):
-        with decoders.open(file, None, "auto") as opened:
+        with children.open(file, None, "auto") as opened:
             pids.append(opened.child.process.pid)
     assert len(set(pids)) == 3
 

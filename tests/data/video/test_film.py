@@ -85,7 +85,7 @@ def test_a_clip_has_the_same_bytes_from_wherever_decoding_began_and_from_the_cac
 
 
 def test_times_of_a_film_whose_packets_were_only_counted_are_even(films, readers):
-    with readers().decoders.open(str(films("avi with B-frames")), None, "auto") as opened:
+    with readers().children.open(str(films("avi with B-frames")), None, "auto") as opened:
         assert opened.clip.times - opened.clip.times[0] == pytest.approx(np.arange(COUNT) / 25)
 
 

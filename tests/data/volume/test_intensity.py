@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mae_ext.data.labelmap import Recorded
 from mae_ext.data.loading.statistics import IMAGENET
+from mae_ext.data.sample import whole
 from mae_ext.data.volume.intensity import Foreground, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.data.volume.scan import Declared, check
@@ -81,7 +81,7 @@ def test_the_spacing_of_arrays_is_one_millimetre_or_as_given_along_d_h_w(tmp_pat
     np.savez(tmp_path / "a.npz", train_images=np.arange(60, dtype=np.uint8).reshape(1, 3, 4, 5))
     for options, wanted in (({}, (1, 1, 1)), ({"array_spacing": (3, 2, 0.5)}, (3, 2, 0.5))):
         reader = VolumeReader((3, 4, 5), intensity="none", **options)
-        assert reader.read(f"{tmp_path}/a.npz::train_images::0", [Recorded()])[0].spacing == wanted
+        assert reader.read(f"{tmp_path}/a.npz::train_images::0", [whole])[0].spacing == wanted
 
 
 GOOD = Declared("NIfTI-1", (4, 5, 2), np.dtype("<i2"), np.eye(4), lambda: np.zeros((2, 5, 4), "<i2"))

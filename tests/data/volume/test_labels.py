@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data.volume.placed_scans import PLACE, SHAPE, TURN, nifti, tilted
 
-from mae_ext.data.labelmap import Recorded
+from mae_ext.data.sample import whole
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume.geometry import apart, lattice, orientation
 from mae_ext.data.volume.reader import VolumeReader
@@ -353,8 +353,8 @@ def test_labels_drawn_in_software_that_goes_by_the_qform_are_on_the_same_voxels(
     scan = nifti(tmp_path / "a.nii", sform=turn @ PLACE, codes=(2, 1))
     labels = nifti(tmp_path / "l.nii", sform=PLACE, codes=(1, 1))
     found = reader.label_map(labels, scan)
-    whole = VolumeReader(found.shape, intensity="none").read(scan, [Recorded()])[0]
-    np.testing.assert_array_equal(found, whole.x[0].numpy())
+    all_of_it = VolumeReader(found.shape, intensity="none").read(scan, [whole])[0]
+    np.testing.assert_array_equal(found, all_of_it.x[0].numpy())
 
 
 def test_labels_drawn_in_itk_on_a_scan_that_says_nothing_of_its_sides_are_on_its_voxels(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from data.volume.placed_scans import PLACE, SHAPE, TURN, nifti
 
-from mae_ext.data.labelmap import Recorded
+from mae_ext.data.sample import whole
 from mae_ext.data.volume.nifti import MAX_OFFSET
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import BadSample
@@ -17,7 +17,7 @@ VOXELS = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
 
 
 def read(address):
-    return reader.read(str(address), [Recorded()])[0]
+    return reader.read(str(address), [whole])[0]
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,7 @@ def test_a_nrrd_has_its_channels_on_whichever_axis_has_no_direction(tmp_path, at
         "sizes: 7 6 5", f"sizes: {' '.join(map(str, data.shape))}"
     )
     (tmp_path / "a.nrrd").write_bytes(text.encode() + data.tobytes("F"))
-    found = VolumeReader((5, 6, 7), 2, intensity="none", channel_axis=at).read(str(tmp_path / "a.nrrd"), [Recorded()])[
-        0
-    ]
+    found = VolumeReader((5, 6, 7), 2, intensity="none", channel_axis=at).read(str(tmp_path / "a.nrrd"), [whole])[0]
     np.testing.assert_array_equal(found.x.numpy(), [VOXELS.T, 500 - VOXELS.T])
 
 

@@ -280,7 +280,7 @@ def test_a_whole_scan_made_in_many_blocks_is_the_same_to_the_bit(tmp_path, monke
     box = Crop((-2, 0, 3), (21, 29, 24), (False, True, False))
     (once,) = reader.read(path, [lambda extent: box])
     for block in (1, 700, 3000, 10_000):
-        monkeypatch.setattr("mae_ext.data.volume.reader.BLOCK", block)
+        monkeypatch.setattr("mae_ext.data.volume.crops.BLOCK", block)
         (again,) = reader.read(path, [lambda extent: box])
         assert again.x.equal(once.x) and again.valid.equal(once.valid)
 
