@@ -44,14 +44,14 @@ class LabelReader(Protocol):
 
 def cut(labels: Labels, box: Crop, size: tuple[int, ...]) -> Tensor:
     """(*extent) -> (*size) int64, the nearest voxel of each; 0 where the box reaches beyond."""
-    found, turned = labels, [axis for axis, flip in enumerate(box.flip) if flip]
+    view, turned = labels, [axis for axis, flip in enumerate(box.flip) if flip]
     for axis, (a, b, n, length) in enumerate(zip(box.start, box.stop, size, labels.shape, strict=True)):
         at = np.floor(a + (np.arange(n) + 0.5) * (b - a) / n).astype(np.int64)
-        found = found.take(np.clip(at, 0, length - 1), axis)
+        view = view.take(np.clip(at, 0, length - 1), axis)
         outside = np.flatnonzero((at < 0) | (at >= length))
-        found[(slice(None),) * axis + (outside,)] = 0  # of a copy: `take` makes one
-    found = np.flip(found, tuple(turned))
-    return torch.from_numpy(np.ascontiguousarray(found).astype(np.int64))
+        view[(slice(None),) * axis + (outside,)] = 0  # of a copy: `take` makes one
+    view = np.flip(view, tuple(turned))
+    return torch.from_numpy(np.ascontiguousarray(view).astype(np.int64))
 
 
 def toward_foreground(labels: Labels, box: Crop, generator: torch.Generator) -> Crop:
@@ -77,5 +77,5 @@ def toward_foreground(labels: Labels, box: Crop, generator: torch.Generator) -> 
 def stem(address: str, suffixes: tuple[str, ...]) -> str:
     """The name of a sample without folder and suffix: "scans/a.nii.gz" -> "a"; a row of an archive keeps its number."""
     name = address.rstrip("/").replace("::", "_").rpartition("/")[2]
-    found = [s for s in (suffix.removesuffix("/") for suffix in suffixes) if name.lower().endswith(s)]
-    return name[: len(name) - len(max(found, key=len))] if found else name
+    endings = [s for s in (suffix.removesuffix("/") for suffix in suffixes) if name.lower().endswith(s)]
+    return name[: len(name) - len(max(endings, key=len))] if endings else name

@@ -167,8 +167,8 @@ def held(reader: object, address: str) -> Iterator[None]:
     except MemoryError as error:
         raise BadSample(address, "out of memory", str(error)) from error
     except Exception as error:
-        told = f"(it may raise nothing but BadSample): {_told(error)}"
-        raise RunError(f"reader {type(reader).__name__} broke on {address} {told}") from error
+        detail = f"(it may raise nothing but BadSample): {_told(error)}"
+        raise RunError(f"reader {type(reader).__name__} broke on {address} {detail}") from error
 
 
 def read_checked(
@@ -177,13 +177,14 @@ def read_checked(
     """Reader.read, held to its contract. shape: (C, *S) of a sample. Raises BadSample; RunError for a reader's bug."""
     with held(reader, address):
         samples = reader.read(address, crops)
-        given = [(tuple(sample.x.shape), sample.x.dtype) for sample in samples]
-    if len(given) != len(crops) or any(
-        dtype not in (torch.uint8, torch.float32) or (shape is not None and found != shape) for found, dtype in given
+        shapes = [(tuple(sample.x.shape), sample.x.dtype) for sample in samples]
+    if len(shapes) != len(crops) or any(
+        dtype not in (torch.uint8, torch.float32) or (shape is not None and given_shape != shape)
+        for given_shape, dtype in shapes
     ):
         wanted = f"{len(crops)} x {'' if shape is None else shape}"
-        told = f"gave {given} for {address}; expected {wanted} in uint8 or float32"
-        raise RunError(f"reader {type(reader).__name__} {told}")
+        detail = f"gave {shapes} for {address}; expected {wanted} in uint8 or float32"
+        raise RunError(f"reader {type(reader).__name__} {detail}")
     return samples
 
 

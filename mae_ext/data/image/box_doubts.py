@@ -20,9 +20,9 @@ log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""
 
 
-def refuse_shares(given: Annotations, path: str) -> None:
+def refuse_shares(annotations: Annotations, path: str) -> None:
     """Raises UserError where most boxes are shares of the image."""
-    every = [(row, box) for row in given.images for box in row.boxes]
+    every = [(row, box) for row in annotations.images for box in row.boxes]
     shares = [(row, box) for row, box in every if is_share(box)]
     if 2 * len(shares) > len(every):
         row, (_, _, right, bottom) = shares[0]
@@ -38,14 +38,14 @@ def is_share(box: tuple[float, float, float, float]) -> bool:
     return 0 < box[2] <= 1 and 0 < box[3] <= 1
 
 
-def meant(given: Annotations, matched: Mapping[str, list[Annotation]]) -> str:
+def meant(annotations: Annotations, matched: Mapping[str, list[Annotation]]) -> str:
     """What boxes would fit as, all of them, where some leave their images; "" where none does or none of it fits."""
     sized = [row for rows in matched.values() for row in rows if row.size is not None and row.boxes]
     if all(_fit(row) for row in sized):
         return ""
     if all(_fit(row, swapped=True) for row in sized):
         return "All boxes fit with width and height swapped: correct the sizes in the label file"
-    if given.suffixed and all(_fit(row, corners=True) for row in sized):
+    if annotations.suffixed and all(_fit(row, corners=True) for row in sized):
         return "All boxes fit as [x1, y1, x2, y2]: COCO's bbox is [x, y, width, height], so write x2 - x1 and y2 - y1"
     return ""
 
@@ -65,15 +65,17 @@ def _fit(row: Annotation, corners: bool = False, swapped: bool = False) -> bool:
 
 def name_contradictions(matched: Mapping[str, list[Annotation]], path: str) -> None:
     """Boxes that have two classes, as one warning."""
-    found = []
+    contradictions = []
     for row in (row for rows in matched.values() for row in rows):
         kinds: dict[tuple[float, ...], set[str]] = defaultdict(set)
         for box, name in zip(row.boxes, row.names, strict=True):
             kinds[box].add(name)
         several = {box: sorted(names) for box, names in kinds.items() if len(names) > 1}
-        found += [f"{row.where}: {' '.join(f'{v:g}' for v in b)} is {' and '.join(n)}" for b, n in several.items()]
-    if found:
+        contradictions += [
+            f"{row.where}: {' '.join(f'{v:g}' for v in b)} is {' and '.join(n)}" for b, n in several.items()
+        ]
+    if contradictions:
         log.warning(
             "labels '%s': %d boxes have several classes, of which none can be learned well: %s",
-            *(path, len(found), some(found, "; ")),
+            *(path, len(contradictions), some(contradictions, "; ")),
         )

@@ -64,8 +64,8 @@ def read_annotations(path: str) -> Annotations:
         return _read_voc(here)
     if here.suffix.lower() == ".json" and here.is_file():
         return _read_coco(path)
-    found = "there is no such file or folder" if not here.exists() else "it is neither"
-    raise UserError(f"labels '{path}': expected a COCO .json or a folder of Pascal VOC .xml files, but {found}")
+    what = "there is no such file or folder" if not here.exists() else "it is neither"
+    raise UserError(f"labels '{path}': expected a COCO .json or a folder of Pascal VOC .xml files, but {what}")
 
 
 def _content(path: str, max_bytes: int) -> bytes:
@@ -116,9 +116,9 @@ def _voc(where: str, name: Path) -> Annotation:
     if root.tag != "annotation":
         raise UserError(f"labels {where}: begins with <{root.tag[:40]}>; expected <annotation>, as Pascal VOC has it")
     image = Annotation(where, name.with_suffix("").parts, _voc_size(root, where))
-    for i, found in enumerate(root.findall("object"), start=1):
+    for i, entry in enumerate(root.findall("object"), start=1):
         place = f"labels {where}: object {i}"
-        label, box = (found.findtext("name") or "").strip(), found.find("bndbox")
+        label, box = (entry.findtext("name") or "").strip(), entry.find("bndbox")
         if not label or box is None:
             raise UserError(f"{place}: has no {'name' if not label else 'bndbox'}")
         left, top, right, bottom = (
@@ -126,7 +126,7 @@ def _voc(where: str, name: Path) -> Annotation:
         )
         image.boxes.append((left - (right > left), top - (bottom > top), right, bottom))
         image.names.append(label)
-        image.ignored.append((found.findtext("difficult") or "0").strip() == "1")
+        image.ignored.append((entry.findtext("difficult") or "0").strip() == "1")
     return image
 
 
@@ -233,13 +233,13 @@ def _list(root: Any, key: str, where: str) -> list[dict[str, Any]]:
 
 def _by_id(rows: list[dict[str, Any]], what: str, where: str, make: Callable[[dict[str, Any], str], T]) -> dict[Id, T]:
     """COCO's ids are whole numbers; some tools write text, or whole numbers as floats."""
-    found: dict[Id, T] = {}
+    by_id: dict[Id, T] = {}
     for i, row in enumerate(rows):
         place, key = f"{where}: {what}[{i}]", _id(row.get("id"))
-        if key is None or key in found:
+        if key is None or key in by_id:
             raise UserError(f"{place}: id is {row.get('id')!r}; expected a whole number, or text, that no other has")
-        found[key] = make(row, place)
-    return found
+        by_id[key] = make(row, place)
+    return by_id
 
 
 def _rank(key: Id) -> tuple[bool, int, str]:

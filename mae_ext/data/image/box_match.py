@@ -13,7 +13,7 @@ log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""
 
 
-def match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> dict[str, list[Annotation]]:
+def match(annotations: Annotations, sources: Mapping[str, list[str]], path: str) -> dict[str, list[Annotation]]:
     """For each split the annotation of each image: the one whose path agrees with the image's in most parts, counted
     from the end. Where no entry has the very name, one does that differs in its suffix, in capitals or in how accents
     are composed, and is nobody else's.
@@ -24,45 +24,45 @@ def match(given: Annotations, sources: Mapping[str, list[str]], path: str) -> di
     """
     images = {split: [(address, _parts(address)) for address in addresses] for split, addresses in sources.items()}
     exact: dict[str, list[Annotation]] = defaultdict(list)
-    for row in given.images:
+    for row in annotations.images:
         exact[row.parts[-1]].append(row)
 
     def named(parts: tuple[str, ...]) -> list[Annotation]:
-        return exact.get(parts[-1] if given.suffixed else PurePosixPath(parts[-1]).stem, [])
+        return exact.get(parts[-1] if annotations.suffixed else PurePosixPath(parts[-1]).stem, [])
 
     taken = {id(row) for rows in images.values() for _, parts in rows for row in named(parts)}
     alike: dict[str, list[Annotation]] = defaultdict(list)
-    for row in given.images:
+    for row in annotations.images:
         if id(row) not in taken:
-            alike[_folded(row.parts, given.suffixed)[-1]].append(row)
+            alike[_folded(row.parts, annotations.suffixed)[-1]].append(row)
     used: dict[int, str] = {}
     faults: dict[str, list[str]] = defaultdict(list)
     matched: dict[str, list[Annotation]] = {}
     for split, rows in images.items():
         matched[split] = []
         for address, parts in rows:
-            found = _best(named(parts), parts if given.suffixed else (*parts[:-1], PurePosixPath(parts[-1]).stem))
-            if not found:
+            entry = _best(named(parts), parts if annotations.suffixed else (*parts[:-1], PurePosixPath(parts[-1]).stem))
+            if not entry:
                 folded = _folded(parts, True)
-                found = _best(alike.get(folded[-1], []), folded, given.suffixed)
-            if not found:
+                entry = _best(alike.get(folded[-1], []), folded, annotations.suffixed)
+            if not entry:
                 faults["missing"].append(address)
                 continue
-            if len(found) > 1 and any(row.parts != found[0].parts for row in found):
-                faults["ambiguous"].append(f"{address} ({found[0].where} and {found[1].where})")
-            elif len(found) > 1 and any(_content(row) != _content(found[0]) for row in found):
-                numbers = " and ".join(str(len(row.boxes)) for row in found[:2])
-                faults["contradictory"].append(f"{found[0].where}, with {numbers} boxes")
-            if (other := used.setdefault(id(found[0]), address)) != address:
-                faults["shared"].append(f"{other} and {address} ({found[0].where})")
-            matched[split].append(found[0])
-    unused = [row.where for row in given.images if id(row) not in used]
+            if len(entry) > 1 and any(row.parts != entry[0].parts for row in entry):
+                faults["ambiguous"].append(f"{address} ({entry[0].where} and {entry[1].where})")
+            elif len(entry) > 1 and any(_content(row) != _content(entry[0]) for row in entry):
+                numbers = " and ".join(str(len(row.boxes)) for row in entry[:2])
+                faults["contradictory"].append(f"{entry[0].where}, with {numbers} boxes")
+            if (other := used.setdefault(id(entry[0]), address)) != address:
+                faults["shared"].append(f"{other} and {address} ({entry[0].where})")
+            matched[split].append(entry[0])
+    unused = [row.where for row in annotations.images if id(row) not in used]
     _refuse(faults, path, unused)
     if unused:
         theirs = " and ".join(sources)
         log.warning(
             "labels '%s': %d of its %d images are not in %s, and are not used, such as %s",
-            *(path, len(unused), len(given.images), theirs, unused[0]),
+            *(path, len(unused), len(annotations.images), theirs, unused[0]),
         )
     return matched
 
@@ -98,9 +98,9 @@ def _folded(parts: tuple[str, ...], suffixed: bool) -> tuple[str, ...]:
 
 def _best(rows: list[Annotation], parts: tuple[str, ...], folded: bool | None = None) -> list[Annotation]:
     """Those of the rows that agree best. folded: compare the rows' folded parts, of names with (True) a suffix."""
-    found = [(_agreement(row.parts if folded is None else _folded(row.parts, folded), parts), row) for row in rows]
-    most = max((count for count, _ in found), default=0)
-    return [row for count, row in found if count == most]
+    ranked = [(_agreement(row.parts if folded is None else _folded(row.parts, folded), parts), row) for row in rows]
+    most = max((count for count, _ in ranked), default=0)
+    return [row for count, row in ranked if count == most]
 
 
 def _agreement(a: tuple[str, ...], b: tuple[str, ...]) -> int:

@@ -113,10 +113,10 @@ def read_boxes(
     that contradict each other; for one entry of two images; for a box outside its image or of no area, unless those are
     to be dropped; and for a class that another split has and the first has not.
     """
-    given = read_annotations(path)
-    found = {split: list(addresses) for split, addresses in sources.items()}
-    refuse_shares(given, path)
-    matched = match(given, found, path)
+    annotations = read_annotations(path)
+    images = {split: list(addresses) for split, addresses in sources.items()}
+    refuse_shares(annotations, path)
+    matched = match(annotations, images, path)
     name_contradictions(matched, path)
     checked = {split: [_checked(row) for row in rows] for split, rows in matched.items()}
     faults = [fault for rows in checked.values() for _, bad in rows for fault in bad]
@@ -124,12 +124,12 @@ def read_boxes(
         raise UserError(
             f"labels '{path}': {len(faults)} boxes lie outside their image or have no area, or less than a pixel: "
             f"{some(faults, '; ')}. "
-            + (meant(given, matched) or "Correct them, or leave them out with faulty_boxes: drop")
+            + (meant(annotations, matched) or "Correct them, or leave them out with faulty_boxes: drop")
         )
     if classes is None:
         first = next(iter(matched.values()), [])
         seen = {name for row in first for name in row.names}
-        classes = tuple(name for name in given.order if name in seen)
+        classes = tuple(name for name in annotations.order if name in seen)
         if not classes:
             raise UserError(
                 f"labels '{path}': the {len(first)} images to train on have no box at all: nothing to learn"

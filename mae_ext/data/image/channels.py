@@ -24,18 +24,18 @@ def meant(
     repeated, 3 where an opaque alpha is to be added. Raises BadSample: "channels", "out of range", "non-finite",
     "unsupported".
     """
-    found = pixels.shape[-1]
+    bands_held = pixels.shape[-1]
     if bands is not None:
-        if max(bands) >= found:
-            detail = f"{held or form}, which are bands 0 to {found - 1}, and bands={list(bands)} are asked for"
+        if max(bands) >= bands_held:
+            detail = f"{held or form}, which are bands 0 to {bands_held - 1}, and bands={list(bands)} are asked for"
             raise BadSample(address, "channels", detail)
         return _numbers(address, pixels[..., list(bands)], full)
-    if found == channels and (form == "bands" or channels not in MODES):
+    if bands_held == channels and (form == "bands" or channels not in MODES):
         return _numbers(address, pixels, full)
     if form == "bands" or channels not in MODES:
-        detail = f"{held or form}, the config wants {channels} channels; set channels to {found}"
+        detail = f"{held or form}, the config wants {channels} channels; set channels to {bands_held}"
         choice = f", or choose {channels} with data.reader.bands, such as {list(range(channels))}"
-        raise BadSample(address, "channels", f"{detail}{choice if found > channels else ''}")
+        raise BadSample(address, "channels", f"{detail}{choice if bands_held > channels else ''}")
     if form in ("grey+alpha", "rgba"):
         return _with_alpha(address, pixels, form, full, channels)
     if form == "rgb" and channels == 1:
@@ -88,7 +88,7 @@ def _luma(colours: Pixels) -> Pixels:
 
 def as_planes(pixels: Pixels, blended: bool) -> list[Image.Image]:
     """(H, W, m) of `meant` -> one image where channels are colours, one a channel otherwise. blended: 4 are RGBA."""
-    found = pixels.shape[-1]
-    if pixels.dtype == np.uint8 and (found in (1, 3) or (found == 4 and blended)):
-        return [Image.fromarray(np.ascontiguousarray(pixels[..., 0] if found == 1 else pixels))]
-    return [Image.fromarray(np.ascontiguousarray(pixels[..., i])) for i in range(found)]
+    count = pixels.shape[-1]
+    if pixels.dtype == np.uint8 and (count in (1, 3) or (count == 4 and blended)):
+        return [Image.fromarray(np.ascontiguousarray(pixels[..., 0] if count == 1 else pixels))]
+    return [Image.fromarray(np.ascontiguousarray(pixels[..., i])) for i in range(count)]

@@ -49,29 +49,29 @@ def numbers(address: str, content: object, formats: tuple[str, ...], max_pixels:
     """
     lossy = None
     if isinstance(content, np.ndarray):
-        found = content
+        pixels = content
     else:
         assert isinstance(content, bytes)
         with Image.open(BytesIO(content), formats=formats) as image:
             if image.width * image.height > max_pixels:
                 raise BadSample(address, "too large", f"{image.width} x {image.height} pixels")
             lossy = loss(image, content)
-            found = _one_channel(address, ImageOps.exif_transpose(image), lossy is not None)
-            if lossy is None and image.mode != "P" and _is_softened(found):
-                found = np.where(found.astype(np.int32) >= HALF, 255, 0)
-    if found.ndim != 2 or found.dtype.kind not in "uibf":
-        detail = f"an array of {found.dtype} and shape {list(found.shape)}; expected whole numbers (H, W)"
+            pixels = _one_channel(address, ImageOps.exif_transpose(image), lossy is not None)
+            if lossy is None and image.mode != "P" and _is_softened(pixels):
+                pixels = np.where(pixels.astype(np.int32) >= HALF, 255, 0)
+    if pixels.ndim != 2 or pixels.dtype.kind not in "uibf":
+        detail = f"an array of {pixels.dtype} and shape {list(pixels.shape)}; expected whole numbers (H, W)"
         raise BadSample(address, "label map", detail)
-    if found.dtype.kind == "f" and found.size and not bool((found == np.rint(found)).all()):  # also where it is NaN
-        odd = found[~(found == np.rint(found))]
+    if pixels.dtype.kind == "f" and pixels.size and not bool((pixels == np.rint(pixels)).all()):  # also where it is NaN
+        odd = pixels[~(pixels == np.rint(pixels))]
         raise BadSample(address, "label map", f"{odd.size} pixels such as {odd[0]:g}; expected whole numbers (H, W)")
-    if found.size and int(found.min()) < 0:
-        raise BadSample(address, "label map", f"numbers below 0, down to {int(found.min())}")
-    if found.size and int(found.max()) > np.iinfo(np.int32).max:
-        raise BadSample(address, "label map", f"numbers up to {int(found.max())}; expected classes or instances")
+    if pixels.size and int(pixels.min()) < 0:
+        raise BadSample(address, "label map", f"numbers below 0, down to {int(pixels.min())}")
+    if pixels.size and int(pixels.max()) > np.iinfo(np.int32).max:
+        raise BadSample(address, "label map", f"numbers up to {int(pixels.max())}; expected classes or instances")
     if lossy is not None:
-        found = _two_numbers(address, found, lossy)
-    return np.ascontiguousarray(found.astype(np.int32))
+        pixels = _two_numbers(address, pixels, lossy)
+    return np.ascontiguousarray(pixels.astype(np.int32))
 
 
 def loss(image: Image.Image, content: bytes) -> str | None:
@@ -85,36 +85,36 @@ def loss(image: Image.Image, content: bytes) -> str | None:
             lossless = at >= 0 and content[at + 13 : at + 14] == b"\x01"
         case "TIFF":
             lossless = "jpeg" not in str(image.info.get("compression", ""))
-        case found:
-            lossless = found not in ("JPEG", "MPO", "AVIF", "HEIF")
+        case form:
+            lossless = form not in ("JPEG", "MPO", "AVIF", "HEIF")
     return None if lossless else image.format
 
 
 def _one_channel(address: str, image: Image.Image, lossy: bool) -> NDArray[np.generic]:
     mode = image.mode.partition(";")[0]
-    found = np.asarray(image)
+    pixels = np.asarray(image)
     if mode in NUMBERS:
-        return found
+        return pixels
     colours = GREYS.get(mode, 0)
-    told = f"its mode is {image.mode}"
+    its_mode = f"its mode is {image.mode}"
     if not colours:
-        raise BadSample(address, "label map", f"{told}; expected one channel of numbers")
-    if colours < found.shape[2] and int(found[..., -1].min()) < 255:
-        raise BadSample(address, "label map", f"{told} and parts are transparent; expected one channel of numbers")
-    grey = found[..., :colours].astype(np.int16)
+        raise BadSample(address, "label map", f"{its_mode}; expected one channel of numbers")
+    if colours < pixels.shape[2] and int(pixels[..., -1].min()) < 255:
+        raise BadSample(address, "label map", f"{its_mode} and parts are transparent; expected one channel of numbers")
+    grey = pixels[..., :colours].astype(np.int16)
     if int((grey.max(-1) - grey.min(-1)).max(initial=0)) > (STEEP if lossy else 0):
         raise BadSample(
             address,
             "label map",
-            f"{told}, and its colours differ; expected one channel of numbers: give each colour the number of its "
+            f"{its_mode}, and its colours differ; expected one channel of numbers: give each colour the number of its "
             f"class, and save that as PNG",
         )
-    return found[..., 0]
+    return pixels[..., 0]
 
 
-def _two_numbers(address: str, found: NDArray[np.generic], form: str) -> NDArray[np.generic]:
+def _two_numbers(address: str, pixels: NDArray[np.generic], form: str) -> NDArray[np.generic]:
     """(H, W) as JPEG gives it -> 0 and 255. Raises BadSample where it was not drawn as these two, or is not JPEG."""
-    values = found.astype(np.int32)
+    values = pixels.astype(np.int32)
     if not _are_two(values, _steps(values)) or form not in ("JPEG", "MPO", "TIFF"):
         most = int(values.max(initial=0))
         detail = f"{form} has blurred its numbers, which go up to {most} and are not 0 and 255 alone; {WITHOUT_LOSS}"
@@ -122,11 +122,11 @@ def _two_numbers(address: str, found: NDArray[np.generic], form: str) -> NDArray
     return np.where(values >= HALF, 255, 0)
 
 
-def _is_softened(found: NDArray[np.generic]) -> bool:
+def _is_softened(pixels: NDArray[np.generic]) -> bool:
     """Whether a map without loss was drawn as 0 and 255, and its edges made grey since."""
-    if found.dtype != np.uint8 or found.max(initial=0) != 255:
+    if pixels.dtype != np.uint8 or pixels.max(initial=0) != 255:
         return False
-    values = found.astype(np.int32)
+    values = pixels.astype(np.int32)
     near = ((values > 0) & (values < RINGING), (values < 255) & (values > 255 - RINGING))
     between = (values >= RINGING) & (values <= 255 - RINGING)
     ringing = not between.any() and all(len(np.unique(values[side])) > 1 for side in near)

@@ -86,11 +86,11 @@ class OfFile:
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         shrink = self._draft(boxes, size)
         planes = _planes(self.address, self.image, self.content, self.tiles, self.channels, self.bands)
-        found = []
+        cuts = []
         for left, top, right, bottom in boxes:
             stored = left / shrink, top / shrink, right / shrink, bottom / shrink
-            found.append((planes, stored))
-        return found
+            cuts.append((planes, stored))
+        return cuts
 
     def _draft(self, boxes: Sequence[Box], size: tuple[int, int]) -> float:
         """Let JPEG decode at 1/2, 1/4 or 1/8 where that leaves every crop at least as large as the output."""
@@ -222,8 +222,8 @@ def _planes(
     address: str, image: Image.Image, content: bytes, tiles: Tiles, channels: int, bands: tuple[int, ...] | None
 ) -> list[Image.Image]:
     """Decode: one image in L, RGB or RGBA (on its way to `channels`), or one for each channel."""
-    if found := deep(image, content, tiles):
-        pixels, form, full = found
+    if numbers := deep(image, content, tiles):
+        pixels, form, full = numbers
         return as_planes(meant(address, pixels, form, full, channels, bands), bands is None)
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
@@ -249,21 +249,21 @@ def _array_planes(
     address: str, array: NDArray[np.generic], channels: int, bands: tuple[int, ...] | None
 ) -> list[Image.Image]:
     """(H, W) or (H, W, C) -> one colour image where the channels are colours, one image a channel otherwise."""
-    found = 1 if array.ndim == 2 else array.shape[2]
+    bands_held = 1 if array.ndim == 2 else array.shape[2]
     floats = array.dtype.kind == "f" or array.dtype == np.uint16
     if not floats and array.dtype not in (np.uint8, np.bool_):
         raise BadSample(address, "unsupported", f"an array of {array.dtype}; expected uint8, uint16, bool or float")
-    array = array.reshape(*array.shape[:2], found)
+    array = array.reshape(*array.shape[:2], bands_held)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if bands is not None:
-        return as_planes(meant(address, array, "bands", 65535, channels, bands, f"array of {found}"), False)
-    converts = channels in MODES and (found == 1 or (found in MODES and not floats))
-    if found != channels and not converts:
-        raise BadSample(address, "channels", f"the array has {found}, the config wants {channels}")
+        return as_planes(meant(address, array, "bands", 65535, channels, bands, f"array of {bands_held}"), False)
+    converts = channels in MODES and (bands_held == 1 or (bands_held in MODES and not floats))
+    if bands_held != channels and not converts:
+        raise BadSample(address, "channels", f"the array has {bands_held}, the config wants {channels}")
     if floats:
         return as_planes(scaled(address, array), False)
-    if found in MODES and channels in MODES:
+    if bands_held in MODES and channels in MODES:
         (image,) = as_planes(array, True)
         return [_in_mode(image, "L") if channels == 1 and image.mode == "RGB" else image]
     return as_planes(array, False)

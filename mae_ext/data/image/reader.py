@@ -113,24 +113,24 @@ class ImageReader:
     def _open(self, address: str, described: bool = False) -> Picture:
         """The header of a file. described: not to be read, so that any number of channels will do."""
         content: bytes | NDArray[np.generic] | None = None
-        found: Tiff | None = None
+        tiff: Tiff | None = None
         if address.lower().endswith(TIFF_SUFFIXES) and head(address, 4) in TIFF_MAGIC:
-            found = Tiff(address, None, locate(address))  # not fetched: it may be much larger than its crops
+            tiff = Tiff(address, None, locate(address))  # not fetched: it may be much larger than its crops
         else:
             content = fetch(address, 8 * self.max_pixels)  # 8 bytes: RGBA with 16 bits each, uncompressed
             if isinstance(content, np.ndarray):
                 return OfArray(address, content, self.channels, self.bands)
             if content[:4] in TIFF_MAGIC:
-                found = Tiff(address, content)
-        if found is not None:
+                tiff = Tiff(address, content)
+        if tiff is not None:
             try:
-                self._check_pixels(address, found.layout.height, found.layout.width)
+                self._check_pixels(address, tiff.layout.height, tiff.layout.width)
             except BadSample:
-                found.close()
+                tiff.close()
                 raise
-            if not found.old_jpeg:
-                return OfTiff(address, found, self.channels, self.bands)
-            found.close()
+            if not tiff.old_jpeg:
+                return OfTiff(address, tiff, self.channels, self.bands)
+            tiff.close()
             content = content or fetch(address, 8 * self.max_pixels)
         assert isinstance(content, bytes)
         image = opened(address, content)

@@ -248,8 +248,8 @@ class Tiff:
                 part = self._segment(series, number, first + column, rows, width, (top - start, bottom - start))
                 parts.append(part[:, max(0, left - column * width) : right - column * width])
             planes.append(parts[0] if len(parts) == 1 else np.concatenate(parts, 1))
-        found = planes[0] if len(planes) == 1 else np.concatenate(planes, -1)
-        return found if tiff_segment.is_picture(page) else self._resolved(found)
+        joined = planes[0] if len(planes) == 1 else np.concatenate(planes, -1)
+        return joined if tiff_segment.is_picture(page) else self._resolved(joined)
 
     def _segment(
         self, series: tifffile.TiffPageSeries, number: int, index: int, rows: int, width: int, wanted: tuple[int, int]

@@ -79,18 +79,18 @@ def _inflated(page: tifffile.TiffPage, data: bytes, rows: int, line: int) -> NDA
     if page.compression in DEFLATE:
         stream = zlib.decompressobj()
         # The last strip may be stored as long as the others, and more than that is no strip; to the end for its sum.
-        found = stream.decompress(data, size + max(1, line) * 65536)
+        raw = stream.decompress(data, size + max(1, line) * 65536)
         if not stream.eof:
             raise ValueError("truncated: a compressed segment does not end where its pixels do")
     elif page.compression in BYTES:
         grey = {256: line, 257: rows, 258: 8, 259: page.compression, 262: GREY, 277: 1, 278: rows, 284: 1}
         with _as_file(grey, data) as image:
-            found = image.tobytes()
+            raw = image.tobytes()
     else:
-        found = data
-    if len(found) < size:
-        raise ValueError(f"truncated: a segment of {len(found)} bytes where {size} are due")
-    return np.frombuffer(found, np.uint8, size)
+        raw = data
+    if len(raw) < size:
+        raise ValueError(f"truncated: a segment of {len(raw)} bytes where {size} are due")
+    return np.frombuffer(raw, np.uint8, size)
 
 
 def _picture(page: tifffile.TiffPage, data: bytes, rows: int, columns: int, samples: int) -> Pixels:
@@ -116,8 +116,8 @@ def _picture(page: tifffile.TiffPage, data: bytes, rows: int, columns: int, samp
         mode = {"CMYK": "RGB", "YCbCr": "RGB", "1": "L"}.get(image.mode, image.mode)
         if mode not in ("L", "RGB", "RGBA", "RGBX"):
             raise ValueError(f"unsupported segments of mode {mode}")
-        found = np.asarray(image.convert(mode))
-    return found.reshape(rows, columns, -1)
+        pixels = np.asarray(image.convert(mode))
+    return pixels.reshape(rows, columns, -1)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -178,21 +178,21 @@ def _unpacked(raw: NDArray[np.uint8], columns: int, samples: int, bits: int) -> 
         raise ValueError(f"unsupported: {bits} bits a sample")
     kind = np.uint8 if bits < 8 else np.uint16 if bits < 16 else np.uint32
     digits = np.unpackbits(raw, axis=1, count=columns * samples * bits).reshape(len(raw), columns, samples, bits)
-    found: Pixels = digits[..., 0].astype(kind)
+    numbers: Pixels = digits[..., 0].astype(kind)
     for i in range(1, bits):
-        found = (found << 1) | digits[..., i]
-    return found.astype(kind)
+        numbers = (numbers << 1) | digits[..., i]
+    return numbers.astype(kind)
 
 
 def _by_tifffile(page: tifffile.TiffPage, index: int, data: bytes, rows: int, columns: int) -> Pixels:
     tables = page.jpegtables
     try:
-        found = page.decode(data, index, jpegtables=tables, jpegheader=page.jpegheader)[0]
+        decoded = page.decode(data, index, jpegtables=tables, jpegheader=page.jpegheader)[0]
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
         name = getattr(page.compression, "name", page.compression)
         raise ValueError(f"unsupported without imagecodecs: {name}; pip install 'mae-ext[tiff]'") from error
-    if found is None:
+    if decoded is None:
         raise ValueError("truncated: a segment without data")
-    return np.asarray(found)[0, :rows, :columns]
+    return np.asarray(decoded)[0, :rows, :columns]

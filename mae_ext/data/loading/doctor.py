@@ -76,8 +76,8 @@ def inspect(
                 if not unasked:
                     yield Verdict(address, False, error.kind, error.detail)
                     continue
-                told = sandbox.call(_described, reader, address, name=address)
-                yield Verdict(address, True, "", error.detail, told, (error.detail,) if told else ())
+                described = sandbox.call(_described, reader, address, name=address)
+                yield Verdict(address, True, "", error.detail, described, (error.detail,) if described else ())
             else:
                 said, *doubts = description.splitlines()
                 yield Verdict(address, True, description=said, doubts=tuple(doubts))
@@ -85,10 +85,10 @@ def inspect(
 
 def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
     """What `inspect` is given to read files as a modality of the config does, though never from a cache."""
-    asked = uncached(config).modalities[one_modality(name, config, where)]
-    reader = asked.data.reader
+    modality = uncached(config).modalities[one_modality(name, config, where)]
+    reader = modality.data.reader
     return {
-        "reader_name": reader.name, "arguments": reader.arguments, "size": asked.size, "channels": asked.channels
+        "reader_name": reader.name, "arguments": reader.arguments, "size": modality.size, "channels": modality.channels
     }  # fmt: skip
 
 
@@ -97,20 +97,20 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     kinds = Counter("" if verdict.ok else verdict.kind for verdict in verdicts)
     good = kinds.pop("", 0)
     forms = Counter(form for v in verdicts if v.ok and (form := _form(v.description)))
-    found = some([f"{count} {form}" for form, count in forms.most_common()])
-    held_by = f"good: {found}\n" if found else ""
+    good_forms = some([f"{count} {form}" for form, count in forms.most_common()])
+    held_by = f"good: {good_forms}\n" if good_forms else ""
     doubtful = sum(bool(verdict.doubts) for verdict in verdicts)
-    told = f"; {doubtful} of the good ones may mislead, as said above" if doubtful else ""
+    misleading = f"; {doubtful} of the good ones may mislead, as said above" if doubtful else ""
     if not kinds:
-        return f"{held_by}{good} files, all good{told}"
+        return f"{held_by}{good} files, all good{misleading}"
     bad = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{held_by}{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad}){told}"
+    return f"{held_by}{good + kinds.total()} files: {good} good, {kinds.total()} bad ({bad}){misleading}"
 
 
 def _form(description: str) -> str:
     """What a description says before the size: "DICOM series int16", "JPEG CMYK"."""
-    found = re.match(r"(\D.*?) \d+x\d+", description)
-    return found[1] if found else ""
+    match = re.match(r"(\D.*?) \d+x\d+", description)
+    return match[1] if match else ""
 
 
 def _described(reader: Reader, address: str) -> str:

@@ -120,11 +120,11 @@ class ModalityData:
                 if isinstance(error.__cause__, OSError) and of_the_process(error.__cause__):
                     raise RunError(cause_of(error.__cause__)) from error  # which is not the file's fault
                 bad.append({"modality": self.name, **error.row})
-        found = list({row["path"]: row for row in bad}.values())
+        unusable = list({row["path"]: row for row in bad}.values())
         raise NoneUsable(
-            f"modality '{self.name}': {len(found)} files in a row could not be used: {reasons(found)}. "
+            f"modality '{self.name}': {len(unusable)} files in a row could not be used: {reasons(unusable)}. "
             f"bad_samples.jsonl says why of each",
-            found,
+            unusable,
         )
 
     def batch(self, step: int) -> Batch:
@@ -253,7 +253,7 @@ class Loader:
     def _produce_with_workers(self) -> None:
         """Step s is made by worker s mod n, which is asked for it `prefetch` turns ahead."""
         lifeline, kept_open = Pipe(duplex=False)
-        count, asked = min(self.train.workers, self.stop_step - self.next_step), self.next_step
+        count, next_asked = min(self.train.workers, self.stop_step - self.next_step), self.next_step
         workers = [Worker(self.data.__getitem__, lifeline) for _ in range(count)]
 
         def replace(which: int) -> None:
@@ -265,9 +265,9 @@ class Loader:
 
         try:
             for step in range(self.next_step, self.stop_step):
-                while asked < min(self.stop_step, step + count * self.train.prefetch):
-                    workers[asked % count].ask(asked)
-                    asked += 1
+                while next_asked < min(self.stop_step, step + count * self.train.prefetch):
+                    workers[next_asked % count].ask(next_asked)
+                    next_asked += 1
                 made, failures = None, 0
                 while made is None:
                     if self._closed.is_set():
@@ -295,7 +295,7 @@ class Loader:
 
     def _quarantine(self, step: int) -> bool:
         """Read each file of the batch in a sandbox, and set aside those that kill or hang it."""
-        found = False
+        any_set_aside = False
         with Sandbox(deadline_s=min(30.0, self.train.worker_timeout)) as sandbox:
             for data in self.data.modalities.values():
                 for key in data.plan.keys(step):
@@ -307,5 +307,5 @@ class Loader:
                         except BadSample as error:
                             if index not in data.quarantined and error.kind in ("hung", "crashed", "out of memory"):
                                 data.quarantined[index] = error.kind
-                                found = True
-        return found
+                                any_set_aside = True
+        return any_set_aside

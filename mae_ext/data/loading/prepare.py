@@ -90,20 +90,21 @@ def prepare(
                 ledger.write_text("".join(dumps(row) + "\n" for row in bad), encoding="utf-8")
         size = sum(file.stat().st_size for file in out.rglob("*.array"))
     unkept = tuple(
-        _reader(recipe).unkept(found, f"modalities.{name}.data.reader") for (name, recipe), found in large.items()
+        _reader(recipe).unkept(addresses, f"modalities.{name}.data.reader")
+        for (name, recipe), addresses in large.items()
     )
     return Prepared(out, len(work), bad, size, names, without, unkept)
 
 
 def _chosen(config: Config, modality: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Of all modalities, or of one that is named: those that can be prepared, and the others. Raises ConfigError."""
-    asked = list(config.modalities) if modality is None else [one_modality(modality, config, "--modality")]
-    able = tuple(name for name in asked if hasattr(_factory(config, name), "prepared"))
+    names = list(config.modalities) if modality is None else [one_modality(modality, config, "--modality")]
+    able = tuple(name for name in names if hasattr(_factory(config, name), "prepared"))
     if not able:
-        readers = ", ".join(f"'{config.modalities[name].data.reader.name}'" for name in asked)
-        where = f"modalities.{asked[0]}.data.reader" if len(asked) == 1 else "modalities"
+        readers = ", ".join(f"'{config.modalities[name].data.reader.name}'" for name in names)
+        where = f"modalities.{names[0]}.data.reader" if len(names) == 1 else "modalities"
         raise ConfigError(f"{where}: reader {readers} keeps no cache; there is nothing to prepare")
-    return able, tuple(name for name in asked if name not in able)
+    return able, tuple(name for name in names if name not in able)
 
 
 def _factory(config: Config, name: str) -> Any:

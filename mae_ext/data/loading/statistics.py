@@ -91,8 +91,8 @@ def measure(
     chosen = spread(len(items), count)
     read = _Read([items.addresses[index] for index in chosen], reader, crop_sampler)
     outcomes = _in_workers(read, workers, deadline_s) if workers else (read(i) for i in range(len(chosen)))
-    told = phase(f"{name}: measuring mean and standard deviation on {len(chosen)} files")
-    with closing(outcomes), told as progress:
+    report = phase(f"{name}: measuring mean and standard deviation on {len(chosen)} files")
+    with closing(outcomes), report as progress:
         for done, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, BadSample):
                 bad.append(outcome)
@@ -136,11 +136,11 @@ def _in_workers(read: _Read, workers: int, deadline_s: float) -> Generator[list[
     try:
         while len(crew) < min(workers, total):
             crew.append(Worker(read, lifeline))
-        asked = 0
+        next_asked = 0
         for index in range(total):
-            while asked < min(total, index + AHEAD * len(crew)):
-                crew[asked % len(crew)].ask(asked)
-                asked += 1
+            while next_asked < min(total, index + AHEAD * len(crew)):
+                crew[next_asked % len(crew)].ask(next_asked)
+                next_asked += 1
             here = index % len(crew)
             made: tuple[list[Sample] | BadSample] | None = None
             while made is None:
@@ -167,10 +167,10 @@ def _in_workers(read: _Read, workers: int, deadline_s: float) -> Generator[list[
 def _alone(read: _Read, index: int, deadline_s: float) -> list[Sample] | BadSample:
     with Sandbox(deadline_s) as sandbox:
         try:
-            found: list[Sample] | BadSample = sandbox.call(read, index, name=read.addresses[index])
+            outcome: list[Sample] | BadSample = sandbox.call(read, index, name=read.addresses[index])
         except BadSample as error:
             return error
-        return found
+        return outcome
 
 
 def stated(modality: ModalityConfig) -> Statistics:
@@ -202,17 +202,17 @@ def resolve_statistics(config: Config, data: Mapping[str, _Measurable]) -> Confi
             here = data[name]
             crop, deadline_s = evaluation_sampler(modality.data.augment, modality.size), config.train.worker_timeout
             try:
-                found = measure(
+                settled = measure(
                     here.items, here.reader, crop, name=f"modality '{name}'", workers=config.train.workers,
                     deadline_s=min(30.0, deadline_s),
                 )  # fmt: skip
             except NoneMeasurable as none:
                 raise NoneMeasurable(str(none), [{"modality": name, **row} for row in none.bad]) from None
         else:
-            found = stated(modality)
-        if len(found.mean) != modality.channels:
-            what = f"{chosen if isinstance(chosen, str) else 'given'} for {len(found.mean)} channels"
+            settled = stated(modality)
+        if len(settled.mean) != modality.channels:
+            what = f"{chosen if isinstance(chosen, str) else 'given'} for {len(settled.mean)} channels"
             raise ConfigError(f"modalities.{name}.data.statistics: {what}, and the model has {modality.channels}")
-        concrete = modality.data.model_copy(update={"statistics": found})
+        concrete = modality.data.model_copy(update={"statistics": settled})
         modalities[name] = modality.model_copy(update={"data": concrete})
     return config.model_copy(update={"modalities": modalities})

@@ -250,8 +250,8 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.g
 
 
 def _array(file: str, key: str) -> NDArray[np.generic]:
-    found = Path(file).stat()
-    return _load(file, key, (found.st_ino, found.st_size, found.st_mtime_ns))
+    status = Path(file).stat()
+    return _load(file, key, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=8)

@@ -99,9 +99,9 @@ class Cache:
 
     def get_or_build(self, key: Mapping[str, Any], build: Callable[[], Entry]) -> Entry:
         """The entry of a key, built and kept if it has to be. What `build` raises goes through, and nothing is kept."""
-        found = self.get(key)
-        if found is not None:
-            return found
+        kept = self.get(key)
+        if kept is not None:
+            return kept
         made = build()
         if self.keeps == "never":
             return made
@@ -215,9 +215,9 @@ def source_identity(address: str) -> dict[str, Any]:
     """
     path, offset, size = locate(address)
     status = os.stat(path)  # noqa: PTH116
-    found = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))
+    identity = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))
     row = archive.ROW.fullmatch(address)
-    return found | {"row": [row["key"], int(row["row"])]} if row else found
+    return identity | {"row": [row["key"], int(row["row"])]} if row else identity
 
 
 @lru_cache(maxsize=1 << 16)

@@ -25,8 +25,8 @@ def members(address: str, suffixes: tuple[str, ...]) -> list[str]:
     """The files that make up the sample at a folder's address, by name. Raises BadSample."""
     try:
         with os.scandir(address) as entries:
-            found = (e.name for e in entries if e.name.lower().endswith(suffixes) and e.is_file())
-            names = sorted(name for name in found if not name.startswith("."))
+            matching = (e.name for e in entries if e.name.lower().endswith(suffixes) and e.is_file())
+            names = sorted(name for name in matching if not name.startswith("."))
     except OSError as error:
         raise BadSample(address, "no such file", str(error)) from error
     if not names:

@@ -67,8 +67,8 @@ class Listed:
     nameless: int = 0
 
 
-def read_list(path: Path, asked: str | None, suffixes: tuple[str, ...], where: str) -> Listed:
-    """path: of a .txt or .csv file. asked: what stands after its "::". Raises UserError."""
+def read_list(path: Path, choice: str | None, suffixes: tuple[str, ...], where: str) -> Listed:
+    """path: of a .txt or .csv file. choice: what stands after its "::". Raises UserError."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -78,7 +78,7 @@ def read_list(path: Path, asked: str | None, suffixes: tuple[str, ...], where: s
     else:
         text = content.decode("utf-8-sig", "surrogateescape")
     first = next((line for line in text.splitlines() if line.strip()), "")
-    options = _options(asked, where)
+    options = _options(choice, where)
     if path.suffix in (".txt", ".lst") or is_plain(first, suffixes):
         return _read_plain(path, text, options, suffixes, where)
     return _read_csv(path, text, options, suffixes, where)
@@ -98,12 +98,12 @@ def _read_plain(path: Path, text: str, options: dict[str, str], suffixes: tuple[
     return Listed(addresses, labels)
 
 
-def _options(asked: str | None, where: str) -> dict[str, str]:
-    if asked is None:
+def _options(choice: str | None, where: str) -> dict[str, str]:
+    if choice is None:
         return {}
-    if "=" not in asked:
-        return {"split": asked}
-    options = dict(part.partition("=")[::2] for part in asked.split(","))
+    if "=" not in choice:
+        return {"split": choice}
+    options = dict(part.partition("=")[::2] for part in choice.split(","))
     if not options.keys() <= set(KEYS) or "" in options.values():
         raise UserError(f"{where}: after '::' expected a split's name or {', '.join(f'{key}=...' for key in KEYS)}")
     if "fold" in options and "rest" in options:
@@ -128,10 +128,10 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
     nameless = everything - len(rows)
     if (wanted := options.get("split")) is not None:
         _column("split", header, where)
-        there = sorted({row["split"] for _, row in rows})
+        splits = sorted({row["split"] for _, row in rows})
         rows = [(line, row) for line, row in rows if row["split"] == wanted]
         if not rows:
-            raise UserError(f"{where}: no row has the split '{wanted}'; there are: {', '.join(map(repr, there[:10]))}")
+            raise UserError(f"{where}: no row has the split '{wanted}'; there are: {', '.join(map(repr, splits[:10]))}")
     patient = options.get("patient") or "patient"
     chosen = [_column(name, header, where) for name in options.get("label", "").split("+") if name]
     labelling = (chosen or ["label"])[0]
@@ -170,8 +170,8 @@ def _folded(
     rows: list[tuple[int, dict[str, str]]], groups: list[str], labels: list[str], options: dict[str, str], where: str
 ) -> list[tuple[int, dict[str, str]]]:
     key = "fold" if "fold" in options else "rest"
-    asked = re.fullmatch(r"(\d{1,4})/(\d{1,4})", options[key])
-    number, count = map(int, asked.groups()) if asked else (0, 0)
+    fraction = re.fullmatch(r"(\d{1,4})/(\d{1,4})", options[key])
+    number, count = map(int, fraction.groups()) if fraction else (0, 0)
     if not 1 <= number <= count:
         raise UserError(f"{where}: {key}={options[key]}: expected K/N, the K-th of N parts, such as 1/5")
     if "" in groups:
@@ -184,8 +184,8 @@ def _folded(
     try:
         parts = deal(groups, kinds, count, FOLD_SEED)
     except ValueError:
-        found = len(set(groups))
-        raise UserError(f"{where}: {key}={options[key]}: there are {found} patients or files to deal out") from None
+        distinct = len(set(groups))
+        raise UserError(f"{where}: {key}={options[key]}: there are {distinct} patients or files to deal out") from None
     return [row for row, part in zip(rows, parts, strict=True) if (part == number - 1) == (key == "fold")]
 
 
@@ -200,8 +200,8 @@ def _delimiter(text: str, options: dict[str, str]) -> str:
     """A comma, or what else makes of the first line columns that are known."""
     first = text.split("\n", 1)[0].strip().replace('"', "")
     known = {*PATHS, *LABELS, *PATH_COLUMNS, options.get("path")}
-    found = [(len(known & {word.strip() for word in first.split(sign)}), sign) for sign in ",;\t "]
-    return max(found, key=lambda pair: pair[0])[1]
+    scores = [(len(known & {word.strip() for word in first.split(sign)}), sign) for sign in ",;\t "]
+    return max(scores, key=lambda pair: pair[0])[1]
 
 
 def _to_type(
@@ -218,12 +218,12 @@ def _to_type(
 
 
 def _mark(text: str, column: str, line: int, where: str) -> int:
-    found = {"": -1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(text.strip())
-    if found is None:
+    mark = {"": -1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(text.strip())
+    if mark is None:
         raise UserError(
             f"{where}: line {line}: {column} is '{text}'; each of several label columns holds 0, 1 or nothing"
         )
-    return found
+    return mark
 
 
 def _marks(sets: list[list[str] | None]) -> tuple[tuple[str, ...], list[list[int]]]:
@@ -255,11 +255,13 @@ def _addresses(
         if any(map(os.path.exists, addresses)):
             return addresses
     shown = ", ".join(str(line) for line in lines[:5]) + (", ..." if len(lines) > 5 else "")
-    told = f"{where}: none of its {len(names)} files exists (lines {shown}); line {lines[0]} means "
+    message = f"{where}: none of its {len(names)} files exists (lines {shown}); line {lines[0]} means "
     if re.match(r"/|[A-Za-z]:/", names[0]):
-        raise UserError(f"{told}'{names[0]}', a path of another computer or place{_from_the_front(names[0], folders)}")
+        raise UserError(
+            f"{message}'{names[0]}', a path of another computer or place{_from_the_front(names[0], folders)}"
+        )
     raise UserError(
-        f"{told}'{folders[0] / (names[0] + endings[-1])}': paths are relative to the list's own folder"
+        f"{message}'{folders[0] / (names[0] + endings[-1])}': paths are relative to the list's own folder"
         + (
             _spelt_otherwise(names[0], folders)
             or (_elsewhere(path, [names[0] + ending for ending in endings]) if root is None else "")
@@ -338,4 +340,4 @@ def forward(name: str, folder: Path) -> str:
 
 def is_list(path: str) -> re.Match[str] | None:
     """The file and what is asked of it: "x.csv::test" -> ("x.csv", "test")."""
-    return re.fullmatch(r"(?s)(?P<file>.*\.(?:csv|txt|tsv|lst))::(?P<asked>.+)", path)
+    return re.fullmatch(r"(?s)(?P<file>.*\.(?:csv|txt|tsv|lst))::(?P<choice>.+)", path)

@@ -72,25 +72,25 @@ def _counted(counts: dict[str, int]) -> str:
 
 def odd(items: Items, path: str) -> list[str]:
     """What of a source can hardly be meant, as warnings that say what to give instead."""
-    told = []
+    remarks = []
     if splits := _splits(items.classes):
-        told.append(
+        remarks.append(
             f"{path}: {_sides(splits)} of a split, and all of it is used: to keep one apart, give "
             f"{_below(path, _to_train_on(splits))}"
         )
     elif items.classes and (inner := _splits_below(items.addresses, path)):
-        told.append(
+        remarks.append(
             f"{path}: each of its folders holds {_and(inner)}, which look like the sides of a split, and all of it is "
             f"used: to keep the other apart, give a list (.txt, a path a line)"
         )
     if maps := _maps_beside_images(items.classes):
         images = next(c for c in items.classes if IMAGES.fullmatch(c.lower()))
-        told.append(
+        remarks.append(
             f"{path}: {_and(maps)} look like label maps or annotations, and are read as samples: give "
             f"{_below(path, images)}, and label maps by task.masks"
         )
     if beside := _maps_beside_files(items.addresses):
-        told.append(
+        remarks.append(
             f"{path}: {len(beside)} files are called as label maps of others beside them, such as {beside[0]}, and are "
             f"read as samples: move them to a folder of their own, or give a list (.txt, a path a line) without them"
         )
@@ -98,7 +98,7 @@ def odd(items: Items, path: str) -> list[str]:
     for name in items.classes:
         same[unicodedata.normalize("NFC", name).strip().casefold()].append(name)
     alike = [names for names in same.values() if len(names) > 1]
-    return told + [
+    return remarks + [
         f"{path}: {_and(names)} differ in capitals, spaces or coded accents alone, and are two classes"
         for names in alike
     ]
@@ -115,10 +115,10 @@ def check_classes(classes: Sequence[str], addresses: Sequence[str] | PathTable, 
     """Raises UserError where what would be told apart are no classes: sides of a split, or images and their maps."""
     if splits := _splits(classes):
         test = [name for name in splits if name != _to_train_on(splits)]
-        told = f" and {_below(path, test[0])} to be tested on" if test else ""
+        to_test = f" and {_below(path, test[0])} to be tested on" if test else ""
         raise UserError(
             f"{path}: {_sides(splits)} of a split, and not like classes; give "
-            f"{_below(path, _to_train_on(splits))} to be trained on{told}"
+            f"{_below(path, _to_train_on(splits))} to be trained on{to_test}"
         )
     if maps := _maps_beside_images(classes):
         raise UserError(
@@ -147,9 +147,9 @@ def one_class(items: Items, path: str) -> str:
 
 def _splits(classes: Sequence[str]) -> list[str]:
     """Classes that are called as the sides of a split, where two are or there is nothing else."""
-    found = [name for name in classes if SPLIT.fullmatch(name.lower())]
-    if len(found) > 1 or (found and len(found) == len(classes)):
-        return found
+    sides = [name for name in classes if SPLIT.fullmatch(name.lower())]
+    if len(sides) > 1 or (sides and len(sides) == len(classes)):
+        return sides
     alike = defaultdict(list)
     for name in classes:
         if affixed := AFFIXED.fullmatch(name.lower()):
@@ -178,12 +178,12 @@ def _maps_beside_files(addresses: Sequence[str] | PathTable) -> list[str]:
     shown = [addresses[i] for i in range(min(len(addresses), LOOKED_AT))]
     stems = {str(Path(address).with_suffix("")) for address in shown}
     named = ((address, MAP_OF.fullmatch(str(Path(address).with_suffix("")))) for address in shown)
-    return [address for address, found in named if found and found["image"] in stems]
+    return [address for address, match in named if match and match["image"] in stems]
 
 
 def _to_train_on(splits: Sequence[str]) -> str:
     sides = {name: AFFIXED.fullmatch(name.lower()) for name in splits}
-    starts = {name: found["side"] if found else name.lower() for name, found in sides.items()}
+    starts = {name: affixed["side"] if affixed else name.lower() for name, affixed in sides.items()}
     return next((name for name, side in starts.items() if side.startswith("tr")), splits[0])
 
 

@@ -134,8 +134,8 @@ class PassedOver:
 
     def instead(self) -> str:
         """For a source that holds nothing of what was asked for."""
-        found = [f"{count} {suffix}" for suffix, count in self.found.most_common(5)]
-        text = f"found instead: {', '.join(found)}" if found else "there is nothing else in it"
+        most_common = [f"{count} {suffix}" for suffix, count in self.found.most_common(5)]
+        text = f"found instead: {', '.join(most_common)}" if most_common else "there is nothing else in it"
         return text + (f"; passed over: {self}" if self.counts else "")
 
 
@@ -165,12 +165,12 @@ def remedy(kind: str) -> str:
 
 def readers_of(suffix: str) -> list[str]:
     """The readers that read files of a suffix."""
-    found = []
+    names = []
     for name in plugins.readers.sources():
         try:
             suffixes = getattr(plugins.readers.get(name), "suffixes", ())
         except ConfigError:  # a plug-in that fails is nobody's concern who does not name it
             continue
         if suffix.endswith(tuple(s.removesuffix("/") for s in suffixes)):
-            found.append(name)
-    return found
+            names.append(name)
+    return names

@@ -56,8 +56,8 @@ class Plain:
 
 def is_plain(first: str, suffixes: Sequence[str]) -> bool:
     """Whether a first line is a row and no header: it begins with the name of a file."""
-    found = _with_suffix(suffixes).match(first.strip().strip('"'))
-    return found is not None and ("/" in found[0] or found[0].lower().endswith(tuple(suffixes)))
+    path = _with_suffix(suffixes).match(first.strip().strip('"'))
+    return path is not None and ("/" in path[0] or path[0].lower().endswith(tuple(suffixes)))
 
 
 def read_plain(
@@ -68,31 +68,31 @@ def read_plain(
     rows = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1)]
     rows = [(number, line) for number, line in rows if line.strip() and not _is_comment(line, suffixes)]
     whole = any((path.parent / line).is_file() for _, line in rows[:100] if BETWEEN.search(line))
-    asked = None if columns is None else columns.split("+")
-    if asked is None and len(rows) > 1 and (named := _header(rows[0][1], rows[1][1], suffixes)):
-        rows, asked = rows[1:], named
-    if asked is None and not whole:
+    names = None if columns is None else columns.split("+")
+    if names is None and len(rows) > 1 and (named := _header(rows[0][1], rows[1][1], suffixes)):
+        rows, names = rows[1:], named
+    if names is None and not whole:
         _refuse_path_behind(path, rows, suffixes, folders, where)
-    if asked is not None and asked[0] != "path":
-        split = [(number, BETWEEN.split(line.strip(), maxsplit=len(asked) - 1)) for number, line in rows]
+    if names is not None and names[0] != "path":
+        split = [(number, BETWEEN.split(line.strip(), maxsplit=len(names) - 1)) for number, line in rows]
     else:
         split = [(number, [line] if whole else _fields(line, suffixes)) for number, line in rows]
-    if asked is None:
-        asked = _seen(path, split, suffixes, where)
-    if asked.count("path") != 1 or not set(asked) <= {"path", "label", UNUSED} or asked.count("label") > 1:
+    if names is None:
+        names = _seen(path, split, suffixes, where)
+    if names.count("path") != 1 or not set(names) <= {"path", "label", UNUSED} or names.count("label") > 1:
         raise UserError(f"{where}: columns={columns}: expected path, label, and {UNUSED} for others, as path+-+label")
     plain = Plain()
     for number, fields in split:
-        if len(fields) > len(asked) or len(fields) <= asked.index("path"):
+        if len(fields) > len(names) or len(fields) <= names.index("path"):
             raise UserError(
-                f"{where}: line {number} has {len(fields)} columns, {' '.join(fields)[:80]!r}, and {len(asked)} are "
-                f"expected ({', '.join(asked)}); where a sample has several labels, write a .csv with the columns path "
+                f"{where}: line {number} has {len(fields)} columns, {' '.join(fields)[:80]!r}, and {len(names)} are "
+                f"expected ({', '.join(names)}); where a sample has several labels, write a .csv with the columns path "
                 f"and label, labels with | between them"
             )
-        given = dict(zip(asked, fields, strict=False))
+        row = dict(zip(names, fields, strict=False))
         plain.lines.append(number)
-        plain.names.append(given["path"])
-        plain.labels.append(given.get("label", "").strip() or None)
+        plain.names.append(row["path"])
+        plain.labels.append(row.get("label", "").strip() or None)
     if all(label in (None, "-1") for label in plain.labels):
         plain.labels = [None] * len(plain.labels)
     if (
@@ -101,8 +101,8 @@ def read_plain(
         and not any(s.endswith("/") for s in suffixes)
         and (path.parent / plain.names[0]).is_dir()
     ):
-        told = _FRAMES.format(plain.names[0]) if _films(suffixes) else _FOLDER
-        raise UserError(f"{where}: line {plain.lines[0]}, '{plain.names[0]}', {told}")
+        advice = _FRAMES.format(plain.names[0]) if _films(suffixes) else _FOLDER
+        raise UserError(f"{where}: line {plain.lines[0]}, '{plain.names[0]}', {advice}")
     _refuse_splits_of_hmdb(path, plain, where)
     return plain
 
@@ -132,18 +132,18 @@ def _refuse_path_behind(
     if len(first) < 2 or len({*map(len, split)}) > 1 or _with_suffix(suffixes).fullmatch(first[0]):
         return
     known = tuple(s.removesuffix("/") for s in suffixes)
-    there = [i for i, word in enumerate(first) if word.lower().endswith(known) or "/" in word or "\\" in word]
-    there = [i for i in there if any((folder / first[i].replace("\\", "/")).is_file() for folder in folders)]
-    if len(there) != 1 or there[0] == 0:
+    paths = [i for i, word in enumerate(first) if word.lower().endswith(known) or "/" in word or "\\" in word]
+    paths = [i for i in paths if any((folder / first[i].replace("\\", "/")).is_file() for folder in folders)]
+    if len(paths) != 1 or paths[0] == 0:
         return
-    asked = [UNUSED] * len(first)
-    asked[there[0]] = "path"
-    labels = [i for i in range(len(first)) if i != there[0] and len({row[i] for row in split}) < len(split)]
+    names = [UNUSED] * len(first)
+    names[paths[0]] = "path"
+    labels = [i for i in range(len(first)) if i != paths[0] and len({row[i] for row in split}) < len(split)]
     if labels:
-        asked[labels[0]] = "label"
+        names[labels[0]] = "label"
     raise UserError(
-        f"{where}: line {rows[0][0]}, '{rows[0][1].strip()[:80]}', has its path in column {there[0] + 1}: say what the "
-        f"columns are, with {UNUSED} for what means nothing here: '{path}::columns={'+'.join(asked)}'"
+        f"{where}: line {rows[0][0]}, '{rows[0][1].strip()[:80]}', has its path in column {paths[0] + 1}: say what the "
+        f"columns are, with {UNUSED} for what means nothing here: '{path}::columns={'+'.join(names)}'"
     )
 
 
@@ -160,10 +160,10 @@ def _fields(line: str, suffixes: Sequence[str]) -> list[str]:
         return [part for i, part in enumerate(line.split("\t")) if part.strip() or not i]
     known = "|".join(re.escape(s.removesuffix("/")) for s in suffixes)
     for ends in (known, ANY_SUFFIX):
-        if found := re.fullmatch(rf"(?is)(.*(?:{ends}))(?:[,; \t](.*))?", line.strip()):
-            return [found[1], *_columns(found[2])]
-    if found := re.fullmatch(r"(\S+?)((?:[ \t]*[,; \t][ \t]*-?\d+)+)\s*", line):
-        return [found[1], *_columns(found[2])]
+        if match := re.fullmatch(rf"(?is)(.*(?:{ends}))(?:[,; \t](.*))?", line.strip()):
+            return [match[1], *_columns(match[2])]
+    if match := re.fullmatch(r"(\S+?)((?:[ \t]*[,; \t][ \t]*-?\d+)+)\s*", line):
+        return [match[1], *_columns(match[2])]
     return [line]
 
 
@@ -202,16 +202,16 @@ def _seen(path: Path, rows: Sequence[tuple[int, list[str]]], suffixes: Sequence[
     if numeric and most == 3 and all(fields[2] == "-1" for _, fields in rows if len(fields) == 3):
         return ["path", UNUSED, "label"]  # VideoMAE's pretraining: from frame 0 on, to the end
     if len({len(fields) for _, fields in rows}) > 1 or not numeric or not films:
-        asked = "+".join(["path", "label", *[UNUSED] * (most - 2)])
+        names = "+".join(["path", "label", *[UNUSED] * (most - 2)])
         raise UserError(
             f"{where}: line {line}, '{shown}', has {most} columns, and it cannot be seen what they are. Say it, with "
-            f"{UNUSED} for what means nothing here: '{path}::columns={asked}'. Where a sample has several labels, "
+            f"{UNUSED} for what means nothing here: '{path}::columns={names}'. Where a sample has several labels, "
             f"write a .csv with the columns path and label, and | between labels"
         )
-    asked = "+".join(["path", *[UNUSED] * (most - 2), "label"])
+    names = "+".join(["path", *[UNUSED] * (most - 2), "label"])
     raise UserError(
         f"{where}: line {line}, '{shown}', has {most} columns. If the last is the label and what is between says how "
-        f"long a film is, type '{path}::columns={asked}'. If it is where a part of a film lies, {WHOLE_FILMS}"
+        f"long a film is, type '{path}::columns={names}'. If it is where a part of a film lies, {WHOLE_FILMS}"
     )
 
 
@@ -223,23 +223,25 @@ def _refuse_splits_of_hmdb(path: Path, plain: Plain, where: str) -> None:
         )
 
 
-def class_names(path: Path, plain: Plain, asked: str | None, where: str) -> list[str | None]:
+def class_names(path: Path, plain: Plain, choice: str | None, where: str) -> list[str | None]:
     """The labels with the names of a class index beside the list (classInd.txt, label_map.txt, classes.txt), or of the
     file that is asked for: "1 Archery" or "Archery 1" on a line, or names alone, counted from 0.
 
     Rows without any label get the first folder of their path, where it is such a name (UCF101's test lists). Raises
     UserError where a file that was asked for does not fit.
     """
-    found: list[Path] = []
-    if asked is not None:
-        places = [place for place in (Path(asked), path.parent / asked) if place.is_file()]
+    candidates: list[Path] = []
+    if choice is not None:
+        places = [place for place in (Path(choice), path.parent / choice) if place.is_file()]
         if not places:
-            raise UserError(f"{where}: classes={asked}: there is no such file, here or beside the list")
-        found = places[:1]
+            raise UserError(f"{where}: classes={choice}: there is no such file, here or beside the list")
+        candidates = places[:1]
     else:
         with contextlib.suppress(OSError):
-            found = sorted(p for p in path.parent.iterdir() if CLASS_FILES.fullmatch(p.name) and p.name != path.name)
-    for file in found:
+            candidates = sorted(
+                p for p in path.parent.iterdir() if CLASS_FILES.fullmatch(p.name) and p.name != path.name
+            )
+    for file in candidates:
         names = _class_index(file)
         labels = {label for label in plain.labels if label is not None}
         if labels and labels <= names.keys():
@@ -247,9 +249,9 @@ def class_names(path: Path, plain: Plain, asked: str | None, where: str) -> list
         tops = [name.replace("\\", "/").partition("/")[0] for name in plain.names]
         if not labels and {*tops} <= set(names.values()):
             return [*tops]
-        if asked is not None and not labels <= set(names.values()):
+        if choice is not None and not labels <= set(names.values()):
             odd = min(labels - names.keys(), default="")
-            raise UserError(f"{where}: classes={asked}: knows {len(names)} classes, and not '{odd}'")
+            raise UserError(f"{where}: classes={choice}: knows {len(names)} classes, and not '{odd}'")
     return plain.labels
 
 

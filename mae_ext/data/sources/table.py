@@ -125,9 +125,9 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         path, only = chosen[1], f".{chosen[2].lower()}"
         if not only.endswith(suffixes):
             raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
-    here, asked = Path(path), None
+    here, choice = Path(path), None
     if (listed := is_list(path)) and not _exists(here, where):
-        here, asked = Path(listed["file"]), listed["asked"]
+        here, choice = Path(listed["file"]), listed["choice"]
     if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
         return _list_shards(_expand(path, where), suffixes, where, passed, only)
     _require(here, where)
@@ -136,7 +136,7 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
     if not here.is_file():
         raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
     if here.suffix in LISTS:
-        return _of_list(read_list(here, asked, suffixes, where), passed)
+        return _of_list(read_list(here, choice, suffixes, where), passed)
     if here.suffix == ".tar":
         return _list_shards([path], suffixes, where, passed, only)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
@@ -184,10 +184,10 @@ def are_numbers(classes: Collection[str]) -> bool:
 def _of_list(listed: Listed, passed: PassedOver) -> Items:
     if listed.nameless:
         passed.add(NAMELESS, "an empty field", listed.nameless)
-    found = _items(listed.addresses, None if listed.several else listed.labels)
+    items = _items(listed.addresses, None if listed.several else listed.labels)
     if listed.several:
-        found = replace(found, classes=listed.several, marks=np.array(listed.marks, dtype=np.int8))
-    return found if listed.patients is None else replace(found, patients=PathTable(listed.patients))
+        items = replace(items, classes=listed.several, marks=np.array(listed.marks, dtype=np.int8))
+    return items if listed.patients is None else replace(items, patients=PathTable(listed.patients))
 
 
 def _join(suffixes: Sequence[str]) -> str:
@@ -253,15 +253,15 @@ def _braces(names: list[str], where: str) -> list[str]:
     done: list[str] = []
     while names:
         name = names.pop(0)
-        found = re.search(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}", name)
-        if found is None:
+        braces = re.search(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}", name)
+        if braces is None:
             done.append(name)
             continue
-        first, last, words = found.groups()
+        first, last, words = braces.groups()
         if words is None and not 0 <= int(last) - int(first) < MAX_SHARDS:
-            raise UserError(f"{where}: {found[0]}: expected FIRST..LAST, rising, of at most {MAX_SHARDS} shards")
+            raise UserError(f"{where}: {braces[0]}: expected FIRST..LAST, rising, of at most {MAX_SHARDS} shards")
         parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
-        names[:0] = [name[: found.start()] + part + name[found.end() :] for part in parts]
+        names[:0] = [name[: braces.start()] + part + name[braces.end() :] for part in parts]
         if len(names) + len(done) > MAX_SHARDS:
             raise UserError(f"{where}: more than {MAX_SHARDS} shards")
     return done

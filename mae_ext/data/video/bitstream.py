@@ -46,8 +46,8 @@ def can_begin(codec: str, extradata: bytes, packet: memoryview) -> bool:
         kinds = (unit[0] >> 1 & 63 for unit in _units(packet, _length_bytes(extradata, 21)))
         return next((kind for kind in kinds if kind in HEVC_PICTURES), -1) in HEVC_RANDOM_ACCESS
     if codec == "mpeg4":
-        _, found, picture = bytes(packet).partition(b"\0\0\1\xb6")
-        return bool(found) and picture[:1] < b"\x40"  # ISO/IEC 14496-2, 6.3.5: two bits of zero are an I-VOP
+        _, start, picture = bytes(packet).partition(b"\0\0\1\xb6")
+        return bool(start) and picture[:1] < b"\x40"  # ISO/IEC 14496-2, 6.3.5: two bits of zero are an I-VOP
     if codec in ("mpeg1video", "mpeg2video"):
         _, _, picture = bytes(packet).partition(MPEG_PICTURE)
         return len(picture) > 1 and picture[1] >> 3 & 7 == 1  # after ten bits of its place: an I-picture

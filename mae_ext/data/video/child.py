@@ -89,9 +89,9 @@ def serve(memory: int, limit_bytes: int) -> None:
             answer = {"bad": ["out of memory", str(error)]}
         except (av.FFmpegError, *DECODER_ERRORS) as error:
             logged = getattr(error, "log", None)  # PyAV's errors carry FFmpeg's last words: (level, who, what)
-            told = logged[2] if logged else log.complaint() or str(error)
-            kind = "truncated" if any(sign in told for sign in CUT) else "damaged"
-            answer = {"bad": [kind, f"{type(error).__name__}: {' '.join(told.split())}"[:300]]}
+            complaint = logged[2] if logged else log.complaint() or str(error)
+            kind = "truncated" if any(sign in complaint for sign in CUT) else "damaged"
+            answer = {"bad": [kind, f"{type(error).__name__}: {' '.join(complaint.split())}"[:300]]}
         except Exception:  # noqa: BLE001 unforeseen; the parent makes a verdict of it
             answer = {"broken": traceback.format_exc()}
         signal.alarm(0)

@@ -113,8 +113,8 @@ class Child:
             raise BadSample(address, kind, detail)
         if "broken" in answer:
             self.close()
-            told = " ".join(answer["broken"].strip().splitlines()[-1].split())
-            raise BadSample(address, "unreadable", f"the video decoder's program broke: {told}"[:300])
+            last_line = " ".join(answer["broken"].strip().splitlines()[-1].split())
+            raise BadSample(address, "unreadable", f"the video decoder's program broke: {last_line}"[:300])
         return answer
 
     def view(self, shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
@@ -189,10 +189,10 @@ class Children:
                 "short_side": short_side, "max_pixels": self.max_pixels, "counted": counted,
                 "kept": None if kept is None else str(kept.path), "keeps": kept is not None and kept.grows,
             }  # fmt: skip
-            found = child.ask(address, request, until, self.deadline_s)["ok"]
-            times = child.view([found["count"]], np.float64).copy()
+            film = child.ask(address, request, until, self.deadline_s)["ok"]
+            times = child.view([film["count"]], np.float64).copy()
             clip = Clip(
-                times, found["height"], found["width"], tuple(found["source"]), found["description"], found["decoder"]
+                times, film["height"], film["width"], tuple(film["source"]), film["description"], film["decoder"]
             )
             yield Opened(address, clip, child, until, self)
         finally:

@@ -77,8 +77,8 @@ class Film:
         """Packets from one on, with their number for a pts. By a seek if that leads there, else by reading on."""
         table = self.table
         # A seek goes by either time, as the container will, and where key frames are close past the one asked for.
-        asked = {int(t[entry]) for t in (table.pts, table.dts) if t[entry] != NONE}
-        for time in sorted(asked, reverse=True) if seek else ():
+        wanted = {int(t[entry]) for t in (table.pts, table.dts) if t[entry] != NONE}
+        for time in sorted(wanted, reverse=True) if seek else ():
             number = -1
             try:
                 self.container.seek(time, stream=self.stream, backward=True)

@@ -60,20 +60,20 @@ class Table:
 
     def place(self) -> NDArray[np.int64]:
         """(p,) where each packet's picture is in `order`, or HIDDEN or DROPPED."""
-        found = np.full(len(self.size), HIDDEN, np.int64)
-        found[self.order] = np.arange(len(self.order))
-        found[self.dropped] = DROPPED
-        return found
+        places = np.full(len(self.size), HIDDEN, np.int64)
+        places[self.order] = np.arange(len(self.order))
+        places[self.dropped] = DROPPED
+        return places
 
     def save(self, path: Path) -> None:
         """Whole or not at all. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         columns = {name: value for name, value in self.__dict__.items() if name != "facts"}
-        told = dumps({"made by": [VERSION, av.__version__], **self.facts})
+        facts = dumps({"made by": [VERSION, av.__version__], **self.facts})
         try:
             with partial.open("wb") as file:
-                np.savez_compressed(file, facts=np.frombuffer(told.encode(), np.uint8), **columns)
+                np.savez_compressed(file, facts=np.frombuffer(facts.encode(), np.uint8), **columns)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -128,12 +128,12 @@ class Listing:
 
     def shown(self, came: Iterable[tuple[int, Any]]) -> None:
         """Pictures, or errors, that came of packets."""
-        for number, found in came:
-            if isinstance(found, Exception):
+        for number, frame in came:
+            if isinstance(frame, Exception):
                 self.refused.append(number)
                 continue
             if self.first is None:
-                self.first = found
+                self.first = frame
             self.order.append(number)
 
     def table(self, counted: bool) -> Table | None:
@@ -149,10 +149,10 @@ class Listing:
             where[order] = np.arange(len(order))
             places = where[marked]
         else:
-            found = _by_times(pts, hidden, self.order[0])
-            if found is None:
+            by_times = _by_times(pts, hidden, self.order[0])
+            if by_times is None:
                 return None
-            order, dropped = found
+            order, dropped = by_times
             places = np.searchsorted(pts[order], pts[marked])
         # A cut leaves pictures without the key frame before them. A key frame that does not decode is damage.
         early = {number for number in self.refused if number < self.order[0]}

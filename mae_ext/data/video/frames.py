@@ -151,9 +151,9 @@ class Video:
                 if silent and not self.table.facts["counted"]:
                     raise Recount
                 number = trouble if isinstance(trouble, int) else run[0]
-                told = "" if isinstance(trouble, int) else f": {' '.join(str(trouble).split())}"
+                why = "" if isinstance(trouble, int) else f": {' '.join(str(trouble).split())}"
                 at = f"frame {number} of {len(self.table.times)}, at {self.table.times[number]:.2f} s"
-                raise Bad("damaged", f"{at}, does not decode{told}"[:300])
+                raise Bad("damaged", f"{at}, does not decode{why}"[:300])
         return frames
 
     def _decode(
@@ -175,7 +175,7 @@ class Video:
         played = self.film.play(begin, seek)
         while True:
             try:
-                number, found = next(played)
+                number, picture = next(played)
             except StopIteration:
                 return due
             except Astray as error:
@@ -183,12 +183,12 @@ class Video:
             place = int(self.place[number]) if number < len(self.place) else due
             if number < from_packet or place == DROPPED or 0 <= place < from_place:
                 continue
-            if isinstance(found, Exception):
-                return found
-            if place != due or found.is_corrupt:
+            if isinstance(picture, Exception):
+                return picture
+            if place != due or picture.is_corrupt:
                 return due
             if place in row:
-                frames[row[place]] = self._rgb(found)
+                frames[row[place]] = self._rgb(picture)
             if place == run[-1]:
                 return None
             due += 1

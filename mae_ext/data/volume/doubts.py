@@ -23,40 +23,40 @@ LOOKED_AT = 1024
 """Scans of a source, spread over it, whose headers are asked for left and right."""
 
 
-def doubts(found: Declared) -> list[str]:
+def doubts(scan: Declared) -> list[str]:
     """A clause each, for people; none of an ordinary scan. Of a header that has been checked."""
-    told, degrees = [], lean(found.affine)
-    if not found.sided:
-        code = orientation(found.affine).code
-        if found.other is None:
-            told.append(f"says nothing of left and right (no good RAS flag): read as {code}, as FreeSurfer does")
+    clauses, degrees = [], lean(scan.affine)
+    if not scan.sided:
+        code = orientation(scan.affine).code
+        if scan.other is None:
+            clauses.append(f"says nothing of left and right (no good RAS flag): read as {code}, as FreeSurfer does")
         else:
-            told.append(
+            clauses.append(
                 f"says nothing of left and right (sform and qform code 0): read as {code}, as nibabel and FSL do; "
-                f"software on ITK reads it as {orientation(found.other).code}"
+                f"software on ITK reads it as {orientation(scan.other).code}"
             )
     if degrees >= LEANS:
-        told.append(f"its voxel axes lean by {degrees:.1f} degrees, as under a tilted gantry")
-    if found.nifti is not None and found.sided:
-        if found.other is not None:
-            told += _contradiction(found, degrees)
-        elif degrees > ITK_LEANS and int(found.nifti["sform_code"]) > 0:
-            told.append(
+        clauses.append(f"its voxel axes lean by {degrees:.1f} degrees, as under a tilted gantry")
+    if scan.nifti is not None and scan.sided:
+        if scan.other is not None:
+            clauses += _contradiction(scan, degrees)
+        elif degrees > ITK_LEANS and int(scan.nifti["sform_code"]) > 0:
+            clauses.append(
                 f"a sform that leans by {degrees:.3g} degrees and no qform: software on ITK opens neither it nor a "
                 f"prediction for it"
             )
-    return told
+    return clauses
 
 
-def _contradiction(found: Declared, degrees: float) -> list[str]:
-    assert found.other is not None
-    shape = tuple(found.shape[a] for a in found.spatial)
-    if not np.isfinite(found.other).all():
+def _contradiction(scan: Declared, degrees: float) -> list[str]:
+    assert scan.other is not None
+    shape = tuple(scan.shape[a] for a in scan.spatial)
+    if not np.isfinite(scan.other).all():
         return ["its qform is damaged: the sform is taken, and software on ITK may take the qform"]
-    between = apart(found.affine, found.other, shape)
+    between = apart(scan.affine, scan.other, shape)
     if between.voxels <= CONTRADICT:
         return []
-    other = int(found.nifti["sform_code"]) != 1 or degrees > ITK_LEANS
+    other = int(scan.nifti["sform_code"]) != 1 or degrees > ITK_LEANS
     itk = "software on ITK takes the qform" if other else "as does software on ITK"
     return [f"sform and qform lie up to {between.mm:.3g} mm apart: the sform is taken, as nibabel and FSL do; {itk}"]
 

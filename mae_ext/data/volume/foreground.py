@@ -41,8 +41,8 @@ def without_padding(address: str, voxels: Array, slope: float) -> tuple[Array, N
         if hole.all():
             raise BadSample(address, "constant", "every voxel is padding")
         channel[hole] = (np.min if slope > 0 else np.max)(channel[~hole])
-    there: NDArray[np.bool_] = np.logical_and.reduce(~absent, axis=0)
-    return plain, there
+    present: NDArray[np.bool_] = np.logical_and.reduce(~absent, axis=0)
+    return plain, present
 
 
 def survey(

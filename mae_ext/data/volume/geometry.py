@@ -65,9 +65,9 @@ def upright(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     So a tilted series has its slices in their own planes, stacked along their normal: ITK reads the DICOM files so.
     """
     turned, upper = np.linalg.qr(affine[:3, :3])
-    found = np.array(affine, dtype=np.float64)
-    found[:3, :3] = turned * np.sign(np.diag(upper)) * np.linalg.norm(affine[:3, :3], axis=0)
-    return found
+    straight = np.array(affine, dtype=np.float64)
+    straight[:3, :3] = turned * np.sign(np.diag(upper)) * np.linalg.norm(affine[:3, :3], axis=0)
+    return straight
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def canonical_affine(
     affine: NDArray[np.float64], shape: tuple[int, ...], place: Orientation
 ) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """(4, 4) of voxels (d, h, w), and how many there are. shape: along the file's spatial axes."""
-    found = np.array(affine, dtype=np.float64)
+    turned = np.array(affine, dtype=np.float64)
     for column, (axis, flip) in enumerate(zip(place.source, place.flip, strict=True)):
-        found[:3, column] = affine[:3, axis] * (-1 if flip else 1)
+        turned[:3, column] = affine[:3, axis] * (-1 if flip else 1)
         if flip:
-            found[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
-    return found, tuple(shape[axis] for axis in place.source)
+            turned[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
+    return turned, tuple(shape[axis] for axis in place.source)
 
 
 def canonical(stored: Array, spatial: tuple[int, int, int], place: Orientation) -> Array:
@@ -150,7 +150,7 @@ class Lattice:
 
     def taps(self, box: Crop, size: tuple[int, ...]) -> list[Taps]:
         """For a box in voxels of `shape`, which may reach beyond it, cut into `size` voxels."""
-        found = []
+        axes = []
         for a, b, n, length, stored, ratio in zip(
             box.start, box.stop, size, self.shape, self.extent, self.ratio, strict=True
         ):
@@ -162,8 +162,8 @@ class Lattice:
             weight = source - low
             if np.isin(weight, (0, 1)).all():
                 low, weight = low + weight.astype(np.int64), np.zeros(n)
-            found.append(Taps(low, weight, inside))
-        return found
+            axes.append(Taps(low, weight, inside))
+        return axes
 
     def runs(self, box: Crop, size: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
         """The stored voxels that a box shows and where they stand in it; None where it takes more than a copy."""
@@ -196,17 +196,17 @@ def touched(x: NDArray[Any], taps: list[Taps]) -> tuple[NDArray[Any], list[Taps]
     A long box that is cut into few voxels needs two for each of them: half a scan made 64 voxels wide is no copy of
     half a scan. Elsewhere a view.
     """
-    x, found, where = x[(slice(None), *window(taps))], [], []
+    x, near, where = x[(slice(None), *window(taps))], [], []
     for t, length in zip(taps, x.shape[1:], strict=True):
         low = t.low - t.low.min()
         some = np.unique(np.concatenate([low, low + 1]) if t.weight.any() else low)
         if 2 * len(some) > length:
             some = np.arange(length)
         where.append(some)
-        found.append(replace(t, low=np.searchsorted(some, low)))
+        near.append(replace(t, low=np.searchsorted(some, low)))
     if any(len(some) < length for some, length in zip(where, x.shape[1:], strict=True)):
         x = x[np.ix_(np.arange(len(x)), *where)]
-    return x, found
+    return x, near
 
 
 def laid(x: NDArray[Any], where: tuple[slice, ...], size: tuple[int, ...], fill: Any) -> NDArray[Any]:
@@ -239,10 +239,10 @@ def covered(valid: NDArray[np.bool_], taps: list[Taps]) -> NDArray[np.bool_]:
     for axis, t in enumerate(taps):
         low = t.low - t.low.min()
         along = (-1, *[1] * (y.ndim - axis - 1))
-        found = _picked(y, low, axis)
+        whole = _picked(y, low, axis)
         if t.weight.any():
-            found = found & (_picked(y, low + 1, axis) | (t.weight == 0).reshape(along))
-        y = found if t.inside.all() else found & t.inside.reshape(along)
+            whole = whole & (_picked(y, low + 1, axis) | (t.weight == 0).reshape(along))
+        y = whole if t.inside.all() else whole & t.inside.reshape(along)
     return y
 
 

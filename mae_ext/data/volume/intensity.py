@@ -88,10 +88,10 @@ class ZScore:
         return channels
 
     def fit(self, channels: int, foreground: Callable[[], Foreground]) -> Levels:
-        found = foreground()
-        scale = tuple(s if s > 0 else 1.0 for s in found.std)
+        values = foreground()
+        scale = tuple(s if s > 0 else 1.0 for s in values.std)
         bound = np.inf if self.clip is None else self.clip
-        return Levels(tuple(range(channels)), found.mean, scale, -bound, bound)
+        return Levels(tuple(range(channels)), values.mean, scale, -bound, bound)
 
 
 @dataclass(frozen=True)

@@ -45,17 +45,17 @@ PLACE = (
 
 
 def on_lattice(
-    address: str, found: Declared, spacing: tuple[float, ...] | None, like: tuple[str, Declared] | None
+    address: str, label_map: Declared, spacing: tuple[float, ...] | None, like: tuple[str, Declared] | None
 ) -> Labels:
     """(D, H, W) at the wanted spacing: of each voxel the label of the nearest stored one. Raises BadSample.
 
     A plane at a time, so that nothing of the size of the scan is made but the answer.
     """
-    shape = tuple(found.shape[a] for a in sorted(found.spatial, reverse=True))
-    if found.extra:
-        raise BadSample(address, "label map", f"{len(found.shape)} axes; expected the three of space")
-    place = orientation(found.affine) if like is None else _place(address, found, *like)
-    stored = canonical(found.load().reshape(1, *shape), found.spatial, place)[0]
+    shape = tuple(label_map.shape[a] for a in sorted(label_map.spatial, reverse=True))
+    if label_map.extra:
+        raise BadSample(address, "label map", f"{len(label_map.shape)} axes; expected the three of space")
+    place = orientation(label_map.affine) if like is None else _place(address, label_map, *like)
+    stored = canonical(label_map.load().reshape(1, *shape), label_map.spatial, place)[0]
     # By the scan's spacing: a label map's may differ in its last digit, and would become another number of voxels.
     grid = lattice(stored.shape, (place if like is None else orientation(like[1].affine)).spacing, spacing)
     depth, *plane = (
@@ -63,28 +63,30 @@ def on_lattice(
         for n, ratio, stored_n in zip(grid.shape, grid.ratio, stored.shape, strict=True)
     )
     labels = np.empty(grid.shape, np.int32)
-    for z, whole in enumerate(_whole_numbers(address, stored, found)):
+    for z, whole in enumerate(_whole_numbers(address, stored, label_map)):
         for at in np.flatnonzero(depth == z):
             labels[at] = whole[np.ix_(*plane)]
     return labels
 
 
-def _whole_numbers(address: str, stored: Array, found: Declared) -> Iterator[Array]:
+def _whole_numbers(address: str, stored: Array, label_map: Declared) -> Iterator[Array]:
     """Each plane's labels. Raises BadSample "label map" with the values that are none.
 
     What was stored as whole levels of a slope (nibabel scales floats that are saved as uint8: 0, 1, 2 become 0, 0.996,
     2) has lost at most half a step, and is the whole number within it.
     """
-    step = abs(found.slope) if found.dtype.kind in "iu" and (found.slope, found.inter) != (1, 0) else 0.0
+    step = (
+        abs(label_map.slope) if label_map.dtype.kind in "iu" and (label_map.slope, label_map.inter) != (1, 0) else 0.0
+    )
     allowed = max(WHOLE, step / 2 * (1 + WHOLE)) if step <= COARSEST else WHOLE
-    exact = found.dtype.kind in "iu" and step == 0
+    exact = label_map.dtype.kind in "iu" and step == 0
     wrong: set[float] = set()
     for plane in stored:
         if exact and plane.min() >= 0 and plane.max() <= np.iinfo(np.int32).max:
             yield plane
             continue
         with np.errstate(over="ignore", invalid="ignore"):
-            values = plane.astype(np.float64) * found.slope + found.inter
+            values = plane.astype(np.float64) * label_map.slope + label_map.inter
             whole = np.rint(values)
             bad = ~((np.abs(values - whole) <= allowed) & (whole >= 0) & (whole <= np.iinfo(np.int32).max))
         if bad.any():
@@ -99,28 +101,28 @@ def _whole_numbers(address: str, stored: Array, found: Declared) -> Iterator[Arr
         raise BadSample(
             address,
             "label map",
-            f"values that are not whole numbers from 0 on: {first} (stored as {found.dtype.name}{coarse}); save the "
-            f"labels as integers, np.rint(labels).astype(np.uint8), and resample them to the nearest voxel",
+            f"values that are not whole numbers from 0 on: {first} (stored as {label_map.dtype.name}{coarse}); save "
+            f"the labels as integers, np.rint(labels).astype(np.uint8), and resample them to the nearest voxel",
         )
 
 
-def _place(address: str, found: Declared, like: str, scan: Declared) -> Orientation:
+def _place(address: str, label_map: Declared, like: str, scan: Declared) -> Orientation:
     """Where the label map's axes point. Raises BadSample unless it lies where its scan lies.
 
     A map that was drawn on the scan in software that goes by the scan's other form lies there, voxel for voxel.
     """
-    here, there = orientation(found.affine), orientation(scan.affine)
-    ours, our_shape = canonical_affine(found.affine, _shape(found), here)
-    theirs, their_shape = canonical_affine(scan.affine, _shape(scan), there)
+    here, of_scan = orientation(label_map.affine), orientation(scan.affine)
+    ours, our_shape = canonical_affine(label_map.affine, _shape(label_map), here)
+    theirs, their_shape = canonical_affine(scan.affine, _shape(scan), of_scan)
     if our_shape == their_shape:
         between = apart(theirs, ours, their_shape)
         if between.voxels < CORNER and between.middle <= MIDDLE:
             return here
-    if _shape(found) == _shape(scan) and any(
+    if _shape(label_map) == _shape(scan) and any(
         between.voxels < CORNER and between.middle <= MIDDLE
-        for between in (apart(a, b, _shape(scan)) for a in _forms(scan) for b in _forms(found))
+        for between in (apart(a, b, _shape(scan)) for a in _forms(scan) for b in _forms(label_map))
     ):
-        return there
+        return of_scan
     if our_shape != their_shape:
         detail = f"{_by(our_shape)} voxels, and the scan {like} has {_by(their_shape)}"
     else:
@@ -132,15 +134,15 @@ def _place(address: str, found: Declared, like: str, scan: Declared) -> Orientat
     raise BadSample(address, "label map", detail)
 
 
-def _forms(found: Declared) -> list[NDArray[np.float64]]:
-    return [a for a in (found.affine, found.other) if a is not None and np.isfinite(a).all()]
+def _forms(declared: Declared) -> list[NDArray[np.float64]]:
+    return [a for a in (declared.affine, declared.other) if a is not None and np.isfinite(a).all()]
 
 
-def _shape(found: Declared) -> tuple[int, ...]:
-    return tuple(found.shape[a] for a in found.spatial)
+def _shape(declared: Declared) -> tuple[int, ...]:
+    return tuple(declared.shape[a] for a in declared.spatial)
 
 
-def header_like(found: Declared, dtype: DTypeLike) -> Any:
+def header_like(scan: Declared, dtype: DTypeLike) -> Any:
     """nibabel's header of a NIfTI that lies where `found` lies, on its three axes of space; NO_EXTENSIONS follow it.
 
     For a NIfTI: its version, and its qform, sform, both codes, voxel lengths and units, to the bit, so that whatever
@@ -149,29 +151,29 @@ def header_like(found: Declared, dtype: DTypeLike) -> Any:
     """
     import nibabel as nib
 
-    kind = nib.Nifti1Header if found.nifti is None else type(found.nifti)
+    kind = nib.Nifti1Header if scan.nifti is None else type(scan.nifti)
     header = kind(endianness="<")
     header.set_data_dtype(dtype)
-    header.set_data_shape(_shape(found))
-    if found.nifti is None:
+    header.set_data_shape(_shape(scan))
+    if scan.nifti is None:
         header.set_xyzt_units("mm")
-        header.set_qform(upright(found.affine), found.code)
-        header.set_sform(found.affine, found.code)
+        header.set_qform(upright(scan.affine), scan.code)
+        header.set_sform(scan.affine, scan.code)
     else:
         for field in PLACE:
-            header[field] = found.nifti[field]
+            header[field] = scan.nifti[field]
     header.set_slope_inter(1, 0)
     header["vox_offset"] = len(header.binaryblock) + len(NO_EXTENSIONS)
     return header
 
 
-def write(values: NDArray[Any], found: Declared, spacing: tuple[float, ...] | None, path: Path) -> None:
+def write(values: NDArray[Any], scan: Declared, spacing: tuple[float, ...] | None, path: Path) -> None:
     """(D, H, W) on the lattice -> NIfTI on the voxels of `found`: of each the value of the nearest. Raises OSError.
 
     Whole numbers from 0 on become uint8 where they fit, else int32; floats become float32. A plane at a time: `values`
     may be a file that is mapped. The file appears when it is complete.
     """
-    place, grid = _lattice(found, spacing)
+    place, grid = _lattice(scan, spacing)
     assert values.shape == grid.shape
     nearest = [
         np.clip(np.rint(np.arange(n) / ratio), 0, m - 1).astype(np.int64)
@@ -181,7 +183,7 @@ def write(values: NDArray[Any], found: Declared, spacing: tuple[float, ...] | No
     axes = [place.source.index(axis) for axis in (2, 1, 0)]
     slow, *plane = (nearest[axis][:: -1 if place.flip[axis] else 1] for axis in axes)
     kind = np.dtype(np.float32 if values.dtype.kind == "f" else np.uint8 if values.max(initial=0) < 256 else np.int32)
-    header = header_like(found, kind)
+    header = header_like(scan, kind)
     with _complete(path) as file:
         file.write(header.binaryblock + NO_EXTENSIONS)
         turned = values.transpose(axes)

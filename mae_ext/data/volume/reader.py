@@ -170,12 +170,12 @@ class VolumeReader:
             fill = scan.levels(scan.fill.reshape(-1, 1, 1, 1)).ravel()
             return Entry(x, {"spacing": scan.extent.spacing, "fill": [float(v) for v in fill]})
 
-        found = self.cache.get_or_build({**key, "part": "voxels"}, voxels)
+        voxels_entry = self.cache.get_or_build({**key, "part": "voxels"}, voxels)
         valid = self.cache.get_or_build({**key, "part": "valid"}, lambda: Entry(build()[1].astype(np.uint8)))
-        a, b, c = found.meta["spacing"]
-        grid = lattice(found.array.shape[1:], (a, b, c), None)
-        fill = np.array(found.meta["fill"], dtype=np.float32)
-        return Scan(found.array, 1.0, 0.0, (a, b, c), fill, valid.array.view(np.bool_), None, grid)
+        a, b, c = voxels_entry.meta["spacing"]
+        grid = lattice(voxels_entry.array.shape[1:], (a, b, c), None)
+        fill = np.array(voxels_entry.meta["fill"], dtype=np.float32)
+        return Scan(voxels_entry.array, 1.0, 0.0, (a, b, c), fill, valid.array.view(np.bool_), None, grid)
 
     def _rule(self) -> dict[str, Any]:
         """All that changes a prepared scan."""
@@ -250,30 +250,30 @@ class VolumeReader:
 
     @judged
     def _scan(self, address: str) -> Scan:
-        found = self._declared(address)
-        extra = pick_axis(address, found, self.channel_axis, self.time_axis)
-        stored = self._channels(address, found, found.load(), extra)
-        place = orientation(found.affine)
-        voxels, there = without_padding(address, canonical(stored, found.spatial, place), found.slope)
-        fill, valid = survey(address, voxels, found.slope, found.inter, self.min_finite)
-        if there is not None:
-            valid &= there
+        declared = self._declared(address)
+        extra = pick_axis(address, declared, self.channel_axis, self.time_axis)
+        stored = self._channels(address, declared, declared.load(), extra)
+        place = orientation(declared.affine)
+        voxels, present = without_padding(address, canonical(stored, declared.spatial, place), declared.slope)
+        fill, valid = survey(address, voxels, declared.slope, declared.inter, self.min_finite)
+        if present is not None:
+            valid &= present
         if self.body is not None:
-            valid &= body_mask(voxels, found.slope, found.inter, valid, self.body)
+            valid &= body_mask(voxels, declared.slope, declared.inter, valid, self.body)
         if not valid.any():
             raise BadSample(address, "no body", f"nothing but air at body={self.body}")
-        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, found.slope, found.inter, valid))
+        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, declared.slope, declared.inter, valid))
         grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
         size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
         if self.cache and size_bytes > 4 * self.max_bytes:
             raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
-        return Scan(voxels, found.slope, found.inter, place.spacing, fill, valid, levels, grid)
+        return Scan(voxels, declared.slope, declared.inter, place.spacing, fill, valid, levels, grid)
 
-    def _channels(self, address: str, found: Declared, stored: Array, extra: int | None) -> Array:
+    def _channels(self, address: str, declared: Declared, stored: Array, extra: int | None) -> Array:
         """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file)."""
-        axes = len(found.shape)
+        axes = len(declared.shape)
         if extra is None:
-            stored = stored.reshape(1, *(found.shape[a] for a in sorted(found.spatial, reverse=True)))
+            stored = stored.reshape(1, *(declared.shape[a] for a in sorted(declared.spatial, reverse=True)))
         else:
             stored = np.moveaxis(stored, axes - 1 - extra, 0)
             if self.time_axis is not None:

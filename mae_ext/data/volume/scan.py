@@ -77,53 +77,53 @@ class Declared:
         return f"{self.format} {self.dtype.name} {'x'.join(map(str, self.shape))}, {lengths} mm, {place.code}"
 
 
-def check(address: str, found: Declared, max_bytes: int) -> None:
+def check(address: str, scan: Declared, max_bytes: int) -> None:
     """Raises BadSample "axes", "too large", "data type", "scaling", "geometry" or "voxel size"."""
-    shape = " x ".join(map(str, found.shape))
-    if len(found.shape) < 3:
-        raise BadSample(address, "axes", f"{len(found.shape)} axes ({shape}); a volume has three")
-    if min(found.shape) < 1:
+    shape = " x ".join(map(str, scan.shape))
+    if len(scan.shape) < 3:
+        raise BadSample(address, "axes", f"{len(scan.shape)} axes ({shape}); a volume has three")
+    if min(scan.shape) < 1:
         raise BadSample(address, "axes", f"an axis without voxels ({shape})")
-    if found.size_bytes > max_bytes:
-        detail = f"{shape} voxels of {found.dtype} are {found.size_bytes} bytes, the limit is {max_bytes}"
+    if scan.size_bytes > max_bytes:
+        detail = f"{shape} voxels of {scan.dtype} are {scan.size_bytes} bytes, the limit is {max_bytes}"
         raise BadSample(address, "too large", detail)
-    if found.dtype.newbyteorder("=") not in DTYPES:
-        raise BadSample(address, "data type", f"{found.dtype}; integers up to 64 bits and float16 to float64 are read")
-    if thin := [a for a in found.spatial if found.shape[a] < 2]:
+    if scan.dtype.newbyteorder("=") not in DTYPES:
+        raise BadSample(address, "data type", f"{scan.dtype}; integers up to 64 bits and float16 to float64 are read")
+    if thin := [a for a in scan.spatial if scan.shape[a] < 2]:
         raise BadSample(address, "axes", f"axis {thin[0]} has a single slice ({shape}); a volume has more")
-    if not (np.isfinite([found.slope, found.inter]).all() and found.slope != 0):
-        raise BadSample(address, "scaling", f"slope {found.slope} and intercept {found.inter} are not finite")
-    if not 1 / MAX_SLOPE**2 <= abs(found.slope) <= MAX_SLOPE or abs(found.inter) > MAX_SLOPE:
-        raise BadSample(address, "scaling", f"slope {found.slope:g}, intercept {found.inter:g} mean no unit of a scan")
-    axes = found.affine[:3, :3]
-    if not np.isfinite(found.affine).all():
+    if not (np.isfinite([scan.slope, scan.inter]).all() and scan.slope != 0):
+        raise BadSample(address, "scaling", f"slope {scan.slope} and intercept {scan.inter} are not finite")
+    if not 1 / MAX_SLOPE**2 <= abs(scan.slope) <= MAX_SLOPE or abs(scan.inter) > MAX_SLOPE:
+        raise BadSample(address, "scaling", f"slope {scan.slope:g}, intercept {scan.inter:g} mean no unit of a scan")
+    axes = scan.affine[:3, :3]
+    if not np.isfinite(scan.affine).all():
         raise BadSample(address, "geometry", "the affine is not finite; there is no telling where left is")
     lengths = np.linalg.norm(axes, axis=0)
     solid = abs(np.linalg.det(axes)) / max(float(np.prod(lengths)), 1e-30)
     if lengths.max() == 0 or (lengths.min() > 0 and solid < MIN_SOLIDITY):
         detail = "its determinant is 0" if solid < 1e-6 else f"voxel axes lean on each other (determinant {solid:.2g})"
         raise BadSample(address, "geometry", f"the affine is singular: {detail}")
-    for axis, length in zip(found.spatial, lengths, strict=True):
+    for axis, length in zip(scan.spatial, lengths, strict=True):
         if not MIN_SPACING <= length <= MAX_SPACING:
             detail = f"axis {axis} has voxels of {length:g} mm; expected {MIN_SPACING} to {MAX_SPACING}"
             raise BadSample(address, "voxel size", detail)
 
 
-def pick_axis(address: str, found: Declared, channel_axis: int | None, time_axis: int | None) -> int | None:
+def pick_axis(address: str, scan: Declared, channel_axis: int | None, time_axis: int | None) -> int | None:
     """The one axis that is not spatial, or None. Raises BadSample "axes" unless the config says what it is."""
-    if not found.extra:
+    if not scan.extra:
         return None
-    shape = " x ".join(map(str, found.shape))
-    if len(found.extra) > 1:
-        raise BadSample(address, "axes", f"{shape}: {len(found.extra)} axes besides the three of space; expected one")
-    (extra,) = found.extra
-    last = len(found.shape) - 1
-    asked = [axis % len(found.shape) for axis in (channel_axis, time_axis) if axis is not None]
-    asked = [last - axis for axis in asked] if found.slowest_first else asked
-    if found.contrast and channel_axis is None:
-        detail = f"{shape}: axis {extra} is no time: {found.contrast}; set channel_axis, or split the series"
+    shape = " x ".join(map(str, scan.shape))
+    if len(scan.extra) > 1:
+        raise BadSample(address, "axes", f"{shape}: {len(scan.extra)} axes besides the three of space; expected one")
+    (extra,) = scan.extra
+    last = len(scan.shape) - 1
+    stated = [axis % len(scan.shape) for axis in (channel_axis, time_axis) if axis is not None]
+    stated = [last - axis for axis in stated] if scan.slowest_first else stated
+    if scan.contrast and channel_axis is None:
+        detail = f"{shape}: axis {extra} is no time: {scan.contrast}; set channel_axis, or split the series"
         raise BadSample(address, "axes", detail)
-    if extra not in asked:
+    if extra not in stated:
         detail = (
             f"{shape}: axis {extra} may be time, contrasts or directions; set the reader's channel_axis or time_axis"
         )

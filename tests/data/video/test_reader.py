@@ -189,7 +189,7 @@ def test_a_cached_read_is_the_same_bytes_without_a_decode(tmp_path, clip):
     plain = VideoReader(size, stride=3).read(clip, crops)
     reader = VideoReader(size, stride=3, cache=str(tmp_path / "cache"))
     reader.prepared(clip)
-    reader.decoders = None  # nobody is left who could decode
+    reader.children = None  # nobody is left who could decode
     for a, b in zip(plain, reader.read(clip, crops), strict=True):
         assert torch.equal(a.x, b.x)
 
@@ -512,7 +512,7 @@ SMALL = [p for p in GOOD if p.stat().st_size < 100_000]
 @pytest.mark.parametrize("path", [pytest.param(p, marks=() if p in SMALL else pytest.mark.slow) for p in GOOD], ids=str)
 def test_good_files_of_the_shared_data_give_the_frames_that_pyav_counts_to(path):
     reader = VideoReader((1, 8, 8), short_side=0)
-    with reader.decoders.open(str(path), None, "auto") as opened:
+    with reader.children.open(str(path), None, "auto") as opened:
         count = len(opened.clip.times)
         chosen = sorted(np.random.default_rng(0).choice(count, min(count, 20), replace=False).tolist())
         got = opened.frames(chosen).copy()

@@ -93,8 +93,8 @@ class _Said:
         if macro not in self._known:
             items = list(self._data[_tag(macro)].value or ())[:1] if _tag(macro) in self._there else []
             self._known[macro] = _Said(items[0]) if items else None
-        found: _Said | None = self._known[macro]
-        return found
+        item: _Said | None = self._known[macro]
+        return item
 
 
 @lru_cache(maxsize=256)
@@ -106,19 +106,19 @@ def _tag(name: str) -> int:
     return tag
 
 
-def frames_of(file: str, found: Any, place_in_series: int = 0) -> list[Frame]:
+def frames_of(file: str, data: Any, place_in_series: int = 0) -> list[Frame]:
     """The planes of one file, as it stores them. place_in_series: which volume it is among whole volumes."""
     with parsing(file):
-        top = _Said(found)
-        if not is_enhanced(found):
+        top = _Said(data)
+        if not is_enhanced(data):
             return [_frame(file, 0, top, [], place_in_series)]
-        shared = list(found.get("SharedFunctionalGroupsSequence") or ())[:1]
-        each = list(found.get("PerFrameFunctionalGroupsSequence") or ())
+        shared = list(data.get("SharedFunctionalGroupsSequence") or ())[:1]
+        each = list(data.get("PerFrameFunctionalGroupsSequence") or ())
         if not each and not shared:
-            detail = f"{frames_in(found)} frames and no functional groups: nothing says where each of them lies"
+            detail = f"{frames_in(data)} frames and no functional groups: nothing says where each of them lies"
             raise BadSample(file, "header", f"{detail}; convert it with the vendor's software or dcm2niix")
-        if len(each) != frames_in(found):
-            raise BadSample(file, "header", f"{frames_in(found)} frames, and functional groups of {len(each)}")
+        if len(each) != frames_in(data):
+            raise BadSample(file, "header", f"{frames_in(data)} frames, and functional groups of {len(each)}")
         common = [_Said(group) for group in shared]
         return [_frame(file, i, top, [_Said(group), *common], place_in_series) for i, group in enumerate(each)]
 
@@ -192,26 +192,26 @@ def _listed(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
 
 
-def _number(file: str, name: str, given: Any) -> float:
+def _number(file: str, name: str, value: Any) -> float:
     try:
-        found = float(given)
+        number = float(value)
     except (ValueError, TypeError, OverflowError):
-        found = nan
-    if not isfinite(found):
-        raise BadSample(file, "header", f"{name} is '{str(given)[:80]}'; expected a number")
-    return found
+        number = nan
+    if not isfinite(number):
+        raise BadSample(file, "header", f"{name} is '{str(value)[:80]}'; expected a number")
+    return number
 
 
 def _numbers(file: str, name: str, value: Any, count: int) -> Vector:
-    given = _listed(value)
+    values = _listed(value)
     try:
-        found = [float(v) for v in given]
+        numbers = [float(v) for v in values]
     except (ValueError, TypeError, OverflowError):
-        found = []
-    if len(found) != count or not all(map(isfinite, found)):
-        text = "\\".join(map(str, given))
+        numbers = []
+    if len(numbers) != count or not all(map(isfinite, numbers)):
+        text = "\\".join(map(str, values))
         raise BadSample(file, "header", f"{name} is '{text[:80]}'; expected {count} numbers")
-    return np.array(found)
+    return np.array(numbers)
 
 
 def _counted(said: Callable[[str], Any], top: _Said) -> tuple[tuple[int, ...]]:
@@ -233,8 +233,8 @@ def _padding(top: _Said) -> tuple[int, int] | None:
     bits = int(top("BitsStored") or top("BitsAllocated"))
     signed = bool(int(top("PixelRepresentation") or 0))
 
-    def stored(given: Any) -> int:
-        number = (int.from_bytes(given[:2], "little") if isinstance(given, bytes) else int(given)) % (1 << bits)
+    def stored(padding: Any) -> int:
+        number = (int.from_bytes(padding[:2], "little") if isinstance(padding, bytes) else int(padding)) % (1 << bits)
         return number - (1 << bits) if signed and number >> (bits - 1) else number
 
     ends = [stored(value), stored(value if limit is None else limit)]
@@ -245,9 +245,9 @@ def check_alike(address: str, frames: Sequence[Frame]) -> None:
     """Raises BadSample "mixed series" or "header": planes that are not of one series, each difference by its name."""
     for name in dict.fromkeys(chain.from_iterable(frame.alike for frame in frames)):
         only_one(address, name, [frame.alike.get(name) for frame in frames])
-    for name, given in (("RescaleSlope", [f.slope for f in frames]), ("RescaleIntercept", [f.inter for f in frames])):
-        if 0 < given.count(None) < len(given):
-            detail = f"{name} is missing in {given.count(None)} of {len(given)} slices: their values have two scales"
+    for name, scales in (("RescaleSlope", [f.slope for f in frames]), ("RescaleIntercept", [f.inter for f in frames])):
+        if 0 < scales.count(None) < len(scales):
+            detail = f"{name} is missing in {scales.count(None)} of {len(scales)} slices: their values have two scales"
             raise BadSample(address, "mixed series", detail)
     for name, rows in (
         ("PixelSpacing", [f.spacing for f in frames]),
@@ -261,15 +261,15 @@ def check_alike(address: str, frames: Sequence[Frame]) -> None:
             )
 
 
-def only_one(address: str, name: str, given: Sequence[str | None]) -> None:
-    if len(set(given)) == 1:
+def only_one(address: str, name: str, values: Sequence[str | None]) -> None:
+    if len(set(values)) == 1:
         return
-    counts = Counter("none" if value is None else value[-64:] for value in given)
-    told = some([f"{n} of {value}" for value, n in counts.most_common()])
+    counts = Counter("none" if value is None else value[-64:] for value in values)
+    kinds = some([f"{n} of {value}" for value, n in counts.most_common()])
     hints = {
         "SeriesInstanceUID": "a folder is one series, give each its own",
         "ImageType": "magnitude, phase and maps are series of their own, give each its folder",
         "ComplexImageComponent": "magnitude and phase are series of their own, give each its folder",
     }
     hint = hints.get(name, "slices of one series have one; give each kind its own folder")
-    raise BadSample(address, "mixed series", f"{name} has {len(counts)} different values ({told}); {hint}")
+    raise BadSample(address, "mixed series", f"{name} has {len(counts)} different values ({kinds}); {hint}")

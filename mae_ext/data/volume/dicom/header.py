@@ -47,24 +47,24 @@ def header(file: str, max_bytes: int) -> Any:
     content = head(file, HEADER_BYTES, max_bytes)
     with parsing(file):
         try:
-            found = _before_pixels(file, content, max_bytes)
+            data = _before_pixels(file, content, max_bytes)
         except pydicom.errors.InvalidDicomError as error:
             raise BadSample(file, "not a scan", f"begins with {content[:12]!r}; no DICOM preamble") from error
-        if not (found.get("Rows") and found.get("Columns")):
-            what = getattr(found.get("SOPClassUID"), "name", "an object of unknown class")
+        if not (data.get("Rows") and data.get("Columns")):
+            what = getattr(data.get("SOPClassUID"), "name", "an object of unknown class")
             raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
-        if str(found.get("SOPClassUID")).startswith(SEGMENTATION):
-            raise BadSample(file, "not a scan", f"{found.SOPClassUID.name}: labels or a surface, not measured values")
-        if int(found.get("SamplesPerPixel") or 1) != 1:
+        if str(data.get("SOPClassUID")).startswith(SEGMENTATION):
+            raise BadSample(file, "not a scan", f"{data.SOPClassUID.name}: labels or a surface, not measured values")
+        if int(data.get("SamplesPerPixel") or 1) != 1:
             raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
-        if found.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
-            detail = f"photometric interpretation {found.PhotometricInterpretation}; MONOCHROME2 is read"
+        if data.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
+            detail = f"photometric interpretation {data.PhotometricInterpretation}; MONOCHROME2 is read"
             raise BadSample(file, "data type", detail)
-        if found.get("ModalityLUTSequence"):
+        if data.get("ModalityLUTSequence"):
             detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
             raise BadSample(file, "scaling", detail)
-        frames_in(found)
-        return found
+        frames_in(data)
+        return data
 
 
 def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
@@ -74,25 +74,25 @@ def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
     if len(content) == HEADER_BYTES:
         beginning = BytesIO(content)
         with suppress(Exception):  # where it breaks off
-            found = pydicom.dcmread(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
+            data = pydicom.dcmread(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
             if beginning.tell() < len(content):  # at the pixels
-                return found
+                return data
         every = fetch(file, max_bytes)
         assert isinstance(every, bytes)
         content = every
     return pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
 
 
-def is_mosaic(found: Any) -> bool:
-    return "MOSAIC" in (found.get("ImageType") or ())
+def is_mosaic(data: Any) -> bool:
+    return "MOSAIC" in (data.get("ImageType") or ())
 
 
-def is_enhanced(found: Any) -> bool:
-    return bool(found.get("PerFrameFunctionalGroupsSequence") or frames_in(found) > 1)
+def is_enhanced(data: Any) -> bool:
+    return bool(data.get("PerFrameFunctionalGroupsSequence") or frames_in(data) > 1)
 
 
-def frames_in(found: Any) -> int:
-    count = found.get("NumberOfFrames")
+def frames_in(data: Any) -> int:
+    count = data.get("NumberOfFrames")
     if count in (None, ""):
         return 1
     if not int(count) >= 1:
@@ -110,5 +110,5 @@ def parsing(file: str) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         short = "less than" in text or ("expected" in text and "bytes" in text) or isinstance(error, EOFError)
-        told = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        raise BadSample(file, "truncated" if short else "header", told[:300]) from error
+        detail = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise BadSample(file, "truncated" if short else "header", detail[:300]) from error

@@ -37,11 +37,11 @@ def declared(address: str, files: Sequence[str], headers: Sequence[Any], max_byt
         volumes = []
         for i in order:
             wrapped = _wrapped(files[i], max_bytes)
-            here, there = _place(files[i], wrapped)
+            here, affine_here = _place(files[i], wrapped)
             if here != shape:
                 raise BadSample(files[i], "mixed series", f"a volume of {here}, the first is {shape}")
             far = np.array([*here, 1.0])
-            apart = max(np.abs((there - affine)[:3, 3]).max(), np.abs(((there - affine) @ far)[:3]).max())
+            apart = max(np.abs((affine_here - affine)[:3, 3]).max(), np.abs(((affine_here - affine) @ far)[:3]).max())
             if not apart <= SAME_MM:
                 raise BadSample(files[i], "mixed series", f"lies {apart:.2f} mm from the first volume: another place")
             with parsing(files[i]):

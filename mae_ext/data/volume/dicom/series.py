@@ -50,8 +50,8 @@ def _frames(files: Sequence[str], headers: Sequence[Any]) -> list[Frame]:
     several = [frames_in(h) > 1 and not h.get("ConcatenationUID") for h in headers]
     order = sorted(range(len(files)), key=lambda i: (int(headers[i].get("InstanceNumber") or 0), files[i]))
     place = {i: n if several[i] else 0 for n, i in enumerate(order)}
-    return [frame for i, (file, found) in enumerate(zip(files, headers, strict=True))
-            for frame in frames_of(file, found, place[i])]  # fmt: skip
+    return [frame for i, (file, data) in enumerate(zip(files, headers, strict=True))
+            for frame in frames_of(file, data, place[i])]  # fmt: skip
 
 
 def _check_whole(address: str, frames: Sequence[Frame], stack: Stack, headers: Sequence[Any]) -> None:
@@ -76,17 +76,17 @@ def _check_whole(address: str, frames: Sequence[Frame], stack: Stack, headers: S
             raise BadSample(address, "mixed series", f"{detail} {hint}")
 
 
-def _declared(frames: Sequence[Frame], stack: Stack, found: Any, max_bytes: int) -> Declared:
+def _declared(frames: Sequence[Frame], stack: Stack, data: Any, max_bytes: int) -> Declared:
     depth, times = stack.rows.shape
-    rows, columns = int(found.Rows), int(found.Columns)
+    rows, columns = int(data.Rows), int(data.Columns)
     # nibabel, and so every NIfTI that was made with it, counts an enhanced object's rows first, a classic one's last.
-    rows_first = is_enhanced(found)
+    rows_first = is_enhanced(data)
     shape = ((rows, columns) if rows_first else (columns, rows)) + (depth,) + ((times,) if times > 1 else ())
     affine = RAS_FROM_LPS @ (stack.affine[:, [1, 0, 2, 3]] if rows_first else stack.affine)
     rescale = {(_slope(f), f.inter or 0.0) for f in frames}
     # PET scales slice by slice, enhanced MR volume by volume; then the values are scaled on the way.
     stored = rescale == {(1.0, 0.0)} or (len(rescale) == 1 and not rows_first)
-    dtype = _stored_dtype(found) if stored else np.dtype(np.float32)
+    dtype = _stored_dtype(data) if stored else np.dtype(np.float32)
     slope, inter = rescale.pop() if stored else (1.0, 0.0)
     place = {int(i): (t, z) for z, line in enumerate(stack.rows) for t, i in enumerate(line)}
 
@@ -108,7 +108,7 @@ def _declared(frames: Sequence[Frame], stack: Stack, found: Any, max_bytes: int)
         voxels = voxels if times > 1 else voxels[0]
         return voxels.swapaxes(-1, -2) if rows_first else voxels
 
-    return Declared(_format(found), shape, dtype, affine, load, slope, inter, contrast=stack.contrast)
+    return Declared(_format(data), shape, dtype, affine, load, slope, inter, contrast=stack.contrast)
 
 
 def _scaled(plane: Array, frame: Frame) -> NDArray[np.float64]:
@@ -119,18 +119,18 @@ def _slope(frame: Frame) -> float:
     return 1.0 if frame.slope is None else frame.slope
 
 
-def _format(found: Any) -> str:
-    if not is_enhanced(found):
+def _format(data: Any) -> str:
+    if not is_enhanced(data):
         return "DICOM series"
-    name = str(getattr(found.get("SOPClassUID"), "name", ""))
+    name = str(getattr(data.get("SOPClassUID"), "name", ""))
     return f"DICOM {name.removesuffix(' Image Storage')}" if "Enhanced" in name else "DICOM multi-frame"
 
 
-def _stored_dtype(found: Any) -> np.dtype[np.generic]:
-    bits = int(found.BitsAllocated)
+def _stored_dtype(data: Any) -> np.dtype[np.generic]:
+    bits = int(data.BitsAllocated)
     if bits not in (8, 16, 32):
         raise ValueError(f"BitsAllocated {bits}; 8, 16 and 32 are read")
-    return np.dtype(f"{'i' if int(found.get('PixelRepresentation') or 0) else 'u'}{bits // 8}")
+    return np.dtype(f"{'i' if int(data.get('PixelRepresentation') or 0) else 'u'}{bits // 8}")
 
 
 def _pixels(file: str, frames: Sequence[Frame], max_bytes: int) -> Iterator[Array]:
@@ -140,8 +140,8 @@ def _pixels(file: str, frames: Sequence[Frame], max_bytes: int) -> Iterator[Arra
     content = fetch(file, max_bytes)
     assert isinstance(content, bytes)
     with parsing(file):
-        found = pydicom.dcmread(BytesIO(content))
+        data = pydicom.dcmread(BytesIO(content))
         del content
-        if "PixelData" not in found:
+        if "PixelData" not in data:
             raise BadSample(file, "data type", "no PixelData: pixels of whole numbers are read, and no others")
-        yield from pydicom.iter_pixels(found, indices=[frame.number for frame in frames])
+        yield from pydicom.iter_pixels(data, indices=[frame.number for frame in frames])

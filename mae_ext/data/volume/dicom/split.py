@@ -34,11 +34,11 @@ def check(address: str, frames: Sequence[Frame], slices: int, suffixes: tuple[st
     for folder in (None, *_near(Path(address))):
         with suppress(BadSample):  # whatever is wrong there is said when that folder is read
             files = _others(Path(address), suffixes) if folder is None else members(f"{folder}/", suffixes)
-            asked = files if folder is None else files[:1]  # of a folder all are of one series, or it is refused
-            if same := [file for file in asked if _series(file, _changed(file)) == series]:
-                found = [(file, header(file, max_bytes)) for file in (same if folder is None else files)]
+            candidates = files if folder is None else files[:1]  # of a folder all are of one series, or it is refused
+            if same := [file for file in candidates if _series(file, _changed(file)) == series]:
+                headers = [(file, header(file, max_bytes)) for file in (same if folder is None else files)]
                 rest[folder or f"the same folder without the suffix {suffixes[0]}"] = [
-                    frame for file, h in found for frame in frames_of(file, h)
+                    frame for file, h in headers for frame in frames_of(file, h)
                 ]
     for chosen in [rest, *({folder: planes} for folder, planes in rest.items())]:
         whole = _slices(address, [*frames, *chain.from_iterable(chosen.values())]) if chosen else 0
@@ -110,8 +110,8 @@ def _series(file: str, changed_ns: int) -> str | None:  # noqa: ARG001 part of t
     wanted = pydicom.tag.Tag("SeriesInstanceUID")
     try:
         with open(path, "rb") as content:  # noqa: PTH123
-            found = pydicom.filereader.read_partial(content, lambda tag, _, __: tag > wanted, specific_tags=[wanted])
-            value = found.get("SeriesInstanceUID")
+            data = pydicom.filereader.read_partial(content, lambda tag, _, __: tag > wanted, specific_tags=[wanted])
+            value = data.get("SeriesInstanceUID")
     except Exception:  # noqa: BLE001 what is wrong with a file is said where it is read
         return None
     return None if value is None else str(value)

@@ -137,14 +137,16 @@ def _check_volumes(address: str, frames: Sequence[Frame], rows: NDArray[np.int64
     names = ["EchoTime"] if count == 1 else list(dict.fromkeys(n for f in frames for n in f.contrast))
     several = []
     for name in names:
-        found = np.array([[frames[i].contrast.get(name, np.nan) for i in row] for row in rows])
-        values = np.unique(found[np.isfinite(found)]).tolist()
+        contrasts = np.array([[frames[i].contrast.get(name, np.nan) for i in row] for row in rows])
+        values = np.unique(contrasts[np.isfinite(contrasts)]).tolist()
         if len(values) < 2:
             continue
-        told = f"{name} has {len(values)} values ({some([f'{v:g}' for v in values])})"
-        if not np.array_equal(found, np.broadcast_to(found[0], found.shape), equal_nan=True):
-            raise BadSample(address, "mixed series", f"{told}, not the same in every slice; give each its own folder")
-        several.append((told, len(values)))
+        differences = f"{name} has {len(values)} values ({some([f'{v:g}' for v in values])})"
+        if not np.array_equal(contrasts, np.broadcast_to(contrasts[0], contrasts.shape), equal_nan=True):
+            raise BadSample(
+                address, "mixed series", f"{differences}, not the same in every slice; give each its own folder"
+            )
+        several.append((differences, len(values)))
     if count > 1:
         moments = np.array([[frames[i].moment for i in row] for row in rows])
         if not (moments == moments[0]).all():
@@ -152,6 +154,8 @@ def _check_volumes(address: str, frames: Sequence[Frame], rows: NDArray[np.int64
         if len({frames[i].stack for i in rows[0]}) > 1:
             raise BadSample(address, "mixed series", f"{count} stacks at one place; give each its own file")
     if several and max(n for _, n in several) < count:
-        told = "; ".join(t for t, _ in several)
-        raise BadSample(address, "mixed series", f"{told}, and {count} volumes: two axes besides the three of space")
-    return "; ".join(told for told, _ in several)
+        differences = "; ".join(t for t, _ in several)
+        raise BadSample(
+            address, "mixed series", f"{differences}, and {count} volumes: two axes besides the three of space"
+        )
+    return "; ".join(differences for differences, _ in several)
