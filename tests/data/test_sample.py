@@ -1,14 +1,22 @@
-"""A batch is cut, moved and joined with its rows together."""
+"""A batch is cut, moved and joined with its rows together; a reader knows an extent, and a sample its box."""
 
 import json
 import pickle
 from dataclasses import FrozenInstanceError
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from counted_reads import bytes_read
+from faults.faulty_reader import FaultyReader
+from PIL import Image
 
+from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.loading.sandbox import Sandbox
-from mae_ext.data.sample import Batch, Crop, Sample, held, judged, read_checked, verdicts
+from mae_ext.data.sample import Batch, Crop, Extent, Sample, extent_of, held, judged, read_checked, verdicts, whole
+from mae_ext.data.video.reader import VideoReader
+from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.mask import Mask
 
@@ -121,10 +129,6 @@ def test_what_a_reader_raises_is_the_files_fault_only_where_it_says_so():
         read_checked(Gives([None]), "a.x", [whole])
 
 
-def whole(extent):
-    return Crop((0,) * len(extent), extent, (False,) * len(extent))
-
-
 class Odd(Exception):
     """What a parser raises that nobody thought of."""
 
@@ -199,3 +203,75 @@ def test_a_verdict_on_a_file_with_any_bytes_in_its_name_travels_whole():
         box.call(refuse, name, name=name)
     assert (found.value.path, found.value.detail) == (name, f"in {name}")
     assert json.loads(json.dumps({"path": found.value.path}))["path"] == name
+
+
+def extents(folder):
+    """Reader, address, the extent and the spacing that crops are drawn from."""
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    rgb.save(folder / "a.png")
+    rgb.save(folder / "turned.jpg", exif=turned)
+    rgb.save(folder / "turned.png", exif=turned)
+    picture = ImageReader((8, 8))
+    for name, size in (("a.png", (20, 30)), ("turned.jpg", (30, 20)), ("turned.png", (30, 20))):
+        yield picture, str(folder / name), size, None
+    np.savez(folder / "rows.npz", train_images=np.zeros((2, 9, 40, 50), np.uint8), train_labels=np.zeros((2, 1)))
+    yield VideoReader((4, 16, 16), 1, stride=2), f"{folder}/rows.npz::train_images::1", (6, 40, 50), None
+    voxels = np.random.default_rng(0).normal(0, 9, (10, 12, 14)).astype(np.float32)
+    nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1])).to_filename(folder / "a.nii.gz")
+    yield VolumeReader((4, 4, 4)), str(folder / "a.nii.gz"), (14, 12, 10), (3.0, 2.0, 1.0)
+    spaced = VolumeReader((4, 4, 4), spacing=(1.5, 2.0, 2.0))
+    yield spaced, str(folder / "a.nii.gz"), (27, 12, 6), (1.5, 2.0, 2.0)
+
+
+def part(size):
+    """All of the first axis and half of the others, the last one turned."""
+    return Crop((0,) * len(size), (size[0], *(n // 2 for n in size[1:])), (*(False,) * (len(size) - 1), True))
+
+
+def test_a_reader_knows_the_extent_that_its_samples_were_cut_from_and_they_know_their_box(tmp_path):
+    for reader, address, size, spacing in extents(tmp_path):
+        extent = extent_of(reader, address)
+        assert (extent.size, extent.spacing) == (size, spacing)
+        crops = [part, whole]
+        samples = reader.read(address, crops)
+        assert [sample.box for sample in samples] == [crop(size) for crop in crops]
+        assert all(sample.extent == extent for sample in samples)
+
+
+def test_an_extent_is_refused_as_the_sample_is(tmp_path):
+    (tmp_path / "no.png").write_bytes(b"text, and no picture")
+    (tmp_path / "no.nii").write_bytes(b"text, and no scan: " + bytes(400))
+    for reader, name, kind in (
+        (ImageReader((8, 8)), "no.png", "not an image"), (VolumeReader((4, 4, 4)), "no.nii", "not a scan"),
+        (ImageReader((8, 8)), "gone.png", "no such file"), (VolumeReader((4, 4, 4)), "gone.nii", "no such file"),
+        (VideoReader((4, 8, 8)), "gone.mp4", "no such file"),
+    ):  # fmt: skip
+        for ask in (lambda r, a: r.extent(a), lambda r, a: r.read(a, [whole])):
+            with pytest.raises(BadSample) as caught:
+                ask(reader, str(tmp_path / name))
+            assert caught.value.kind == kind
+
+
+def test_of_a_reader_that_knows_no_extent_it_is_what_crops_are_asked_and_read_for(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    reader = FaultyReader((8, 8), 3, "bad", "none is called so")
+    assert extent_of(reader, str(tmp_path / "a.png")) == Extent.as_stored((20, 30))
+    with pytest.raises(BadSample, match="no such file"):
+        extent_of(reader, str(tmp_path / "gone.png"))
+
+
+def test_the_extent_of_a_scan_costs_the_beginning_of_its_file(tmp_path, monkeypatch):
+    nib.Nifti1Image(np.zeros((160, 160, 80), np.int16), np.eye(4)).to_filename(tmp_path / "a.nii")
+    pytest.importorskip("pydicom", reason="pip install 'mae-ext[dicom]'")
+    from data.volume.dicom.dicom_files import series
+
+    planes = np.random.default_rng(0).integers(0, 99, (3, 300, 300), dtype=np.int16)
+    series(tmp_path / "ct", planes)
+    reader = VolumeReader((4, 4, 4))
+    with bytes_read(monkeypatch) as of:
+        assert reader.extent(str(tmp_path / "a.nii")).size == (80, 160, 160)
+        assert reader.extent(f"{tmp_path}/ct/").size == (3, 300, 300)
+    assert of(tmp_path / "a.nii") == 1 << 20 < (tmp_path / "a.nii").stat().st_size
+    assert of(tmp_path / "ct" / "001.dcm") == 1 << 16 < (tmp_path / "ct" / "001.dcm").stat().st_size

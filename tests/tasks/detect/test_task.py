@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from counted_reads import bytes_read
 from PIL import Image
 
 from mae_ext.config import AugmentConfig, parse_config
+from mae_ext.data.crops import crop_sampler
 from mae_ext.data.image.boxes import BoxTable
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop
@@ -17,6 +19,7 @@ from mae_ext.engine.task import build_model, task_of
 from mae_ext.engine.train import train
 from mae_ext.errors import BadSample, ConfigError, RunError, UserError
 from mae_ext.model.mae import MAE
+from mae_ext.rng import rng
 from mae_ext.tasks.detect.fcos import Answers
 from mae_ext.tasks.detect.task import NO_OBJECT, BoxExamples, Detection, Detector, check_scale
 
@@ -175,6 +178,30 @@ def test_evaluation_gives_scores_for_each_class_and_changes_nothing(settled):
         one, other = (task_of(config).evaluate(model, config, ALONE) for _ in range(2))
     assert set(one) == {"mAP", "mAP50", "AP/bright", "AP50/bright", "AP/dark", "AP50/dark"} and one == other
     assert all(0 <= value <= 1 for value in one.values())
+
+
+def test_an_image_is_read_once_to_be_judged_and_twice_to_be_answered_and_drawn(settled, squares, tmp_path, monkeypatch):
+    config, _ = settled()
+    model, path = build_model(config).eval(), squares / "test" / "50.png"
+    with torch.no_grad(), bytes_read(monkeypatch) as of:
+        task_of(config).evaluate(model, config, ALONE)
+    assert of(path) == path.stat().st_size
+    with torch.no_grad(), bytes_read(monkeypatch) as of:
+        task_of(config).predict(model, config, [str(path)], tmp_path / "out")
+    assert of(path) == 2 * path.stat().st_size  # the picture is drawn at the image's own size
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_reader_that_knows_no_extent_gives_the_same_boxes(make):
+    """Its crop samplers are asked what they answered, where the samples of other readers say it."""
+    faulty = {"name": "faulty", "fault": "bad", "match": "none is called so"}
+    config = make()
+    data = config.modalities["image"].data.model_dump(include={"path", "augment", "statistics"})
+    other = make(data=data | {"reader": faulty})
+    keys, crop = [Key(0, 0, 0, 0, 0)], crop_sampler(config.modalities["image"].data.augment, (48, 64), rng(0))
+    (one,), (same,) = (task_of(c).data(c)["image"].examples.read(3, keys, [crop]) for c in (config, other))
+    assert torch.equal(one.x, same.x) and (one.box, one.extent) == (same.box, same.extent)
+    assert torch.equal(one.targets["boxes"], same.targets["boxes"]) and one.targets["labels"].max() >= 0
 
 
 def test_without_test_data_there_is_nothing_to_evaluate(settled, squares):

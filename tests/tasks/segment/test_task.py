@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from counted_reads import bytes_read
 from faults.kills import rows, trajectory
 from PIL import Image
 
@@ -693,3 +694,26 @@ def test_answers_add_nothing_to_the_cache_of_the_training(fine_tune, organs, tmp
     assert run(["predict", str(tmp_path / "ft"), str(organs / "scans"), "--out", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.array")} == kept
+
+
+@torch.no_grad()
+def test_a_scan_is_read_once_to_be_judged_and_once_to_be_answered_besides_its_headers(organs, monkeypatch):
+    """Two headers are asked each time: for the size, and for where the labels lie or the answer has to."""
+    for part in ("scans", "labels"):
+        for path in sorted((organs / part).iterdir()):
+            nib.load(path).to_filename(organs / part / path.name.removesuffix(".gz"))
+            path.unlink()
+    monkeypatch.setattr("mae_ext.data.volume.reader.HEADER_BYTES", 1000)
+    paths = {"path": str(organs / "scans"), "test": str(organs / "scans")}
+    config = parse_config({
+        "modalities": {"volume": VOLUME | {"data": VOLUME["data"] | paths}}, "train": {"steps": 1},
+        "model": {"width": 16, "depth": 1, "heads": 2},
+        "task": {"name": "segment", "classes": ["one", "two"], "masks": str(organs / "labels")},
+    })  # fmt: skip
+    task, scan = task_of(config), organs / "scans" / "1.nii"
+    with bytes_read(monkeypatch) as of:
+        task.evaluate(Bright(), config, Ranks(0, 1, torch.device("cpu")))
+    assert of(scan) == scan.stat().st_size + 2 * 1000
+    with bytes_read(monkeypatch) as of:
+        task.predict(Bright(), config, [str(scan)], organs / "out")
+    assert of(scan) == scan.stat().st_size + 2 * 1000
