@@ -1,6 +1,6 @@
 """The frames of one video file, decoded, and doubted: what a decoder gives is held against what the packets say.
 
-`mae_ext.data.video.film` lists the packets of a film and says which picture of which packet is its n-th frame, and where
+`film.py` lists the packets of a film and says which picture of which packet is its n-th frame, and where
 decoding can begin. PyAV decodes from there, strictly: every error of the codec counts, and frames have to come out one
 after the other, all of them. Where they do not, decoding begins earlier, and at last with the first packet. decord, for
 those who ask for it, is used with the plainest films only, and with doubts as to every answer.
