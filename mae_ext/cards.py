@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from mae_ext.config import Section, Statistics, builtin_dir
+from mae_ext.config import Statistics, builtin_dir
 from mae_ext.errors import ConfigError
 from mae_ext.plugins import nearest
+from mae_ext.sections import Section
 from mae_ext.strict_yaml import read_yaml
 
 HEAD = ("what", "command", "hardware", "time", "expect")

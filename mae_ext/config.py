@@ -6,12 +6,13 @@ from os.path import isfile  # Path.is_file raises for a name that is too long, t
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mae_ext import plugins
 from mae_ext.errors import ConfigError, UserError
-from mae_ext.schedule import ProbeConfig
+from mae_ext.sections import Lengths, Named, PlugIn, Positive, Section, Share
 from mae_ext.strict_yaml import read_yaml, write_yaml
+from mae_ext.train_config import TrainConfig
 
 SIZES: dict[str, dict[str, int]] = {
     # width, depth, heads: DeiT (2012.12877) for tiny and small, ViT (2010.11929) for the rest.
@@ -21,41 +22,6 @@ SIZES: dict[str, dict[str, int]] = {
     "large": {"width": 1024, "depth": 24, "heads": 16},
     "huge": {"width": 1280, "depth": 32, "heads": 16},
 }
-
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Lengths = tuple[Positive, ...]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unnamed(cls, values: Any) -> Any:
-        """{max_pixels: 1} is about the plug-in that a key has by default, and whose arguments it keeps."""
-        for key, default in ((key, f.default) for key, f in cls.model_fields.items() if isinstance(f.default, PlugIn)):
-            if isinstance(values, dict) and isinstance(given := values.get(key), dict) and "name" not in given:
-                values = {**values, key: {**default.model_dump(), **given}}
-        return values
-
-
-class PlugIn(BaseModel):
-    """{name: tube, ratio: 0.9}, or just a name. Everything but the name is an argument of the plug-in."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    name: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-Named = Annotated[PlugIn, BeforeValidator(_named)]
 
 
 class DecoderConfig(Section):
@@ -182,58 +148,6 @@ class ModalityConfig(Section):
                     raise ValueError(f"data.augment.{key}: axis {axis} does not exist, size={list(self.size)}")
             if len({axis % axes for axis in given}) < len(given):
                 raise ValueError(f"data.augment.{key}={list(given)} names an axis twice, size={list(self.size)}")
-        return self
-
-
-class TrainConfig(Section):
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    steps: Positive | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    lr: Annotated[float, Field(gt=0)] = 1.5e-4
-    """Base learning rate: the rate used is lr * (samples per step) / lr_per (MAE, appendix A: per 256)."""
-    lr_per: Positive | None = 256
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
-    (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
-    freeze: Literal["none", "encoder"] | Positive = "none"
-    """What a task does not train: nothing, all of the encoder, or its embedding and so many of its first blocks."""
-    evaluate_every: Positive | None = None
-    """Steps between two evaluations on data.test. There is always one at the end."""
-    clip: Annotated[float, Field(gt=0)] | None = None
-    uniformity: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of U-MAE's term (model/uniformity.py) in the loss; its paper takes 0.01."""
-    accumulate: Positive = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    compile: bool = False
-    checkpointing: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2
-    prefetch: Positive = 2
-    worker_timeout: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds without a batch after which a worker counts as hung and is replaced."""
-    save_every: Positive = 500
-    keep: Annotated[int, Field(ge=2)] = 2
-    tensorboard: bool = True
-    probe: ProbeConfig | None = None
-    """Judges the encoder while it trains; changes no loss."""
-
-    @model_validator(mode="after")
-    def _length(self) -> "TrainConfig":
-        for what in ("epochs", "warmup_epochs"):
-            other = what.replace("epochs", "steps")
-            if getattr(self, what) is not None and getattr(self, other) is not None:
-                raise ValueError(f"give {what} or {other}, not both")
-        if self.epochs is None and self.steps is None:
-            raise ValueError("give epochs or steps")
-        if self.uniformity and self.accumulate > 1:
-            raise ValueError(
-                f"uniformity={self.uniformity:g} compares the samples of a batch, which accumulate={self.accumulate} "
-                f"never has together; set accumulate to 1, and checkpointing to true if memory is short"
-            )
         return self
 
 

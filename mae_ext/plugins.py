@@ -139,5 +139,14 @@ tasks = Registry(
         "segment": "mae_ext.tasks.segment.task:Segmentation",
     },
 )
+observers = Registry("observer", {"probe": "mae_ext.probing.during:ProbesDuring"})
+loggers = Registry(
+    "logger",
+    {
+        "tensorboard": "mae_ext.engine.loggers:TensorBoard",
+        "wandb": "mae_ext.engine.loggers:WandB",
+        "mlflow": "mae_ext.engine.loggers:MLflow",
+    },
+)
 
-ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks)}
+ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks, observers, loggers)}

@@ -14,7 +14,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 MAX_LINES = 420
 SAMPLERS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
 SAMPLERS |= {f"{name}_like" for name in SAMPLERS}
-SEEDED_GLOBALLY = {"model/mae.py", "engine/begin.py", "engine/task.py"}  # each says there why
+SEEDED_GLOBALLY = {"model/mae.py", "engine/run.py", "engine/task.py"}  # each says there why
 MODALITY = re.compile(r"\b(image|video|clip|volume|ct|mri|scan|slice)s?\b", re.IGNORECASE)
 
 

@@ -12,8 +12,8 @@ LAYERS = ("config", "model", "data", "engine", "drawing", "features", "probing",
 """Lowest first. "config" are the modules beside it, at the top of the package."""
 
 DATA = (("contracts",), ("sources",), ("loading",), ("change",), ("image", "video", "volume"))
-"""Of data/, lowest first; "contracts" are the modules at its top. Of one row, none imports another; and no reader, which
-the loader finds by its name, knows of loading."""
+"""Of data/, lowest first; "contracts" are the modules at its top. Of one row, none imports another; and no reader,
+which the loader finds by its name, knows of loading."""
 
 TOP = ("mae_ext", "mae_ext.__main__")
 """The package's own names, which may come from anywhere."""

@@ -26,7 +26,7 @@ def configs(
 
 @app.command()
 def plugins() -> None:
-    """List embedders, positions, maskers, readers, targets and tasks, and where each comes from.
+    """List embedders, positions, maskers, readers, targets, tasks, observers and loggers, and where each comes from.
 
     Example: mae-ext plugins
     """

@@ -116,7 +116,7 @@ def predict(
     Example: mae-ext predict runs/ft photos/ --out predictions
     """
     from mae_ext.engine.outputs import warn_one_sided
-    from mae_ext.engine.step import as_evaluated
+    from mae_ext.engine.precision import as_evaluated
     from mae_ext.engine.task import load_task
 
     with folder_for(out) as folder, progress_bar("predicting") as progress:

@@ -97,6 +97,6 @@ def replay(
 
     Example: mae-ext replay runs/photos/failure-00000123
     """
-    from mae_ext.engine.train import replay as repeat
+    from mae_ext.engine.failure import replay as repeat
 
     print(dumps(repeat(failure)))

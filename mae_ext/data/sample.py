@@ -251,7 +251,8 @@ class Batch:
     """x: (B, C, *S). valid: (B, 1, *S) bool or None. spacing: (B, n) float32 or None. mask, targets: rows match x.
 
     mask: None where the task hides nothing. targets: (B, ...) each, by the names that the task's samples gave them.
-    files: (B,) int64, the file of the list that a row is a view of.
+    files: (B,) int64, the file of the list that a row is a view of. gates: (B, depth, 2) float32, what each branch of
+    the encoder's blocks counts for a row (drop path), or None; of the step, and drawn by it.
     """
 
     x: Tensor
@@ -262,6 +263,7 @@ class Batch:
     bad: list[dict[str, Any]] = field(default_factory=list)
     targets: dict[str, Tensor] = field(default_factory=dict)
     files: Tensor | None = None
+    gates: Tensor | None = None
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -110,6 +110,12 @@ def join(device: str = "auto") -> Ranks:
     return Ranks(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"), waiting)
 
 
+def lost_rank(error: RuntimeError) -> bool:
+    """Whether it is of a meeting that another rank did not come to."""
+    text = str(error).lower()
+    return any(sign in text for sign in ("gloo", "nccl", "connection", "peer", "process group", "socket"))
+
+
 def leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

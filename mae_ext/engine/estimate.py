@@ -7,7 +7,7 @@ import torch
 
 from mae_ext.config import Config
 from mae_ext.engine.meaning import check_meaning, remarks
-from mae_ext.engine.optim import peak_lr, schedule
+from mae_ext.engine.optim import Schedule, peak_lr
 from mae_ext.model.mae import MAE
 
 BYTES_PER_PARAMETER = 16
@@ -95,7 +95,8 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     ]
     first, m = next(iter(config.modalities.items()))
     if first in files:
-        steps, warmup = schedule(config, files[first] * m.data.repeats)
+        schedule = Schedule.of(config, files[first] * m.data.repeats)
+        steps, warmup = schedule.steps, schedule.warmup
         lines.append(f"steps             {steps} ({warmup} of warm-up) for {files[first]} files of {first}")
     elif config.train.steps:
         steps, warmup = config.train.steps, config.train.warmup_steps or 0

@@ -13,7 +13,7 @@ from mae_ext.data.sources.meant import odd, opening
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal, say, warn
-from mae_ext.engine.step import as_evaluated
+from mae_ext.engine.precision import as_evaluated
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task
 from mae_ext.errors import BadSample, NoneMeasurable, reasons

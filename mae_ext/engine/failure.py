@@ -4,35 +4,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import ModalityData
+from mae_ext.data.loading.loader import StepData
 from mae_ext.engine import checkpoint
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
-from mae_ext.engine.resume import snapshot
-from mae_ext.engine.step import NonFinite
-from mae_ext.errors import cause_of
+from mae_ext.engine.resume import Progress
+from mae_ext.engine.run import Run, assembled
+from mae_ext.engine.step import NonFinite, Step
+from mae_ext.engine.task import task_of
+from mae_ext.errors import UserError, cause_of
 from mae_ext.strict_json import dumps
 
 
-def record(
-    failure: NonFinite, out: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW,
-    extra: dict[str, Any], data: dict[str, ModalityData], ranks: Ranks,
-) -> str:  # fmt: skip
-    """Write the folder, on rank 0, and return what to tell the user. extra: as `snapshot` takes it."""
+def recorded(failure: NonFinite, run: Run, skipped: int, out: Path) -> str:
+    """Write the folder, on rank 0 -> what to tell the user. skipped: as `Run.snapshot` takes it, of the step before."""
     step = failure.step
-    where = _free_for(out / f"failure-{step + 1:08d}", config)
-    if ranks.main:
+    where = _free_for(out / f"failure-{step + 1:08d}", run.config)
+    if run.ranks.main:
         sources = {
             n: [d.items.addresses[i] for i in dict.fromkeys(k.index for k in d.plan.keys(step))]
-            for n, d in data.items()
+            for n, d in run.data.items()
         }
         try:
             where.mkdir(parents=True, exist_ok=True)
-            tensors, state = snapshot(model, optimizer, data, config, extra)
-            checkpoint.save(where / "checkpoints", step, config, tensors, state)
+            checkpoint.save(where / "checkpoints", step, run.config, *run.snapshot(skipped))
             checkpoint.write_durably(where / "record.json", dumps({**failure.record, "files": sources}, indent=1))
         except OSError as error:
             warn(f"the failure record could not be written: {cause_of(error)}")
@@ -40,6 +38,25 @@ def record(
         f"step {step + 1}: {failure}. Nothing was updated and every checkpoint is as it was. "
         f"{where}/record.json names the files; `mae-ext replay {where}` repeats the step"
     )
+
+
+def replay(failure: str | Path) -> dict[str, Any]:
+    """Repeat the step of a failure record, bit for bit: the losses and gradient norm, finite or not."""
+    found = checkpoint.find(failure)
+    if not (Path(failure) / "record.json").is_file():
+        raise UserError(f"{failure} is not the folder of a failure: it has no record.json")
+    settle_in()
+    config, at = checkpoint.read_config(found), Progress.read(found)
+    data = task_of(config).data(config)
+    at.set_aside(data)
+    step = Step(assembled(config, data, Ranks(0, 1, torch.device("cpu")), at, found))
+    try:
+        step(at.step, StepData(data)[at.step], False)
+        (taken,) = step.answers(everything=True)
+    except NonFinite as again:
+        return again.record
+    losses = dict(zip(config.modalities, taken.losses, strict=True))
+    return {"step": at.step, "losses": losses, "grad_norm": taken.norm}
 
 
 def _free_for(where: Path, config: Config) -> Path:

@@ -49,10 +49,15 @@ class Ledger:
                 noted.add(_file(row))
                 self.news.append({"step": step, **row})
 
-    def share(self, config: Config, data: Mapping[str, ModalityData]) -> None:
-        """All ranks' news become known to all. Raises RunError on all of them when that makes too many."""
-        everyone = [row for rows in self.ranks.gather(self.news) for row in rows]
+    def share(self, config: Config, data: Mapping[str, ModalityData], step: int) -> None:
+        """All ranks' news of `step` become known to all. Raises RunError on all of them when that makes too many.
+
+        News of later steps, whose answers nobody has read yet, wait for their turn.
+        """
+        later = [row for row in self.news if row["step"] > step]
+        everyone = [row for rows in self.ranks.gather([r for r in self.news if r["step"] <= step]) for row in rows]
         self._write(sorted(everyone, key=lambda row: list(config.modalities).index(row["modality"])))
+        self.news = [row for row in later if _file(row) not in self.known]
         for name, d in data.items():
             self._stop_if_too_many(name, d, config)
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: journals of JSON lines, metrics.jsonl, TensorBoard, and a line on the terminal."""
+"""What a run says of itself: words, journals of JSON lines, and a line on the terminal."""
 
 import contextlib
 import json
@@ -124,37 +124,3 @@ class Terminal:
 def _by_modality(row: dict[str, Any]) -> str:
     each = [f"{key.removeprefix('loss/')} {value:.4f}" for key, value in row.items() if key.startswith("loss/")]
     return f" ({', '.join(each)})" if each else ""
-
-
-class Log:
-    """Everything rank 0 writes about a step. Other ranks have none."""
-
-    def __init__(self, out: Path, start: int, total: int, tensorboard: bool) -> None:
-        self.metrics = Journal(out / "metrics.jsonl", start)
-        self.terminal = Terminal(total, start)
-        self.skipped = sum(row.get("skipped", 0) for row in self.metrics.rows)
-        """Updates that fp16's loss scaler left out since the beginning of the run."""
-        self.board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.metrics.write(row)
-        self.terminal.show(row)
-        self.skipped += row.get("skipped", 0)
-        if self.board:
-            try:
-                for key, value in row.items():
-                    if key != "step":
-                        self.board.add_scalar(key, value, row["step"])
-            except OSError as error:
-                warn(f"TensorBoard's log cannot be written ({error}) and ends here; metrics.jsonl goes on")
-                self.board = None
-
-    def close(self) -> None:
-        self.metrics.close()
-        self.terminal.close()
-        if self.board:
-            self.board.close()

@@ -1,13 +1,15 @@
-"""Parameter groups, and the learning rate as a pure function of the step."""
+"""What learns, and how fast: groups of parameters, the optimiser, and the learning rate as a function of the step."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 from math import cos, pi
 
 import torch
 from torch import nn
 
-from mae_ext.config import Config, TrainConfig
+from mae_ext.config import Config
 from mae_ext.errors import ConfigError
+from mae_ext.train_config import TrainConfig
 
 NO_DECAY = ("position", "decoder_position", "class_token", "mask_token")
 
@@ -111,20 +113,36 @@ def rising(config: Config) -> str | None:
     )
 
 
-def lr_at(step: int, peak: float, floor: float, warmup: int, total: int) -> float:
-    """Learning rate of step `step` (from 0): linear from 0 to peak over `warmup` steps, then half a cosine to floor."""
-    if step < warmup:
-        return peak * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return floor + (peak - floor) * (1 + cos(pi * min(1.0, progress))) / 2
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a run has, and the learning rate of each: linear from 0 to `peak` over `warmup` steps, then half a
+    cosine to `floor`."""
 
+    steps: int
+    warmup: int
+    peak: float
+    floor: float
 
-def schedule(config: Config, samples_per_epoch: int) -> tuple[int, int]:
-    """-> (steps, warm-up steps). Epochs are those of the first modality."""
-    train, batch = config.train, next(iter(config.modalities.values())).batch
-    per_epoch = samples_per_epoch / batch
+    @classmethod
+    def of(cls, config: Config, samples_per_epoch: int) -> "Schedule":
+        """Epochs are those of the first modality."""
+        train, batch = config.train, next(iter(config.modalities.values())).batch
+        per_epoch = samples_per_epoch / batch
 
-    def steps(epochs: float | None, given: int | None) -> int:
-        return given if given is not None else round((epochs or 0) * per_epoch)
+        def steps(epochs: float | None, given: int | None) -> int:
+            return given if given is not None else round((epochs or 0) * per_epoch)
 
-    return max(1, steps(train.epochs, train.steps)), steps(train.warmup_epochs, train.warmup_steps)
+        total, warmup = max(1, steps(train.epochs, train.steps)), steps(train.warmup_epochs, train.warmup_steps)
+        return cls(total, warmup, peak_lr(config), train.min_lr)
+
+    def lr(self, step: int) -> float:
+        """Of step `step`, from 0."""
+        if step < self.warmup:
+            return self.peak * step / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.floor + (self.peak - self.floor) * (1 + cos(pi * min(1.0, progress))) / 2
+
+    def set(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """What each group of parameters learns at in step `step`: its share of the rate (train.layer_decay)."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr(step) * group.get("scale", 1.0)

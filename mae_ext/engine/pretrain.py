@@ -44,8 +44,8 @@ class Pretraining:
     def start(self, model: nn.Module, config: Config) -> None:
         """Pretraining starts from nothing, and `data` refuses `init`."""
 
-    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
-        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates, batch.files)
+    def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
+        out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, batch.files)
         return out
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:

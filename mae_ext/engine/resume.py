@@ -18,8 +18,9 @@ from mae_ext.engine.task import backbone_of
 from mae_ext.errors import CheckpointError
 
 FREE_TO_CHANGE = {
-    "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.tensorboard",
-    "train.device", "train.checkpointing", "train.compile", "train.evaluate_every",
+    "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.log_every",
+    "train.tensorboard", "train.loggers", "train.observe", "train.device", "train.checkpointing", "train.compile",
+    "train.evaluate_every",
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 

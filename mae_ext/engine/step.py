@@ -1,22 +1,20 @@
 """One optimiser step as a function of the state and a batch: forward, backward, check, update."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from mae_ext.config import Config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import settle_in
-from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.task import Task, task_of
+from mae_ext.engine.precision import autocast
+from mae_ext.engine.run import Run
+from mae_ext.engine.task import Objective
 from mae_ext.model.transformer import drop_path_gates
 from mae_ext.rng import rng
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 MAX_SKIPPED = 20
 """Updates in a row that fp16's loss scaler may skip. It begins at 2^16 and halves with each: what 16 halvings do not
@@ -27,37 +25,13 @@ SMALLEST_SCALE = 1.0
 and its purpose is the contrary."""
 
 
-@contextmanager
-def as_evaluated(model: nn.Module, config: Config) -> Iterator[None]:
-    """Predictions are computed as evaluations are: in the run's precision, and without denormals."""
-    settle_in()
-    device, precision = next(model.parameters()).device.type, config.train.precision
-    with torch.no_grad(), torch.autocast(device, DTYPES[precision], enabled=precision != "fp32"):
-        yield
-
-
-class Objective(nn.Module):
-    """All modalities of a step in one forward, so that DistributedDataParallel sees one graph."""
-
-    def __init__(self, model: nn.Module, config: Config, task: Task | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.task = task or task_of(config)
-        self.weights = {name: m.weight for name, m in config.modalities.items()}
-
-    def forward(self, batches: dict[str, Batch], gates: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
-        """-> the weighted sum of the losses, and the losses (one per modality, detached)."""
-        losses = [self.task.loss(self.model, name, batch, gates[name]).float() for name, batch in batches.items()]
-        total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()
-        return total, torch.stack([loss.detach() for loss in losses])
-
-
 class Taken(NamedTuple):
     """Of one step: the losses of the modalities over all ranks, the gradient norm, whether any rank was told to stop.
 
     skipped: whether fp16's loss scaler left the update out. scale: what it multiplied the loss by; 1 without it.
     """
 
+    step: int
     losses: list[float]
     norm: float
     stopping: bool
@@ -65,87 +39,153 @@ class Taken(NamedTuple):
     scale: float
 
 
-@dataclass
+class Gate:
+    """Whether updates go through, decided on the device, so that the host need not wait for it before an update.
+
+    closed: () bool, true from the first step on that was not finite: no update goes through any more, however late the
+    host reads of it. skipped: () float32, updates in a row that fp16's loss scaler has left out.
+    """
+
+    def __init__(self, device: torch.device, skipped: int) -> None:
+        self.closed = torch.zeros((), dtype=torch.bool, device=device)
+        self.skipped = torch.full((), float(skipped), device=device)
+
+    def __call__(self, unhealthy: Tensor, infinite: Tensor, scale: Tensor) -> Tensor:
+        """() bool: a loss, or without fp16 a gradient, is not finite; any gradient is not. () float32: the loss scale.
+
+        -> () float32: 1 where the update must not happen, else 0, as PyTorch's fused optimisers take it.
+        """
+        self.skipped = (self.skipped + 1) * infinite
+        hopeless = infinite & ((self.skipped >= MAX_SKIPPED) | (scale <= SMALLEST_SCALE))
+        self.closed = self.closed | unhealthy | hopeless
+        return (self.closed | infinite).float()
+
+
+class Unread(NamedTuple):
+    """What the device will have said of a step once `ready`: losses of all ranks, what ranks told each other, more.
+
+    names, norms: of each parameter that has a gradient, and (n) of the gradients, where they were made.
+    """
+
+    step: int
+    answer: Tensor
+    ready: torch.cuda.Event | None
+    names: list[str]
+    norms: Tensor
+
+
 class Step:
     """One optimiser step as a function: forward, backward, check, update.
 
-    on_news: called on all ranks, before anything is updated, in a step in which any of them has news; what it raises
-    ends the step. skipped: updates that fp16's loss scaler has left out in a row so far.
+    No parameter, moment or loss scale is ever changed by a step that was not finite, nor by any after it: that is
+    decided on the device (`Gate`). The host reads how steps went from `answers`, `lag` steps later: at once on a CPU,
+    where the answer is there already, and one step later on a GPU, so that with `lag` 1 nothing here waits for it.
+
+    on_news: called with a step, on all ranks, when the answer says that any of them had news of it; what it raises ends
+    the run. skipped: updates that fp16's loss scaler has left out in a row, as far as answers were read.
     """
 
-    config: Config
-    model: nn.Module
-    objective: Callable[..., tuple[Tensor, Tensor]]
-    optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler
-    ranks: Ranks
-    on_news: Callable[[], None] = lambda: None
-    skipped: int = 0
+    def __init__(self, run: Run, on_news: Callable[[int], None] = lambda _: None, lag: int | None = None) -> None:
+        self.run, self.on_news, self.skipped = run, on_news, run.at.skipped
+        self.lag = int(run.ranks.device.type != "cpu") if lag is None else lag
+        objective = run.ranks.wrap(Objective(run.model, run.config, run.task))
+        self.objective: Callable[..., tuple[Tensor, Tensor]] = (
+            torch.compile(objective) if run.config.train.compile else objective
+        )
+        self.gate = Gate(run.ranks.device, run.at.skipped)
+        self.unread: deque[Unread] = deque()
 
-    def __call__(self, step: int, batches: dict[str, Batch], lr: float, stop: bool, news: bool = False) -> Taken:
-        """Raises NonFinite, with parameters and optimiser untouched. stop, news: of this rank."""
-        train, device = self.config.train, self.ranks.device
-        names, parts = list(batches), train.accumulate
-        losses = torch.zeros(len(names), device=device)
-        gates = {name: self._gates(name, step, len(batches[name].x)) for name in names}
+    def __call__(self, step: int, batches: dict[str, Batch], stop: bool, news: bool = False) -> None:
+        """Takes the step; `answers` says how it went. stop, news: of this rank."""
+        run, train = self.run, self.run.config.train
+        batches = {name: replace(b, gates=self._gates(name, step, len(b.x))) for name, b in batches.items()}
+        losses, parts = torch.zeros(len(batches), device=run.ranks.device), train.accumulate
         for part in range(parts):
             micro = {n: b.rows(part * len(b.x) // parts, (part + 1) * len(b.x) // parts) for n, b in batches.items()}
-            gate = {n: None if g is None else g.chunk(parts, -1)[part] for n, g in gates.items()}
-            with torch.autocast(device.type, DTYPES[train.precision], enabled=train.precision != "fp32"):
-                loss, each = self._in_sync(part == parts - 1, micro, gate)
-            self.scaler.scale(loss / parts).backward()
+            if isinstance(self.objective, DistributedDataParallel):
+                self.objective.require_backward_grad_sync = part == parts - 1  # gradients are exchanged once
+            with autocast(run.ranks.device, train.precision):
+                loss, each = self.objective(micro)
+            run.scaler.scale(loss / parts).backward()
             losses += each / parts
-        self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # One small reduction, and one copy, for everything that all ranks must agree on before anything is updated.
-        scaled_up = train.precision == "fp16"  # infinite gradients are how the loss scaler finds its scale
-        healthy = losses.isfinite().all() & (norm.isfinite() | scaled_up)
-        told = torch.cat([torch.stack([~healthy, ~norm.isfinite()]), norm.new_tensor([stop, news])])
-        agreed = self.ranks.sum(torch.cat([losses / self.ranks.world, told]))
-        scale = self.scaler.scale(norm.new_ones(()))
-        *loss_list, unhealthy, infinite, stopping, anyone, grad_norm, scaled = torch.cat(
-            [agreed, torch.stack([norm, scale])]
-        ).tolist()
-        if anyone:
-            self.on_news()
-        self.skipped = self.skipped + 1 if infinite else 0
-        if unhealthy or self.skipped >= MAX_SKIPPED or (infinite and scaled <= SMALLEST_SCALE):
-            raise NonFinite(
-                step, dict(zip(names, losses.tolist(), strict=True)), grad_norm, self._culprits(),
-                None if unhealthy else (self.skipped, scaled),
-            )  # fmt: skip
-        if train.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, train.clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("scale", 1.0)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Taken(loss_list, grad_norm, stopping > 0, infinite > 0, scaled)
+        run.scaler.unscale_(run.optimizer)
 
-    def _in_sync(self, last: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """Ranks exchange gradients only in the last backward of a step."""
-        if isinstance(self.objective, nn.parallel.DistributedDataParallel):
-            self.objective.require_backward_grad_sync = last
-        return self.objective(*arguments)
+        # What `get_total_norm` does, by hand: the norm of each gradient says which was not finite.
+        gradients = {n: p.grad for n, p in run.model.named_parameters() if p.grad is not None}
+        norms = torch.stack(torch._foreach_norm(list(gradients.values())))
+        norm = torch.linalg.vector_norm(norms)
+
+        # One small reduction for everything that all ranks must agree on.
+        infinite, scale = ~norm.isfinite(), run.scaler.scale(norm.new_ones(()))
+        unhealthy = ~losses.isfinite().all()
+        if train.precision != "fp16":  # where infinite gradients are how the loss scaler finds its scale
+            unhealthy = unhealthy | infinite
+        told = torch.stack([unhealthy, infinite, norm.new_full((), stop), norm.new_full((), news)])
+        agreed = run.ranks.sum(torch.cat([losses / run.ranks.world, told]))
+        run.optimizer.found_inf = self.gate(agreed[-4] > 0, agreed[-3] > 0, scale)  # type: ignore[attr-defined]
+        own = torch.stack([norm, scale, self.gate.skipped, self.gate.closed])
+        self._send(Unread(step, torch.cat([agreed, losses, own]), None, list(gradients), norms))
+
+        if train.clip is not None:
+            parameters = [p for p in run.model.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(parameters, train.clip, norm)
+        run.schedule.set(run.optimizer, step)
+        run.optimizer.step()
+        run.scaler.update_unless(self.gate.closed)
+        run.optimizer.zero_grad(set_to_none=True)
+
+    def answers(self, everything: bool = False) -> Iterator[Taken]:
+        """How steps went, in their order, each once: every `train.log_every` steps, or everything there is.
+
+        Raises NonFinite for the first that was not finite, with the state as it was just before it.
+        """
+        keep = 0 if everything else self.lag
+        if self.unread and (everything or (self.unread[-1].step + 1) % self.run.config.train.log_every == 0):
+            while len(self.unread) > keep:
+                yield self._read(self.unread.popleft())
+
+    def _read(self, unread: Unread) -> Taken:
+        names = list(self.run.config.modalities)
+        if unread.ready is not None:
+            unread.ready.synchronize()
+        values = unread.answer.tolist()
+        losses, values = values[: len(names)], values[len(names) :]
+        unhealthy, infinite, stopping, news, *values = values
+        *own, norm, scale, skipped, closed = values
+        if news:
+            self.on_news(unread.step)
+        if closed:
+            culprits = [n for n, of in zip(unread.names, unread.norms.isfinite().tolist(), strict=True) if not of][:10]
+            told = dict(zip(names, own, strict=True))
+            raise NonFinite(unread.step, told, norm, culprits, None if unhealthy else (int(skipped), scale))
+        self.skipped = int(skipped)
+        return Taken(unread.step, losses, norm, stopping > 0, infinite > 0, scale)
+
+    def _send(self, unread: Unread) -> None:
+        """Towards the host, behind the work that the device has, and ahead of what it will be given."""
+        if unread.answer.device.type == "cuda":
+            answer, ready = unread.answer.to("cpu", non_blocking=True), torch.cuda.Event()  # into pinned memory
+            ready.record()
+            unread = unread._replace(answer=answer, ready=ready)
+        self.unread.append(unread)
 
     def _gates(self, name: str, step: int, rows: int) -> Tensor | None:
-        rate, depth = self.config.model.drop_path, self.config.model.depth
-        if not (rate > 0 and self.model.training):
+        """(rows, depth, 2): this rank's part of the drop path of the global batch."""
+        config, ranks = self.run.config, self.run.ranks
+        rate, depth = config.model.drop_path, config.model.depth
+        if not (rate > 0 and self.run.model.training):
             return None
         assert depth
-        batch = self.config.modalities[name].batch
-        drawn = drop_path_gates(rate, depth, batch, rng(self.config.seed, "drop", name, step))
-        start = self.ranks.rank * rows
-        return drawn[..., start : start + rows].to(self.ranks.device)
-
-    def _culprits(self) -> list[str]:
-        return [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()][:10]
+        drawn = drop_path_gates(rate, depth, config.modalities[name].batch, rng(config.seed, "drop", name, step))
+        start = ranks.rank * rows
+        drawn = drawn[..., start : start + rows].permute(2, 0, 1).contiguous()
+        if ranks.device.type == "cuda":
+            drawn = drawn.pin_memory()  # else the copy waits for the device
+        return drawn.to(ranks.device, non_blocking=True)
 
 
 class NonFinite(Exception):
-    """A loss or a gradient that is NaN or infinite, found before the update.
+    """A loss or a gradient that is NaN or infinite; nothing was updated by it.
 
     given_up: with fp16, where the loss is finite and a gradient is not: updates skipped in a row, this one included,
     and the scale.

@@ -30,15 +30,18 @@ class Encoder(nn.Module):
         self.trunk = Transformer(config.width, config.depth, config.heads, config.mlp_ratio, config.norm_eps)
         # One vector, not (1, 1, D): vectors get no weight decay.
         self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
+        self.gates: Tensor | None = None
+        """(depth, 2, B), drop path of the samples to come (model/transformer.py). Set for the length of a loss by who
+        trains, so that nothing between there and here has to hand them on; None drops nothing."""
 
-    def forward(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """(B, K, D) -> (B, [1 +] K, D), the class token first if there is one."""
-        out: Tensor = self.trunk(self._with_class_token(tokens), gates)
+        out: Tensor = self.trunk(self._with_class_token(tokens), self.gates)
         return out
 
-    def layers(self, tokens: Tensor, taken: Sequence[int], gates: Tensor | None = None) -> list[Tensor]:
+    def layers(self, tokens: Tensor, taken: Sequence[int]) -> list[Tensor]:
         """(B, N, D) -> [(B, N, D)]: the patch tokens after the blocks `taken`, counted from 1, and the last, normed."""
-        return [self.patches(layer) for layer in self.trunk.layers(self._with_class_token(tokens), taken, gates)]
+        return [self.patches(layer) for layer in self.trunk.layers(self._with_class_token(tokens), taken, self.gates)]
 
     def patches(self, encoded: Tensor) -> Tensor:
         """(B, [1 +] K, D) -> (B, K, D): the patch tokens, without the class token."""
@@ -114,7 +117,6 @@ class MAE(nn.Module):
         name: str | None = None,
         valid: Tensor | None = None,
         spacing: Tensor | None = None,
-        gates: Tensor | None = None,
         files: Tensor | None = None,
     ) -> Tensor:
         """(B, C, *S) in reader units -> scalar: the mean over samples of the mean error over valid predicted pixels.
@@ -127,19 +129,17 @@ class MAE(nn.Module):
         modality = self.modality(name)
         modality.check_mask(x, mask)
         x = modality.normalize(x)
-        encoded = self.encoder(modality.tokens(x, mask.keep, spacing), gates)
+        encoded = self.encoder(modality.tokens(x, mask.keep, spacing))
         predicted = self.decode(encoded, mask, modality, spacing)
         loss = modality.loss(predicted.float(), x, mask.pred, valid)
         if self.uniformity:
             loss = loss + self.uniformity * uniformity(self.encoder.patches(encoded), files)
         return loss
 
-    def predict(
-        self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None, gates: Tensor | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
         modality.check_mask(x, mask)
-        return self.decode(self.encoder(modality.tokens(x, mask.keep, spacing), gates), mask, modality, spacing)
+        return self.decode(self.encoder(modality.tokens(x, mask.keep, spacing)), mask, modality, spacing)
 
     def decode(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
         """(B, [1 +] K, D) encoded -> (B, P, pix): the target as predicted for mask.pred."""
@@ -152,20 +152,17 @@ class MAE(nn.Module):
         out: Tensor = modality.predict(self.decoder(encoded, keep_places, pred_places))
         return out
 
-    def encode_all(
-        self, x: Tensor, name: str | None = None, spacing: Tensor | None = None, gates: Tensor | None = None
-    ) -> Tensor:
+    def encode_all(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, [1 +] N, D): every token, the class token first. Never masks."""
-        out: Tensor = self.encoder(self.modality(name).all_tokens(x, spacing), gates)
+        out: Tensor = self.encoder(self.modality(name).all_tokens(x, spacing))
         return out
 
     def encode_layers(
-        self, x: Tensor, taken: Sequence[int], name: str | None = None, spacing: Tensor | None = None,
-        gates: Tensor | None = None,
-    ) -> list[Tensor]:  # fmt: skip
+        self, x: Tensor, taken: Sequence[int], name: str | None = None, spacing: Tensor | None = None
+    ) -> list[Tensor]:
         """(B, C, *S) in reader units -> [(B, N, D)]: patch tokens after each block of `taken`, counted from 1, as they
         are; and the last ones, normed, as `encode` gives them."""
-        return self.encoder.layers(self.modality(name).all_tokens(x, spacing), taken, gates)
+        return self.encoder.layers(self.modality(name).all_tokens(x, spacing), taken)
 
     def encode(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over the grid. Never masks."""

@@ -25,6 +25,7 @@ class Modality(nn.Module):
     mean: Tensor
     std: Tensor
     like: Tensor
+    strides: Tensor
 
     def __init__(self, name: str, config: ModalityConfig, width: int, decoder_width: int | None) -> None:
         super().__init__()
@@ -45,6 +46,7 @@ class Modality(nn.Module):
         self.masker, self.decode = build_maskers(config, where)
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("std", torch.ones(self.channels))
+        self.register_buffer("strides", torch.tensor(self.patch), persistent=False)  # a copy in each step would wait
         # Of the weights' dtype, wherever they are cast to; replicas of DataParallel have no parameters to ask.
         self.register_buffer("like", torch.zeros(()), persistent=False)
         if isinstance(config.data.statistics, Statistics):
@@ -121,7 +123,7 @@ class Modality(nn.Module):
 
     def step(self, spacing: Tensor | None) -> Tensor | None:
         """(B, n) distance between voxels -> (B, n) distance between tokens."""
-        return None if spacing is None else spacing * torch.tensor(self.patch, device=spacing.device)
+        return None if spacing is None else spacing * self.strides
 
     def tokens(self, x: Tensor, keep: Tensor, spacing: Tensor | None) -> Tensor:
         """(B, C, *S) normalised, (B, K) of its grid -> (B, K, D) embedded and placed."""

@@ -1,23 +1,23 @@
 """Probes of a model while it trains. They take nothing from the training: no randomness, no gradient, no data."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
+from pydantic import ValidationError
+from torch import nn
 
 from mae_ext.config import Config, one_modality
 from mae_ext.data.loading.loader import build_reader
 from mae_ext.data.sources.table import list_items
 from mae_ext.engine.evaluation import require_readable
-from mae_ext.engine.log import Journal, say, warn
-from mae_ext.errors import RunError, UserError
+from mae_ext.engine.log import Journal, say
+from mae_ext.engine.task import backbone_of
+from mae_ext.errors import UserError
 from mae_ext.features.encoder import Features, FrozenEncoder
-from mae_ext.model.mae import MAE
 from mae_ext.probing.labelled import labelled, matched
 from mae_ext.probing.probe import PROBES, Reading, judged
-from mae_ext.schedule import ProbeConfig
+from mae_ext.train_config import ProbeConfig
 
 
 def check_probe(spec: ProbeConfig, config: Config) -> None:
@@ -45,52 +45,53 @@ def check_probe(spec: ProbeConfig, config: Config) -> None:
 
 
 class ProbesDuring:
-    """Called with each step that is done; adds a row to probes.jsonl when one is due.
+    """The observer "probe", which `train.probe` names: adds a row to probes.jsonl at the start, every `every` steps and
+    at the end. Arguments are those of `ProbeConfig`."""
 
-    start: of the run or of its going on; rows of later steps are dropped, as they will be made again. What can never
-    work `check_probe` has refused before; later trouble is a warning, and training goes on.
-    """
+    def __init__(
+        self,
+        every: int,
+        train: str,
+        test: str,
+        modality: str | None = None,
+        pool: Literal["mean", "class"] = "mean",
+        k: int = 20,
+    ) -> None:
+        try:
+            self.spec = ProbeConfig(every=every, train=train, test=test, modality=modality, pool=pool, k=k)
+        except ValidationError as error:
+            raise ValueError("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
 
-    def __init__(self, spec: ProbeConfig, model: MAE, config: Config, out: Path, start: int, total: int) -> None:
-        name = one_modality(spec.modality, config, "train.probe", "train.probe.modality={}")
-        self.spec, self.model, self.total, self.initialised = spec, model, total, config.init is not None
-        self.encoder = FrozenEncoder(model, config, name, start, out, keeps=True)
+    def check(self, config: Config) -> None:
+        check_probe(self.spec, config)
+
+    def due(self, step: int, total: int) -> bool:
+        return self.spec.due(step, total)
+
+    def open(self, model: nn.Module, config: Config, out: Path, start: int) -> None:
+        name = one_modality(self.spec.modality, config, "train.probe", "train.probe.modality={}")
+        self.initialised = config.init is not None
+        self.encoder = FrozenEncoder(backbone_of(model), config, name, start, out, keeps=True)
         self.journal = Journal(out / PROBES, start)
         self.done = {row["step"] for row in self.journal.rows if row.get("in_training")}
 
-    def __call__(self, step: int) -> None:
-        if step in self.done or not self.spec.due(step, self.total):
-            return
+    def __call__(self, step: int) -> dict[str, float]:
+        if step in self.done:
+            return {}
         self.done.add(step)
-        spec = self.spec
         self.encoder.step = step
-        read = Reading(self.encoder)
         weights = "pretrained" if step or self.initialised else "untrained"
-        try:
-            with _aside(self.model):
-                row = judged(read, spec.train, spec.test, spec.k, spec.pool, 100, 0, False, None, weights)
-        except (UserError, RunError, OSError) as error:
-            warn(f"step {step}: no probe ({error}); training goes on")
-            return
+        spec = self.spec
+        row = judged(Reading(self.encoder), spec.train, spec.test, spec.k, spec.pool, 100, 0, False, None, weights)
         self.journal.write({**row, "in_training": True})
-        found = [(kind, row[kind].get("accuracy", row[kind]["auroc"])) for kind in ("linear", "knn")]
-        said = ", ".join(f"{kind} {value:.4f}" for kind, value in found if value is not None)
+        scores = {kind: row[kind].get("accuracy", row[kind]["auroc"]) for kind in ("linear", "knn")}
+        scores = {kind: value for kind, value in scores.items() if value is not None}
+        said = ", ".join(f"{kind} {value:.4f}" for kind, value in scores.items())
         say(f"step {step}: probe {said} ({row['seconds']:.1f} s)")
+        return scores
+
+    def sync(self) -> None:
+        self.journal.sync()
 
     def close(self) -> None:
         self.journal.close()
-
-
-@contextmanager
-def _aside(model: MAE) -> Iterator[None]:
-    """In eval mode, and with the global generators, from which a plug-in may draw, left as they were."""
-    was, cpu = model.training, torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
-        torch.set_rng_state(cpu)
-        if gpus:
-            torch.cuda.set_rng_state_all(gpus)

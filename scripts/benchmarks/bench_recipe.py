@@ -22,11 +22,13 @@ from turns import serve, take_turns
 
 from mae_ext.config import Config, load_config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import on_device, settle_in
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates
-from mae_ext.engine.optim import adamw
-from mae_ext.engine.step import DTYPES, Objective, Step
+from mae_ext.engine.precision import DTYPES
+from mae_ext.engine.run import assembled
+from mae_ext.engine.step import Step
+from mae_ext.engine.task import backbone_of
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
@@ -61,15 +63,16 @@ def samples(config: Config, model: MAE, device: torch.device) -> dict[str, Batch
 
 
 def build(config: Config, device: torch.device, compiled: bool) -> Callable[[], float]:
-    model = on_device(MAE.from_config(config).train(), device)
-    objective = Objective(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-    take = Step(
-        config, model, torch.compile(objective) if compiled else objective, adamw(model, config.train), scaler,
-        Ranks(0, 1, device),
-    )  # fmt: skip
-    batches = samples(config, model, device)
-    return lambda: take(0, batches, 1e-4, False)[0][0]
+    config = config.model_copy(update={"train": config.train.model_copy(update={"compile": compiled})})
+    run = assembled(config, {}, Ranks(0, 1, device))
+    take, batches = Step(run), samples(config, backbone_of(run.model), device)
+
+    def step() -> float:
+        take(0, batches, stop=False)
+        (taken,) = take.answers(everything=True)
+        return taken.losses[0]
+
+    return step
 
 
 def compare(what: str, args: argparse.Namespace, device: torch.device) -> dict[str, object]:

@@ -22,11 +22,13 @@ from turns import serve, take_turns
 
 from mae_ext.config import Config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import on_device, settle_in
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates
-from mae_ext.engine.optim import adamw
-from mae_ext.engine.step import DTYPES, Objective, Step
+from mae_ext.engine.precision import DTYPES
+from mae_ext.engine.run import assembled
+from mae_ext.engine.step import Step
+from mae_ext.engine.task import backbone_of
 from mae_ext.interop.hf import vitmae_config
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
@@ -71,22 +73,23 @@ def peer_step(args: argparse.Namespace, device: torch.device, precision: str, fu
 
 def our_config(args: argparse.Namespace, precision: str) -> Config:
     config = vitmae_config(sizes(args.size, args.patch), args.batch)
-    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    changes = {"precision": precision, "compile": args.compile}
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
 def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:
-    config = our_config(args, precision)
-    model = on_device(MAE.from_config(config).train(), device)
-    objective = Objective(model, config)
-    optimizer = adamw(model, config.train)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    take = Step(
-        config, model, torch.compile(objective) if args.compile else objective, optimizer, scaler, Ranks(0, 1, device)
-    )
+    run = assembled(our_config(args, precision), {}, Ranks(0, 1, device))
+    take = Step(run)
     x = torch.randn(args.batch, 3, 224, 224, generator=rng(0, "bench"))
-    mask = model.modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
+    mask = backbone_of(run.model).modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
     batches = {"image": Batch(x, mask).to(device)}
-    return lambda: take(0, batches, 1e-4, False)[0][0]
+
+    def step() -> float:
+        take(0, batches, stop=False)
+        (taken,) = take.answers(everything=True)
+        return taken.losses[0]
+
+    return step
 
 
 def build(side: str, args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:

@@ -29,12 +29,12 @@ from mae_ext.data.crops import crop_sampler
 from mae_ext.data.sample import Batch, CropSampler
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.video.reader import VideoReader
-from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.optim import adamw
-from mae_ext.engine.step import DTYPES, Objective, Step
+from mae_ext.engine.precision import DTYPES
+from mae_ext.engine.run import assembled
+from mae_ext.engine.step import Step
+from mae_ext.engine.task import backbone_of
 from mae_ext.interop.videomae import videomae_config
-from mae_ext.model.mae import MAE
 from mae_ext.model.mask import Mask
 from mae_ext.rng import rng
 
@@ -60,16 +60,19 @@ def our_config(args: argparse.Namespace, precision: str, half: bool) -> Config:
 
 
 def our_step(config: Config, args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], float], Mask]:
-    model = on_device(MAE.from_config(config).train(), device)
-    objective = Objective(model, config)
-    take = Step(
-        config, model, torch.compile(objective) if args.compile else objective, adamw(model, config.train),
-        torch.amp.GradScaler(device.type, enabled=False), Ranks(0, 1, device),
-    )  # fmt: skip
-    mask = model.modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
+    config = config.model_copy(update={"train": config.train.model_copy(update={"compile": args.compile})})
+    run = assembled(config, {}, Ranks(0, 1, device))
+    take = Step(run)
+    mask = backbone_of(run.model).modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
     x = torch.rand(args.batch, 3, *CLIP, generator=rng(0, "bench"))
     batches = {"video": Batch(x, mask).to(device)}
-    return lambda: take(0, batches, 1e-4, False)[0][0], mask
+
+    def step() -> float:
+        take(0, batches, stop=False)
+        (taken,) = take.answers(everything=True)
+        return taken.losses[0]
+
+    return step, mask
 
 
 def peer_step(mask: Mask, precision: str, args: argparse.Namespace, device: torch.device) -> Callable[[], float]:

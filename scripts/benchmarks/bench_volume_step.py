@@ -23,12 +23,13 @@ from turns import serve, take_turns
 
 from mae_ext.config import Config, parse_config
 from mae_ext.data.sample import Batch
-from mae_ext.engine.cpu import on_device, settle_in
+from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.optim import adamw
-from mae_ext.engine.step import DTYPES, Objective, Step
+from mae_ext.engine.precision import DTYPES
+from mae_ext.engine.run import assembled
+from mae_ext.engine.step import Step
+from mae_ext.engine.task import backbone_of
 from mae_ext.model.grid import patchify
-from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
 SHAPES = {"tiny": (48, 2, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -63,13 +64,17 @@ def scans(args: argparse.Namespace) -> Tensor:
 
 
 def our_step(args: argparse.Namespace, device: torch.device, half: bool = False) -> Callable[[], float]:
-    config = our_config(args, half)
-    model = on_device(MAE.from_config(config).train(), device)
-    scaler = torch.amp.GradScaler(device.type, enabled=False)
-    take = Step(config, model, Objective(model, config), adamw(model, config.train), scaler, Ranks(0, 1, device))
-    mask = model.modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
+    run = assembled(our_config(args, half), {}, Ranks(0, 1, device))
+    take = Step(run)
+    mask = backbone_of(run.model).modality().draw_mask([rng(0, "bench", i) for i in range(args.batch)])
     batches = {"volume": Batch(scans(args), mask).to(device)}
-    return lambda: take(0, batches, 1e-4, False)[0][0]
+
+    def step() -> float:
+        take(0, batches, stop=False)
+        (taken,) = take.answers(everything=True)
+        return taken.losses[0]
+
+    return step
 
 
 def peer_model(args: argparse.Namespace) -> torch.nn.Module:

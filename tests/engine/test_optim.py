@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_ext.config import parse_config
-from mae_ext.engine.optim import adamw, lr_at, parameter_groups, peak_lr, rising, schedule
+from mae_ext.engine.optim import Schedule, adamw, parameter_groups, peak_lr, rising
 from mae_ext.model.mae import MAE
 
 
@@ -84,31 +84,35 @@ def test_a_floor_above_the_peak_is_said_with_both_numbers():
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine():
-    rates = [lr_at(step, 1.0, 0.1, 10, 110) for step in range(111)]
+    schedule = Schedule(steps=110, warmup=10, peak=1.0, floor=0.1)
+    rates = [schedule.lr(step) for step in range(111)]
     assert rates[:11] == pytest.approx([step / 10 for step in range(11)])
     assert rates[10] == 1.0 and rates[60] == pytest.approx(0.55) and rates[110] == pytest.approx(0.1)
     assert rates[35] == pytest.approx(0.1 + 0.9 * (1 + cos(pi / 4)) / 2)
-    assert lr_at(10_000, 1.0, 0.1, 10, 110) == pytest.approx(0.1)
+    assert schedule.lr(10_000) == pytest.approx(0.1)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(0, 50), st.integers(1, 200), st.floats(0, 1, allow_subnormal=False), st.integers(0, 300))
 def test_the_rate_never_leaves_its_bounds_and_never_rises_after_the_warm_up(warmup, total, floor, step):
-    now, later = lr_at(step, 1.0, floor, warmup, total), lr_at(step + 1, 1.0, floor, warmup, total)
+    schedule = Schedule(total, warmup, 1.0, floor)
+    now, later = schedule.lr(step), schedule.lr(step + 1)
     assert 0 <= now <= 1
     assert later >= now if step < warmup else later <= now + 1e-12
     if step >= warmup:
         assert now >= floor - 1e-12
-    assert now == lr_at(step, 1.0, floor, warmup, total)
+    assert now == Schedule(total, warmup, 1.0, floor).lr(step)
 
 
 def test_without_warm_up_the_first_step_is_at_the_peak():
-    assert lr_at(0, 0.3, 0.0, 0, 10) == 0.3
-    assert lr_at(0, 0.3, 0.0, 0, 1) == 0.3
+    assert Schedule(10, 0, 0.3, 0.0).lr(0) == 0.3
+    assert Schedule(1, 0, 0.3, 0.0).lr(0) == 0.3
 
 
 def test_epochs_become_steps_by_the_samples_of_the_first_modality():
     train = {"steps": None, "epochs": 3, "warmup_epochs": 0.5}
-    assert schedule(config(train, image={"batch": 8}), 100) == (38, 6)
-    assert schedule(config({"steps": 7, "warmup_steps": 2}), 100) == (7, 2)
-    assert schedule(config({"steps": None, "epochs": 0.001}), 100) == (1, 0)
+    assert Schedule.of(config(train, image={"batch": 8}), 100) == Schedule(38, 6, 1.5e-4 * 8 / 256, 0.0)
+    assert Schedule.of(config({"steps": 7, "warmup_steps": 2, "min_lr": 1e-6}), 100) == Schedule(
+        7, 2, 1.5e-4 / 64, 1e-6
+    )
+    assert Schedule.of(config({"steps": None, "epochs": 0.001}), 100) == Schedule(1, 0, 1.5e-4 / 64, 0.0)

@@ -9,7 +9,7 @@ from faults.kills import rows, trajectory
 
 from mae_ext.cli import run
 from mae_ext.engine import checkpoint
-from mae_ext.engine.log import Journal, Log
+from mae_ext.engine.log import Journal
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mae_ext.cli import run
 from mae_ext.engine import checkpoint
-from mae_ext.engine.train import replay
+from mae_ext.engine.failure import replay
 from mae_ext.strict_json import dumps
 
 

@@ -15,17 +15,18 @@ from golden.rest_engine import given
 from golden.rest_model import generator, numbers
 from torch import Tensor
 
-from mae_ext import schedule
-from mae_ext.config import PlugIn, parse_config
+from mae_ext.config import parse_config
 from mae_ext.data.image.boxes import ImageBoxes
 from mae_ext.data.sources import classes
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.features.encoder import Features
 from mae_ext.probing import attentive, classifiers, labelled, probe, ranking, scores
+from mae_ext.sections import PlugIn
 from mae_ext.tasks.classify import judge
 from mae_ext.tasks.detect import average_precision
 from mae_ext.tasks.detect.fcos import Detections
 from mae_ext.tasks.segment import overlap
+from mae_ext.train_config import ProbeConfig
 
 LABELS = {
     "even": [i % 3 for i in range(24)],
@@ -416,7 +417,7 @@ def probing(note: Note) -> None:
     for more in ({"baseline": "x"}, {"test": "t", "folds": 2}, {"test": None}, {"k": 0}):
         note(f"probe refuses {more}", lambda more=more: probe.probe("run", "a", **{"test": "t", **more}))
     for every in (1, 3, 4, 5, 100):
-        spec = schedule.ProbeConfig(every=every, train="a", test="b")
+        spec = ProbeConfig(every=every, train="a", test="b")
         note(f"due every {every}", [s for s in range(12) if spec.due(s, 10)])
 
 

@@ -488,9 +488,11 @@ def test_a_model_of_several_modalities_asks_which(build, draw):
 def test_gates_reach_the_encoder(build, draw):
     model = shake(build(image=IMAGE))
     x, mask = draw(model.modality())
-    assert torch.allclose(model(x, mask), model(x, mask, gates=torch.ones(2, 2, 2)), rtol=1e-6)
-    drawn = drop_path_gates(0.9, 2, 2, torch.Generator().manual_seed(0))
-    assert (drawn == 0).any() and model(x, mask) != model(x, mask, gates=drawn)
+    plain, drawn = model(x, mask), drop_path_gates(0.9, 2, 2, torch.Generator().manual_seed(0))
+    model.encoder.gates = torch.ones(2, 2, 2)
+    assert torch.allclose(plain, model(x, mask), rtol=1e-6)
+    model.encoder.gates = drawn
+    assert (drawn == 0).any() and model(x, mask) != plain
 
 
 def test_checkpointing_changes_neither_loss_nor_gradients(build, draw):

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae_ext.config import Config, PlugIn
+from mae_ext.config import Config
 from mae_ext.data.sources.meant import check_classes, one_class
 from mae_ext.data.sources.table import Items, PathTable, list_items
 from mae_ext.errors import UserError, some
 from mae_ext.rng import rng
+from mae_ext.sections import PlugIn
 
 log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""

@@ -50,9 +50,9 @@ class Classifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=HEAD_STD, generator=rng(config.seed, "init", "head"))
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, gates: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, classes) float32 logits."""
-        tokens = self.backbone.encode_all(x, name, spacing, gates)
+        tokens = self.backbone.encode_all(x, name, spacing)
         patches = tokens[:, int(self.backbone.encoder.class_token is not None) :]
         match self.pool:
             case "class":
@@ -175,8 +175,8 @@ class Classification:
         assert isinstance(model, Classifier) and config.init is not None
         load_backbone(model.backbone, config.init)
 
-    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
-        return cross_entropy(model(batch.x, name, batch.spacing, gates), batch.targets[TARGET])
+    def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
+        return cross_entropy(model(batch.x, name, batch.spacing), batch.targets[TARGET])
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
         name, modality = self._modality(config)

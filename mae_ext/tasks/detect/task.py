@@ -170,9 +170,9 @@ class Detection:
         assert isinstance(model, Detector) and config.init is not None
         load_backbone(model.backbone, config.init)
 
-    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
+    def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         assert isinstance(model, Detector)
-        answers, targets = model(batch.x, name, gates), batch.targets
+        answers, targets = model(batch.x, name), batch.targets
         return loss(answers, model.places, targets["boxes"], targets["labels"], targets["ignored"])
 
     def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:

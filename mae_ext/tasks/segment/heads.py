@@ -123,20 +123,18 @@ class Segmenter(nn.Module):
         self.taken = [max(1, round(depth * level / levels)) for level in range(1, levels)]
         """After which blocks earlier tokens are taken, counted from 1."""
 
-    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, gates: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, classes, *S) float32 logits."""
-        out: Tensor = self.head(*self._seen(x, name, spacing, gates))
+        out: Tensor = self.head(*self._seen(x, name, spacing))
         return out
 
     def probabilities(self, x: Tensor, name: str, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, *S, classes) float32, of sum 1."""
-        return self.head.probabilities(*self._seen(x, name, spacing, None))
+        return self.head.probabilities(*self._seen(x, name, spacing))
 
-    def _seen(
-        self, x: Tensor, name: str, spacing: Tensor | None, gates: Tensor | None
-    ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
+    def _seen(self, x: Tensor, name: str, spacing: Tensor | None) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
         """What a head is given: layers, the grid, and the normalised input."""
         modality, encoder = self.backbone.modality(name), self.backbone.encoder
         x = modality.normalize(x)
-        layers = encoder.layers(modality.tokens(x, modality.everything(x), spacing), self.taken, gates)
+        layers = encoder.layers(modality.tokens(x, modality.everything(x), spacing), self.taken)
         return layers, modality.grid_of(x), x.to(modality.like.dtype)

@@ -175,10 +175,10 @@ class Segmentation:
         assert isinstance(model, Segmenter) and config.init is not None
         load_backbone(model.backbone, config.init)
 
-    def loss(self, model: nn.Module, name: str, batch: Batch, gates: Tensor | None) -> Tensor:
+    def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         from monai.losses.dice import DiceCELoss
 
-        answers, wanted = model(batch.x, name, batch.spacing, gates), batch.targets[TARGET]
+        answers, wanted = model(batch.x, name, batch.spacing), batch.targets[TARGET]
         if self.ignore is not None:
             return loss_of_known(answers, wanted)
         measure = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)

@@ -230,7 +230,7 @@ def test_a_learned_pool_is_fine_tuned_kept_and_used_to_predict(fine_tune, stripe
 
 
 def test_a_non_finite_loss_stops_a_task_and_is_replayed_as_in_pretraining(fine_tune, tmp_path, capfd):
-    from mae_ext.engine.train import replay
+    from mae_ext.engine.failure import replay
 
     wild = {"train.lr": 1e30, "train.lr_per": None, "train.warmup_steps": 0, "train.clip": None, "train.steps": 40}
     assert fine_tune("none", overrides=wild, test=None) == 1

@@ -140,13 +140,13 @@ def test_the_loss_is_dice_of_the_labels_plus_cross_entropy_of_all(rare):
     """Against both written out: the background takes part in the second alone."""
 
     class Says(torch.nn.Module):
-        def forward(self, x, name, spacing=None, gates=None):
+        def forward(self, x, name, spacing=None):
             return logits
 
     logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
     task = Segmentation(classes=["x", "y"])
-    found = task.loss(Says(), "a", Batch(torch.zeros(2, 1, 4, 5), targets={TARGET: labels}), None)
+    found = task.loss(Says(), "a", Batch(torch.zeros(2, 1, 4, 5), targets={TARGET: labels}))
     p, one = logits.softmax(1), torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2)
     shared, both = (p * one).sum((2, 3)), p.sum((2, 3)) + one.sum((2, 3))
     dice = 1 - (2 * shared + 1e-5) / (both + 1e-5)

@@ -1,6 +1,6 @@
 """When a run is probed."""
 
-from mae_ext.schedule import ProbeConfig
+from mae_ext.train_config import ProbeConfig
 
 
 def test_a_run_is_probed_at_its_start_every_so_many_steps_and_at_its_end():

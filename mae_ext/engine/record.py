@@ -1,0 +1,148 @@
+"""What a run leaves of its steps: rows, bad files, scores, what observers saw, and words on a terminal."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mae_ext.data.loading.loader import Loader
+from mae_ext.data.sample import Batch
+from mae_ext.data.sources.meant import one_sided
+from mae_ext.engine.cpu import is_native
+from mae_ext.engine.evaluation import Evaluations, evaluate
+from mae_ext.engine.ledger import Ledger
+from mae_ext.engine.log import Journal, Terminal, say, warn
+from mae_ext.engine.loggers import Loggers
+from mae_ext.engine.meaning import of_first_batch, remarks
+from mae_ext.engine.observe import Observers
+from mae_ext.engine.precision import DTYPES
+from mae_ext.engine.run import Run
+from mae_ext.engine.step import Taken
+from mae_ext.engine.stop import StopFlag
+
+
+@dataclass
+class Clock:
+    """Of a step, in seconds: when it began and ended, and how long it waited for its batch. ended: None until then."""
+
+    began: float
+    waited: float
+    ended: float | None = None
+
+
+class Record:
+    """Metrics, ledger, evaluations, observers, loggers and the terminal of a run. On all ranks; rank 0 alone writes."""
+
+    def __init__(self, run: Run, out: Path, stop: StopFlag) -> None:
+        start, total = run.at.step, run.schedule.steps
+        self.run, self.stop = run, stop
+        self.ledger = Ledger(out, start, run.ranks)
+        self.evaluations = Evaluations(out, start, run.config.train.evaluate_every, total, run.ranks)
+        self.loggers = Loggers(run.loggers if run.ranks.main else {}, out, run.config, start)
+        self.observers = Observers(run, out)
+        self.metrics = Journal(out / "metrics.jsonl", start) if run.ranks.main else None
+        self.terminal = Terminal(total, start) if run.ranks.main else None
+        self.skipped = sum(row.get("skipped", 0) for row in self.metrics.rows) if self.metrics else 0
+        """Updates that fp16's loss scaler left out since the beginning of the run."""
+        self.clocks, self.incidents = dict[int, Clock](), 0
+
+    def met(self, step: int, batches: dict[str, Batch], loader: Loader, began: float) -> bool:
+        """Of the batches of a step: whether this rank met a bad file that nobody has met so far."""
+        self.clocks[step] = Clock(began, loader.waited)
+        if self.run.ranks.main and step == self.run.at.step:
+            for remark in of_first_batch(self.run.config, batches):
+                warn(remark)
+        for incident in loader.incidents[self.incidents :]:
+            warn(f"a loader worker was replaced at step {incident.step + 1}: {incident.what}")
+        self.incidents = len(loader.incidents)
+        return self.ledger.note(step + 1, batches)
+
+    def share(self, step: int) -> None:
+        """What any rank met in a step becomes known to all. Raises RunError where that makes too many bad files."""
+        self.ledger.share(self.run.config, self.run.data, step + 1)
+
+    def write(self, answers: Iterable[Taken]) -> bool:
+        """Rows of the steps whose answers have come -> whether, in one of them, any rank was told to stop."""
+        stopping = False
+        for taken in answers:
+            clock = self.clocks.pop(taken.step)
+            stopping = stopping or taken.stopping
+            if self.metrics and self.terminal:
+                row = row_of(self.run, taken, clock.waited, (clock.ended or time.perf_counter()) - clock.began)
+                self.metrics.write(row)
+                self.terminal.show(row)
+                self.skipped += row.get("skipped", 0)
+                self.loggers.write(row["step"], {key: value for key, value in row.items() if key != "step"})
+        for clock in self.clocks.values():
+            clock.ended = clock.ended or time.perf_counter()
+        return stopping
+
+    def due(self, step: int) -> bool:
+        """Whether `look` has anything to do after a step, which is saved first."""
+        return self.evaluations.due(step) or self.observers.due(step)
+
+    def look(self, step: int) -> None:
+        """The observers and the evaluation that are due after a step. Raises Interrupted, on all ranks."""
+        if self.observers.due(step):
+            self.loggers.write(step, self.observers.look(step, self.stop))
+        if self.evaluations.due(step):
+            run = self.run
+            scores = evaluate(run.task, run.model, run.config, run.ranks, self.stop)
+            self.evaluations.write(step, scores)
+            self.loggers.write(step, {f"held_out/{key}": value for key, value in scores.items()})
+
+    def sync(self) -> None:
+        """Everything is on the disk, or OSError. A checkpoint must not be ahead of the rows that led to it."""
+        for journal in (self.ledger.journal, self.metrics):
+            if journal:
+                journal.sync()
+        self.observers.sync()
+
+    def close(self) -> None:
+        for part in (self.ledger, self.evaluations, self.metrics, self.terminal, self.observers, self.loggers):
+            if part:
+                part.close()
+
+
+def row_of(run: Run, taken: Taken, waited: float, seconds: float) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    config, losses, done = run.config, taken.losses, taken.step + 1
+    name, modality = next(iter(config.modalities.items()))
+    row: dict[str, Any] = {
+        "step": done,
+        "epoch": done * modality.batch / run.data[name].plan.samples_per_epoch,
+        "loss": sum(m.weight * loss for m, loss in zip(config.modalities.values(), losses, strict=True)),
+        "lr": run.schedule.lr(taken.step),
+        "grad_norm": taken.norm,
+        "samples_per_s": config.samples_per_step / seconds,
+        "data_wait": waited,
+        "seconds": seconds,
+    }
+    if len(losses) > 1:
+        row |= {f"loss/{n}": loss for n, loss in zip(config.modalities, losses, strict=True)}
+    if config.train.precision == "fp16":
+        row |= {"skipped": int(taken.skipped), "loss_scale": taken.scale}
+    return row
+
+
+def say_what_begins(run: Run, out: Path) -> None:
+    """The opening line of a run, and what in its settings and files is followed to the letter and hardly meant."""
+    config, start, total, ranks = run.config, run.at.step, run.schedule.steps, run.ranks
+    for name, modality in run.data.items():
+        if unsaid := one_sided(modality.reader, modality.items.addresses):
+            warn(f"{name}: {unsaid}")
+    files = ", ".join(f"{len(d.items)} {n} files" for n, d in run.data.items())
+    millions = sum(p.numel() for p in run.model.parameters()) / 1e6
+    begins = f"going on from step {start}" if start else "starting"
+    say(
+        f"{begins}: {total} steps of {config.samples_per_step} samples, {files}, {millions:.1f} M parameters, "
+        f"{ranks.world} x {ranks.device.type} {config.train.precision}, run in {out}"
+    )
+    for remark in remarks(config, total, run.schedule.warmup):
+        warn(remark)
+    if ranks.device.type == "cpu" and not is_native(DTYPES[config.train.precision]):
+        say(
+            f"this processor has no {config.train.precision} products: they are taken in fp32, of rounded numbers; "
+            f"train.precision=fp32 is at least as fast"
+        )

@@ -1,0 +1,160 @@
+"""What comes before the first step and is a `Run`: files, settings, statistics, the model with its weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mae_ext import plugins
+from mae_ext.config import Config
+from mae_ext.data.loading.loader import ModalityData
+from mae_ext.engine import checkpoint
+from mae_ext.engine.cpu import on_device
+from mae_ext.engine.distributed import Ranks, check_split, lost_rank
+from mae_ext.engine.evaluation import announce, check_held_out
+from mae_ext.engine.ledger import Ledger
+from mae_ext.engine.log import announced, warn
+from mae_ext.engine.meaning import check_meaning
+from mae_ext.engine.optim import Schedule, adamw, freeze
+from mae_ext.engine.precision import LossScale
+from mae_ext.engine.resume import (
+    Progress,
+    Stopped,
+    asked_statistics,
+    check_same,
+    kept_statistics,
+    measured_anew,
+    restore,
+    snapshot,
+    to_measure,
+)
+from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
+from mae_ext.engine.task import Task, build_model, task_of
+from mae_ext.errors import NoneMeasurable
+from mae_ext.progress import watched_by
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a step needs. config: settled, with numbers where it left them to the data.
+
+    at: where it stood when it was made; found: the checkpoint that it goes on from, or None. observers, loggers: by
+    name, not yet open; none where a step is replayed.
+    """
+
+    config: Config
+    task: Task
+    data: dict[str, ModalityData]
+    ranks: Ranks
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    scaler: LossScale
+    schedule: Schedule
+    at: Progress = field(default_factory=Progress)
+    found: Path | None = None
+    observers: dict[str, Any] = field(default_factory=dict)
+    loggers: dict[str, Any] = field(default_factory=dict)
+
+    def snapshot(self, skipped: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What a checkpoint holds. skipped: updates in a row that fp16's loss scaler has left out by now."""
+        extra = {"scaler": self.scaler.state_dict(), "skipped": skipped, "statistics": self.at.statistics}
+        return snapshot(self.model, self.optimizer, self.data, self.config, extra)
+
+
+def assembled(
+    config: Config, data: dict[str, ModalityData], ranks: Ranks, at: Progress | None = None, found: Path | None = None
+) -> Run:
+    """The run of a settled config at its start, or as a checkpoint left it (`found`, and `at`, read from it)."""
+    task, at = task_of(config), at or Progress()
+    samples = next((d.plan.samples_per_epoch for d in data.values()), 0)
+    torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
+    model = build_model(config)
+    if found is None and config.init is not None:
+        task.start(model, config)
+    model = on_device(model, ranks.device).train()
+    freeze(model, config.train.freeze)
+    optimizer, scaler = adamw(model, config.train), LossScale(ranks.device, config.train.precision)
+    if found is not None:
+        restore(found, config, model, optimizer, scaler, at)
+    return Run(config, task, data, ranks, model, optimizer, scaler, Schedule.of(config, samples), at, found)
+
+
+def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Run:
+    """Reads and measures, and writes nothing. A signal ends it at once: raises Stopped."""
+    heedful = HeedfulRanks(ranks.rank, ranks.world, ranks.device, ranks.waiting, stop)
+    try:
+        with watched_by(announced) if ranks.main else nullcontext():
+            return replace(_begun(config, out, heedful, allow_change), ranks=ranks)
+    except Interrupted:
+        pass
+    except RuntimeError as error:
+        # Told to stop, a rank that lists files leaves at once, and others that wait for it lose it.
+        if not (stop.received and ranks.world > 1 and lost_rank(error)):
+            raise
+    there = checkpoint.steps_of(out / "checkpoints")
+    raise Stopped(
+        "stopped by a signal before a step was taken; the same command goes on"
+        if there
+        else "stopped by a signal before the first step; the same command starts again"
+    )
+
+
+def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -> Run:
+    check_split(config, ranks.world)
+    check_meaning(config)
+    observers, loggers = (
+        {spec.name: registry.build(spec.name, spec.arguments, where) for spec in specs}
+        for registry, specs, where in (
+            (plugins.observers, config.train.all_observers, "train.observe"),
+            (plugins.loggers, config.train.all_loggers, "train.loggers"),
+        )
+    )
+    ranks.on_main(lambda: [logger.check() for logger in loggers.values()])
+    found = ranks.on_main(lambda: checkpoint.latest(out, warn))
+    task, asked = task_of(config), asked_statistics(config)
+    data = ranks.alone(lambda: task.data(config, ranks.rank, ranks.world))
+    if found is None and ranks.main:
+        announce(config, data)  # before it is measured, which may take long
+    with _told_of_all_bad(out, ranks):
+        ranks.on_main(lambda: _check_judged(config, observers))
+    if found is None:
+        with _told_of_all_bad(out, ranks):
+            unsettled = config
+            config = ranks.on_main(lambda: task.settle(unsettled, data, None))
+        at = Progress(statistics=asked)
+    else:
+        at = Progress.read(found)
+        config = task.settle(config, data, checkpoint.read_config(found))
+        check_same(config, found, at, data, allow_change, asked)
+        if ranks.main:
+            announce(config, data)
+        if anew := to_measure(asked, at):
+            before = config
+            config = ranks.on_main(lambda: measured_anew(before, anew, data))
+        at = replace(at, statistics=asked | {n: at.statistics.get(n, asked[n]) for n in kept_statistics(config, found)})
+    run = ranks.alone(lambda: assembled(config, data, ranks, at, found))
+    return replace(run, observers=observers, loggers=loggers)
+
+
+def _check_judged(config: Config, observers: dict[str, Any]) -> None:
+    """Raises UserError for held-out data, or a probe's, that cannot be judged at all: now, and not hours from now."""
+    check_held_out(config)
+    for observer in observers.values():
+        observer.check(config)
+
+
+@contextmanager
+def _told_of_all_bad(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Where all files are bad before anything is trained, the ledger says why before the run ends."""
+    try:
+        yield
+    except NoneMeasurable as none:
+        if ranks.main:
+            ledger = Ledger(out, 0, Ranks(0, 1, ranks.device))
+            ledger.last_words(0, none.bad)
+            ledger.close()
+        raise

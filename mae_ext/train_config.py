@@ -1,0 +1,103 @@
+"""`train:` of a config: how long, how fast, how exactly, what is kept of it, and who looks on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mae_ext.sections import Named, PlugIn, Positive, Section
+
+
+class ProbeConfig(Section):
+    """kNN and linear probe at the start, every `every` steps and at the end. They change no loss, and take time."""
+
+    every: Positive
+    train: str
+    """A labelled source to learn from: class folders, a list (index.csv::train), shards or .npz."""
+    test: str
+    modality: str | None = None
+    """Which one, if the run has several."""
+    pool: Literal["mean", "class"] = "mean"
+    k: Positive = 20
+
+    def due(self, step: int, total: int) -> bool:
+        return step % self.every == 0 or step == total
+
+
+class TrainConfig(Section):
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    lr: Annotated[float, Field(gt=0)] = 1.5e-4
+    """Base learning rate: the rate used is lr * (samples per step) / lr_per (MAE, appendix A: per 256)."""
+    lr_per: Positive | None = 256
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
+    (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
+    freeze: Literal["none", "encoder"] | Positive = "none"
+    """What a task does not train: nothing, all of the encoder, or its embedding and so many of its first blocks."""
+    evaluate_every: Positive | None = None
+    """Steps between two evaluations on data.test. There is always one at the end."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    uniformity: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of U-MAE's term (model/uniformity.py) in the loss; its paper takes 0.01."""
+    accumulate: Positive = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    compile: bool = False
+    checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Positive = 2
+    worker_timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds without a batch after which a worker counts as hung and is replaced."""
+    save_every: Positive = 500
+    keep: Annotated[int, Field(ge=2)] = 2
+    log_every: Positive = 1
+    """Steps between two times that the device is asked how they went; the rows of all of them are written then."""
+    tensorboard: bool = True
+    """Short for the logger of that name."""
+    loggers: tuple[Named, ...] = ()
+    """Who is told of losses and scores beside metrics.jsonl: wandb, mlflow, a plug-in."""
+    probe: ProbeConfig | None = None
+    """Judges the encoder while it trains; changes no loss. Short for the observer of that name."""
+    observe: tuple[Named, ...] = ()
+    """Who else looks at the model while it trains, and changes nothing."""
+
+    @property
+    def all_loggers(self) -> tuple[PlugIn, ...]:
+        named = any(spec.name == "tensorboard" for spec in self.loggers)
+        return (*([PlugIn(name="tensorboard")] if self.tensorboard and not named else []), *self.loggers)
+
+    @property
+    def all_observers(self) -> tuple[PlugIn, ...]:
+        probe = [] if self.probe is None else [PlugIn(name="probe", **self.probe.model_dump())]
+        return (*probe, *self.observe)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "TrainConfig":
+        for key, specs in (("loggers", self.all_loggers), ("observe", self.all_observers)):
+            names = [spec.name for spec in specs]
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                also = " (train.probe is one)" if twice[0] == "probe" else ""
+                raise ValueError(f"{key} names '{twice[0]}' twice{also}: their rows would be in one file; name it once")
+        if not self.tensorboard and any(spec.name == "tensorboard" for spec in self.loggers):
+            raise ValueError("tensorboard is false, and loggers names it: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _length(self) -> "TrainConfig":
+        for what in ("epochs", "warmup_epochs"):
+            other = what.replace("epochs", "steps")
+            if getattr(self, what) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give {what} or {other}, not both")
+        if self.epochs is None and self.steps is None:
+            raise ValueError("give epochs or steps")
+        if self.uniformity and self.accumulate > 1:
+            raise ValueError(
+                f"uniformity={self.uniformity:g} compares the samples of a batch, which accumulate={self.accumulate} "
+                f"never has together; set accumulate to 1, and checkpointing to true if memory is short"
+            )
+        return self
