@@ -112,7 +112,6 @@ def test_without_warm_up_the_first_step_is_at_the_peak():
 def test_epochs_become_steps_by_the_samples_of_the_first_modality():
     train = {"steps": None, "epochs": 3, "warmup_epochs": 0.5}
     assert Schedule.of(config(train, image={"batch": 8}), 100) == Schedule(38, 6, 1.5e-4 * 8 / 256, 0.0)
-    assert Schedule.of(config({"steps": 7, "warmup_steps": 2, "min_lr": 1e-6}), 100) == Schedule(
-        7, 2, 1.5e-4 / 64, 1e-6
-    )
+    few = config({"steps": 7, "warmup_steps": 2, "min_lr": 1e-6})
+    assert Schedule.of(few, 100) == Schedule(7, 2, 1.5e-4 / 64, 1e-6)
     assert Schedule.of(config({"steps": None, "epochs": 0.001}), 100) == Schedule(1, 0, 1.5e-4 / 64, 0.0)

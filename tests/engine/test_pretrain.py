@@ -1,4 +1,4 @@
-"""What pretraining hands to the model: everything that a batch knows of its samples, and the gates of the step."""
+"""What pretraining hands to the model: everything that a batch knows of its samples."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from mae_ext.config import parse_config
 from mae_ext.data.sample import Batch
 from mae_ext.engine.pretrain import Pretraining
 from mae_ext.model.mae import MAE
-from mae_ext.model.transformer import drop_path_gates
 from mae_ext.rng import rng
 
 
@@ -29,14 +28,14 @@ def asked():
         x, mask, valid=torch.rand(4, 1, 8, 8, generator=rng(0, "valid")) < 0.5,
         spacing=torch.tensor([[1.0, 1.0], [1.5, 1.0], [3.0, 2.0], [0.5, 0.5]]), files=torch.tensor([0, 0, 1, 2]),
     )  # fmt: skip
-    return model, batch, drop_path_gates(0.5, 2, 4, rng(0, "gates"))
+    return model, batch
 
 
 def test_the_loss_is_that_of_all_that_is_known(asked):
-    model, batch, gates = asked
-    found = Pretraining().loss(model, "scan", batch, gates)
-    known = {"valid": batch.valid, "spacing": batch.spacing, "gates": gates, "files": batch.files}
+    model, batch = asked
+    found = Pretraining().loss(model, "scan", batch)
+    known = {"valid": batch.valid, "spacing": batch.spacing, "files": batch.files}
     assert torch.equal(found, model(batch.x, batch.mask, "scan", **known))
     ones = torch.ones_like(batch.spacing)  # positions in mm need some
-    for name, other in {"valid": None, "spacing": ones, "gates": None, "files": None}.items():
+    for name, other in {"valid": None, "spacing": ones, "files": None}.items():
         assert not torch.equal(found, model(batch.x, batch.mask, "scan", **known | {name: other})), name

@@ -8,8 +8,16 @@ import torch
 from faults.kills import rows, trajectory
 
 from mae_ext.cli import run
+from mae_ext.config import load_config
 from mae_ext.engine import checkpoint
+from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal
+from mae_ext.engine.record import Clock, Record
+from mae_ext.engine.resume import Progress
+from mae_ext.engine.run import assembled
+from mae_ext.engine.step import Taken
+from mae_ext.engine.stop import StopFlag
+from mae_ext.engine.task import task_of
 
 
 @pytest.fixture
@@ -219,12 +227,17 @@ def test_a_line_that_a_kill_cut_off_is_written_again(tmp_path):
     ]  # fmt: skip
 
 
-def test_updates_that_were_skipped_are_counted_from_the_beginning_of_a_run_that_goes_on(tmp_path):
+def test_updates_that_were_skipped_are_counted_from_the_beginning_of_a_run_that_goes_on(tiny, photos, tmp_path):
+    config = load_config(tiny({"train.precision": "fp16", "modalities.image.data.path": str(photos)}))
+    going_on = assembled(config, task_of(config).data(config), Ranks(0, 1, torch.device("cpu")), Progress(step=4))
     row = {"loss": 1.0, "samples_per_s": 1.0, "data_wait": 0.0, "seconds": 1.0}
     lines = [json.dumps(row | {"step": step, "skipped": skipped}) for step, skipped in enumerate((1, 0, 1, 1, 1), 1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    log = Log(tmp_path, 4, 10, False)
-    assert log.skipped == 3  # the fifth will be made again
-    log.write(row | {"step": 5, "skipped": 1})
-    log.close()
-    assert log.skipped == 4 and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+    record = Record(going_on, tmp_path, StopFlag())
+    assert record.skipped == 3  # the fifth will be made again
+    record.clocks[4] = Clock(began=1.0, waited=0.5, ended=3.0)
+    assert not record.write([Taken(4, [1.0], 2.0, stopping=False, skipped=True, scale=8.0)])
+    record.close()
+    assert record.skipped == 4 and len(rows(tmp_path / "metrics.jsonl")) == 5
+    last = rows(tmp_path / "metrics.jsonl")[-1]
+    assert (last["step"], last["seconds"], last["data_wait"], last["samples_per_s"]) == (5, 2.0, 0.5, 4.0)

@@ -26,12 +26,14 @@ from mae_ext.engine import (
     log,
     meaning,
     optim,
+    record,
     resume,
     step,
     task,
-    train,
 )
 from mae_ext.engine.ledger import Ledger
+from mae_ext.engine.precision import LossScale
+from mae_ext.engine.run import Run
 from mae_ext.errors import cause_of
 from mae_ext.model.mae import MAE
 
@@ -114,7 +116,7 @@ def rates(note: Note) -> None:
     ):
         note(
             f"lr peak {peak} floor {floor} warmup {warmup} of {total}",
-            {s: optim.lr_at(s, peak, floor, warmup, total) for s in range(total + 2)},
+            {s: optim.Schedule(total, warmup, peak, floor).lr(s) for s in range(total + 2)},
         )
     for changes in (
         {"train": {"steps": 5}},
@@ -127,7 +129,12 @@ def rates(note: Note) -> None:
         {"train": {"epochs": 1, "warmup_epochs": 1.37}},
     ):
         for samples in (4, 10, 13, 1000):
-            note(f"schedule {changes} {samples}", optim.schedule(given(changes), samples))
+
+            def planned(changes: Any = changes, samples: int = samples) -> Any:
+                schedule = optim.Schedule.of(given(changes), samples)
+                return schedule.steps, schedule.warmup
+
+            note(f"schedule {changes} {samples}", planned)
     for changes in (
         {},
         {"train.lr_per": None},
@@ -271,12 +278,15 @@ def journals(note: Note) -> None:
         shutil.rmtree("o", ignore_errors=True)
         Path("o").mkdir()
         Path("o/metrics.jsonl").write_text(lines)
-        written = log.Log(Path("o"), at, 40, False)
-        written.write(
-            {"step": at + 1, "loss": 1.0, "samples_per_s": 2.0, "data_wait": 0.1, "seconds": 1.0, "skipped": 1}
-        )
-        note(f"log at {at}", [written.skipped, written.terminal.every, Path("o/metrics.jsonl").read_text()])
-        written.close()
+        # What a record does on rank 0.
+        metrics, terminal = log.Journal(Path("o/metrics.jsonl"), at), log.Terminal(40, at)
+        row = {"step": at + 1, "loss": 1.0, "samples_per_s": 2.0, "data_wait": 0.1, "seconds": 1.0, "skipped": 1}
+        metrics.write(row)
+        terminal.show(row)
+        skipped = sum(row.get("skipped", 0) for row in metrics.rows) + 1
+        note(f"log at {at}", [skipped, terminal.every, Path("o/metrics.jsonl").read_text()])
+        metrics.close()
+        terminal.close()
     note("no rows", log.rows_until(Path("absent"), 3))
     note("by modality", log._by_modality({"loss/a": 1.0, "loss": 2.0, "loss/b": 0.25}))
     for total in (1, 19, 20, 39, 40, 100):
@@ -320,7 +330,7 @@ def ledgers(note: Note) -> None:
                     ]
                     batch: Any = {"image": SimpleNamespace(bad=[*rows, *rows[:1]])}
                     news = [ledger.note(3, batch)]
-                    ledger.share(config, data_of(config, count))
+                    ledger.share(config, data_of(config, count), 3)
                     news.append(ledger.note(4, batch))
                     ledger.close()
                     return [
@@ -629,13 +639,27 @@ class Plain(nn.Module):
 
 
 class Summed:
-    def loss(self, model: Any, name: str, batch: Batch, gates: Any) -> Any:
-        drawn = 1.0 if gates is None else gates.mean()
+    def loss(self, model: Any, name: str, batch: Batch) -> Any:
+        drawn = 1.0 if batch.gates is None else batch.gates.permute(1, 2, 0).contiguous().mean()
         return (
             (batch.x.mean() * model.weight.sum() + model.bias.sum() + model.encoder.class_token.sum())
             * drawn
             * (2.0 if name == "video" else 1.0)
         )
+
+
+class Rising(optim.Schedule):
+    def lr(self, number: int) -> float:
+        return 0.1 * (number + 1)
+
+
+def run_of(config: Config, model: Any, task: Any, rates: Any, scale: float = 2.0**16, skipped: int = 0) -> Run:
+    scaler = LossScale(ONE.device, config.train.precision)
+    if config.train.precision == "fp16":
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
+    counted: Any = {n: SimpleNamespace(plan=SimpleNamespace(samples_per_epoch=10)) for n in config.modalities}
+    at = resume.Progress(skipped=skipped)
+    return Run(config, task, counted, ONE, model, optim.adamw(model, config.train), scaler, rates, at)
 
 
 @area(relative=2e-4)
@@ -660,25 +684,17 @@ def steps(note: Note) -> None:
         def taken(changes: dict[str, Any] = changes) -> Any:
             config = given({"train.precision": "fp32", **changes})
             model: Any = Plain(0.5)
-            optimizer = optim.adamw(model, config.train)
-            scaler = torch.amp.GradScaler("cpu", enabled=False)
-            take = step.Step(config, model, step.Objective(model, config, Summed()), optimizer, scaler, ONE)
+            whole = run_of(config, model, Summed(), Rising(4, 0, 0.1, 0.0))
+            take = step.Step(whole)
             found = []
             for number in range(3):
                 batches = {
                     n: Batch(x=numbers(m.batch, 3, seed=number), mask=None, bad=[])
                     for n, m in config.modalities.items()
                 }
-                one = take(number, batches, 0.1 * (number + 1), number == 2, number == 1)
-                row = train._row(
-                    config,
-                    {n: SimpleNamespace(plan=SimpleNamespace(samples_per_epoch=10)) for n in config.modalities},
-                    number + 1,
-                    one,
-                    0.1,
-                    0.5,
-                    2.0,
-                )
+                take(number, batches, number == 2, number == 1)
+                (one,) = take.answers()
+                row = {**record.row_of(whole, one, 0.5, 2.0), "lr": 0.1}
                 found.append(
                     [
                         one.losses,
@@ -699,15 +715,9 @@ def steps(note: Note) -> None:
     for rank in (0, 1):
         ranks = distributed.Ranks(rank, 1, torch.device("cpu"))
         model_: Any = Plain(0.5)
-        take = step.Step(
-            dropped,
-            model_,
-            lambda *a: None,
-            optim.adamw(model_, dropped.train),
-            torch.amp.GradScaler("cpu", enabled=False),
-            ranks,
-        )
-        note(f"gates of rank {rank}", [take._gates("image", number, 4) for number in (0, 1)])
+        take = step.Step(replace(run_of(dropped, model_, Summed(), Rising(4, 0, 0.1, 0.0)), ranks=ranks))
+        drawn = [take._gates("image", number, 4) for number in (0, 1)]
+        note(f"gates of rank {rank}", [None if g is None else g.permute(1, 2, 0).contiguous() for g in drawn])
     config = config_of({"video": {**CLIP, "position": {"name": "sincos", "unit": 3.0}}}, {"uniformity": 0.3})
     pretraining = plugins.tasks.build("pretrain", {}, "task")
     model = pretraining.model(config)
@@ -721,22 +731,17 @@ def steps(note: Note) -> None:
     for lacks in ("nothing", "valid", "files", "gates"):
         parts = {k: v for k, v in whole.items() if k != lacks}
         gates = None if lacks == "gates" else torch.arange(12.0).view(2, 2, 3) / 6
-        note(f"pretraining without {lacks}", pretraining.loss(model, "video", Batch(x=x, **parts), gates))
+        rows = None if gates is None else gates.permute(2, 0, 1).contiguous()
+        note(f"pretraining without {lacks}", pretraining.loss(model, "video", Batch(x=x, gates=rows, **parts)))
     for start in (float("nan"), float("inf")):
         for precision in ("fp32", "bf16"):
 
             def broken(start: float = start, precision: str = precision) -> Any:
                 config = given({"train.precision": precision})
                 model: Any = Plain(start)
-                take = step.Step(
-                    config,
-                    model,
-                    step.Objective(model, config, Summed()),
-                    optim.adamw(model, config.train),
-                    torch.amp.GradScaler("cpu", enabled=False),
-                    ONE,
-                )
-                return take(0, {"image": Batch(x=numbers(4, 3), mask=None, bad=[])}, 0.1, False)
+                take = step.Step(run_of(config, model, Summed(), Rising(4, 0, 0.1, 0.0)))
+                take(0, {"image": Batch(x=numbers(4, 3), mask=None, bad=[])}, False)
+                return list(take.answers())
 
             note(f"starts {start} {precision}", broken)
 
@@ -747,7 +752,7 @@ class Overflowing:
     def __init__(self, bad: list[bool]) -> None:
         self.bad = bad
 
-    def loss(self, model: Any, name: str, batch: Batch, gates: Any) -> Any:
+    def loss(self, model: Any, name: str, batch: Batch) -> Any:
         return (model.weight.sum().sqrt() if self.bad.pop(0) else model.weight.sum()) + model.bias.sum()
 
 
@@ -766,19 +771,12 @@ def skipping(note: Note) -> None:
         def taken(pattern: Any = pattern, before: int = before, scale: float = scale) -> Any:
             config = given({"train.precision": "fp16"})
             model: Any = Plain(0.0)
-            scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-            take = step.Step(
-                config,
-                model,
-                step.Objective(model, config, Overflowing([bool(b) for b in pattern])),
-                optim.adamw(model, config.train),
-                scaler,
-                ONE,
-                skipped=before,
-            )
+            task = Overflowing([bool(b) for b in pattern])
+            take = step.Step(run_of(config, model, task, optim.Schedule(4, 0, 0.0, 0.0), scale, before))
             found = []
             for number in range(len(pattern)):
-                one = take(number, {"image": Batch(x=numbers(4, 3), mask=None, bad=[])}, 0.0, False)
+                take(number, {"image": Batch(x=numbers(4, 3), mask=None, bad=[])}, False)
+                (one,) = take.answers()
                 found.append([one.skipped, take.skipped, one.scale])
             return found
 

@@ -370,9 +370,10 @@ def models(note: Note) -> None:
             for kind, more in (
                 ("", {}),
                 ("valid", {"valid": valid}),
-                ("gates", {"gates": gates}),
+                ("gates", {}),
                 ("files", {"files": files}),
             ):
+                model.encoder.gates = gates if kind == "gates" else None
                 note(
                     f"{where} loss {kind}",
                     lambda n=name, x=x, mask=mask, more=more, model=model, spacing=spacing: model(

@@ -19,11 +19,12 @@ from mae_ext.config import Config
 from mae_ext.data.sources.table import list_items
 from mae_ext.engine import train as loop
 from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.observe import aside
 from mae_ext.engine.step import as_evaluated
 from mae_ext.engine.task import load_task
 from mae_ext.features.embed import embed
 from mae_ext.features.encoder import load_encoder
-from mae_ext.probing.during import _aside
+from mae_ext.probing.during import ProbesDuring
 from mae_ext.probing.probe import probe
 from mae_ext.report import pictures
 from mae_ext.tasks.detect.task import Detection
@@ -115,14 +116,14 @@ def runs(note: Note) -> None:
     pictures_of(Path("train"))
     pictures_of(Path("test"), 3, bad=False)
     seen: list[Any] = []
-    judged = loop.ProbesDuring.__call__
+    judged = ProbesDuring.__call__
 
-    def asked(self: Any, step: int) -> None:
+    def asked(self: Any, step: int) -> dict[str, float]:
         seen.append([step, steps("run") if step else []])
-        judged(self, step)
+        return judged(self, step)
 
     probing = {"train.probe": {"every": 3, "train": "test", "test": "test", "k": 3}}
-    with mock.patch.object(loop.ProbesDuring, "__call__", asked):
+    with mock.patch.object(ProbesDuring, "__call__", asked):
         loop.train(config_of(**probing), "run")
     note("probed when saved", seen)
     note("rows", [list(r.values()) for r in rows("run/metrics.jsonl")])
@@ -164,7 +165,7 @@ def runs(note: Note) -> None:
     note("random weights", [encoder.randomised(seed).features("test").features for seed in (0, 1)])
     torch.manual_seed(4)
     model = encoder.model.train()
-    with _aside(model):
+    with aside(model):
         drawn_inside = [torch.rand(3), model.training]
     note("aside", [drawn_inside, torch.rand(3), model.training])
     model.eval()

@@ -125,7 +125,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
         ],
     ),
     "report": ("mae_ext.report.page.write_report", [["run"], []]),
-    "replay": ("mae_ext.engine.train.replay", [["failure"]]),
+    "replay": ("mae_ext.engine.failure.replay", [["failure"]]),
     "pretrain": (
         "mae_ext.engine.train.train",
         [

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from mae_ext.config import load_config, parse_config
+from mae_ext.engine.observe import aside
 from mae_ext.engine.train import train
 from mae_ext.errors import UserError
 from mae_ext.model.mae import MAE
-from mae_ext.probing.during import ProbesDuring, _aside
+from mae_ext.overrides import configured
+from mae_ext.probing.during import ProbesDuring
 from mae_ext.probing.probe import probe
 
 
@@ -53,9 +55,13 @@ def test_a_probe_sees_the_model_in_eval_mode_and_leaves_it_as_it_was(asked, tmp_
     config, seen = asked(), []
     model = MAE.from_config(config).train()
     model.encoder.register_forward_pre_hook(lambda module, _: seen.append(module.training))
-    probes = ProbesDuring(config.train.probe, model, config, tmp_path, 0, 12)
-    probes(0)
+    probes = ProbesDuring(**config.train.probe.model_dump())
+    probes.open(model, config, tmp_path, 0)
+    with aside(model):
+        scores = probes(0)
+        assert probes(0) == {}  # once is enough
     probes.close()
+    assert scores.keys() == {"linear", "knn"} and all(0 <= score <= 1 for score in scores.values())
     assert seen and not any(seen) and model.training and len(rows(tmp_path / "probes.jsonl")) == 1
 
 
@@ -82,6 +88,24 @@ def test_what_cannot_be_probed_is_refused_before_the_first_step(asked, photos, t
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     with pytest.raises(UserError, match=r"train\.probe\.evry"):
         asked(evry=3)
+
+
+def test_a_probe_is_the_observer_of_its_name_and_is_named_once(asked, striped, tmp_path):
+    spec = asked().train.probe.model_dump()
+    as_observer = configured(asked(False), None, [f"train.observe=[{json.dumps({'name': 'probe', **spec})}]"], None)
+    short, long = train(asked(), tmp_path / "short"), train(as_observer, tmp_path / "long")
+    apart = {"checkpoint", "seconds"}
+    one, other = (
+        [{k: v for k, v in row.items() if k not in apart} for row in rows(run / "probes.jsonl")]
+        for run in (short, long)
+    )
+    assert one == other and len(one) == 4
+    with pytest.raises(UserError, match=r"observe names 'probe' twice \(train.probe is one\)"):
+        configured(as_observer, None, [f"train.probe={json.dumps(spec)}"], None)
+    wrong = configured(asked(False), None, ["train.observe=[{name: probe, every: 0, train: a, test: b}]"], None)
+    with pytest.raises(UserError, match=r"train\.observe: observer 'probe': every: Input should be greater than"):
+        train(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong" / "config.yaml").exists()
 
 
 def test_a_source_that_vanishes_is_a_warning_and_training_goes_on(asked, striped, tmp_path, capsys):
@@ -151,7 +175,7 @@ def _volumes(root: Path) -> None:
 def test_whatever_a_probe_draws_or_meets_the_model_and_the_generator_are_as_they_were(make_config, training, fails):
     """A reader or an embedder of somebody else's may draw from the global generator."""
     model, state = MAE(make_config()).train(training), torch.get_rng_state()
-    with contextlib.suppress(UserError), _aside(model):
+    with contextlib.suppress(UserError), aside(model):
         assert not model.training
         torch.rand(5)
         if fails:

@@ -41,9 +41,9 @@ class Detector(nn.Module):
         found = places_of(self.pyramid.grids_of(grid), self.pyramid.strides, tuple(x.shape[2:]))
         return Places(*(part.to(self.xy.device) for part in (found.xy, found.stride, found.reach)))
 
-    def forward(self, x: Tensor, name: str, gates: Tensor | None = None) -> Answers:
+    def forward(self, x: Tensor, name: str) -> Answers:
         """(B, C, H, W) in reader units -> Answers in pixels of x."""
-        tokens = self.backbone.encode_all(x, name, gates=gates)[:, int(self.backbone.encoder.class_token is not None) :]
+        tokens = self.backbone.encode_all(x, name)[:, int(self.backbone.encoder.class_token is not None) :]
         grid = self.backbone.modality(name).grid_of(x)
         answers: Answers = self.head(self.pyramid(tokens, grid), self.pyramid.strides)
         return answers
