@@ -20,7 +20,7 @@ from mae_ext.data.sources.table import list_items
 from mae_ext.engine import train as loop
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.observe import aside
-from mae_ext.engine.step import as_evaluated
+from mae_ext.engine.precision import as_evaluated
 from mae_ext.engine.task import load_task
 from mae_ext.features.embed import embed
 from mae_ext.features.encoder import load_encoder
