@@ -80,6 +80,7 @@ def test_what_a_config_does_not_say_is_what_maes_recipe_says_or_nothing_special(
         "evaluate_every": None, "clip": None, "uniformity": 0.0, "accumulate": 1, "precision": "bf16",
         "compile": False, "checkpointing": False, "device": "auto", "workers": 2, "prefetch": 2,
         "worker_timeout": 120.0, "save_every": 500, "keep": 2, "tensorboard": True, "probe": None,
+        "log_every": 1, "loggers": (), "observe": (),
     }  # fmt: skip
     assert {key: config["train"][key] for key in train} == train
 

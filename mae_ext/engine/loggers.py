@@ -54,7 +54,7 @@ class Loggers:
             self.opened[name] = logger
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, logger in list(self.opened.items()):
+        for name, logger in list(self.opened.items()) if values else ():
             try:
                 logger.write(step, values)
             except Exception as error:  # noqa: BLE001 - of a network, a disk, a library: none is worth a run

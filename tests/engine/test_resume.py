@@ -50,7 +50,7 @@ def test_going_on_repeats_the_missing_half_bit_for_bit(half, go_on):
 @pytest.mark.parametrize(
     "free",
     ["train.workers=2", "train.save_every=7", "train.keep=5", "train.prefetch=5", "train.worker_timeout=9",
-     "train.tensorboard=true", "train.device=auto"],
+     "train.tensorboard=true", "train.device=auto", "train.log_every=3"],
 )  # fmt: skip
 def test_what_changes_no_sample_and_no_update_may_change(half, go_on, free):
     assert go_on("--set", free)[0] == 0

@@ -468,7 +468,7 @@ def resuming(note: Note) -> None:
         *(
             f"train.{k}"
             for k in type(base.train).model_fields
-            if k not in ("epochs", "warmup_epochs", "probe", "steps")
+            if k not in ("epochs", "warmup_epochs", "probe", "steps", "log_every", "loggers", "observe")
         ),
         M + "weight",
         M + "channels",

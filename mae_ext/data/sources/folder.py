@@ -14,7 +14,7 @@ from mae_ext.data.sources.passed_over import (
 )
 from mae_ext.errors import BadSample, UserError
 
-OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard")
+OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard", "wandb")
 """Folders that a run makes in its own."""
 
 MAX_MEMBERS = 20_000
