@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from mae_ext.config import Config
 from mae_ext.data.sources.table import list_items
+from mae_ext.engine import record
 from mae_ext.engine import train as loop
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.observe import aside
@@ -308,14 +309,14 @@ def tasks(note: Note) -> None:
     for told, changes in tried.items():
         run = told.replace(" ", "-")
         seen: list[Any] = []
-        judged = loop.evaluate
+        judged = record.evaluate
 
         def asked(*words: Any, run: str = run, seen: list[Any] = seen, judged: Any = judged) -> Any:
             seen.append(steps(run))
             return judged(*words)
 
         def trained(changes: Any = changes, run: str = run, asked: Any = asked) -> Any:
-            with mock.patch.object(loop, "evaluate", asked):
+            with mock.patch.object(record, "evaluate", asked):
                 loop.train(config_of(**{"train.steps": 3, "train.save_every": 100, **changes}), run)
             return [[r["loss"], r["grad_norm"]] for r in rows(f"{run}/metrics.jsonl")]
 

@@ -188,7 +188,7 @@ def learning(note: Note) -> None:
                 f"{pool} seed {seed} moved",
                 [
                     model(x, "image"),
-                    task.loss(model, "image", batch, None),
+                    task.loss(model, "image", batch),
                     task.loss(model, "image", batch, torch.tensor([[[0.0, 2, 2]] * 2] * 2)),
                     model(numbers(2, 3, 12, 8), "image"),
                 ],
