@@ -164,6 +164,14 @@ def moved(model: Any) -> Any:
     return model
 
 
+def dropping(model: Any, gates: Any, task: Any, batch: Batch) -> Any:
+    """The loss with drop path: (depth, 2, B) gates of the encoder."""
+    model.backbone.encoder.gates = gates
+    found = task.loss(model, "image", batch)
+    model.backbone.encoder.gates = None
+    return found
+
+
 @area(relative=5e-4, absolute=1e-4)
 def learning(note: Note) -> None:
     x = numbers(3, 3, 8, 8)
@@ -189,7 +197,7 @@ def learning(note: Note) -> None:
                 [
                     model(x, "image"),
                     task.loss(model, "image", batch),
-                    task.loss(model, "image", batch, torch.tensor([[[0.0, 2, 2]] * 2] * 2)),
+                    dropping(model, torch.tensor([[[0.0, 2, 2]] * 2] * 2), task, batch),
                     model(numbers(2, 3, 12, 8), "image"),
                 ],
             )
@@ -211,7 +219,7 @@ def learning(note: Note) -> None:
             model = moved(task.model(config))
             wanted = torch.randint(0, 3, (3, edge, edge), generator=generator(2))
             losses = [
-                task.loss(model, "image", Batch(x=x, targets={pairs.TARGET: w}), None)
+                task.loss(model, "image", Batch(x=x, targets={pairs.TARGET: w}))
                 for w in ([wanted, torch.where(wanted == 2, -1, wanted)] if ignore else [wanted, wanted * 0])
             ]
             note(
@@ -252,7 +260,7 @@ def learning(note: Note) -> None:
         "detector",
         [
             *vars(model(pictures, "image")).values(),
-            task.loss(model, "image", Batch(x=pictures, targets=targets), None),
+            task.loss(model, "image", Batch(x=pictures, targets=targets)),
             model.pyramid.grids,
             model.pyramid.strides,
         ],

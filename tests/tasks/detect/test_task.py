@@ -145,7 +145,7 @@ def test_answers_cover_every_place_and_every_parameter_is_trained(settled):
     assert isinstance(model, Detector) and isinstance(model.backbone, MAE)
     answers = model(data["image"].batch(0).x, "image")
     assert answers.logits.shape == (4, 12 * 16 + 6 * 8, 2)
-    task_of(config).loss(model, "image", data["image"].batch(0), None).backward()
+    task_of(config).loss(model, "image", data["image"].batch(0)).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None and "class_token" not in name]
 
 
@@ -153,8 +153,8 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(settled):
     config, data = settled()
     model, task, batch = build_model(config), task_of(config), data["image"].batch(1)
     with torch.no_grad():
-        whole = task.loss(model, "image", batch, None)
-        parts = [task.loss(model, "image", batch.rows(i, i + 1), None) for i in range(4)]
+        whole = task.loss(model, "image", batch)
+        parts = [task.loss(model, "image", batch.rows(i, i + 1)) for i in range(4)]
     torch.testing.assert_close(whole, torch.stack(parts).mean())
 
 
@@ -295,7 +295,7 @@ def test_squares_are_found_after_a_minute_of_training(settled):
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(300):
         optimizer.zero_grad()
-        task.loss(model, "image", data["image"].batch(step), None).backward()
+        task.loss(model, "image", data["image"].batch(step)).backward()
         optimizer.step()
     with torch.no_grad():
         assert task.evaluate(model.eval(), config, ALONE)["mAP50"] > 0.5
