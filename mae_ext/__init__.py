@@ -1,4 +1,8 @@
-"""mae_ext: masked autoencoders for images, video and CT/MRI volumes, on one trunk and one engine."""
+"""mae_ext: masked autoencoders for images, video and CT/MRI volumes, on one trunk and one engine.
+
+What is named in `__all__` is public: docs/reference has it, and it stays here while files move. So does `mae_ext.rng.rng`,
+whose module has its name.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,23 +11,96 @@ from mae_ext.cores import settle_threads
 from mae_ext.version import __version__
 
 if TYPE_CHECKING:
-    from mae_ext.config import load_config
+    from mae_ext.config import Config, load_config, parse_config
+    from mae_ext.data.loading.loader import Examples, ModalityData
+    from mae_ext.data.sample import Batch, Crop, Reader, Sample, verdicts
+    from mae_ext.data.sources.table import Items
+    from mae_ext.engine.task import Task
     from mae_ext.engine.train import train
-    from mae_ext.features.encoder import load_encoder
+    from mae_ext.errors import BadSample, CheckpointError, ConfigError, RunError, UserError, WrongShape
+    from mae_ext.features.encoder import Features, FrozenEncoder, load_encoder
+    from mae_ext.model.embed import Embedder
+    from mae_ext.model.grid import grid_of, patchify, take_patches, unpatchify
     from mae_ext.model.mae import MAE
-    from mae_ext.model.mask import Mask
+    from mae_ext.model.mask import Mask, Masker, from_scores, num_keep
+    from mae_ext.model.target import PixelTarget
 
-__all__ = ["MAE", "Mask", "__version__", "load_config", "load_encoder", "train"]
 
 settle_threads()  # torch, which is imported later, reads this once
 
 _HOME = {
+    # What programs use (docs/reference/python.md).
+    "Config": "mae_ext.config",
+    "load_config": "mae_ext.config",
+    "parse_config": "mae_ext.config",
+    "train": "mae_ext.engine.train",
+    "load_encoder": "mae_ext.features.encoder",
+    "FrozenEncoder": "mae_ext.features.encoder",
+    "Features": "mae_ext.features.encoder",
+    "Items": "mae_ext.data.sources.table",
     "MAE": "mae_ext.model.mae",
     "Mask": "mae_ext.model.mask",
-    "load_config": "mae_ext.config",
-    "load_encoder": "mae_ext.features.encoder",
-    "train": "mae_ext.engine.train",
+    "UserError": "mae_ext.errors",
+    "ConfigError": "mae_ext.errors",
+    "CheckpointError": "mae_ext.errors",
+    "WrongShape": "mae_ext.errors",
+    "RunError": "mae_ext.errors",
+    # What plug-ins use besides (docs/reference/contracts.md).
+    "Masker": "mae_ext.model.mask",
+    "num_keep": "mae_ext.model.mask",
+    "from_scores": "mae_ext.model.mask",
+    "Embedder": "mae_ext.model.embed",
+    "take_patches": "mae_ext.model.grid",
+    "patchify": "mae_ext.model.grid",
+    "unpatchify": "mae_ext.model.grid",
+    "grid_of": "mae_ext.model.grid",
+    "PixelTarget": "mae_ext.model.target",
+    "Reader": "mae_ext.data.sample",
+    "Sample": "mae_ext.data.sample",
+    "Crop": "mae_ext.data.sample",
+    "Batch": "mae_ext.data.sample",
+    "BadSample": "mae_ext.errors",
+    "verdicts": "mae_ext.data.sample",
+    "Task": "mae_ext.engine.task",
+    "Examples": "mae_ext.data.loading.loader",
+    "ModalityData": "mae_ext.data.loading.loader",
 }
+
+__all__ = [
+    "MAE",
+    "BadSample",
+    "Batch",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Crop",
+    "Embedder",
+    "Examples",
+    "Features",
+    "FrozenEncoder",
+    "Items",
+    "Mask",
+    "Masker",
+    "ModalityData",
+    "PixelTarget",
+    "Reader",
+    "RunError",
+    "Sample",
+    "Task",
+    "UserError",
+    "WrongShape",
+    "from_scores",
+    "grid_of",
+    "load_config",
+    "load_encoder",
+    "num_keep",
+    "parse_config",
+    "patchify",
+    "take_patches",
+    "train",
+    "unpatchify",
+    "verdicts",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,3 +108,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mae_ext' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

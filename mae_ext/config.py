@@ -110,7 +110,12 @@ class DataConfig(Section):
 
 
 def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
-    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide."""
+    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide.
+
+    >>> from mae_ext import grid_of
+    >>> grid_of((16, 224, 224), (2, 16, 16))  # a clip of 16 frames
+    (8, 14, 14)
+    """
     if len(size) != len(patch):
         raise ValueError(f"size {list(size)} has {len(size)} axes and patch {list(patch)} has {len(patch)}")
     for axis, (s, p) in enumerate(zip(size, patch, strict=True)):
@@ -152,6 +157,14 @@ class ModalityConfig(Section):
 
 
 class Config(Section):
+    """Frozen; `load_config` and `parse_config` make one. Docs: reference, keys of a config.
+
+    >>> import mae_ext
+    >>> config = mae_ext.load_config("image_folder", ["modalities.image.batch=64"])
+    >>> config.samples_per_step, config.model.width, config.modalities["image"].mask.arguments
+    (64, 384, {'ratio': 0.75})
+    """
+
     seed: int = 0
     task: Named = PlugIn(name="pretrain")
     init: str | None = None
@@ -301,7 +314,17 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
-    """Validate everything, plug-ins included. Raises ConfigError: one line, every key at fault."""
+    """Validate everything, plug-ins included. Raises ConfigError: one line, every key at fault.
+
+    >>> import mae_ext
+    >>> config = mae_ext.parse_config({
+    ...     "modalities": {"scan": {"size": [32, 32, 32], "patch": [16, 16, 16], "channels": 1, "batch": 8}},
+    ...     "model": {"size": "tiny"},
+    ...     "train": {"steps": 1000},
+    ... })
+    >>> config.modalities["scan"].grid
+    (2, 2, 2)
+    """
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -313,7 +336,12 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
 
 
 def load_config(path: str | Path, sets: Sequence[str] = ()) -> Config:
-    """Read a YAML file (or a shipped recipe by name), apply "a.b=c" overrides, validate."""
+    """Read a YAML file (or a shipped recipe by name), apply "a.b=c" overrides, validate. Raises ConfigError.
+
+    >>> import mae_ext
+    >>> mae_ext.load_config("image_folder", ["train.epochs=10"]).train.epochs
+    10.0
+    """
     values, where = load_values(path, sets)
     return parse_config(values, where)
 

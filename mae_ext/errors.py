@@ -13,29 +13,72 @@ ALIKE = 3
 
 
 class UserError(Exception):
-    """The input is wrong: one line saying what, where, what was expected, what to do. Exit code 2."""
+    """The input is wrong: one line saying what, where, what was expected, what to do. Exit code 2.
+
+    >>> import mae_ext
+    >>> try:
+    ...     mae_ext.load_encoder("runs/none")
+    ... except mae_ext.UserError as error:
+    ...     print(error)
+    runs/none: no such directory; expected a run (with checkpoints/) or one checkpoint in it
+    """
 
 
 class ConfigError(UserError):
-    """A configuration that cannot mean anything: the key, its value and what was wanted."""
+    """A configuration that cannot mean anything: the key, its value and what was wanted. A UserError.
+
+    >>> import mae_ext
+    >>> try:
+    ...     mae_ext.load_config("image_folder", ["train.epochss=3"])
+    ... except mae_ext.ConfigError as error:
+    ...     print(error)  # doctest: +ELLIPSIS
+    /...image_folder.yaml: train.epochss: unknown key, did you mean 'epochs'? (known: epochs, steps, ...)
+    """
 
 
 class WrongShape(UserError, ValueError):
-    """A tensor that a model was not made for: its shape, and what was expected."""
+    """A tensor that a model was not made for: its shape, and what was expected. A UserError and a ValueError.
+
+    >>> import mae_ext, torch
+    >>> model = mae_ext.MAE.from_config(mae_ext.load_config("image_folder", ["model.size=tiny"]))
+    >>> try:
+    ...     model.encode(torch.rand(1, 3, 100, 224))
+    ... except mae_ext.WrongShape as error:
+    ...     print(error)  # doctest: +ELLIPSIS
+    modality 'image': size [100, 224] is not a multiple of patch [16, 16] on axis 0 (100 / 16); crop or pad ...
+    """
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or does not belong to this model."""
+    """A checkpoint that is missing, damaged, or does not belong to this model. A UserError.
+
+    >>> import mae_ext, pathlib
+    >>> pathlib.Path("runs/empty").mkdir(parents=True)
+    >>> try:
+    ...     mae_ext.load_encoder("runs/empty")
+    ... except mae_ext.CheckpointError as error:
+    ...     print(error)  # doctest: +ELLIPSIS
+    runs/empty: ...
+    """
 
 
 class RunError(Exception):
-    """A run that had to stop: non-finite loss, too many bad files, a dead rank. Exit code 1."""
+    """A run that had to stop: non-finite loss, too many bad files, a dead rank. Exit code 1.
+
+    >>> from mae_ext import RunError, UserError
+    >>> issubclass(RunError, UserError)  # what the user can mend by typing something else is no RunError
+    False
+    """
 
 
 class BadSample(Exception):
     """One file that cannot be used. The loader replaces it, writes it to the ledger, and counts it.
 
     `kind` is a short, stable word ("truncated", "empty", "not an image", "too large"); `detail` says more.
+
+    >>> from mae_ext import BadSample
+    >>> print(BadSample("photos/1.jpg", "truncated", "30 of 400 bytes"))
+    photos/1.jpg: truncated (30 of 400 bytes)
     """
 
     def __init__(self, path: str, kind: str, detail: str = "") -> None:

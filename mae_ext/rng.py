@@ -20,5 +20,10 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
     ("attentive",), ("attentive", epoch), ("bootstrap",), ("folds", class), ("map",), ("neighbours",); of tasks
     ("init", "task"), ("init", "head"), ("labels", name, class), ("distort", name, epoch, index, repeat),
     ("balance", name, epoch, index, repeat) and ("mix", name, step, pair).
+
+    >>> import torch
+    >>> from mae_ext.rng import rng
+    >>> torch.randperm(5, generator=rng(0, "mask", 7)).tolist()  # the same in every process
+    [1, 3, 4, 0, 2]
     """
     return torch.Generator().manual_seed(seed_of(seed, *key))

@@ -26,6 +26,10 @@ class Crop:
     """A box and flips in the source's own voxels, one entry per spatial axis, slowest first. Data, not an action.
 
     A box of fixed length may reach beyond a source that is shorter; the reader pads, and marks it in `valid`.
+
+    >>> from mae_ext import Crop
+    >>> Crop(start=(0, 40), stop=(100, 140), flip=(False, True))  # 100 rows, 100 columns from the 40th on, mirrored
+    Crop(start=(0, 40), stop=(100, 140), flip=(False, True))
     """
 
     start: tuple[int, ...]
@@ -82,6 +86,11 @@ class Sample:
     spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
     targets: what a task wants answered of x, by name: of one shape and type in every sample. Readers give none.
     extent, box: of the source, and what of it was cut out and flipped to be x. Readers that have `extent` give both.
+
+    >>> import torch
+    >>> from mae_ext import Sample
+    >>> Sample(torch.zeros(1, 8, 8, 8), "scan.nii.gz", spacing=(3.0, 1.0, 1.0)).x.dtype
+    torch.float32
     """
 
     x: Tensor
@@ -104,6 +113,31 @@ class Reader(Protocol):
       samples then say their `extent` and `box`. Of a reader without it, `extent_of` and `read_placed` find both out.
     - `describe(address) -> str`: a line of what a file holds, then a line for each thing that may mislead.
     - `doubtful(addresses) -> str | None`: a warning, before anything is read, of what many of these files leave open.
+
+    >>> import pathlib, numpy, torch
+    >>> from mae_ext import Sample, verdicts
+    >>> class Raw:  # squares of bytes, a file each
+    ...     suffixes = (".raw",)
+    ...
+    ...     def __init__(self, size, channels):
+    ...         self.size = size
+    ...
+    ...     def read(self, address, crops):
+    ...         with verdicts(address):
+    ...             values = numpy.fromfile(address, "uint8")
+    ...             whole = torch.from_numpy(values).view(1, *[int(len(values) ** 0.5)] * 2)
+    ...         views = []
+    ...         for crop in (sampler(tuple(whole.shape[1:])) for sampler in crops):
+    ...             box = whole[:, crop.start[0] : crop.stop[0], crop.start[1] : crop.stop[1]]
+    ...             box = box.flip([axis + 1 for axis, mirrored in enumerate(crop.flip) if mirrored])
+    ...             small = torch.nn.functional.interpolate(box[None].float() / 255, self.size, mode="area")[0]
+    ...             views.append(Sample(small, address))
+    ...         return views
+    >>> from mae_ext import Crop
+    >>> _ = pathlib.Path("a.raw").write_bytes(bytes(range(256)))
+    >>> (sample,) = Raw((8, 8), 1).read("a.raw", [lambda extent: Crop((0, 0), extent, (False, True))])
+    >>> sample.x.shape
+    torch.Size([1, 8, 8])
     """
 
     suffixes: tuple[str, ...]
@@ -122,6 +156,14 @@ def verdicts(address: str) -> Iterator[None]:
     It becomes BadSample "unreadable", with the exception and the line that it came from, or "out of memory". BadSample
     goes through, and so do UserError, RunError and ImportError, which are no matter of the file. Crop samplers are
     called outside: one that fails is a bug.
+
+    >>> from mae_ext import BadSample, verdicts
+    >>> try:
+    ...     with verdicts("a.raw"):
+    ...         int.from_bytes("no bytes")
+    ... except BadSample as bad:
+    ...     print(bad.kind)
+    unreadable
     """
     try:
         yield
@@ -251,8 +293,15 @@ class Batch:
     """x: (B, C, *S). valid: (B, 1, *S) bool or None. spacing: (B, n) float32 or None. mask, targets: rows match x.
 
     mask: None where the task hides nothing. targets: (B, ...) each, by the names that the task's samples gave them.
-    files: (B,) int64, the file of the list that a row is a view of. gates: (B, depth, 2) float32, what each branch of
+    files: (B,) int64, the file of the list that a row is a view of. sources: its name. bad: rows of the ledger, for the
+    files that were replaced. gates: (B, depth, 2) float32, what each branch of
     the encoder's blocks counts for a row (drop path), or None; of the step, and drawn by it.
+
+    >>> import torch
+    >>> from mae_ext import Batch
+    >>> batch = Batch(torch.rand(4, 3, 8, 8), targets={"label": torch.tensor([0, 1, 1, 0])})
+    >>> batch.rows(1, 3).targets["label"]
+    tensor([1, 1])
     """
 
     x: Tensor

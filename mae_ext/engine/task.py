@@ -31,6 +31,33 @@ class Task(Protocol):
     - Randomness comes from rng(config.seed, key...), in data and in loss; a global generator is never drawn from.
     - The model of a task other than pretraining keeps an `MAE(config, decodes=False)` as its attribute `backbone`; so
       `load_encoder`, layer-wise decay and freezing find the encoder in every run.
+
+    >>> from mae_ext import MAE, ModalityData
+    >>> class Again:  # pretraining once more, with nothing to judge: the least that a task has
+    ...     def data(self, config, rank=0, world=1):
+    ...         return {n: ModalityData(config.seed, n, m, rank, world) for n, m in config.modalities.items()}
+    ...
+    ...     def settle(self, config, data, old):
+    ...         return config
+    ...
+    ...     def model(self, config):
+    ...         return MAE(config)
+    ...
+    ...     def start(self, model, config):
+    ...         pass
+    ...
+    ...     def loss(self, model, name, batch, gates):
+    ...         return model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates)
+    ...
+    ...     def evaluate(self, model, config, ranks):
+    ...         return {}
+    ...
+    ...     def predict(self, model, config, sources, out, progress=None):
+    ...         return []
+    >>> import mae_ext
+    >>> model = Again().model(mae_ext.load_config("image_folder", ["model.size=tiny"]))
+    >>> model.modality().grid
+    (14, 14)
     """
 
     # A task may also have `check(config)`: called when a config is read, it raises ConfigError for what is not for this

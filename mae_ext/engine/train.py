@@ -38,6 +38,20 @@ def train(
     config: a Config, a YAML file, or the name of a recipe ("image_folder"). data, test, steps, sets: as --data, --test,
     --steps and --set of the commands; several modalities as "image=photos,clip=films". Raises UserError, RunError, or
     Stopped after a signal.
+
+    >>> import mae_ext, numpy
+    >>> pixels = numpy.random.default_rng(0).integers(256, size=(8, 16, 16), dtype="uint8")
+    >>> numpy.savez("grey.npz", train_images=pixels, train_labels=numpy.arange(8) % 2)
+    >>> image = {"size": [16, 16], "patch": [8, 8], "channels": 1, "batch": 4, "data": {"path": "grey.npz"}}
+    >>> config = mae_ext.parse_config({
+    ...     "modalities": {"image": image},
+    ...     "model": {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}},
+    ...     "train": {"steps": 1, "workers": 0, "precision": "fp32"},
+    ... })
+    >>> run = mae_ext.train(config, "runs/tiny")
+    >>> run = mae_ext.train(config, "runs/tiny", steps=2, allow_change=True)  # goes on where it was
+    >>> len((run / "metrics.jsonl").read_text().splitlines())
+    2
     """
     out = Path(out)
     paths = [None if path is None else str(path) for path in (data, test)]

@@ -48,6 +48,12 @@ class Features:
     bad: the samples that could not be read: {"path", "kind", "detail"}.
     marks: (n, classes) int8 where a sample can have several classes: 1 has, 0 has not, -1 not known; labels is then
     None. patients: whose each sample is, where the source says so; "" where it leaves one out.
+
+    >>> import numpy
+    >>> from mae_ext import Features
+    >>> seen = Features(numpy.zeros((2, 24), "float32"), numpy.array([1, 0]), ("cat", "dog"), ["a.png", "b.png"], bad=[])
+    >>> [seen.classes[label] for label in seen.labels]
+    ['dog', 'cat']
     """
 
     features: np.ndarray
@@ -64,7 +70,14 @@ class FrozenEncoder(nn.Module):
 
     It never masks, and takes samples of any size that the patch divides, in the reader's units: normalising is its own.
     name: of the modality. step: optimiser steps behind the weights; 0 for random ones. keeps: whether the reader's
-    cache, which is a training's, may grow by what is read here: during the training alone.
+    cache, which is a training's, may grow by what is read here: during the training alone. `load_encoder` makes one.
+
+    >>> import mae_ext, pathlib, torch
+    >>> config = mae_ext.load_config("image_folder", ["model.size=tiny"])
+    >>> encoder = mae_ext.FrozenEncoder(mae_ext.MAE(config), config, "image", step=0, path=pathlib.Path("none"))
+    >>> x = torch.rand(1, 3, 64, 96)  # not the size of the config, but one that patches of 16 divide
+    >>> encoder.width, encoder.grid_of(x), encoder(x).shape, encoder.encode(x).requires_grad
+    (192, (4, 6), torch.Size([1, 24, 192]), False)
     """
 
     def __init__(self, model: MAE, config: Config, name: str, step: int, path: Path, keeps: bool = False) -> None:
@@ -244,6 +257,19 @@ def load_encoder(run_or_file: str | Path, name: str | None = None, device: str =
 
     name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". The weights behind
     `encoder(x)` can be trained, the others are frozen (see `requires_grad_`). Raises CheckpointError, UserError.
+
+    >>> import mae_ext, numpy
+    >>> pixels = numpy.random.default_rng(0).integers(256, size=(8, 16, 16), dtype="uint8")
+    >>> numpy.savez("grey.npz", train_images=pixels, train_labels=numpy.arange(8) % 2)
+    >>> image = {"size": [16, 16], "patch": [8, 8], "channels": 1, "batch": 4, "data": {"path": "grey.npz"}}
+    >>> config = mae_ext.parse_config({
+    ...     "modalities": {"image": image},
+    ...     "model": {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}},
+    ...     "train": {"steps": 1, "workers": 0, "precision": "fp32"},
+    ... })
+    >>> encoder = mae_ext.load_encoder(mae_ext.train(config, "runs/tiny"), device="cpu")
+    >>> encoder.features("grey.npz").features.shape
+    (8, 24)
     """
     run = load_run(run_or_file)
     name = one_modality(name, run.config, str(run_or_file))

@@ -22,12 +22,27 @@ def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:
 
 
 def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """(B, C, *S) -> (B, N, pix) with pix = prod(patch) * C."""
+    """(B, C, *S) -> (B, N, pix) with pix = prod(patch) * C, pixels in the order `(p1 .. pn c)`.
+
+    Raises ValueError for a size that the patch does not divide.
+
+    >>> import torch
+    >>> from mae_ext import patchify
+    >>> patchify(torch.arange(16.0).view(1, 1, 4, 4), (2, 2))[0, 1]  # the upper right patch
+    tensor([2., 3., 6., 7.])
+    """
     return patches(x, patch).reshape(x.shape[0], -1, prod(patch) * x.shape[1])
 
 
 def take_patches(x: Tensor, patch: tuple[int, ...], index: Tensor) -> Tensor:
-    """(B, C, *S), (B, K) -> (B, K, pix): the patches at row-major `index`, and no others are touched."""
+    """(B, C, *S), (B, K) -> (B, K, pix): the patches at row-major `index`, and no others are touched.
+
+    >>> import torch
+    >>> from mae_ext import take_patches
+    >>> scan = torch.rand(2, 1, 32, 32, 32)
+    >>> take_patches(scan, (16, 16, 16), torch.tensor([[0, 7], [2, 5]])).shape
+    torch.Size([2, 2, 4096])
+    """
     view = patches(x, patch)
     grid = view.shape[1 : 1 + len(patch)]
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -36,7 +51,14 @@ def take_patches(x: Tensor, patch: tuple[int, ...], index: Tensor) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
-    """(B, N, pix) -> (B, C, *S), the inverse of patchify."""
+    """(B, N, pix) -> (B, C, *S), the inverse of patchify.
+
+    >>> import torch
+    >>> from mae_ext import patchify, unpatchify
+    >>> x = torch.rand(2, 3, 32, 48)
+    >>> torch.equal(unpatchify(patchify(x, (16, 16)), grid=(2, 3), patch=(16, 16)), x)
+    True
+    """
     g = [f"g{i}" for i in range(len(grid))]
     p = [f"p{i}" for i in range(len(patch))]
     pattern = f"b ({' '.join(g)}) ({' '.join(p)} c) -> b c {' '.join(f'({a} {b})' for a, b in zip(g, p, strict=True))}"

@@ -76,7 +76,16 @@ class Decoder(nn.Module):
 class MAE(nn.Module):
     """Encoder, decoder, and a dict of modalities. `name` may be left out where there is only one.
 
-    decodes: whether there is a decoder; a task has no use for one.
+    decodes: whether there is a decoder; a task has no use for one. Raises ConfigError for a config that no model can be
+    built from. `forward` is the loss, `encode` the tokens, `reconstruct` the picture; only the first and the last mask.
+
+    >>> import mae_ext, torch
+    >>> from mae_ext.rng import rng
+    >>> config = mae_ext.load_config("image_folder", ["model.size=tiny", "modalities.image.size=[64, 64]"])
+    >>> model, x = mae_ext.MAE.from_config(config), torch.rand(2, 3, 64, 64)
+    >>> mask = model.modality().draw_mask([rng(0, "mask", i) for i in range(2)])
+    >>> mask.keep.shape, model(x, mask).shape, model.encode(x).shape, model.reconstruct(x, mask).shape
+    (torch.Size([2, 4]), torch.Size([]), torch.Size([2, 16, 192]), torch.Size([2, 3, 64, 64]))
     """
 
     def __init__(self, config: Config, decodes: bool = True) -> None:

@@ -14,7 +14,14 @@ from torch import Tensor
 
 
 def num_keep(num_tokens: int, ratio: float) -> int:
-    """floor(N * (1 - ratio) + 1e-6), for everything: MAE, MAE-ST and VideoMAE each round differently by float error."""
+    """floor(N * (1 - ratio) + 1e-6), for everything: MAE, MAE-ST and VideoMAE each round differently by float error.
+
+    ratio: the share that is hidden, 0 <= ratio < 1. Raises ValueError for another, and for one that keeps no token.
+
+    >>> from mae_ext import num_keep
+    >>> num_keep(196, 0.75)
+    49
+    """
     if not 0 <= ratio < 1:
         raise ValueError(f"mask ratio {ratio} is not in [0, 1)")
     keep = floor(num_tokens * (1 - ratio) + 1e-6)
@@ -28,7 +35,14 @@ def num_keep(num_tokens: int, ratio: float) -> int:
 class Mask:
     """keep: (B, K) visible tokens. pred: (B, P) hidden tokens the decoder answers. Both int64, ascending, disjoint.
 
-    P may be less than N - K: that is decoder masking (VideoMAE V2's dual masking).
+    P may be less than N - K: that is decoder masking (VideoMAE V2's dual masking). Tokens are numbered row by row over
+    `grid`, slowest axis first.
+
+    >>> import torch
+    >>> from mae_ext import Mask
+    >>> mask = Mask(keep=torch.tensor([[0, 3]]), pred=torch.tensor([[1]]), grid=(2, 2))
+    >>> mask.hidden()  # hidden, though token 2 is not asked for
+    tensor([[1, 2]])
     """
 
     keep: Tensor
@@ -75,6 +89,12 @@ def from_scores(scores: Tensor, keep: int, decode_scores: Tensor | None = None, 
     """(B, *grid) -> Mask. The `keep` lowest scores stay visible; ties go to the lower token number.
 
     With decode_scores (B, *grid), of the hidden tokens only the `decoded` lowest are predicted; see num_decoded.
+
+    >>> import torch
+    >>> from mae_ext import from_scores
+    >>> mask = from_scores(torch.tensor([[[0.9, 0.1], [0.5, 0.2]]]), keep=2)
+    >>> mask.keep, mask.pred
+    (tensor([[1, 3]]), tensor([[0, 2]]))
     """
     grid = tuple(scores.shape[1:])
     order = scores.flatten(1).argsort(dim=1, stable=True)
@@ -142,7 +162,28 @@ class InGroups(Protocol):
 
 
 class Masker(Protocol):
-    """ratio: share of tokens hidden, in [0, 1)."""
+    """Which tokens it would rather keep, for a grid of any number of axes. ratio: share of tokens hidden, in [0, 1).
+
+    A frozen dataclass will do. All chance is from the generator that it is handed; it raises ValueError for arguments and
+    grids that it cannot use.
+
+    >>> import torch
+    >>> from dataclasses import dataclass
+    >>> from mae_ext import from_scores, num_keep
+    >>> from mae_ext.rng import rng
+    >>> @dataclass(frozen=True)
+    ... class LeftFirst:  # keeps the left of an image, the earlier slices of a scan's last axis
+    ...     ratio: float = 0.75
+    ...
+    ...     def num_keep(self, grid):
+    ...         return num_keep(torch.Size(grid).numel(), self.ratio)
+    ...
+    ...     def scores(self, grid, generator, valid=None):
+    ...         return torch.arange(grid[-1]) + 0.1 * torch.rand(grid, generator=generator)
+    >>> masker = LeftFirst(0.5)
+    >>> from_scores(masker.scores((2, 4), rng(0, "mask"))[None], masker.num_keep((2, 4))).keep
+    tensor([[0, 1, 4, 5]])
+    """
 
     ratio: float
 

@@ -50,6 +50,26 @@ class Examples(Protocol):
 
     items: the files to train on. identity: whatever of the answers is not in the files' names (labels, say), for the
     comparison that a resume makes. They may have `told`, a line on their answers that is said at the start.
+
+    >>> import dataclasses, numpy, torch, mae_ext
+    >>> class Brightness:  # the answer is the mean of what is seen
+    ...     identity = b"brightness"
+    ...
+    ...     def __init__(self, reader, items):
+    ...         self.reader, self.items = reader, items
+    ...
+    ...     def read(self, index, keys, crops):
+    ...         samples = self.reader.read(self.items.addresses[index], crops)
+    ...         return [dataclasses.replace(s, targets={"mean": s.x.float().mean()}) for s in samples]
+    ...
+    ...     def finish(self, batch, keys, step):
+    ...         return batch
+    >>> class Gives:
+    ...     def read(self, address, crops):
+    ...         return [mae_ext.Sample(torch.ones(1, 4, 4), address) for _ in crops]
+    >>> examples = Brightness(Gives(), mae_ext.Items(["a", "b"]))
+    >>> examples.read(1, keys=[None], crops=[None])[0].targets
+    {'mean': tensor(1.)}
     """
 
     items: Items
@@ -70,7 +90,17 @@ class Examples(Protocol):
 class ModalityData:
     """The files of one modality and the way from a key to a sample. Picklable: workers get a copy.
 
-    examples: the task's own reading; None is pretraining's, whose answers are the hidden patches.
+    examples: the task's own reading; None is pretraining's, whose answers are the hidden patches. A step's samples are
+    those of rank `rank` of `world`. Raises UserError where the config names no files, or files that cannot be listed.
+
+    >>> import mae_ext, numpy
+    >>> numpy.savez("grey.npz", train_images=numpy.zeros((8, 16, 16), "uint8"))
+    >>> config = mae_ext.load_config(
+    ...     "image_folder", ["modalities.image.data.path=grey.npz", "modalities.image.channels=1"]
+    ... )
+    >>> data = mae_ext.ModalityData(config.seed, "image", config.modalities["image"])
+    >>> len(data.items), data.items.addresses[7]
+    (8, 'grey.npz::train_images::7')
     """
 
     def __init__(

@@ -66,7 +66,14 @@ class Items:
     labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name, and all
     classes occur. Two sources that lack different classes number names differently: match them by name. ignored: what
     was passed over, and how often. marks: (n, classes) int8 where a sample can have several classes, and labels is
-    None: 1 has, 0 has not, -1 not known. patients: whose each sample is, where a list says so.
+    None: 1 has, 0 has not, -1 not known. patients: whose each sample is, where a list says so. `encoder.items(source)`
+    makes one.
+
+    >>> import numpy
+    >>> from mae_ext import Items
+    >>> items = Items(["a.png", "b.png"], labels=numpy.array([1, -1]), classes=("cat", "dog"))
+    >>> [items.classes[label] if label >= 0 else None for label in items.labels]
+    ['dog', None]
     """
 
     addresses: PathTable
