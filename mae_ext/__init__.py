@@ -1,7 +1,7 @@
 """mae_ext: masked autoencoders for images, video and CT/MRI volumes, on one trunk and one engine.
 
-What is named in `__all__` is public: docs/reference has it, and it stays here while files move. So does `mae_ext.rng.rng`,
-whose module has its name.
+What is named in `__all__` is public: docs/reference has it, and it stays here while files move. So does
+`mae_ext.rng.rng`, whose module has its name.
 """
 
 from importlib import import_module

@@ -157,7 +157,7 @@ class ModalityConfig(Section):
 
 
 class Config(Section):
-    """Frozen; `load_config` and `parse_config` make one. Docs: reference, keys of a config.
+    """All that a run is told, frozen. `load_config` and `parse_config` make one; keys are attributes of the same names.
 
     >>> import mae_ext
     >>> config = mae_ext.load_config("image_folder", ["modalities.image.batch=64"])
@@ -190,6 +190,7 @@ class Config(Section):
 
     @property
     def samples_per_step(self) -> int:
+        """Of all modalities, over all ranks."""
         return sum(m.batch for m in self.modalities.values())
 
     def check_plugins(self) -> "Config":
@@ -212,6 +213,7 @@ class Config(Section):
         return self
 
     def to_yaml(self) -> str:
+        """All keys, defaults included: what a run keeps as config.yaml."""
         return write_yaml(self.model_dump(mode="json"))
 
 

@@ -57,8 +57,8 @@ class CheckpointError(UserError):
     >>> try:
     ...     mae_ext.load_encoder("runs/empty")
     ... except mae_ext.CheckpointError as error:
-    ...     print(error)  # doctest: +ELLIPSIS
-    runs/empty: ...
+    ...     print(error)
+    runs/empty holds no checkpoint; expected runs/empty/checkpoints/step-XXXXXXXX/manifest.json
     """
 
 

@@ -11,7 +11,7 @@ from mae_ext.cli import app
 from mae_ext.config import load_config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "plugin_example" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests" / "plugin_example" / "README.md"]
 COMMANDS = typer.main.get_command(app).commands
 USE = re.compile(r"(?:mae-ext|-m mae_ext) ([a-z][\w-]*)([^`#\n|&]*)")
 
@@ -62,8 +62,8 @@ def test_the_tests_that_the_architecture_page_names_exist():
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
-def test_every_override_in_the_tutorial_is_one_the_config_takes():
-    page = (ROOT / "docs" / "tutorial_images.md").read_text()
+def test_every_override_in_the_pages_on_images_is_one_the_config_takes():
+    page = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("start", "tutorial_images", "large_images"))
     overrides = [quoted or bare for quoted, bare in re.findall(r"--set (?:'([^']+)'|([\w.]+=[^\s`]+))", page)]
     assert len(overrides) > 5
     for override in overrides:

@@ -322,6 +322,7 @@ class Batch:
         return replace(self, **moved)
 
     def to(self, device: torch.device) -> "Batch":
+        """All tensors on a device, without waiting."""
         return self._each(lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":

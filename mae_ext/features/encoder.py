@@ -51,7 +51,8 @@ class Features:
 
     >>> import numpy
     >>> from mae_ext import Features
-    >>> seen = Features(numpy.zeros((2, 24), "float32"), numpy.array([1, 0]), ("cat", "dog"), ["a.png", "b.png"], bad=[])
+    >>> rows = numpy.zeros((2, 24), "float32")
+    >>> seen = Features(rows, labels=numpy.array([1, 0]), classes=("cat", "dog"), sources=["a.png", "b.png"], bad=[])
     >>> [seen.classes[label] for label in seen.labels]
     ['dog', 'cat']
     """
@@ -122,13 +123,16 @@ class FrozenEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are, and inputs have to be."""
         return next(self.model.parameters()).device
 
     @property
     def modality(self) -> ModalityConfig:
+        """The part of the run's config that is about this modality."""
         return self.config.modalities[self.name]
 
     def reader(self) -> Reader:
+        """What reads files for it, as in training."""
         reader: Reader = keeping(
             build_reader(self.modality, f"modalities.{self.name}.data.reader"),
             "if possible" if self.keeps else "never",
@@ -136,6 +140,7 @@ class FrozenEncoder(nn.Module):
         return reader
 
     def items(self, source: str) -> Items:
+        """What a folder, list, archive or glob of shards holds. Raises UserError."""
         return list_items(source, tuple(self.reader().suffixes))
 
     @torch.no_grad()  # and not in inference mode: no head could learn from what that gives

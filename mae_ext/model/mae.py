@@ -110,9 +110,11 @@ class MAE(nn.Module):
 
     @classmethod
     def from_config(cls, config: Config) -> "MAE":
+        """With the weights that a run of this config starts from."""
         return cls(config)
 
     def modality(self, name: str | None = None) -> Modality:
+        """Embedder, positions, masker, target and statistics of one. Raises ValueError where there are several."""
         if name is None and len(self.modalities) > 1:
             raise ValueError(f"this model has several modalities, name one of: {', '.join(self.modalities)}")
         modality = next(iter(self.modalities.values())) if name is None else self.modalities[name]

@@ -50,6 +50,7 @@ class Mask:
     grid: tuple[int, ...]
 
     def each(self, move: Callable[[Tensor], Tensor]) -> "Mask":
+        """The mask of keep and pred as `move` makes them: on a GPU, say."""
         return Mask(move(self.keep), move(self.pred), self.grid)
 
     def hidden(self) -> Tensor:
@@ -164,7 +165,7 @@ class InGroups(Protocol):
 class Masker(Protocol):
     """Which tokens it would rather keep, for a grid of any number of axes. ratio: share of tokens hidden, in [0, 1).
 
-    A frozen dataclass will do. All chance is from the generator that it is handed; it raises ValueError for arguments and
+    A frozen dataclass will do. All chance is from the generator that it is handed. Raises ValueError for arguments and
     grids that it cannot use.
 
     >>> import torch

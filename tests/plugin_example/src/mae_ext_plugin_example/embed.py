@@ -5,7 +5,7 @@ from math import prod
 from einops import rearrange
 from torch import Tensor, nn
 
-from mae_ext.model.grid import take_patches
+from mae_ext import take_patches
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

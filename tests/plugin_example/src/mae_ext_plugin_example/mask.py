@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mae_ext.model.mask import num_keep
+from mae_ext import num_keep
 
 
 @dataclass(frozen=True)
