@@ -166,12 +166,17 @@ class Config(Section):
     """
 
     seed: int = 0
+    """Of all chance. Another one is another run."""
     task: Named = PlugIn(name="pretrain")
+    """What is trained: pretraining, or something with labels."""
     init: str | None = None
     """The checkpoint whose encoder a task starts from; null is an encoder that has learned nothing."""
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
+    """By names of your choice: one, or several that share the encoder and the decoder."""
     model: ModelConfig
+    """The encoder and the decoder."""
     train: TrainConfig
+    """How long, how fast, on what, and what is kept."""
 
     @model_validator(mode="after")
     def _batches(self) -> "Config":

@@ -4,14 +4,11 @@ A page has a line `<!-- reference: WHAT -->`, and `fill` puts in its place what 
 `mae_ext.__all__` (or "rng.rng"), "keys", "built-ins" or "commands". Nothing is written into the pages themselves.
 """
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import pairwise
-from textwrap import dedent
 from typing import Any, get_args, get_origin
 
 import typer
@@ -102,25 +99,13 @@ def config_keys() -> Iterator[tuple[str, type[BaseModel], list[Key]]]:
     """The sections of a config with their keys; kinds and ranges are those of the JSON schema."""
     schema = Config.model_json_schema()
     for prefix, model in sections():
-        told, stated = _told(model), schema if model is Config else schema["$defs"][model.__name__]
+        stated = schema if model is Config else schema["$defs"][model.__name__]
         rows = []
         for name, field in model.model_fields.items():
             default = "" if field.is_required() else _value(field.default)
-            dotted = f"{prefix}.{name}".lstrip(".")
-            rows.append(Key(dotted, _kind(stated["properties"][name]), default, told.get(name, "")))
+            kind, told = _kind(stated["properties"][name]), " ".join((field.description or "").split())
+            rows.append(Key(f"{prefix}.{name}".lstrip("."), kind, default, told))
         yield prefix, model, rows
-
-
-def _told(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field of a class, which Python itself forgets."""
-    (body,) = ast.parse(dedent(inspect.getsource(model))).body
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for line, after in pairwise(body.body):
-        match line, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found
 
 
 def _kind(schema: dict[str, Any]) -> str:
