@@ -3,7 +3,6 @@
 Their order is that of docs/index.md, and nowhere else; what a page of the reference says is from scripts/reference.py.
 """
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,41 +29,15 @@ autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
 
-LITERAL = re.compile(r"`([^`]+)`(?=(\w?))")
-
-
-def as_rst(docstring: list[str]) -> list[str]:
-    """Docstrings are plain text with `code`; Sphinx takes them for reStructuredText, where * and _ mean something."""
-    examples = [i for i, line in enumerate(docstring) if line.startswith(">>>")]
-    start = examples[0] if examples else len(docstring)
-    parts, text = [], "\n".join(docstring[:start])
-    for i, part in enumerate(LITERAL.split(text)):
-        if i % 3 == 0:
-            parts.append(re.sub(r"([\\*_|])", r"\\\1", part).replace("::", r"\::"))
-        elif i % 3 == 1:
-            parts.append(f"``{part}``")
-        elif part:
-            parts.append("\\ ")
-    return [*"".join(parts).split("\n"), *docstring[start:]]
-
-
-def orders(index: str) -> str:
-    """The tables of contents that Sphinx wants, from the headings and links of the index."""
-    made = []
-    for section in index.split("\n## ")[1:]:
-        pages = re.findall(r"\]\(([\w/]+)\.md\)", section)
-        made += ["```{toctree}", ":hidden:", f":caption: {section.splitlines()[0]}", "", *pages, "```", ""]
-    return "\n".join(made)
-
 
 def setup(app: Any) -> None:
     def read(_: Any, page: str, source: list[str]) -> None:
         source[0] = reference.fill(source[0])
         if page == "index":
-            source[0] += "\n" + orders(source[0])
+            source[0] += "\n" + reference.orders(source[0])
 
     def docstring(_app: Any, _what: str, _name: str, _found: Any, _options: Any, lines: list[str]) -> None:
-        lines[:] = as_rst(lines)
+        lines[:] = reference.as_rst(lines)
 
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)

@@ -74,6 +74,25 @@ def _object(dotted: str, found: Any, listed: bool) -> str:
     return "\n".join(["```{eval-rst}", f".. {kind}:: {dotted}", *(f"    {option}" for option in options), "```", ""])
 
 
+def as_rst(docstring: list[str]) -> list[str]:
+    """Docstrings are plain text with `code`; Sphinx takes them for reStructuredText, where * and _ mean something."""
+    start = next((i for i, line in enumerate(docstring) if line.startswith(">>>")), len(docstring))
+    text = "\n".join(docstring[:start]).replace("``", "`").split("`")
+    for i, part in enumerate(text):
+        # What stands beside ``code`` has to be apart from it, and "\\ " is nothing.
+        text[i] = f"\\ ``{part}``\\ " if i % 2 else re.sub(r"([\\*_|]|:(?=:))", r"\\\1", part)
+    return [*"".join(text).split("\n"), *docstring[start:]]
+
+
+def orders(index: str) -> str:
+    """The tables of contents that Sphinx wants, from the headings and links of the index page."""
+    made = []
+    for section in index.split("\n## ")[1:]:
+        pages = re.findall(r"\]\(([\w/]+)\.md\)", section)
+        made += ["```{toctree}", ":hidden:", f":caption: {section.splitlines()[0]}", "", *pages, "```", ""]
+    return "\n".join(made)
+
+
 # Keys of a config
 
 

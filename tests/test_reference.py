@@ -67,6 +67,18 @@ def test_dir_names_what_is_loaded_at_its_first_use() -> None:
     assert {*mae_ext.__all__, "__version__"} <= set(dir(mae_ext))
 
 
+def test_the_index_leads_to_every_page() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    listed = reference.orders((docs / "index.md").read_text()).split()
+    pages = [page.relative_to(docs).with_suffix("").as_posix() for page in docs.rglob("*.md")]
+    assert sorted([word for word in listed if word in pages]) == sorted(set(pages) - {"index"})
+
+
+def test_text_of_a_docstring_means_to_sphinx_what_it_says_and_examples_are_left_alone() -> None:
+    rst = reference.as_rst(["(B, C, *S), a_b_ or a::b: `x_*`..`y`s", "", ">>> print('*_')"])
+    assert rst == [r"(B, C, \*S), a\_b\_ or a\::b: \ ``x_*``\ ..\ ``y``\ s", "", ">>> print('*_')"]
+
+
 def keys_of_schema(schema: dict[str, Any], node: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Every dotted key that a JSON schema allows, with NAME for one of the user's own."""
     parts = [node, *node.get("anyOf", [])]
