@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mae_ext.cores import settle_threads
-from mae_ext.version import __version__
+from mae_ext.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mae_ext.config import Config, load_config, parse_config

@@ -10,150 +10,34 @@ from pydantic import Field, ValidationError, model_validator
 
 from mae_ext import plugins
 from mae_ext.errors import ConfigError, UserError
-from mae_ext.sections import Lengths, Named, PlugIn, Positive, Section, Share
+from mae_ext.modality_config import AugmentConfig, DataConfig, ModalityConfig, Statistics
+from mae_ext.model_config import SIZES, DecoderConfig, ModelConfig
+from mae_ext.sections import Named, PlugIn, Section
 from mae_ext.strict_yaml import read_yaml, write_yaml
 from mae_ext.train_config import TrainConfig
 
-SIZES: dict[str, dict[str, int]] = {
-    # width, depth, heads: DeiT (2012.12877) for tiny and small, ViT (2010.11929) for the rest.
-    "tiny": {"width": 192, "depth": 12, "heads": 3},
-    "small": {"width": 384, "depth": 12, "heads": 6},
-    "base": {"width": 768, "depth": 12, "heads": 12},
-    "large": {"width": 1024, "depth": 24, "heads": 16},
-    "huge": {"width": 1280, "depth": 32, "heads": 16},
-}
-
-
-class DecoderConfig(Section):
-    width: Positive = 512
-    depth: Positive = 8
-    heads: Positive = 16
-
-
-class ModelConfig(Section):
-    """`size` names width, depth and heads; each can be given by itself instead."""
-
-    size: Literal["tiny", "small", "base", "large", "huge"] | None = None
-    width: Positive | None = None
-    depth: Positive | None = None
-    heads: Positive | None = None
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    class_token: bool = True
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
-    decoder: DecoderConfig = DecoderConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _size(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("size"), str) and values["size"] in SIZES:
-            given = {k: v for k, v in values.items() if v is not None}
-            values = SIZES[values["size"]] | given
-        return values
-
-    @model_validator(mode="after")
-    def _heads(self) -> "ModelConfig":
-        if None in (self.width, self.depth, self.heads):
-            raise ValueError("give `size`, or all of `width`, `depth` and `heads`")
-        for name, width, heads in (("", self.width, self.heads), ("decoder.", self.decoder.width, self.decoder.heads)):
-            if width % heads:  # type: ignore[operator]
-                raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
-            if width * self.mlp_ratio < 1:  # type: ignore[operator]
-                raise ValueError(
-                    f"mlp_ratio={self.mlp_ratio:g} leaves nothing of {name}width={width} between two layers"
-                )
-        return self
-
-
-class Statistics(Section):
-    """Per-channel mean and standard deviation in the reader's units (uint8 counts as 0..1)."""
-
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-    @model_validator(mode="after")
-    def _same_length(self) -> "Statistics":
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
-        return self
-
-
-class AugmentConfig(Section):
-    """Random resized crop and flip. scale: share of the source's area; null takes the whole source, for evaluation."""
-
-    scale: tuple[Share, Share] | None = (0.2, 1.0)
-    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
-    fixed: tuple[int, ...] = ()
-    """Axes along which a sample is exactly as many of the source's voxels as the model sees, at a random place: time in
-    a clip, all three axes of a volume. `scale` and `aspect` are about the last two axes where those are not fixed."""
-    flip: tuple[int, ...] = (-1,)
-    """Axes flipped with probability 1/2, counted as in Python: -1 is the last (left-right in an image)."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "AugmentConfig":
-        for name, pair in (("scale", self.scale), ("aspect", self.aspect)):
-            if pair is not None and not 0 < pair[0] <= pair[1]:
-                raise ValueError(f"{name}={list(pair)} must be [low, high] with 0 < low <= high")
-        return self
-
-
-class DataConfig(Section):
-    path: str | None = None
-    test: str | None = None
-    """Held-out data that a task is judged on; pretraining has none."""
-    reader: Named = PlugIn(name="image")
-    augment: AugmentConfig = AugmentConfig()
-    statistics: Literal["measured", "imagenet", "none"] | Statistics = "measured"
-    repeats: Positive = 1
-    """Samples drawn from one opening of a file (MAE-ST's repeated sampling). They count in batch and epoch."""
-    max_bad_fraction: Share = 0.01
-
-
-def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
-    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide.
-
-    >>> from mae_ext import grid_of
-    >>> grid_of((16, 224, 224), (2, 16, 16))  # a clip of 16 frames
-    (8, 14, 14)
-    """
-    if len(size) != len(patch):
-        raise ValueError(f"size {list(size)} has {len(size)} axes and patch {list(patch)} has {len(patch)}")
-    for axis, (s, p) in enumerate(zip(size, patch, strict=True)):
-        if p < 1 or s < 1 or s % p:
-            raise ValueError(f"size {list(size)} is not a multiple of patch {list(patch)} on axis {axis} ({s} / {p})")
-    return tuple(s // p for s, p in zip(size, patch, strict=True))
-
-
-class ModalityConfig(Section):
-    size: Lengths
-    patch: Lengths
-    channels: Positive = 3
-    batch: Positive
-    """Samples per optimiser step, over all ranks and accumulation steps."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    embed: Named = PlugIn(name="patch")
-    position: Named = PlugIn(name="sincos")
-    mask: Named = PlugIn(name="random", ratio=0.75)  # type: ignore[call-arg]
-    decode: Named | None = None
-    """A second masker over the hidden tokens: those it hides are not decoded. null decodes them all."""
-    target: Named = PlugIn(name="pixel")
-    data: DataConfig = DataConfig()
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return grid_of(self.size, self.patch)
-
-    @model_validator(mode="after")
-    def _divides(self) -> "ModalityConfig":
-        _ = self.grid
-        augment, axes = self.data.augment, len(self.size)
-        for key, given in (("flip", augment.flip), ("fixed", augment.fixed)):
-            for axis in given:
-                if not -axes <= axis < axes:
-                    raise ValueError(f"data.augment.{key}: axis {axis} does not exist, size={list(self.size)}")
-            if len({axis % axes for axis in given}) < len(given):
-                raise ValueError(f"data.augment.{key}={list(given)} names an axis twice, size={list(self.size)}")
-        return self
+__all__ = [
+    "SIZES",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "DecoderConfig",
+    "ModalityConfig",
+    "ModelConfig",
+    "PlugIn",
+    "Section",
+    "Statistics",
+    "TrainConfig",
+    "builtin_dir",
+    "find_config",
+    "json_schema",
+    "load_config",
+    "load_values",
+    "one_modality",
+    "parse_config",
+    "set_value",
+    "uncached",
+]
 
 
 class Config(Section):

@@ -10,7 +10,10 @@ Lengths = tuple[Positive, ...]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    """Keys that belong together. A key that is none is an error."""
+
+    # The strings below keys are in the JSON schema then, for editors and for the reference.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -38,3 +41,18 @@ def _named(value: Any) -> Any:
 
 
 Named = Annotated[PlugIn, BeforeValidator(_named)]
+
+
+def grid_of(size: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
+    """size / patch, axis by axis. Raises ValueError naming the axis that does not divide.
+
+    >>> from mae_ext import grid_of
+    >>> grid_of((16, 224, 224), (2, 16, 16))  # a clip of 16 frames
+    (8, 14, 14)
+    """
+    if len(size) != len(patch):
+        raise ValueError(f"size {list(size)} has {len(size)} axes and patch {list(patch)} has {len(patch)}")
+    for axis, (s, p) in enumerate(zip(size, patch, strict=True)):
+        if p < 1 or s < 1 or s % p:
+            raise ValueError(f"size {list(size)} is not a multiple of patch {list(patch)} on axis {axis} ({s} / {p})")
+    return tuple(s // p for s, p in zip(size, patch, strict=True))

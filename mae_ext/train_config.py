@@ -11,29 +11,43 @@ class ProbeConfig(Section):
     """kNN and linear probe at the start, every `every` steps and at the end. They change no loss, and take time."""
 
     every: Positive
+    """Steps between two probes."""
     train: str
     """A labelled source to learn from: class folders, a list (index.csv::train), shards or .npz."""
     test: str
+    """A labelled source to judge on."""
     modality: str | None = None
     """Which one, if the run has several."""
     pool: Literal["mean", "class"] = "mean"
+    """What becomes of a sample's tokens: their mean, or the class token."""
     k: Positive = 20
+    """Neighbours of kNN."""
 
     def due(self, step: int, total: int) -> bool:
         return step % self.every == 0 or step == total
 
 
 class TrainConfig(Section):
+    """Give epochs or steps. Per-step numbers are over all ranks and accumulation steps."""
+
     epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the files of the first modality."""
     steps: Positive | None = None
+    """Optimiser steps, instead of epochs."""
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    """In which the rate rises from 0 to its peak; half a cosine follows."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The same in steps."""
     lr: Annotated[float, Field(gt=0)] = 1.5e-4
     """Base learning rate: the rate used is lr * (samples per step) / lr_per (MAE, appendix A: per 256)."""
     lr_per: Positive | None = 256
+    """null: lr is the rate used."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """The rate at the end. It does not follow the batch as lr does."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Of AdamW, for matrices; vectors and learned positions have none."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
     (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
@@ -42,19 +56,29 @@ class TrainConfig(Section):
     evaluate_every: Positive | None = None
     """Steps between two evaluations on data.test. There is always one at the end."""
     clip: Annotated[float, Field(gt=0)] | None = None
+    """The most that the gradient's norm may be; null is no limit."""
     uniformity: Annotated[float, Field(ge=0)] = 0.0
     """Weight of U-MAE's term (model/uniformity.py) in the loss; its paper takes 0.01."""
     accumulate: Positive = 1
+    """Parts that a batch is computed in, one after the other: less memory, the same recipe."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of what is computed; weights are kept in fp32."""
     compile: bool = False
+    """Whether torch.compile makes the step: a start of minutes, then faster on GPUs."""
     checkpointing: bool = False
+    """Whether activations are computed twice, to save memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU where there is one."""
     workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that read files; with 0 the run does."""
     prefetch: Positive = 2
+    """Steps that each worker is asked for ahead."""
     worker_timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds without a batch after which a worker counts as hung and is replaced."""
     save_every: Positive = 500
+    """Steps between two checkpoints."""
     keep: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints that are kept, the newest."""
     log_every: Positive = 1
     """Steps between two times that the device is asked how they went; the rows of all of them are written then."""
     tensorboard: bool = True

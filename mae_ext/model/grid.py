@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mae_ext.config import grid_of
+from mae_ext.sections import grid_of
 
 __all__ = ["grid_of", "patches", "patchify", "take", "take_patches", "unpatchify", "unravel"]
 

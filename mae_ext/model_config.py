@@ -1,0 +1,73 @@
+"""`model:` of a config: the encoder and the decoder that all modalities share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mae_ext.sections import Positive, Section
+
+SIZES: dict[str, dict[str, int]] = {
+    # width, depth, heads: DeiT (2012.12877) for tiny and small, ViT (2010.11929) for the rest.
+    "tiny": {"width": 192, "depth": 12, "heads": 3},
+    "small": {"width": 384, "depth": 12, "heads": 6},
+    "base": {"width": 768, "depth": 12, "heads": 12},
+    "large": {"width": 1024, "depth": 24, "heads": 16},
+    "huge": {"width": 1280, "depth": 32, "heads": 16},
+}
+
+
+class DecoderConfig(Section):
+    """MAE's decoder (2111.06377): narrow and shallow, as it is thrown away."""
+
+    width: Positive = 512
+    """Numbers in a token, E."""
+    depth: Positive = 8
+    """Blocks."""
+    heads: Positive = 16
+    """Of attention; they divide the width."""
+
+
+class ModelConfig(Section):
+    """`size` names width, depth and heads; each can be given by itself instead."""
+
+    size: Literal["tiny", "small", "base", "large", "huge"] | None = None
+    """A name for width, depth and heads: tiny (192, 12, 3), small (384, 12, 6), base (768, 12, 12), large
+    (1024, 24, 16), huge (1280, 32, 16)."""
+    width: Positive | None = None
+    """Numbers in a token of the encoder, D."""
+    depth: Positive | None = None
+    """Blocks of the encoder."""
+    heads: Positive | None = None
+    """Of its attention; they divide the width."""
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    """Width between a block's two layers over that of a token, in encoder and decoder."""
+    class_token: bool = True
+    """A token of no patch before the others, which the pool `class` takes."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth (1603.09382): the chance that a sample skips a half of the last block. Rises over the blocks,
+    from 0."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """What layer norms add to a variance."""
+    decoder: DecoderConfig = DecoderConfig()
+    """Answers for hidden patches; a task has none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("size"), str) and values["size"] in SIZES:
+            given = {k: v for k, v in values.items() if v is not None}
+            values = SIZES[values["size"]] | given
+        return values
+
+    @model_validator(mode="after")
+    def _heads(self) -> "ModelConfig":
+        if None in (self.width, self.depth, self.heads):
+            raise ValueError("give `size`, or all of `width`, `depth` and `heads`")
+        for name, width, heads in (("", self.width, self.heads), ("decoder.", self.decoder.width, self.decoder.heads)):
+            if width % heads:  # type: ignore[operator]
+                raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
+            if width * self.mlp_ratio < 1:  # type: ignore[operator]
+                raise ValueError(
+                    f"mlp_ratio={self.mlp_ratio:g} leaves nothing of {name}width={width} between two layers"
+                )
+        return self
