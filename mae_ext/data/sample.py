@@ -112,7 +112,7 @@ class Reader(Protocol):
     - `extent(address) -> Extent`, what its crop samplers will be given, from the header alone. Raises BadSample. Its
       samples then say their `extent` and `box`. Of a reader without it, `extent_of` and `read_placed` find both out.
     - `describe(address) -> str`: a line of what a file holds, then a line for each thing that may mislead.
-    - `doubtful(addresses) -> str | None`: a warning, before anything is read, of what many of these files leave open.
+    - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
 
     >>> import pathlib, numpy, torch
     >>> from mae_ext import Sample, verdicts

@@ -18,11 +18,14 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
     Raises BadSample: "no such file", "unreadable", "not a regular file", "empty", "too large" (above max_bytes),
     "truncated", "damaged". Pipes, sockets and devices are never opened, even when they took a file's place.
     """
-    if member := archive.MEMBER.fullmatch(address):
-        return _read(address, member["shard"], max_bytes, int(member["offset"]), int(member["size"]))
     if row := archive.ROW.fullmatch(address):
         return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
-    return _read(address, address, max_bytes)
+    with _opened(address) as (handle, offset, size):
+        _check_size(address, size, max_bytes)
+        content = _pread(handle, size, offset)
+    if len(content) != size:
+        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
+    return content
 
 
 def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> bytes:
@@ -30,10 +33,9 @@ def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> by
 
     max_bytes: of the whole, as for `fetch`; None is no limit.
     """
-    path, offset, size = locate(address)
-    if max_bytes is not None:
-        _check_size(address, size, max_bytes)
-    with _opened(address, path, offset, size) as (handle, size):
+    with _opened(address) as (handle, offset, size):
+        if max_bytes is not None:
+            _check_size(address, size, max_bytes)
         return _pread(handle, min(count, size), offset)
 
 
@@ -42,22 +44,16 @@ def locate(address: str) -> tuple[str, int, int]:
 
     Raises BadSample as `fetch` does.
     """
+    with _opened(address) as (_, offset, size):
+        return _place(address)[0], offset, size
+
+
+def _place(address: str) -> tuple[str, int, int | None]:
+    """(file, offset, size) as an address says it; of a file, and of a row's archive, None is all of it."""
     if member := archive.MEMBER.fullmatch(address):
-        path, offset, size = member["shard"], int(member["offset"]), int(member["size"])
-    else:
-        row = archive.ROW.fullmatch(address)
-        path, offset, size = row["file"] if row else address, 0, None
-    with _opened(address, path, offset, size) as (_, size):
-        return path, offset, size
-
-
-def _read(address: str, path: str, max_bytes: int, offset: int = 0, size: int | None = None) -> bytes:
-    with _opened(address, path, offset, size) as (handle, size):
-        _check_size(address, size, max_bytes)
-        content = _pread(handle, size, offset)
-    if len(content) != size:
-        raise BadSample(address, "truncated", f"{len(content)} of {size} bytes could be read")
-    return content
+        return member["shard"], int(member["offset"]), int(member["size"])
+    row = archive.ROW.fullmatch(address)
+    return row["file"] if row else address, 0, None
 
 
 def _check_size(address: str, size: int, max_bytes: int) -> None:
@@ -66,8 +62,9 @@ def _check_size(address: str, size: int, max_bytes: int) -> None:
 
 
 @contextmanager
-def _opened(address: str, path: str, offset: int, size: int | None) -> Iterator[tuple[int, int]]:
-    """A descriptor of a regular file, and how many bytes the sample has in it."""
+def _opened(address: str) -> Iterator[tuple[int, int, int]]:
+    """A descriptor of a regular file, and where in it the sample begins and how many bytes it has."""
+    path, offset, size = _place(address)
     try:
         # Opening a device can act on it, so its kind is asked first; O_NONBLOCK because a pipe can slip in between.
         status = os.stat(path)  # noqa: PTH116
@@ -83,7 +80,7 @@ def _opened(address: str, path: str, offset: int, size: int | None) -> Iterator[
                 raise BadSample(address, "empty", "0 bytes")
             if offset + size > status.st_size:
                 raise BadSample(address, "truncated", f"{path} has {status.st_size} bytes and needs {offset + size}")
-            yield handle, size
+            yield handle, offset, size
         finally:
             os.close(handle)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name

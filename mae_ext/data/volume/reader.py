@@ -33,8 +33,8 @@ from mae_ext.errors import BadSample
 MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
 
-HEADER_BYTES = nrrd.MAX_HEADER
-"""Of a file's beginning: no header of another format is as long."""
+HEADER_BYTES = 1 << 16
+"""Of a file's beginning, where its header ends; a NRRD's, which is text, may be longer."""
 
 VERSION = 2
 """Of what the cache holds. Raise it with every change of what `read` returns."""
@@ -237,7 +237,8 @@ class VolumeReader:
 
     def _one_file(self, address: str, name: str, header_alone: bool) -> Declared:
         if header_alone and not archive.ROW.fullmatch(address):
-            content: bytes | Array = head(address, HEADER_BYTES, self.max_bytes)
+            most = nrrd.MAX_HEADER if name.endswith(nrrd.SUFFIXES) else HEADER_BYTES
+            content: bytes | Array = head(address, most, self.max_bytes)
         else:
             content = fetch(address, self.max_bytes)
         if isinstance(content, np.ndarray):
