@@ -58,7 +58,7 @@ def file(tmp_path):
     return str(path)
 
 
-def children():
+def processes():
     return psutil.Process().children(recursive=True)
 
 
@@ -75,7 +75,7 @@ def test_a_child_that_fails_costs_its_file_and_the_next_file_gets_another(stub, 
         assert caught.value.kind == kind and caught.value.path == file
         assert time.monotonic() - began < 5
     children.close()
-    assert not [c for c in children() if "stub.py" in " ".join(c.cmdline())]
+    assert not [c for c in processes() if "stub.py" in " ".join(c.cmdline())]
 
 
 def test_what_the_childs_program_did_not_foresee_is_a_verdict_that_names_it_and_the_next_child_is_fresh(stub, file):
@@ -184,10 +184,10 @@ def test_descriptors_and_children_do_not_grow_with_files(stub, file):
             opened.frames([1])
 
     read()
-    before = len(os.listdir("/proc/self/fd")), len(children())  # noqa: PTH208
+    before = len(os.listdir("/proc/self/fd")), len(processes())  # noqa: PTH208
     for _ in range(200):
         read()
-    assert (len(os.listdir("/proc/self/fd")), len(children())) == before  # noqa: PTH208
+    assert (len(os.listdir("/proc/self/fd")), len(processes())) == before  # noqa: PTH208
 
 
 def test_a_child_that_has_read_many_files_is_replaced(stub, file, monkeypatch):
