@@ -92,14 +92,20 @@ def probe(
     Example: mae-ext probe runs/photos --train labelled/train --test labelled/test; with patients and a split in a list:
     --train index.csv::train --test index.csv::test, or --train index.csv --folds 5, which keeps a patient together.
     """
-    from mae_ext.probing.probe import probe as judge
+    from mae_ext.probing.probe import probe as scores_of
+    from mae_ext.probing.spec import ProbeSpec
 
-    with progress_bar("embedding") as progress:
-        result = judge(
-            run, train, test, k, pool, baseline="random" if random_weights else None, name=modality,
-            max_bad_fraction=max_bad_fraction, progress=lambda _, done, total: progress(done, total),
-            attentive=attentive, folds=folds, mirror=mirror,
-        )  # fmt: skip
+    spec = ProbeSpec(
+        train, test, folds, k=k, pool=pool, attentive=attentive, mirror=mirror, max_bad_fraction=max_bad_fraction
+    )
+    with progress_bar("embedding") as bar:
+        result = scores_of(
+            run,
+            spec,
+            name=modality,
+            baseline="random" if random_weights else None,
+            progress=lambda _, done, total: bar(done, total),
+        )
     print(dumps(result))
 
 

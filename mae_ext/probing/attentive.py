@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae_ext.model.position import coordinates_of, sincos
-from mae_ext.probing.scores import DRAWS, MANY, accuracy, judge, split
+from mae_ext.probing.scores import DRAWS, MANY, accuracy, split
 from mae_ext.rng import rng
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -83,40 +83,28 @@ class AttentiveHead(nn.Module):
         return x @ self.classify.T + self.bias
 
 
-def attentive(
-    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, grid: tuple[int, ...], epochs: int = 60, seed: int = 0,
-    groups: Tensor | None = None, groups_test: Tensor | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """(n, N, D) tokens of a grid, (n,) int64, and the same for test -> scores.
-
-    The learning rate is the best of `LEARNING_RATES` on a tenth of train, held out class by class (the mean of five
-    draws where that is less than `MANY` / 10 samples); then all of train is fitted. Tokens are standardised by train.
-    groups: patients of train, held out whole; groups_test: patients of test, for the intervals.
-    """
-    votes, settings = attentive_votes(x, y, x_test, grid, epochs, seed, groups)
-    return {**judge(votes, y_test, seed, groups_test), **settings}
-
-
 def attentive_votes(
     x: Tensor, y: Tensor, x_test: Tensor, grid: tuple[int, ...], epochs: int = 60, seed: int = 0,
     groups: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
-    """-> (n, classes) float64 probabilities for test, and what was tried and chosen."""
-    flat = x.flatten(0, 1)
-    # Over a part of the tokens where there are millions: a mean and a deviation need no more.
-    std, mean = torch.std_mean(flat[:: max(1, len(flat) // 200_000)].double(), 0, correction=0)
-    mean, scale = mean.float(), (1 / std.clamp(min=1e-6)).float()
+    """(n, N, D) tokens of a grid, (n,) int64, (m, N, D) -> (m, classes) float64 probabilities, and what was chosen.
+
+    The learning rate is the best of `LEARNING_RATES` on a tenth of train, held out class by class (the mean of five
+    draws where that is less than `MANY` / 10 samples); then all of train is fitted. Tokens are standardised by train.
+    groups: patients of train, held out whole.
+    """
+    fitting = Fitting(x, y, grid, epochs, seed)
     tried = dict.fromkeys(LEARNING_RATES, 0.0)
     draws = 1 if len(y) >= MANY else DRAWS
     for draw in range(draws):
         fit, held = split(y, seed, draw, groups)
         for lr in tried if len(held) else ():
-            head = _fit(x, y, grid, fit, mean, scale, lr, epochs, seed)
-            tried[lr] += accuracy(_predict(head, x[held], mean, scale).argmax(1), y[held]) / draws
+            votes = fitting.votes(fitting.head(fit, lr), x[held])
+            tried[lr] += accuracy(votes.argmax(1), y[held]) / draws
     best = max(tried, key=lambda lr: (round(tried[lr], 9), -lr))
-    head = _fit(x, y, grid, torch.arange(len(y)), mean, scale, best, epochs, seed)
-    return _predict(head, x_test, mean, scale), {
-        "train_accuracy": accuracy(_predict(head, x, mean, scale).argmax(1), y),
+    head = fitting.head(torch.arange(len(y)), best)
+    return fitting.votes(head, x_test), {
+        "train_accuracy": accuracy(fitting.votes(head, x).argmax(1), y),
         "lr": best,
         "held_out_accuracy": {f"{lr:g}": round(value, 6) for lr, value in tried.items()},
         "heads": len(head.pool.query),
@@ -124,26 +112,36 @@ def attentive_votes(
     }
 
 
-def _fit(
-    x: Tensor, y: Tensor, grid: tuple[int, ...], rows: Tensor, mean: Tensor, scale: Tensor, lr: float, epochs: int,
-    seed: int,
-) -> AttentiveHead:  # fmt: skip
-    head = AttentiveHead(x.shape[2], grid, int(y.max()) + 1, rng(seed, "attentive"))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    with torch.enable_grad():
-        for epoch in range(epochs):
-            order = rows[torch.randperm(len(rows), generator=rng(seed, "attentive", epoch))]
-            for group in optimizer.param_groups:
-                group["lr"] = lr * (1 + cos(pi * epoch / epochs)) / 2
-            for part in order.split(BATCH):
-                loss = F.cross_entropy(head((x[part].float() - mean) * scale), y[part])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    return head
+class Fitting:
+    """Heads for (n, N, D) tokens and (n,) labels, standardised by all of these tokens."""
 
+    def __init__(self, x: Tensor, y: Tensor, grid: tuple[int, ...], epochs: int, seed: int) -> None:
+        self.x, self.y, self.grid, self.epochs, self.seed = x, y, grid, epochs, seed
+        flat = x.flatten(0, 1)
+        # Over a part of the tokens where there are millions: a mean and a deviation need no more.
+        std, mean = torch.std_mean(flat[:: max(1, len(flat) // 200_000)].double(), 0, correction=0)
+        self.mean, self.scale = mean.float(), (1 / std.clamp(min=1e-6)).float()
 
-@torch.no_grad()
-def _predict(head: AttentiveHead, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """-> (n, classes) float64 probabilities."""
-    return torch.cat([head((part.float() - mean) * scale).double().softmax(1) for part in x.split(BATCH)])
+    def head(self, rows: Tensor, lr: float) -> AttentiveHead:
+        """One that has learned these rows, at a rate that falls from `lr` to 0 along half a cosine."""
+        head = AttentiveHead(self.x.shape[2], self.grid, int(self.y.max()) + 1, rng(self.seed, "attentive"))
+        optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
+        with torch.enable_grad():
+            for epoch in range(self.epochs):
+                order = rows[torch.randperm(len(rows), generator=rng(self.seed, "attentive", epoch))]
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * (1 + cos(pi * epoch / self.epochs)) / 2
+                for part in order.split(BATCH):
+                    loss = F.cross_entropy(head(self._standardised(self.x[part])), self.y[part])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        return head
+
+    @torch.no_grad()
+    def votes(self, head: AttentiveHead, x: Tensor) -> Tensor:
+        """-> (n, classes) float64 probabilities."""
+        return torch.cat([head(self._standardised(part)).double().softmax(1) for part in x.split(BATCH)])
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        return (x.float() - self.mean) * self.scale

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize, one_hot
 
-from mae_ext.probing.scores import DRAWS, MANY, accuracy, judge, judge_marks, split
+from mae_ext.probing.scores import DRAWS, MANY, accuracy, score_marks, split
 
 TEMPERATURE = 0.07
 """Of the weighted vote, exp(cosine / T): Wu et al., 1805.01978, with k=200; DINO, 2104.14294, with k=20."""
@@ -20,23 +20,13 @@ L2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths tried: the loss is mean cross-entropy + l2 / 2 * |W|^2, over standardised features."""
 
 
-def knn(
-    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, k: int = 20, seed: int = 0, groups: Tensor | None = None
-) -> dict[str, Any]:
-    """(n, D) float, labels, and the same for test -> scores. Cosine similarity on the features as they are.
-
-    "accuracy" is that of votes weighted by exp(cosine / 0.07); "majority_accuracy" counts the k votes alike, a draw
-    going to the class with the larger summed similarity. seed, groups (the patient of each test sample): of intervals.
-    """
-    votes, counted, settings = neighbour_votes(x, y, x_test, k)
-    if y.ndim == 2:
-        return {**judge_marks(votes, y_test, seed, groups), **settings}
-    found = judge(votes, y_test, seed, groups)
-    return {**found, "majority_accuracy": accuracy(counted.argmax(1), y_test), **settings}
-
-
 def neighbour_votes(x: Tensor, y: Tensor, x_test: Tensor, k: int = 20) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """-> (n, classes) share of the weighted vote in 0..1, (n, classes) counts with ties broken, and the settings."""
+    """(n, D) float, labels, (m, D) -> (m, classes) shares, (m, classes) counts, and the settings.
+
+    Neighbours are those of the largest cosine similarity of the features as they are. Shares, in 0..1, are of votes
+    weighted by exp(cosine / 0.07); counts are of the k votes alike, a draw going to the class with the larger summed
+    similarity.
+    """
     k = min(k, len(x))
     marks = one_hot(y, int(y.max()) + 1) if y.ndim == 1 else y
     x, x_test = normalize(x, dim=1), normalize(x_test, dim=1)
@@ -52,27 +42,17 @@ def neighbour_votes(x: Tensor, y: Tensor, x_test: Tensor, k: int = 20) -> tuple[
     return torch.cat(weighted), torch.cat(counted), settings
 
 
-def linear(
-    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, epochs: int = 100, seed: int = 0,
-    groups: Tensor | None = None, groups_test: Tensor | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """(n, D) float, labels, and the same for test -> scores of a linear classifier on standardised features.
+def linear_votes(
+    x: Tensor, y: Tensor, x_test: Tensor, epochs: int = 100, seed: int = 0, groups: Tensor | None = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """(n, D) float, labels, (m, D) -> (m, classes) float64 probabilities, and what was tried and chosen.
 
     Softmax regression, or a logistic regression for each class where labels are marks. Standardising by train
     statistics is the parameter-free batch norm of MAE's linear probe (2111.06377, appendix A). The L2 strength is the
     best of `L2` on a tenth of train, held out class by class (the mean of five draws where that is less than `MANY` /
     10 samples), by accuracy or, of marks, by mean AUROC; then all of train is fitted. groups: patients of train, held
-    out whole; groups_test: patients of test, for the intervals.
+    out whole.
     """
-    votes, settings = linear_votes(x, y, x_test, epochs, seed, groups)
-    found = judge_marks if y.ndim == 2 else judge
-    return {**found(votes, y_test, seed, groups_test), **settings}
-
-
-def linear_votes(
-    x: Tensor, y: Tensor, x_test: Tensor, epochs: int = 100, seed: int = 0, groups: Tensor | None = None
-) -> tuple[Tensor, dict[str, Any]]:
-    """-> (n, classes) float64 probabilities for test, and what was tried and chosen."""
     std, mean = torch.std_mean(x.double(), 0, correction=0)
     constant = std <= 1e-6 * x.double().abs().amax(0)
     scale = torch.where(constant, 0.0, 1 / std.where(~constant, 1.0))
@@ -129,8 +109,8 @@ def logits(weight: Tensor, x: Tensor) -> Tensor:
 
 def _mean_auroc(votes: Tensor, marks: Tensor) -> float:
     """0.5, what guessing has, where no class has both a sample and the lack of one."""
-    found = judge_marks(votes, marks, draws=1)["auroc"]
-    return 0.5 if found is None else float(found)
+    area = score_marks(votes, marks, draws=1)["auroc"]
+    return 0.5 if area is None else float(area)
 
 
 def _regression(x: Tensor, classes: int, l2: float, iterations: int, error: Callable[[Tensor], Tensor]) -> Tensor:

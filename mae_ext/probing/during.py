@@ -16,7 +16,8 @@ from mae_ext.engine.task import backbone_of
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import Features, FrozenEncoder
 from mae_ext.probing.labelled import labelled, matched
-from mae_ext.probing.probe import PROBES, Reading, judged
+from mae_ext.probing.probe import PROBES, probe_encoder
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.train_config import ProbeConfig
 
 
@@ -80,9 +81,8 @@ class ProbesDuring:
             return {}
         self.done.add(step)
         self.encoder.step = step
-        weights = "pretrained" if step or self.initialised else "untrained"
-        spec = self.spec
-        row = judged(Reading(self.encoder), spec.train, spec.test, spec.k, spec.pool, 100, 0, False, None, weights)
+        spec = ProbeSpec(self.spec.train, self.spec.test, pool=self.spec.pool, k=self.spec.k)
+        row = probe_encoder(self.encoder, spec, "pretrained" if step or self.initialised else "untrained")
         self.journal.write({**row, "in_training": True})
         scores = {kind: row[kind].get("accuracy", row[kind]["auroc"]) for kind in ("linear", "knn")}
         scores = {kind: value for kind, value in scores.items() if value is not None}

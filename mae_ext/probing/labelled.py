@@ -153,8 +153,8 @@ def folds(data: Labelled, count: int, seed: int) -> Tensor:
     try:
         fold = torch.tensor(deal(groups, kinds, count, seed))
     except ValueError:
-        found = len(set(groups))
-        raise UserError(f"folds={count}: expected 2 up to the number of {what} in {data.source}, {found}") from None
+        most = len(set(groups))
+        raise UserError(f"folds={count}: expected 2 up to the number of {what} in {data.source}, {most}") from None
     check_classes(data)
     for label in data.has_classes():
         holding = fold[data.have(label)].unique()
@@ -179,19 +179,19 @@ def confounds(data: Labelled) -> list[str]:
     """Sentences on classes that come with something else than themselves, where patients are known."""
     if data.patients is None:
         return []
-    found = []
+    sentences = []
     folders = [str(Path(path).parent) for path in data.paths]
     for c in data.has_classes():
         rows = data.have(c).nonzero()[:, 0].tolist()
         name, who, places = data.classes[c], _whose(data, c), {folders[i] for i in rows}
         if len(who) == 1:
-            found.append(f"class '{name}' is one patient, {who[0]}: what tells it apart may be the patient")
+            sentences.append(f"class '{name}' is one patient, {who[0]}: what tells it apart may be the patient")
         elif len(places) == 1 and not any(f in places for i, f in enumerate(folders) if i not in set(rows)):
-            found.append(
+            sentences.append(
                 f"all {len(who)} patients of class '{name}' are from {min(places)}, and nobody else is: what tells the "
                 "class apart may be the source"
             )
-    return [f"{data.source}: {sentence}" for sentence in found]
+    return [f"{data.source}: {sentence}" for sentence in sentences]
 
 
 def _whose(data: Labelled, label: int) -> Sequence[str]:

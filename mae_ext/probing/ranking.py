@@ -52,11 +52,11 @@ def _auroc(weight: Tensor, positive: Tensor, last: Tensor) -> Tensor:
 
 def _average_precision(weight: Tensor, positive: Tensor, last: Tensor) -> Tensor:
     weight = weight.double()
-    found = _gained(weight * positive, last)
+    gained = _gained(weight * positive, last)
     shown = weight.cumsum(1)[:, last]
     # Before the first sample that was drawn nothing is shown and nothing found.
-    precision = found.cumsum(1) / shown.clamp(min=1)
-    return (found * precision).sum(1) / found.sum(1)
+    precision = gained.cumsum(1) / shown.clamp(min=1)
+    return (gained * precision).sum(1) / gained.sum(1)
 
 
 def _gained(weight: Tensor, last: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def resampled(n: int, seed: int, groups: Tensor | None = None, draws: int = RESA
     return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.int16))[:, inverse]
 
 
-def judge(votes: Tensor, wanted: Tensor, seed: int = 0, groups: Tensor | None = None) -> dict[str, Any]:
+def score_classes(votes: Tensor, wanted: Tensor, seed: int = 0, groups: Tensor | None = None) -> dict[str, Any]:
     """(n, classes) scores of one scale for all samples, (n,) int64 -> accuracy, balanced_accuracy, auroc, and *_ci.
 
     The largest score is the prediction. auroc: each class against the rest, then the mean over the classes that occur
@@ -101,12 +101,12 @@ def judge(votes: Tensor, wanted: Tensor, seed: int = 0, groups: Tensor | None = 
     }
 
 
-def judge_marks(
+def score_marks(
     votes: Tensor, marks: Tensor, seed: int = 0, groups: Tensor | None = None, draws: int = RESAMPLES
 ) -> dict[str, Any]:
     """(n, classes) scores, (n, classes) of 1, 0 and -1 (not known) -> auroc and average_precision, means over classes.
 
-    A class counts where the samples that are known have it and lack it. Intervals as in `judge`.
+    A class counts where the samples that are known have it and lack it. Intervals as in `score_classes`.
     """
     weight = resampled(len(marks), seed, groups, draws)
     ranked, ranked_ci = _over_classes(votes, marks, weight, groups, auroc)
@@ -119,20 +119,20 @@ def judge_marks(
     }
 
 
-def each_class(votes: Tensor, marks: Tensor, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """As in `judge_marks`, class by class, with the number of samples that have it and lack it."""
-    found = {}
+def score_each_class(votes: Tensor, marks: Tensor, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """As in `score_marks`, class by class, with the number of samples that have it and lack it."""
+    scored = {}
     for c, name in enumerate(names):
         known = marks[:, c] >= 0
         score, has = votes[known, c], marks[known, c] == 1
         once = torch.ones(1, len(has))
-        found[name] = {
+        scored[name] = {
             "auroc": _number(float(auroc(score, has, once))),
             "average_precision": _number(float(average_precision(score, has, once))) if not bool(has.all()) else None,
             "positives": int(has.sum()),
             "negatives": int((~has).sum()),
         }
-    return found
+    return scored
 
 
 def _over_classes(

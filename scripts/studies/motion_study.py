@@ -12,6 +12,7 @@ the pretrained one that is shown the middle frame of each clip, repeated.
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mae_ext.data.sample import stack
 from mae_ext.errors import BadSample
 from mae_ext.features.encoder import FrozenEncoder, load_encoder
 from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.rng import rng
 
 PROBES = ("knn", "linear", "attentive")
@@ -75,9 +77,10 @@ def main() -> None:
     result: dict[str, Any] = {"loss": held_out(load_encoder(args.run), args.test)}
     with tempfile.TemporaryDirectory() as folder:
         train = few(args.train, args.labelled, Path(folder) / "train.csv")
-        result["pretrained"] = short(probe(args.run, train, args.test, attentive=True))
-        result["random"] = short(probe(args.run, train, args.test, attentive=True, baseline="random", record=False))
-        result["one frame"] = short(probe(args.run, train, args.test, attentive=True, view=one_frame, record=False))
+        spec = ProbeSpec(train, args.test, attentive=True)
+        result["pretrained"] = short(probe(args.run, spec))
+        result["random"] = short(probe(args.run, spec, baseline="random", record=False))
+        result["one frame"] = short(probe(args.run, replace(spec, view=one_frame), record=False))
     print(json.dumps(result, indent=1))
 
 

@@ -9,15 +9,15 @@ from mae_ext.engine import distributed
 from mae_ext.probing import during
 
 distributed.COLLECTIVE_TIMEOUT = timedelta(seconds=2)
-judged = during.judged
+probe_encoder = during.probe_encoder
 
 
 def slowly(*arguments, **options):
     time.sleep(4)
-    return judged(*arguments, **options)
+    return probe_encoder(*arguments, **options)
 
 
-during.judged = slowly
+during.probe_encoder = slowly
 
 if __name__ == "__main__":
     sys.exit(cli.run())

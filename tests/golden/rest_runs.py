@@ -27,6 +27,7 @@ from mae_ext.features.embed import embed
 from mae_ext.features.encoder import load_encoder
 from mae_ext.probing.during import ProbesDuring
 from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.report import pictures
 from mae_ext.tasks.detect.task import Detection
 
@@ -196,21 +197,25 @@ def runs(note: Note) -> None:
     )
     note("embed elsewhere", lambda: embed("run", "train", "absent/x.safetensors"))
     note("embed other name", lambda: embed("run", "train", "out/x.npy"))
-    for more in (
-        {},
-        {"baseline": "random", "seed": 1},
-        {"mirror": True},
-        {"test": None, "folds": 2},
-        {"max_bad_fraction": 0.0},
-        {"pool": "class", "k": 2},
+    for baseline, more in (
+        (None, {}),
+        ("random", {"seed": 1}),
+        (None, {"mirror": True}),
+        (None, {"test": None, "folds": 2}),
+        (None, {"max_bad_fraction": 0.0}),
+        (None, {"pool": "class", "k": 2}),
     ):
+        asked_for = {**({} if baseline is None else {"baseline": baseline}), **more}
         note(
-            f"probe {more}",
-            lambda more=more: compact(
+            f"probe {asked_for}",
+            lambda baseline=baseline, more=more: compact(
                 {
                     k: v
                     for k, v in probe(
-                        "run", "train", record=False, **{"test": "test", "k": 3, "epochs": 3, **more}
+                        "run",
+                        ProbeSpec("train", **{"test": "test", "k": 3, "epochs": 3, **more}),
+                        record=False,
+                        baseline=baseline,
                     ).items()
                     if k not in ("seconds", "checkpoint")
                 }

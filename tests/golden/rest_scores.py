@@ -13,6 +13,7 @@ from golden.rest import Note, area, digest, told
 from golden.rest_config import BASE, M
 from golden.rest_engine import given
 from golden.rest_model import generator, numbers
+from probing import scored_votes
 from torch import Tensor
 
 from mae_ext.config import parse_config
@@ -21,6 +22,7 @@ from mae_ext.data.sources import classes
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.features.encoder import Features
 from mae_ext.probing import attentive, classifiers, labelled, probe, ranking, scores
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.sections import PlugIn
 from mae_ext.tasks.classify import judge
 from mae_ext.tasks.detect import average_precision
@@ -85,7 +87,10 @@ def judging(note: Note) -> None:
             }[how].softmax(1)
             for each in (None, 3, 100):
                 groups = None if each is None else some_groups(n, each)
-                note(f"judge {kind} {how} patients of {each}", list(scores.judge(votes, wanted, 1, groups).values()))
+                note(
+                    f"judge {kind} {how} patients of {each}",
+                    list(scores.score_classes(votes, wanted, 1, groups).values()),
+                )
             note(f"held out {kind} {how}", lambda v=votes, w=wanted: list(judge.judge(v, w).values()))
     note(
         "scores",
@@ -110,19 +115,19 @@ def judging(note: Note) -> None:
                 note(
                     f"marks {kind} patients of {each} {how}",
                     list(
-                        scores.judge_marks(
+                        scores.score_marks(
                             votes, table, 2, None if each is None else some_groups(20, each), 100
                         ).values()
                     ),
                 )
         note(
             f"each class {kind}",
-            [list(v.values()) for v in scores.each_class(numbers(20, 3), table, ["a", "b", "c"]).values()],
+            [list(v.values()) for v in scores.score_each_class(numbers(20, 3), table, ["a", "b", "c"]).values()],
         )
     with mock.patch.object(scores, "MOST_AREAS", 60):
-        note("as many areas as may be", list(scores.judge_marks(numbers(20, 3), marks, 0, None, 10).values()))
+        note("as many areas as may be", list(scores.score_marks(numbers(20, 3), marks, 0, None, 10).values()))
     with mock.patch.object(scores, "MOST_AREAS", 59):
-        note("one area too many", list(scores.judge_marks(numbers(20, 3), marks, 0, None, 10).values()))
+        note("one area too many", list(scores.score_marks(numbers(20, 3), marks, 0, None, 10).values()))
 
 
 @area()
@@ -156,14 +161,14 @@ def classifying(note: Note) -> None:
             votes, counted, settings = classifiers.neighbour_votes(x, y, x_test, k)
             note(
                 f"neighbours {kind} {k}",
-                [votes, counted, settings, list(classifiers.knn(x, y, x_test, y_test, k).values())],
+                [votes, counted, settings, list(scored_votes.knn(x, y, x_test, y_test, k).values())],
             )
         if kind in ("even", "rare"):
             for each, seed in ((None, 0), (2, 1)):
                 groups = None if each is None else some_groups(len(y), each)
                 note(
                     f"linear {kind} seed {seed} patients of {each}",
-                    list(classifiers.linear(x, y, x_test, y_test, 10, seed, groups, groups).values()),
+                    list(scored_votes.linear(x, y, x_test, y_test, 10, seed, groups, groups).values()),
                 )
         for l2 in (0.1, 1.0):
             note(f"softmax {kind} {l2}", classifiers.softmax_regression(x, y, l2, 20))
@@ -199,8 +204,8 @@ def classifying(note: Note) -> None:
         note(
             f"marks {kind}",
             [
-                list(classifiers.knn(x, table, x, table, 5).values()),
-                list(classifiers.linear(x, table, x, table, 6).values()),
+                list(scored_votes.knn(x, table, x, table, 5).values()),
+                list(scored_votes.linear(x, table, x, table, 6).values()),
             ],
         )
         note(f"marks mean {kind}", classifiers._mean_auroc(numbers(24, 2), table))
@@ -229,12 +234,12 @@ def attending(note: Note) -> None:
                 f"attentive {seed} patients of {each}",
                 list(attentive.attentive_votes(x, y, x.flip(0), (2, 2), 3, seed, groups)),
             )
-    note("attentive scores", list(attentive.attentive(x, y, x, y, (2, 2), 2, 0, None, some_groups(24, 2)).values()))
+    note("attentive scores", list(scored_votes.attentive(x, y, x, y, (2, 2), 2, 0, None, some_groups(24, 2)).values()))
     long = numbers(140, 2, 6)
-    head = attentive._fit(
-        long, torch.arange(140) % 3, (2, 1), torch.arange(5, 140), torch.zeros(6), torch.ones(6), 5e-2, 4, 1
-    )
-    note("fitted", [head.classify, head.bias, attentive._predict(head, long, torch.zeros(6), torch.ones(6))])
+    fitting = attentive.Fitting(long, torch.arange(140) % 3, (2, 1), 4, 1)
+    fitting.mean, fitting.scale = torch.zeros(6), torch.ones(6)
+    head = fitting.head(torch.arange(5, 140), 5e-2)
+    note("fitted", [head.classify, head.bias, fitting.votes(head, long)])
 
 
 def features(
@@ -374,48 +379,42 @@ def probing(note: Note) -> None:
         ("seed", ("plain", "same"), {"seed": 3}),
         ("epochs", ("plain", "same"), {"epochs": 1}),
         ("several", ("several", "several"), {}),
-        ("folds", ("plain", None), {"parts": 3}),
-        ("folds of patients", ("patients", None), {"parts": 3}),
-        ("mirrored folds", ("plain", None), {"parts": 3, "mirror": True}),
-        ("several folds", ("several", None), {"parts": 2}),
+        ("folds", ("plain", None), {"folds": 3}),
+        ("folds of patients", ("patients", None), {"folds": 3}),
+        ("mirrored folds", ("plain", None), {"folds": 3, "mirror": True}),
+        ("several folds", ("several", None), {"folds": 2}),
         ("mirrored", ("patients", "other people"), {"mirror": True}),
         ("patients", ("patients", "other people"), {}),
         ("shared", ("patients", "same people"), {}),
         ("attentive several", ("several", "several"), {"attentive": True}),
         ("attentive", ("plain", "same"), {"attentive": True}),
-        ("attentive patients folds", ("patients", None), {"attentive": True, "parts": 2}),
+        ("attentive patients folds", ("patients", None), {"attentive": True, "folds": 2}),
         ("attentive mirrored", ("plain", "same"), {"attentive": True, "mirror": True}),
         ("two", ("two", "same"), {}),
         ("unlabelled", ("unlabelled", "fewer"), {}),
     ):
         train, test = sources
         held = Reads({"a": tables[train], **({} if test is None else {"b": others[test]})})
-        read = probe.Reading(SimpleNamespace(features=held.features, **vars(held.encoder)), 7, 0.25, lambda *a: None)
-        options = {
-            "k": 5,
-            "pool": "mean",
-            "epochs": 5,
-            "seed": 0,
-            "attentive": False,
-            "parts": None,
-            "weights": "w",
-            **settings,
-        }
+        encoder = SimpleNamespace(features=held.features, **vars(held.encoder))
+        usual = {"k": 5, "epochs": 5, "batch_size": 7, "max_bad_fraction": 0.25}
+        spec = ProbeSpec("a", None if test is None else "b", **{**usual, **settings})
         with (
             mock.patch.object(attentive, "LEARNING_RATES", (3e-3,)),
             mock.patch.object(probe, "attentive_votes", lambda *a, **k: attentive.attentive_votes(*a, epochs=2, **k)),
         ):
             note(
                 f"probe {kind}",
-                lambda read=read, test=test, options=options: flat(
-                    probe.judged(read, "a", None if test is None else "b", **options)
-                ),
+                lambda encoder=encoder, spec=spec: flat(probe.probe_encoder(encoder, spec, "w", lambda *a: None)),
             )
         note(f"probe {kind} asked", held.asked)
     for k, pool, epochs in ((1, "mean", 1), (0, "mean", 1), (1, "mean", 0), (1, "tokens", 1), (1, "class", 1)):
-        note(f"probe checks {k} {pool} {epochs}", lambda k=k, p=pool, e=epochs: probe._check(k, p, e))
-    for more in ({"baseline": "x"}, {"test": "t", "folds": 2}, {"test": None}, {"k": 0}):
-        note(f"probe refuses {more}", lambda more=more: probe.probe("run", "a", **{"test": "t", **more}))
+        note(
+            f"probe checks {k} {pool} {epochs}",
+            lambda k=k, p=pool, e=epochs: ProbeSpec("a", "b", k=k, pool=p, epochs=e) and None,
+        )
+    note("probe refuses {'baseline': 'x'}", lambda: probe.probe("run", ProbeSpec("a", "t"), baseline="x"))
+    for more in ({"test": "t", "folds": 2}, {"test": None}, {"k": 0}):
+        note(f"probe refuses {more}", lambda more=more: ProbeSpec("a", **{"test": "t", **more}))
     for every in (1, 3, 4, 5, 100):
         spec = ProbeConfig(every=every, train="a", test="b")
         note(f"due every {every}", [s for s in range(12) if spec.due(s, 10)])

@@ -14,6 +14,7 @@ from golden.rest import Note, area, told
 from pydantic import BaseModel
 
 import mae_ext
+from mae_ext.probing.spec import ProbeSpec
 
 
 def modules() -> list[ModuleType]:
@@ -215,6 +216,7 @@ def said_to(target: str, command: str, words: list[str]) -> Any:
     calls: list[Any] = []
 
     def listening(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = spelt_out(args, kwargs)
         shown = [given.model_dump(mode="json") if isinstance(given, BaseModel) else given for given in args]
         named = {k: v for k, v in kwargs.items() if not callable(v)}
         calls.append([[told(s) if isinstance(s, dict) else str(s) for s in shown], told(named)])
@@ -233,6 +235,17 @@ def said_to(target: str, command: str, words: list[str]) -> Any:
         " ".join(complained.getvalue().split()).partition(": Value error")[0].partition(": Input should")[0],
         " ".join(printed.split()),
     ]
+
+
+def spelt_out(args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A spec as what it holds of the command line's words."""
+    if not any(isinstance(value, ProbeSpec) for value in args):
+        return args, named
+    run, spec = args
+    more = {key: getattr(spec, key) for key in ("max_bad_fraction", "attentive", "folds", "mirror")}
+    return (run, spec.train, spec.test, spec.k, spec.pool), {
+        "baseline": named["baseline"], "name": named["name"], **more,
+    }  # fmt: skip
 
 
 def compact(args: Any) -> Any:

@@ -2,17 +2,9 @@
 
 import pytest
 import torch
+from probing.scored_votes import attentive, linear
 
-from mae_ext.probing.attentive import (
-    LEARNING_RATES,
-    AttentiveHead,
-    AttentivePool,
-    _fit,
-    _predict,
-    attentive,
-    attentive_votes,
-)
-from mae_ext.probing.classifiers import linear
+from mae_ext.probing.attentive import LEARNING_RATES, AttentiveHead, AttentivePool, Fitting, attentive_votes
 from mae_ext.probing.scores import split
 from mae_ext.rng import rng
 
@@ -95,25 +87,28 @@ def test_the_rate_is_the_best_on_held_out_tenths_and_then_all_of_train_is_fitted
     (x, y), (x_test, _) = one_token_tells(60, 0), one_token_tells(9, 1)
     groups = torch.arange(60) // 3 if by_patient else None
     votes, found = attentive_votes(x, y, x_test, GRID, epochs=4, seed=2, groups=groups)
-    flat = x.flatten(0, 1).double()
-    mean, scale = flat.mean(0).float(), (1 / flat.std(0, correction=0)).float()
+    fitting, flat = Fitting(x, y, GRID, 4, 2), x.flatten(0, 1).double()
+    torch.testing.assert_close(fitting.mean, flat.mean(0).float())
+    torch.testing.assert_close(fitting.scale, (1 / flat.std(0, correction=0)).float())
     held_out = dict.fromkeys(LEARNING_RATES, 0.0)
     for draw in range(5):
         fit, held = split(y, 2, draw, groups)
         for lr in LEARNING_RATES:
-            head = _fit(x, y, GRID, fit, mean, scale, lr, 4, 2)
-            held_out[lr] += float((_predict(head, x[held], mean, scale).argmax(1) == y[held]).double().mean()) / 5
+            guessed = fitting.votes(fitting.head(fit, lr), x[held]).argmax(1)
+            held_out[lr] += float((guessed == y[held]).double().mean()) / 5
     assert found["held_out_accuracy"] == pytest.approx({f"{lr:g}": v for lr, v in held_out.items()}, abs=1e-6)
     assert held_out[found["lr"]] == pytest.approx(max(held_out.values())) and len(set(held_out.values())) > 1
-    head = _fit(x, y, GRID, torch.arange(60), mean, scale, found["lr"], 4, 2)
-    assert torch.allclose(votes, _predict(head, x_test, mean, scale), atol=1e-6)
+    head = fitting.head(torch.arange(60), found["lr"])
+    assert torch.allclose(votes, fitting.votes(head, x_test), atol=1e-6)
 
 
 def test_it_is_fitted_by_adamw_in_batches_of_64_in_an_order_of_each_epoch_under_half_a_cosine():
     """By hand; of 100 samples 80 are learned from, in two batches, of which the second is short."""
     x, y = one_token_tells(100, 0)
     rows, mean, scale = torch.arange(0, 100).roll(7)[:80], torch.full((12,), 0.2), torch.full((12,), 1.5)
-    found = _fit(x, y, GRID, rows, mean, scale, 3e-3, 4, seed=5)
+    fitting = Fitting(x, y, GRID, epochs=4, seed=5)
+    fitting.mean, fitting.scale = mean, scale
+    found = fitting.head(rows, 3e-3)
     head = AttentiveHead(12, GRID, 3, rng(5, "attentive"))
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.1)
     for epoch, share in enumerate((1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2)):

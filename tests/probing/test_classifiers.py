@@ -14,7 +14,7 @@ from mae_ext.probing.classifiers import (
     neighbour_votes,
     softmax_regression,
 )
-from mae_ext.probing.scores import judge_marks, split
+from mae_ext.probing.scores import score_marks, split
 from mae_ext.rng import rng
 
 STRENGTHS = sorted(L2, reverse=True)
@@ -99,7 +99,7 @@ def test_of_marks_the_strength_is_chosen_by_auroc_on_a_tenth_of_all() -> None:
         fit, held = split(torch.zeros(80, dtype=torch.long), 1, draw)
         for l2 in STRENGTHS:
             told = logits(logistic_regression(z[fit], marks[fit], l2, 50), z[held])
-            held_out[l2] += (judge_marks(told, marks[held], draws=1)["auroc"] or 0.5) / 5
+            held_out[l2] += (score_marks(told, marks[held], draws=1)["auroc"] or 0.5) / 5
     assert found["held_out_auroc"] == pytest.approx({f"{l2:g}": v for l2, v in held_out.items()}, abs=1e-5)
     assert held_out[found["l2"]] == pytest.approx(max(held_out.values()))
     weight = logistic_regression(z, marks, found["l2"], 50)

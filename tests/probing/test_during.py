@@ -17,6 +17,7 @@ from mae_ext.model.mae import MAE
 from mae_ext.overrides import configured
 from mae_ext.probing.during import ProbesDuring
 from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
 
 
 def rows(path: Path):
@@ -45,7 +46,7 @@ def test_a_probed_run_has_the_same_losses_and_weights_and_rows_like_those_of_a_p
     assert losses(plain) == losses(probed) and len(losses(plain)) == 12
     found = rows(probed / "probes.jsonl")
     assert [row["step"] for row in found] == [0, 4, 8, 12] and all(row["in_training"] for row in found)
-    after = probe(probed, str(striped / "train"), str(striped / "test"), k=3)
+    after = probe(probed, ProbeSpec(str(striped / "train"), str(striped / "test"), k=3))
     apart = {"checkpoint", "seconds", "in_training"}
     assert {k: v for k, v in found[-1].items() if k not in apart} == {k: v for k, v in after.items() if k not in apart}
     assert not (plain / "probes.jsonl").exists()

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from probing.scored_votes import knn, linear
 from torch import Tensor
 
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import load_encoder
-from mae_ext.probing.classifiers import knn, linear, linear_votes, logistic_regression, softmax_regression
+from mae_ext.probing.classifiers import linear_votes, logistic_regression, softmax_regression
 from mae_ext.probing.labelled import Labelled
-from mae_ext.probing.probe import Reading, _record, _scored, probe
+from mae_ext.probing.probe import Reading, Sides, _record, _scored, probe
 from mae_ext.probing.scores import scores, split
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.rng import rng
 
 MakeRun = Callable[..., Path]
@@ -116,7 +118,7 @@ def test_balanced_accuracy_counts_classes_alike_however_many_samples_they_have()
 
 def test_a_probe_is_one_json_object_and_the_same_twice(make_run: MakeRun, striped: Path) -> None:
     run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
-    first, again = probe(run, *sources, k=3), probe(run, *sources, k=3)
+    first, again = probe(run, ProbeSpec(*sources, k=3)), probe(run, ProbeSpec(*sources, k=3))
     assert json.loads(json.dumps(first)) == first
     assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
     assert (first["step"], first["n_train"], first["n_test"], first["n_classes"]) == (7, 36, 12, 3)
@@ -127,17 +129,18 @@ def test_a_probe_is_one_json_object_and_the_same_twice(make_run: MakeRun, stripe
 
 def test_an_attentive_probe_stands_beside_the_others(make_run: MakeRun, striped: Path) -> None:
     run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
-    both, plain = probe(run, *sources, k=3, attentive=True), probe(run, *sources, k=3)
+    both, plain = probe(run, ProbeSpec(*sources, k=3, attentive=True)), probe(run, ProbeSpec(*sources, k=3))
     assert "attentive" not in plain
     assert both["linear"] == plain["linear"]
     assert both["attentive"]["accuracy"] > 0.6
     with pytest.raises(UserError, match="attentive=True"):
-        probe(run, *sources, pool="tokens")
+        probe(run, ProbeSpec(*sources, pool="tokens"))
 
 
 def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
     run, train, test = make_run(), str(striped / "train"), str(striped / "test")
-    plain, mirrored = probe(run, train, test), probe(run, train, test, mirror=True, attentive=True)
+    plain = probe(run, ProbeSpec(train, test))
+    mirrored = probe(run, ProbeSpec(train, test, mirror=True, attentive=True))
     assert mirrored["mirrored"] and "mirrored" not in plain
     assert (mirrored["n_train"], mirrored["n_test"]) == (plain["n_train"], plain["n_test"])
     as_is, flipped = tmp_path / "as_is", tmp_path / "flipped"
@@ -147,11 +150,13 @@ def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Pa
         for folder, saved in ((as_is, picture), (flipped, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
             (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
             saved.save(folder / path.parent.name / path.name)
-    read = Reading(load_encoder(run))
-    found = read("train", str(as_is), "mean")[0]
-    images = read.also_mirrored(found, "train", str(as_is), "mean").x[len(found.x) :]
-    assert torch.allclose(images, read("train", str(flipped), "mean")[0].x, atol=1e-4)
-    assert not torch.allclose(images, found.x, atol=1e-2)
+    reading = Reading(load_encoder(run), ProbeSpec(str(as_is), str(flipped)))
+    sides = reading.sides("mean")
+    learned = reading.and_mirrored(sides, "mean").train.x
+    images = learned[len(sides.train.x) :]
+    assert torch.equal(learned[: len(images)], sides.train.x)
+    assert torch.allclose(images, sides.test.x, atol=1e-4)
+    assert not torch.allclose(images, sides.train.x, atol=1e-2)
 
 
 def test_a_mirror_image_is_in_the_fold_of_its_sample(make_run: MakeRun, tmp_path: Path) -> None:
@@ -161,15 +166,15 @@ def test_a_mirror_image_is_in_the_fold_of_its_sample(make_run: MakeRun, tmp_path
         folder.mkdir(parents=True, exist_ok=True)
         half = np.random.default_rng(number).integers(0, 256, (16, 8, 3), dtype=np.uint8)
         Image.fromarray(np.concatenate([half, half[:, ::-1]], 1)).save(folder / f"{number}.png")
-    result = probe(make_run(), str(tmp_path / "noise"), None, folds=4, k=1, mirror=True)
+    result = probe(make_run(), ProbeSpec(str(tmp_path / "noise"), folds=4, k=1, mirror=True))
     assert result["n_test"] == 40 and result["knn"]["accuracy"] < 0.9
 
 
 def test_the_random_baseline_says_so_and_both_are_kept_for_the_report(make_run: MakeRun, striped: Path) -> None:
     run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
-    probe(run, *sources)
-    probe(run, *sources, baseline="random", seed=3)
-    probe(run, *sources, record=False)
+    probe(run, ProbeSpec(*sources))
+    probe(run, ProbeSpec(*sources, seed=3), baseline="random")
+    probe(run, ProbeSpec(*sources), record=False)
     lines = [json.loads(line) for line in (run / "probes.jsonl").read_text().splitlines()]
     assert [(line["weights"], line["step"]) for line in lines] == [("pretrained", 7), ("random", 0)]
 
@@ -179,7 +184,7 @@ def test_classes_are_matched_by_name_not_by_number(make_run: MakeRun, striped: P
     fewer = tmp_path / "fewer"
     for name in ("down", "slanted"):
         shutil.copytree(striped / "train" / name, fewer / name)
-    result = probe(make_run(), str(striped / "train"), str(fewer), k=1)
+    result = probe(make_run(), ProbeSpec(str(striped / "train"), str(fewer), k=1))
     assert result["knn"]["accuracy"] == 1.0  # each picture's nearest neighbour is itself
 
 
@@ -188,20 +193,20 @@ def test_a_class_seen_only_in_test_is_named(make_run: MakeRun, striped: Path, tm
     for name in ("down", "slanted"):
         shutil.copytree(striped / "train" / name, fewer / name)
     with pytest.raises(UserError, match=r"'across'.*not in the training data"):
-        probe(make_run(), str(fewer), str(striped / "test"))
+        probe(make_run(), ProbeSpec(str(fewer), str(striped / "test")))
 
 
 def test_sources_that_cannot_be_probed_are_the_users_errors(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
     run = make_run()
     with pytest.raises(UserError, match="no labels"):
-        probe(run, str(striped / "train" / "down"), str(striped / "test"))
+        probe(run, ProbeSpec(str(striped / "train" / "down"), str(striped / "test")))
     shutil.copytree(striped / "train" / "down", tmp_path / "one" / "down")
     with pytest.raises(UserError, match="at least two"):
-        probe(run, str(tmp_path / "one"), str(tmp_path / "one"))
+        probe(run, ProbeSpec(str(tmp_path / "one"), str(tmp_path / "one")))
     with pytest.raises(UserError, match="k=0"):
-        probe(run, str(striped / "train"), str(striped / "test"), k=0)
+        probe(run, ProbeSpec(str(striped / "train"), str(striped / "test"), k=0))
     with pytest.raises(UserError, match=r"'imagenet'.*'random'"):
-        probe(run, str(striped / "train"), str(striped / "test"), baseline="imagenet")  # type: ignore[arg-type]
+        probe(run, ProbeSpec(str(striped / "train"), str(striped / "test")), baseline="imagenet")  # type: ignore[arg-type]
 
 
 def test_unlabelled_and_bad_files_are_counted(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
@@ -209,7 +214,7 @@ def test_unlabelled_and_bad_files_are_counted(make_run: MakeRun, striped: Path, 
     shutil.copytree(striped / "train", train)
     Image.new("RGB", (20, 20)).save(train / "loose.png")
     (train / "down" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    result = probe(make_run(), str(train), str(striped / "test"), max_bad_fraction=0.1)
+    result = probe(make_run(), ProbeSpec(str(train), str(striped / "test"), max_bad_fraction=0.1))
     assert (result["n_train"], result["unlabelled"]["train"], result["bad"]["train"]) == (36, 1, 1)
 
 
@@ -234,8 +239,8 @@ def test_a_split_in_a_list_is_probed_like_two_folders_with_intervals_by_patient(
     make_run: MakeRun, striped: Path, listed: str
 ) -> None:
     run = make_run()
-    by_list = probe(run, f"{listed}::train", f"{listed}::test", k=3)
-    by_folder = probe(run, str(striped / "train"), str(striped / "test"), k=3)
+    by_list = probe(run, ProbeSpec(f"{listed}::train", f"{listed}::test", k=3))
+    by_folder = probe(run, ProbeSpec(str(striped / "train"), str(striped / "test"), k=3))
     assert by_list["knn"]["accuracy"] == by_folder["knn"]["accuracy"]
     assert by_list["patients"]["test"] == {"count": 6, "classes": {"across": 2, "down": 2, "slanted": 2}}
     assert "patients" not in by_folder
@@ -244,18 +249,18 @@ def test_a_split_in_a_list_is_probed_like_two_folders_with_intervals_by_patient(
             low, high = by_list[part][f"{score}_ci"]
             assert 0 <= low <= by_list[part][score] <= high <= 1
     with pytest.raises(UserError, match="are in both"):
-        probe(run, listed, f"{listed}::test")
+        probe(run, ProbeSpec(listed, f"{listed}::test"))
 
 
 def test_folds_judge_every_sample_once_on_what_other_patients_taught(make_run: MakeRun, listed: str) -> None:
     run = make_run()
-    result = probe(run, f"{listed}::train", None, k=3, folds=4)
+    result = probe(run, ProbeSpec(f"{listed}::train", k=3, folds=4))
     assert result["n_test"] == 36 and result["n_test_of_fold"] == [9, 9, 9, 9]
     each = [fold["accuracy"] for fold in result["linear"]["folds"]]
     assert result["linear"]["accuracy"] == pytest.approx(np.mean(each)) and result["linear"]["accuracy"] > 0.6
     assert json.loads(json.dumps(result)) == result
     with pytest.raises(UserError, match="either a source to test on or a number of folds"):
-        probe(run, listed, None)
+        probe(run, ProbeSpec(listed))
 
 
 def test_several_labels_are_judged_class_by_class(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
@@ -267,7 +272,7 @@ def test_several_labels_are_judged_class_by_class(make_run: MakeRun, striped: Pa
         rows = [f"{f},{names[f.parent.name]}" for f in sorted((striped / part).rglob("*.png"))]
         lists[part] = index(tmp_path / part, rows, "path,label")
     run = make_run()
-    result = probe(run, lists["train"], lists["test"], k=3)
+    result = probe(run, ProbeSpec(lists["train"], lists["test"], k=3))
     assert result["chance"] is None and result["n_classes"] == 2
     for part in ("knn", "linear"):
         found = result[part]
@@ -276,7 +281,7 @@ def test_several_labels_are_judged_class_by_class(make_run: MakeRun, striped: Pa
     assert set(result["linear"]) >= {"l2", "train_auroc", "held_out_auroc"}
     assert json.loads(json.dumps(result)) == result
     with pytest.raises(UserError, match="attentive probe does not do; leave it out"):
-        probe(run, lists["train"], lists["test"], attentive=True)
+        probe(run, ProbeSpec(lists["train"], lists["test"], attentive=True))
 
 
 def test_logistic_regression_reaches_the_minimum_of_each_class_over_what_is_known() -> None:
@@ -313,7 +318,7 @@ def test_no_fold_learns_from_its_own_samples_or_from_their_mirror_images() -> No
 
     for copies, learn in ((1, data), (2, data.and_mirrored(-data.x))):
         seen.clear()
-        found = _scored(votes, learn, data, fold, 0)
+        found = _scored(votes, Sides(learn, data, fold), 0)
         # Every sample is judged once, by the fold that holds it, and put where it stands.
         assert seen == [("1.png", "4.png", "6.png"), ("2.png", "3.png"), ("0.png", "5.png")]
         assert found["accuracy"] == 1.0
@@ -354,13 +359,13 @@ def test_a_result_counts_what_each_side_has_and_patients_are_witnesses_everywher
         (tmp_path / part).mkdir()
     lists = {part: index(tmp_path / part, rows[part], "path,label,patient") for part in rows}
     run = make_run()
-    result = probe(run, lists["train"], lists["test"], k=3)
+    result = probe(run, ProbeSpec(lists["train"], lists["test"], k=3))
     assert (result["n_train"], result["n_test"], result["n_classes"]) == (16, 4, 2)
     assert result["unlabelled"] == {"train": 1, "test": 0} and result["chance"] == 0.75
     assert result["patients"]["train"] == {"count": 8, "classes": {"across": 4, "down": 4}}
     assert result["patients"]["test"] == {"count": 1, "classes": {"across": 1, "down": 1}}
     assert result["knn"]["accuracy_ci"] is None and result["linear"]["accuracy_ci"] is None
-    learn = Reading(load_encoder(run))("train", lists["train"], "mean")[0]
+    learn = Reading(load_encoder(run), ProbeSpec(lists["train"], lists["test"])).sides("mean").train
     _, settings = linear_votes(learn.x, learn.y, learn.x[:1], groups=learn.groups)
     assert result["linear"]["held_out_accuracy"] == settings["held_out_accuracy"]
 
@@ -379,7 +384,7 @@ def test_no_probe_chooses_its_setting_by_patients_that_it_learns_from(make_run: 
     usual = {}
     for name in ("known", "unknown"):
         source = f"{tmp_path / name}.csv"
-        found = probe(make_run(), f"{source}::train", f"{source}::test", attentive=True)
+        found = probe(make_run(), ProbeSpec(f"{source}::train", f"{source}::test", attentive=True))
         for kind in ("linear", "attentive"):
             usual[name, kind] = np.mean(list(found[kind]["held_out_accuracy"].values()))
     for kind in ("linear", "attentive"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ext.probing.scores import each_class, judge, judge_marks, resampled, scores, split
+from mae_ext.probing.scores import resampled, score_classes, score_each_class, score_marks, scores, split
 from mae_ext.rng import rng
 
 
@@ -19,7 +19,7 @@ def guesses(n: int, right: float, classes: int = 3, key: str = "guesses") -> tup
 
 def test_the_scores_are_those_without_intervals_and_intervals_are_around_them():
     votes, wanted = guesses(300, 0.8)
-    found = judge(votes, wanted)
+    found = score_classes(votes, wanted)
     assert {k: found[k] for k in ("accuracy", "balanced_accuracy")} == scores(votes.argmax(1), wanted)
     for name in ("accuracy", "balanced_accuracy", "auroc"):
         low, high = found[f"{name}_ci"]
@@ -31,15 +31,15 @@ def test_auroc_of_several_classes_is_the_mean_of_each_against_the_rest_and_of_tw
     votes, wanted = guesses(200, 0.6)
     p = votes.double().softmax(1)
     expected = metrics.roc_auc_score(wanted.numpy(), p.numpy(), multi_class="ovr")
-    assert judge(p, wanted)["auroc"] == pytest.approx(expected)
+    assert score_classes(p, wanted)["auroc"] == pytest.approx(expected)
     votes, wanted = guesses(200, 0.6, classes=2)
     p = votes.double().softmax(1)
-    assert judge(p, wanted)["auroc"] == pytest.approx(metrics.roc_auc_score(wanted.numpy(), p[:, 1].numpy()))
+    assert score_classes(p, wanted)["auroc"] == pytest.approx(metrics.roc_auc_score(wanted.numpy(), p[:, 1].numpy()))
 
 
 def test_the_interval_of_an_accuracy_is_about_that_of_a_binomial():
     votes, wanted = guesses(400, 0.8)
-    found = judge(votes, wanted)
+    found = score_classes(votes, wanted)
     p = found["accuracy"]
     half = 1.96 * np.sqrt(p * (1 - p) / 400)
     assert found["accuracy_ci"] == pytest.approx([p - half, p + half], abs=0.006)
@@ -47,9 +47,9 @@ def test_the_interval_of_an_accuracy_is_about_that_of_a_binomial():
 
 def test_twenty_clips_of_each_patient_are_no_more_witnesses_than_one():
     votes, wanted = guesses(20, 0.7, classes=2)
-    one = judge(votes, wanted)
-    many = judge(votes.repeat(20, 1), wanted.repeat(20), groups=torch.arange(20).repeat(20))
-    alone = judge(votes.repeat(20, 1), wanted.repeat(20))
+    one = score_classes(votes, wanted)
+    many = score_classes(votes.repeat(20, 1), wanted.repeat(20), groups=torch.arange(20).repeat(20))
+    alone = score_classes(votes.repeat(20, 1), wanted.repeat(20))
     assert many["accuracy_ci"] == pytest.approx(one["accuracy_ci"])
     width = [high - low for low, high in (one["accuracy_ci"], alone["accuracy_ci"])]
     assert width[1] < 0.4 * width[0]
@@ -65,18 +65,18 @@ def test_draws_are_a_function_of_the_seed_and_every_draw_has_as_many_patients():
 
 def test_where_nothing_can_be_said_nothing_is():
     votes, wanted = guesses(12, 0.8, classes=2)
-    one_patient = judge(votes, wanted, groups=torch.zeros(12, dtype=torch.long))
+    one_patient = score_classes(votes, wanted, groups=torch.zeros(12, dtype=torch.long))
     assert one_patient["accuracy_ci"] is None and one_patient["auroc"] is not None
-    one_class = judge(votes[wanted == 0], wanted[wanted == 0])
+    one_class = score_classes(votes[wanted == 0], wanted[wanted == 0])
     assert one_class["auroc"] is None and one_class["auroc_ci"] is None
 
 
 def test_areas_of_very_many_classes_have_no_interval_and_the_same_value(monkeypatch):
     """A thousand classes and as many draws over fifty thousand samples would be an hour after every probe."""
     votes, wanted = guesses(60, 0.8)
-    with_intervals = judge(votes, wanted)
+    with_intervals = score_classes(votes, wanted)
     monkeypatch.setattr("mae_ext.probing.scores.MOST_AREAS", 179)
-    without = judge(votes, wanted)
+    without = score_classes(votes, wanted)
     assert without == {**with_intervals, "auroc_ci": None} and with_intervals["auroc_ci"] is not None
 
 
@@ -87,20 +87,20 @@ def test_marks_are_judged_class_by_class_and_what_is_unknown_does_not_count():
     votes[:40, 1] = 100 * (1 - marks[:40, 1])  # wrong, and about to be unknown
     unknown = marks.clone()
     unknown[:40, 1] = -1
-    found, each = judge_marks(votes, unknown), each_class(votes, unknown, "abc")
+    found, each = score_marks(votes, unknown), score_each_class(votes, unknown, "abc")
     assert found["auroc"] == pytest.approx(np.mean([each[c]["auroc"] for c in "abc"]))
     assert found["average_precision"] == pytest.approx(np.mean([each[c]["average_precision"] for c in "abc"]))
     assert each["b"]["positives"] + each["b"]["negatives"] == 80
-    assert found["auroc"] > judge_marks(votes, marks)["auroc"] + 0.05
+    assert found["auroc"] > score_marks(votes, marks)["auroc"] + 0.05
     assert found["auroc_ci"][0] < found["auroc"] < found["auroc_ci"][1]
 
 
 def test_a_class_that_all_or_none_have_is_left_out_of_the_mean():
     marks = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0]])
     votes = torch.tensor([[0.1, 0.9, 0.2], [0.2, 0.1, 0.3], [0.3, 0.8, 0.4], [0.4, 0.2, 0.5]])
-    found = judge_marks(votes, marks)
+    found = score_marks(votes, marks)
     assert found["auroc"] == found["average_precision"] == 1
-    each = each_class(votes, marks, "abc")
+    each = score_each_class(votes, marks, "abc")
     assert each["a"]["auroc"] is None and each["a"]["average_precision"] is None
     assert each["c"]["auroc"] is None and each["c"]["average_precision"] is None
 
@@ -120,14 +120,14 @@ def test_an_interval_is_the_middle_95_percent_of_what_the_draws_give():
     """Of 400 samples with a rate of one half the standard deviation is 0.025."""
     votes, wanted = torch.eye(2)[torch.arange(400) % 2], torch.zeros(400, dtype=torch.long)
     rates = (resampled(400, 0).float() @ (votes.argmax(1) == wanted).float()) / 400
-    low, high = judge(votes, wanted)["accuracy_ci"]
+    low, high = score_classes(votes, wanted)["accuracy_ci"]
     assert (low, high) == pytest.approx(np.quantile(rates.numpy(), (0.025, 0.975)), abs=1e-6)
 
 
 def test_the_interval_of_a_balanced_accuracy_is_of_the_mean_recall():
     """One class always right, the other never: whatever is drawn of both, the mean recall is one half."""
     wanted = torch.tensor([0] * 95 + [1] * 5)
-    found = judge(torch.tensor([[1.0, 0.0]]).repeat(100, 1), wanted)
+    found = score_classes(torch.tensor([[1.0, 0.0]]).repeat(100, 1), wanted)
     assert (found["accuracy"], found["balanced_accuracy"]) == (0.95, 0.5)
     low, high = found["balanced_accuracy_ci"]
     assert low == 0.5 and high == 0.5
@@ -137,10 +137,10 @@ def test_the_interval_of_a_balanced_accuracy_is_of_the_mean_recall():
 def test_intervals_of_marks_draw_patients_and_only_what_is_known_of_a_class():
     marks = torch.tensor([[1, 0], [0, 1], [1, -1], [0, -1]] * 5)
     votes = torch.stack([marks[:, 0] + 0.0, torch.where(marks[:, 1] < 0, 9.0, 1.0 - marks[:, 1])], 1)
-    found = judge_marks(votes, marks, groups=torch.arange(4).repeat(5))
+    found = score_marks(votes, marks, groups=torch.arange(4).repeat(5))
     assert found["auroc"] == 0.5
-    assert judge_marks(votes, marks, groups=torch.zeros(20, dtype=torch.long))["auroc_ci"] is None
-    each = each_class(votes, marks, "ab")
+    assert score_marks(votes, marks, groups=torch.zeros(20, dtype=torch.long))["auroc_ci"] is None
+    each = score_each_class(votes, marks, "ab")
     assert (each["a"]["positives"], each["a"]["negatives"], each["a"]["auroc"]) == (10, 10, 1.0)
     assert (each["b"]["positives"], each["b"]["negatives"], each["b"]["auroc"]) == (5, 5, 0.0)
 
@@ -168,11 +168,12 @@ def test_intervals_are_those_of_drawing_patients_again_and_again_by_hand():
     marks[:7, 1] = -1
     votes = marks + torch.randn(24, 2, generator=g)
     groups = torch.randint(8, (24,), generator=g)
-    found = judge_marks(votes, marks, seed=5, groups=groups, draws=60)
+    found = score_marks(votes, marks, seed=5, groups=groups, draws=60)
     means = []
     for counts in resampled(24, 5, groups, 60):
         rows = torch.arange(24).repeat_interleave(counts.long())
-        areas = [area for c in "ab" if (area := each_class(votes[rows], marks[rows], "ab")[c]["auroc"]) is not None]
+        each = score_each_class(votes[rows], marks[rows], "ab").values()
+        areas = [one["auroc"] for one in each if one["auroc"] is not None]
         if areas:
             means.append(np.mean(areas))
     assert found["auroc_ci"] == pytest.approx(np.percentile(means, (2.5, 97.5)))
@@ -186,13 +187,13 @@ def test_a_draw_without_a_rare_class_counts_with_the_classes_that_it_has():
     drawn = [torch.arange(15).repeat_interleave(counts.long()) for counts in resampled(15, 0)]
     by_hand = [scores(votes[rows].argmax(1), wanted[rows])["balanced_accuracy"] for rows in drawn]
     assert sum(not (wanted[rows] == 2).any() for rows in drawn) > 300
-    found = judge(votes, wanted)
+    found = score_classes(votes, wanted)
     assert found["balanced_accuracy_ci"] == pytest.approx(np.percentile(by_hand, (2.5, 97.5)))
     marks = torch.nn.functional.one_hot(wanted, 3)
-    areas = judge_marks(votes, marks, draws=40)["auroc_ci"]
+    areas = score_marks(votes, marks, draws=40)["auroc_ci"]
     means = []
     for counts in resampled(15, 0, draws=40):
         rows = torch.arange(15).repeat_interleave(counts.long())
-        each = [one["auroc"] for one in each_class(votes[rows], marks[rows], "abc").values()]
+        each = [one["auroc"] for one in score_each_class(votes[rows], marks[rows], "abc").values()]
         means.append(np.mean([area for area in each if area is not None]))
     assert areas == pytest.approx(np.percentile(means, (2.5, 97.5)))

@@ -11,6 +11,7 @@ import pytest
 from mae_ext.config import load_config
 from mae_ext.errors import UserError
 from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.report.page import _duration, write_report
 from mae_ext.report.pictures import reconstruct
 
@@ -77,8 +78,8 @@ def test_a_whole_run_is_on_the_page(make_run: MakeRun, striped: Path) -> None:
     run = make_run()
     (run / "metrics.jsonl").write_text(steps(300))
     reconstruct(run, [striped / "test"], run / "pictures")
-    probe(run, str(striped / "train"), str(striped / "test"))
-    probe(run, str(striped / "train"), str(striped / "test"), baseline="random")
+    probe(run, ProbeSpec(str(striped / "train"), str(striped / "test")))
+    probe(run, ProbeSpec(str(striped / "train"), str(striped / "test")), baseline="random")
     bad = {"step": 3, "modality": "image", "path": "photos/7.jpg", "kind": "truncated", "detail": "12 of 33 kB"}
     (run / "bad_samples.jsonl").write_text(json.dumps(bad) + "\n")
     page = read(run)

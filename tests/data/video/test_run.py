@@ -14,6 +14,7 @@ from mae_ext.data.loading.doctor import inspect
 from mae_ext.engine.train import train
 from mae_ext.features.embed import embed
 from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +81,5 @@ def test_clips_are_embedded_and_probed(run, folder, tmp_path):
     features = load_file(embed(run, str(folder), tmp_path / "features.safetensors", max_bad_fraction=0.2))["features"]
     assert features.shape == (12, 24)
     assert json.loads((tmp_path / "features.bad.jsonl").read_text())["kind"] == "truncated"
-    found = probe(run, str(folder), str(folder), k=3, max_bad_fraction=0.2)
+    found = probe(run, ProbeSpec(str(folder), str(folder), k=3, max_bad_fraction=0.2))
     assert found["knn"]["accuracy"] == 1.0  # dark and light are told by any features

@@ -1,0 +1,54 @@
+"""What a probe is asked: one frozen spec for the command line, for programs and for probes during training."""
+
+from dataclasses import dataclass
+
+from mae_ext.errors import UserError
+from mae_ext.features.encoder import Pool, View
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """train: a labelled source to learn from. test: another to be judged on.
+
+    folds: instead of `test`, judge on each of so many parts of `train` after learning from the others; a patient stays
+    in one part.
+
+    k: neighbours. pool: what becomes of a sample's tokens. epochs: at most so many L-BFGS iterations of the linear
+    probe, each over the whole training set. seed: of the held-out split, of folds, of bootstrap draws and of random
+    weights. attentive: also the probe that attends over all tokens, which takes a second pass over both sources.
+    mirror: learn from each sample and from its mirror image along the last axis, for which labels have to hold (the
+    code of MAE's linear probe flips at random); judged are samples as they are.
+
+    batch_size: samples encoded at once. max_bad_fraction: as `FrozenEncoder.features` takes it. view: what the encoder
+    is shown instead of a sample.
+
+    Raises UserError: k or epochs below 1, pool "tokens", both or neither of test and folds.
+    """
+
+    train: str
+    test: str | None = None
+    folds: int | None = None
+    k: int = 20
+    pool: Pool = "mean"
+    epochs: int = 100
+    seed: int = 0
+    attentive: bool = False
+    mirror: bool = False
+    batch_size: int = 64
+    max_bad_fraction: float | None = None
+    view: View | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (("k", self.k), ("epochs", self.epochs)):
+            if value < 1:
+                raise UserError(f"{key}={value}: expected at least 1")
+        if self.pool == "tokens":
+            raise UserError(
+                "pool 'tokens': neighbours and the linear probe need one feature a sample; give attentive=True"
+            )
+        if (self.test is None) == (self.folds is None):
+            raise UserError("expected either a source to test on or a number of folds of the one to learn from")
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.train] if self.test is None else [self.train, self.test]
