@@ -84,8 +84,8 @@ def read_head(path: Path) -> dict[str, str]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        if found := re.match(r"# (\w+): +(\S.*)", line):
-            label, text = found[1], found[2]
+        if opened := re.match(r"# (\w+): +(\S.*)", line):
+            label, text = opened[1], opened[2]
             head[label] = text
         elif label:
             head[label] += " " + line.lstrip("# ")

@@ -184,11 +184,11 @@ def _message(error: ValidationError, where: str) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         text = item["msg"].removeprefix("Value error, ")
-        given, shown = item["input"], ""
+        value, shown = item["input"], ""
         if item["type"] == "extra_forbidden":
             text = f"unknown key{_nearest_key(item['loc'])}"
-        elif item["type"] != "missing" and isinstance(given, (str, int, float, bool, list, type(None))):
-            shown = f" (given: {given!r})"
+        elif item["type"] != "missing" and isinstance(value, (str, int, float, bool, list, type(None))):
+            shown = f" (given: {value!r})"
         lines.append(f"{key}: {text}{shown}" if key else text)
     return f"{where}: " + "; ".join(lines)
 

@@ -42,7 +42,7 @@ def _quotas(system: Path) -> list[float]:
 
     A container may see its own group as the root, or under the host's name for it that does not exist inside.
     """
-    found: list[float | None] = []
+    quotas: list[float | None] = []
     for line in _read(system / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
@@ -53,16 +53,16 @@ def _quotas(system: Path) -> list[float]:
         else:
             continue
         group = Path(name.lstrip("/"))
-        found += [_quota(mount / at) for mount in mounts for at in (group, *group.parents)]
-    return [share for share in found if share is not None]
+        quotas += [_quota(mount / at) for mount in mounts for at in (group, *group.parents)]
+    return [share for share in quotas if share is not None]
 
 
 def _quota(group: Path) -> float | None:
-    given = _read(group / "cpu.max").split() or [
+    words = _read(group / "cpu.max").split() or [
         word for name in ("quota", "period") for word in _read(group / f"cpu.cfs_{name}_us").split()
     ]
     try:
-        quota, period = map(int, given)
+        quota, period = map(int, words)
     except ValueError:  # no such file, or "max": no limit
         return None
     return quota / period if quota > 0 and period > 0 else None

@@ -112,13 +112,13 @@ def reasons(bad: Sequence[object]) -> str:
         if not isinstance(row, Mapping):
             return some(bad, "; ")
         kinds.setdefault(str(row["kind"]), []).append(row)
-    told = []
-    for kind, rows in sorted(kinds.items(), key=lambda found: -len(found[1])):
+    clauses = []
+    for kind, rows in sorted(kinds.items(), key=lambda kind: -len(kind[1])):
         detail = " ".join(str(rows[0].get("detail") or "").split())
         others = ", ".join(str(row["path"]) for row in rows[1:ALIKE])
         one = f"{rows[0]['path']}{f': {detail}' * bool(detail)}{f'; {others}' * bool(others)}"
-        told.append(f"{len(rows)} {kind} (such as {one})")
-    return some(told)
+        clauses.append(f"{len(rows)} {kind} (such as {one})")
+    return some(clauses)
 
 
 def check_bad(bad: Sequence[object], total: int, allowed: float, source: str) -> None:
@@ -180,4 +180,4 @@ def cause_of(error: OSError) -> str:
     """One line: the file it was about, where that is known, what the system says, and what to do."""
     names = [fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = "" if of_the_process(error) else "".join(f"{name}: " for name in names[:1])
-    return f"{where}{error.strerror or error}" + (f" ({told})" if (told := REMEDIES.get(error.errno or 0)) else "")
+    return f"{where}{error.strerror or error}" + (f" ({remedy})" if (remedy := REMEDIES.get(error.errno or 0)) else "")

@@ -96,10 +96,10 @@ class ModalityConfig(Section):
     def _divides(self) -> "ModalityConfig":
         _ = self.grid
         augment, axes = self.data.augment, len(self.size)
-        for key, given in (("flip", augment.flip), ("fixed", augment.fixed)):
-            for axis in given:
+        for key, named in (("flip", augment.flip), ("fixed", augment.fixed)):
+            for axis in named:
                 if not -axes <= axis < axes:
                     raise ValueError(f"data.augment.{key}: axis {axis} does not exist, size={list(self.size)}")
-            if len({axis % axes for axis in given}) < len(given):
-                raise ValueError(f"data.augment.{key}={list(given)} names an axis twice, size={list(self.size)}")
+            if len({axis % axes for axis in named}) < len(named):
+                raise ValueError(f"data.augment.{key}={list(named)} names an axis twice, size={list(self.size)}")
         return self

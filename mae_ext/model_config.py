@@ -55,8 +55,8 @@ class ModelConfig(Section):
     @classmethod
     def _size(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("size"), str) and values["size"] in SIZES:
-            given = {k: v for k, v in values.items() if v is not None}
-            values = SIZES[values["size"]] | given
+            own = {k: v for k, v in values.items() if v is not None}
+            values = SIZES[values["size"]] | own
         return values
 
     @model_validator(mode="after")

@@ -33,10 +33,10 @@ class Registry:
         self.builtins = dict(builtins)
 
     def entry_points(self) -> dict[str, list[EntryPoint]]:
-        found: dict[str, list[EntryPoint]] = {}
+        published: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self.group):
-            found.setdefault(point.name, []).append(point)
-        return found
+            published.setdefault(point.name, []).append(point)
+        return published
 
     def sources(self) -> dict[str, str]:
         """Every name and where it comes from, sorted by name."""
@@ -68,14 +68,14 @@ class Registry:
         module, attribute = self.builtins[name].split(":")
         return getattr(import_module(module), attribute)
 
-    def check(self, name: str, arguments: Mapping[str, Any], given: tuple[str, ...] = (), where: str = "") -> Any:
-        """The callable, once its signature was found to take `arguments` and the `given` keywords of the framework."""
+    def check(self, name: str, arguments: Mapping[str, Any], supplied: tuple[str, ...] = (), where: str = "") -> Any:
+        """The callable, once its signature takes `arguments` and the framework's own keywords, `supplied`."""
         factory = self.get(name, where)
         try:
             signature = inspect.signature(factory)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {self.kind} '{name}' from {self.sources()[name]}: {error}") from None
-        known = [p for p in signature.parameters if p not in given]
+        known = [p for p in signature.parameters if p not in supplied]
         takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         for key in arguments:
             if key not in known and not takes_any:
@@ -84,16 +84,16 @@ class Registry:
                     f"(it takes: {', '.join(known) or 'nothing'})"
                 )
         try:
-            signature.bind(**dict.fromkeys(given), **arguments)
+            signature.bind(**dict.fromkeys(supplied), **arguments)
         except TypeError as error:
             raise ConfigError(f"{where}: {self.kind} '{name}': {error}") from None
         return factory
 
-    def build(self, name: str, arguments: Mapping[str, Any], where: str = "", **given: Any) -> Any:
+    def build(self, name: str, arguments: Mapping[str, Any], where: str = "", **supplied: Any) -> Any:
         """Call the factory with the user's arguments and the framework's own keywords."""
-        factory = self.check(name, arguments, tuple(given), where)
+        factory = self.check(name, arguments, tuple(supplied), where)
         try:
-            return factory(**given, **arguments)
+            return factory(**supplied, **arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {self.kind} '{name}': {error}") from error
 

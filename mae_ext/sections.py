@@ -20,8 +20,8 @@ class Section(BaseModel):
     def _unnamed(cls, values: Any) -> Any:
         """{max_pixels: 1} is about the plug-in that a key has by default, and whose arguments it keeps."""
         for key, default in ((key, f.default) for key, f in cls.model_fields.items() if isinstance(f.default, PlugIn)):
-            if isinstance(values, dict) and isinstance(given := values.get(key), dict) and "name" not in given:
-                values = {**values, key: {**default.model_dump(), **given}}
+            if isinstance(values, dict) and isinstance(section := values.get(key), dict) and "name" not in section:
+                values = {**values, key: {**default.model_dump(), **section}}
         return values
 
 

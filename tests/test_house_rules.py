@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 MAX_LINES = 420
+MAX_PARAMETERS = 9
+ALIKE = 6
+"""Consecutive lines that two files may not share."""
 SAMPLERS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
 SAMPLERS |= {f"{name}_like" for name in SAMPLERS}
 SEEDED_GLOBALLY = {"model/mae.py", "engine/run.py", "engine/task.py"}  # each says there why
@@ -129,6 +133,56 @@ def test_yaml_is_read_in_one_strict_place(path):
 def test_a_file_is_short_enough_to_read_and_named_for_what_it_holds(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
     assert path.stem not in ("utils", "util", "misc", "common", "helpers", "helper", "tools")
+
+
+def code_lines(path):
+    """[(number, line)] of code: not blank lines, comments, docstrings, imports and lone brackets."""
+    text, skipped = path.read_text(), set()
+    for node in ast.walk(ast.parse(text)):
+        words = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if words or isinstance(node, ast.Import | ast.ImportFrom):
+            skipped |= set(range(node.lineno, node.end_lineno + 1))
+    plain = re.compile(r"#.*|[\[\](){},:]*( *# fmt: skip)?")
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    return [(number, line) for number, line in lines if number not in skipped and not plain.fullmatch(line)]
+
+
+def shared(paths):
+    """ "a.py:3 and b.py:7" for each run of `ALIKE` lines of code that stands in two files, where it begins."""
+    places = defaultdict(dict)
+    for path in paths:
+        lines = code_lines(path)
+        for i in range(len(lines) - ALIKE + 1):
+            run = tuple(line for _, line in lines[i : i + ALIKE])
+            places[run].setdefault(path, f"{path.name}:{lines[i][0]}")
+    return [" and ".join(where.values()) for where in places.values() if len(where) > 1]
+
+
+def test_no_six_lines_of_code_stand_in_two_files():
+    assert not shared(FILES)
+
+
+def test_six_equal_lines_are_found_whatever_stands_between_and_five_are_not(tmp_path):
+    lines = [f"value_{i} = {i}" for i in range(6)]
+    (tmp_path / "a.py").write_text("\n".join(["import os", *lines]))
+    (tmp_path / "b.py").write_text("\n\n# why\n".join(["x = 1", *lines[:3], '"""words"""', *lines[3:]]))
+    (tmp_path / "c.py").write_text("\n".join([*lines[:5], "y = 1"]))
+    paths = sorted(tmp_path.glob("*.py"))
+    assert shared(paths) == ["a.py:2 and b.py:4"]
+    assert shared([paths[0], paths[2]]) == []
+
+
+@every_file
+def test_a_function_takes_few_things_or_one_that_holds_them(path):
+    """Commands and plug-ins aside, whose parameters are what a user can say."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            options = [dotted(d.func) for d in node.decorator_list if isinstance(d, ast.Call)] == ["app.command"]
+            named = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            taken = len([name for name in named if name not in ("self", "cls")])
+            assert options or node.name == "__init__" or taken <= MAX_PARAMETERS, f"{node.name} takes {taken}"
 
 
 @every_file

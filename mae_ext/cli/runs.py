@@ -92,14 +92,14 @@ def probe(
     Example: mae-ext probe runs/photos --train labelled/train --test labelled/test; with patients and a split in a list:
     --train index.csv::train --test index.csv::test, or --train index.csv --folds 5, which keeps a patient together.
     """
-    from mae_ext.probing.probe import probe as scores_of
+    from mae_ext.probing.probe import probe as probe_run
     from mae_ext.probing.spec import ProbeSpec
 
     spec = ProbeSpec(
         train, test, folds, k=k, pool=pool, attentive=attentive, mirror=mirror, max_bad_fraction=max_bad_fraction
     )
     with progress_bar("embedding") as bar:
-        result = scores_of(
+        result = probe_run(
             run,
             spec,
             name=modality,

@@ -44,9 +44,9 @@ class Panel:
     bars: tuple[tuple[int, int, int] | None, ...] = ()
 
 
-def on_a_scale(x: Tensor, given: Tensor) -> Tensor:
-    """(B, C, *S) -> the same in 0..1, where the input itself is not: from the 0.5th to its 99.5th percentile."""
-    few = given.flatten(1)
+def on_a_scale(x: Tensor, original: Tensor) -> Tensor:
+    """(B, C, *S) -> the same in 0..1, where the original is not: from the 0.5th to its 99.5th percentile."""
+    few = original.flatten(1)
     few = few[:, :: max(1, few.shape[1] // 100_000)]
     bounds = torch.quantile(few, torch.tensor([0.0, 0.005, 0.995, 1.0], device=x.device), dim=1)
     low, high = (

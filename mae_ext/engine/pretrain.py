@@ -12,10 +12,10 @@ from mae_ext.data.loading.statistics import resolve_statistics, stated
 from mae_ext.data.sample import Batch
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.meaning import check_meaning
-from mae_ext.engine.task import Progress
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import check_masks
+from mae_ext.progress import Progress
 
 
 class Pretraining:

@@ -1,6 +1,6 @@
 """What is trained: the contract between the one engine and everything that it trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +15,8 @@ from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tens
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
 from mae_ext.model.mae import MAE, Encoder
+from mae_ext.progress import Progress
 from mae_ext.rng import seed_of
-
-Progress = Callable[[int, int], None]
-"""Called as progress(done, total)."""
 
 
 class Task(Protocol):

@@ -13,9 +13,10 @@ from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.errors import UserError, reasons
-from mae_ext.features.encoder import Features, FrozenEncoder, Pool, Progress, load_encoder
+from mae_ext.features.encoder import Features, FrozenEncoder, Pool, load_encoder
 from mae_ext.features.map import draw_map
 from mae_ext.features.neighbours import draw_neighbours
+from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, staged
 
@@ -29,7 +30,6 @@ def embed(
     out: str | Path,
     pool: Pool = "mean",
     name: str | None = None,
-    batch_size: int = 64,
     max_bad_fraction: float | None = None,
     progress: Progress | None = None,
     with_map: bool = False,
@@ -53,12 +53,12 @@ def embed(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder to write {out.name} into")
     sidecars = [out.with_suffix(suffix) for suffix in (".jsonl", ".bad.jsonl")]
-    if not out.exists() and (there := [path for path in sidecars if path.exists()]):
-        raise UserError(f"{there[0]}: belongs to no {out.name}, and would be written over; name another file")
+    if not out.exists() and (strays := [path for path in sidecars if path.exists()]):
+        raise UserError(f"{strays[0]}: belongs to no {out.name}, and would be written over; name another file")
     with staged(out, *sidecars) as [table, lines, ledger]:
         encoder = load_encoder(run, name)
         warn_one_sided([encoder.modality], [source])
-        features = encoder.features(source, pool, batch_size, max_bad_fraction=max_bad_fraction, progress=progress)
+        features = encoder.features(source, pool, max_bad_fraction=max_bad_fraction, progress=progress)
         metadata = {
             "checkpoint": _as_text(encoder.path),
             "step": str(encoder.step),

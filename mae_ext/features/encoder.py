@@ -25,6 +25,7 @@ from mae_ext.engine.cpu import on_device
 from mae_ext.engine.task import device_of
 from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.model.mae import MAE
+from mae_ext.progress import Progress
 
 Pool = Literal["mean", "class", "tokens"]
 """What becomes of a sample's tokens: their mean, the class token alone, or all of them as they are."""
@@ -34,9 +35,6 @@ View = Callable[[Tensor], Tensor]
 
 TOKEN_BYTES = 8 << 30
 """Of all tokens of a source at once, in memory, in half precision."""
-
-Progress = Callable[[int, int], None]
-"""Called as progress(done, total) after every batch."""
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,12 @@ def palette(names: list[str | None]) -> dict[str, str]:
     common = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:COLOURED]]
     table = [colors.to_hex(colour) for colour in colormaps["tab10"].colors]  # type: ignore[attr-defined]
     table[7] = "#111827"  # its grey is that of the classes without a colour
-    found = dict(zip(sorted(common), table, strict=False))
+    legend = dict(zip(sorted(common), table, strict=False))
     if len(counts) > COLOURED:
-        found[f"{len(counts) - COLOURED} other classes"] = REST
+        legend[f"{len(counts) - COLOURED} other classes"] = REST
     if None in names:
-        found["no label"] = UNLABELLED
-    return found
+        legend["no label"] = UNLABELLED
+    return legend
 
 
 def _scatter(

@@ -49,11 +49,11 @@ def draw_neighbours(
     total = len(features.sources)
     if not 1 <= count < total:
         raise UserError(f"neighbours={count}: expected 1 up to {total - 1}, as {total} samples could be read")
-    asked = choose(features.labels, total, queries, seed)
-    similarity, rows = nearest(features.features, asked, count)
+    chosen = choose(features.labels, total, queries, seed)
+    similarity, rows = nearest(features.features, chosen, count)
     panels = [
         _panel(encoder, features, [query, *row], [1.0, *near])
-        for query, row, near in zip(asked, rows.tolist(), similarity.tolist(), strict=True)
+        for query, row, near in zip(chosen, rows.tolist(), similarity.tolist(), strict=True)
     ]
     bars = " · green bar: of the query's class; red: of another" if features.labels is not None else ""
     return save_rows(panels, stem, f"query, then its neighbours by cosine{bars} · step {encoder.step}")

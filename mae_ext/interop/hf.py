@@ -106,15 +106,15 @@ def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "imag
         "vit.embeddings.position_embeddings": config.model.width,
         "decoder.decoder_pos_embed": config.model.decoder.width,
     }
-    for table, width in widths.items():
-        fixed, found = sincos(coordinates_of(config.modalities[name].grid), width or 0), theirs.take(table)[0, 1:]
-        if found.shape != fixed.shape or (found - fixed).abs().max() > 1e-4:
+    for key, width in widths.items():
+        fixed, table = sincos(coordinates_of(config.modalities[name].grid), width or 0), theirs.take(key)[0, 1:]
+        if table.shape != fixed.shape or (table - fixed).abs().max() > 1e-4:
             raise CheckpointError(
-                f"{table} is not MAE's sine-cosine table; these weights were trained with other positions"
+                f"{key} is not MAE's sine-cosine table; these weights were trained with other positions"
             )
-    channels, given = config.modalities[name].channels, config.modalities[name].data.statistics
+    channels, setting = config.modalities[name].channels, config.modalities[name].data.statistics
     plain = Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
-    statistics = {"none": plain, "imagenet": IMAGENET}.get(given) if isinstance(given, str) else given
+    statistics = {"none": plain, "imagenet": IMAGENET}.get(setting) if isinstance(setting, str) else setting
     if statistics is None:
-        raise CheckpointError(f"modalities.{name}.data.statistics={given}: of weights from elsewhere, say which")
+        raise CheckpointError(f"modalities.{name}.data.statistics={setting}: of weights from elsewhere, say which")
     return ours | {f"modalities.{name}.{which}": torch.tensor(getattr(statistics, which)) for which in ("mean", "std")}

@@ -114,9 +114,9 @@ def curve(title: str, series: Sequence[Series], unit: str = "", zero: bool = Fal
         colour = COLOURS[number % len(COLOURS)]
         xs = [f"{across(float(x)):.1f}" for x in steps]
         if (top > bottom).any():
-            there = " ".join(f"{x},{up(float(y)):.1f}" for x, y in zip(xs, top, strict=True))
-            back = " ".join(f"{x},{up(float(y)):.1f}" for x, y in zip(xs[::-1], bottom[::-1], strict=True))
-            lines.append(f'<polygon points="{there} {back}" fill="{colour}" opacity=".16"/>')
+            upper = " ".join(f"{x},{up(float(y)):.1f}" for x, y in zip(xs, top, strict=True))
+            lower = " ".join(f"{x},{up(float(y)):.1f}" for x, y in zip(xs[::-1], bottom[::-1], strict=True))
+            lines.append(f'<polygon points="{upper} {lower}" fill="{colour}" opacity=".16"/>')
         points = " ".join(f"{x},{up(float(y)):.1f}" for x, y in zip(xs, mean, strict=True))
         if len(xs) == 1:
             lines.append(f'<circle cx="{xs[0]}" cy="{up(float(mean[0])):.1f}" r="3" fill="{colour}"/>')

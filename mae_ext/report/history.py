@@ -100,19 +100,19 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     except OSError as error:
         problems.append(f"{path.name} cannot be read: {error.strerror or error}")
         return []
-    found, broken = [], 0
+    objects, broken = [], 0
     for line in complete.splitlines():
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
-            found.append(value)
+            objects.append(value)
         else:
             broken += bool(line.strip())
     if broken:
         problems.append(f"{path.name}: {broken} {'line is' if broken == 1 else 'lines are'} not JSON objects, left out")
-    return found
+    return objects
 
 
 def columns(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -128,7 +128,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> list[Checkpoint]:
-    found = []
+    checkpoints = []
     for path in sorted(folder.glob("step-*/manifest.json")) if folder.is_dir() else ():
         try:
             manifest = json.loads(path.read_bytes())
@@ -139,8 +139,9 @@ def _checkpoints(folder: Path, problems: list[str]) -> list[Checkpoint]:
             continue
         if isinstance(manifest, dict):
             step = manifest.get("step")
-            found.append(Checkpoint(path.parent.name, step if isinstance(step, int) else -1, size / 1e6, manifest))
-    return sorted(found, key=lambda c: c.step)
+            number = step if isinstance(step, int) else -1
+            checkpoints.append(Checkpoint(path.parent.name, number, size / 1e6, manifest))
+    return sorted(checkpoints, key=lambda c: c.step)
 
 
 def parameters(checkpoint: Path) -> dict[str, int]:

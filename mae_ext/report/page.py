@@ -180,10 +180,10 @@ def _evaluations(scores: dict[str, np.ndarray]) -> str:
 
 def _spread(steps: np.ndarray, values: np.ndarray) -> tuple[str, str]:
     """The lowest and the highest value, each with its step; which of them is the better one depends on the score."""
-    there = np.flatnonzero(np.isfinite(values))
-    if not len(there):
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
         return "–", "–"
-    ends = (there[values[there].argmin()], there[values[there].argmax()])
+    ends = (known[values[known].argmin()], known[values[known].argmax()])
     low, high = (f"{values[i]:.4f} ({int(steps[i]):,})" for i in ends)
     return low, high
 

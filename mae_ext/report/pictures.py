@@ -1,7 +1,7 @@
 """Pictures of reconstructions: input, masked, reconstruction, and under them what was and was not given away."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from mae_ext.features.encoder import FrozenEncoder, load_encoder
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mask import Mask
 from mae_ext.model.units import in_units
+from mae_ext.progress import Progress
 from mae_ext.report.history import OVERVIEW
 from mae_ext.rng import rng
 from mae_ext.writing import blamed_on, folder_for
@@ -36,7 +37,7 @@ def reconstruct(
     seed: int = 0,
     limit: int = 64,
     name: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """One picture for each input, and `overview` with the first of them in one sheet (last in the list returned).
 
@@ -110,15 +111,15 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     valid = valid if valid is None else valid.to(encoder.device)
     with torch.inference_mode():
         filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own, valid)
-    given = in_units(x)
-    given, filled = on_a_scale(given, given), on_a_scale(filled, given)
+    original = in_units(x)
+    original, filled = on_a_scale(original, original), on_a_scale(filled, original)
     visible = visible_pixels(mask, modality.patch)
-    masked = torch.where(visible, given, torch.full_like(given, HIDDEN))
+    masked = torch.where(visible, original, torch.full_like(original, HIDDEN))
     normalised = getattr(modality.target, "normalize", "none") != "none"
     how = statistics_caption(normalised, own)
     display = getattr(encoder.reader(), "display", "image")
     share = 1 - mask.keep.shape[1] / prod(mask.grid)
-    rows = zip(batch, given.cpu(), masked.cpu(), filled.cpu(), strict=True)
+    rows = zip(batch, original.cpu(), masked.cpu(), filled.cpu(), strict=True)
     for sample, *columns in rows:
         caption = (sample.source, f"mask ratio {share:.3g} · step {encoder.step}", how)
         titled = tuple(zip(("input", "masked", "reconstruction"), columns, strict=True))

@@ -49,11 +49,11 @@ def _part(probe: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _curves(probes: list[dict[str, Any]]) -> str:
     """Scores over steps, one chart for each score; only what was asked of trained weights at two steps or more."""
-    asked: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    by_source: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for p in probes:
         if p.get("weights") != "random" and _number(p.get("step")) is not None:
-            asked[tuple(str(p.get(key, "–")) for key in ("test", "train", "pool"))].append(p)
-    several = [rows for rows in asked.values() if len({p["step"] for p in rows}) > 1][:MAX_TESTS]
+            by_source[tuple(str(p.get(key, "–")) for key in ("test", "train", "pool"))].append(p)
+    several = [rows for rows in by_source.values() if len({p["step"] for p in rows}) > 1][:MAX_TESTS]
     charts = []
     for rows in several:
         rows.sort(key=lambda p: float(p["step"]))
@@ -65,8 +65,8 @@ def _curves(probes: list[dict[str, Any]]) -> str:
                 values = [_number(_part(p, kind).get(score)) for p in rows]
                 if any(value is not None for value in values):
                     percents = np.array([np.nan if value is None else 100 * value for value in values])
-                    there = np.isfinite(percents)
-                    drawn.append(Series(name, steps[there], percents[there]))
+                    known = np.isfinite(percents)
+                    drawn.append(Series(name, steps[known], percents[known]))
             charts.append(curve(f"{title}{named}, %", drawn, " %"))
     return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else ""
 

@@ -75,7 +75,7 @@ def test_a_signal_ends_a_probe_at_once_and_the_run_that_goes_on_makes_it(tiny, s
     start = ["pretrain", str(tiny(values)), "--data", str(striped / "train"), "--out", str(tmp_path / "run")]
     for at, told in ((1, "stopped by a signal before the first step"), (2, "after step 2, saved at step 2;")):
         with monkeypatch.context() as patched:
-            patched.setattr(during, "judged", told_to_stop(during.judged, at))
+            patched.setattr(during, "probe_encoder", told_to_stop(during.probe_encoder, at))
             assert run(start) == 75
         assert told in capfd.readouterr().err
     assert run(start) == 0

@@ -479,38 +479,29 @@ def system(files: dict[str, str], name: str) -> Path:
 
 @area()
 def processors(note: Note) -> None:
-    unified, older = "0::/a/b\n", "4:cpu,cpuacct:/docker/x\n3:memory:/y\n"
+    def v2(limit: str, group: str = "a/b/") -> dict[str, str]:
+        return {"proc/self/cgroup": "0::/a/b\n", f"sys/fs/cgroup/{group}cpu.max": f"{limit}\n"}
+
+    def v1(folder: str, quota: str, period: str = "100000") -> dict[str, str]:
+        named = {"quota": quota, "period": period}
+        limits = {f"sys/fs/cgroup/{folder}/cpu.cfs_{name}_us": f"{value}\n" for name, value in named.items()}
+        return {"proc/self/cgroup": "4:cpu,cpuacct:/docker/x\n3:memory:/y\n", **limits}
+
     tried = {
         "none": {},
-        "v2 150000": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "150000 100000\n"},
-        "v2 140000": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "140000 100000\n"},
-        "v2 100000": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "100000 100000\n"},
-        "v2 max": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"},
-        "v2 parent": {
-            "proc/self/cgroup": unified,
-            "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
-            "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
-        },
-        "v2 root": {"proc/self/cgroup": unified, "sys/fs/cgroup/cpu.max": "210000 100000\n"},
-        "v2 hybrid": {"proc/self/cgroup": unified, "sys/fs/cgroup/unified/a/b/cpu.max": "250000 100000\n"},
-        "v2 tiny": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "10000 100000\n"},
-        "v2 odd": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "x y\n"},
-        "v2 zero": {"proc/self/cgroup": unified, "sys/fs/cgroup/a/b/cpu.max": "0 100000\n"},
-        "v1": {
-            "proc/self/cgroup": older,
-            "sys/fs/cgroup/cpu/docker/x/cpu.cfs_quota_us": "420000\n",
-            "sys/fs/cgroup/cpu/docker/x/cpu.cfs_period_us": "100000\n",
-        },
-        "v1 -1": {
-            "proc/self/cgroup": older,
-            "sys/fs/cgroup/cpu/docker/x/cpu.cfs_quota_us": "-1\n",
-            "sys/fs/cgroup/cpu/docker/x/cpu.cfs_period_us": "100000\n",
-        },
-        "v1 joint": {
-            "proc/self/cgroup": older,
-            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "160000\n",
-            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "50000\n",
-        },
+        "v2 150000": v2("150000 100000"),
+        "v2 140000": v2("140000 100000"),
+        "v2 100000": v2("100000 100000"),
+        "v2 max": v2("max 100000"),
+        "v2 parent": {**v2("300000 100000", group="a/"), **v2("max 100000")},
+        "v2 root": v2("210000 100000", group=""),
+        "v2 hybrid": v2("250000 100000", group="unified/a/b/"),
+        "v2 tiny": v2("10000 100000"),
+        "v2 odd": v2("x y"),
+        "v2 zero": v2("0 100000"),
+        "v1": v1("cpu/docker/x", "420000"),
+        "v1 -1": v1("cpu/docker/x", "-1"),
+        "v1 joint": v1("cpu,cpuacct", "160000", "50000"),
     }
     with mock.patch.object(cores, "_here", lambda: 8):
         for told, files in tried.items():

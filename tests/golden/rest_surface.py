@@ -89,6 +89,9 @@ def fields(note: Note) -> None:
                     note(f"{name}.{key}", [plain(field.default), plain(kind)])
 
 
+SMALL = ["finetune_cifar10_vitt", "--init", "none", "--set", "model.size=tiny"]
+SMALL += ["--set", "modalities.image.size=[32,32]", "--set", "modalities.image.patch=[4,4]"]
+
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "probe": (
         "mae_ext.probing.probe.probe",
@@ -141,39 +144,8 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "finetune": (
         "mae_ext.engine.train.train",
         [
-            [
-                "finetune_cifar10_vitt",
-                "--init",
-                "none",
-                "--set",
-                "model.size=tiny",
-                "--set",
-                "modalities.image.size=[32,32]",
-                "--set",
-                "modalities.image.patch=[4,4]",
-                "--data",
-                "d",
-                "--test",
-                "t",
-                "--out",
-                "o",
-                "--steps",
-                "5",
-            ],
-            [
-                "finetune_cifar10_vitt",
-                "--init",
-                "none",
-                "--set",
-                "model.size=tiny",
-                "--set",
-                "modalities.image.size=[32,32]",
-                "--set",
-                "modalities.image.patch=[4,4]",
-                "--data",
-                "d",
-                "--allow-change",
-            ],
+            [*SMALL, "--data", "d", "--test", "t", "--out", "o", "--steps", "5"],
+            [*SMALL, "--data", "d", "--allow-change"],
             ["image_folder", "--init", "none"],
             ["image_folder"],
             ["finetune_cifar10_vitt", "--init", "absent"],

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,6 +21,7 @@ from mae_ext.data.sources.cache import Cache, keeping
 from mae_ext.data.sources.meant import one_sided
 from mae_ext.data.sources.table import list_items
 from mae_ext.errors import BadSample, ConfigError, UserError, reasons
+from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, folder_for, staged
 
@@ -61,7 +62,7 @@ def prepare(
     out: str | Path,
     workers: int | None = None,
     deadline_s: float = DEADLINE_S,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     modality: str | None = None,
 ) -> Prepared:
     """Fill the folder `out` for every modality of a config whose reader keeps a cache, or for the one that is named.

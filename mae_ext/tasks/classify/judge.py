@@ -14,11 +14,11 @@ from mae_ext.data.sample import Sample, stack
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import Results, addresses_of
-from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.probing.ranking import auroc
 from mae_ext.probing.scores import scores
+from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
 
 BATCH = 64

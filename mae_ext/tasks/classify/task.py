@@ -21,10 +21,10 @@ from mae_ext.data.sources.classes import Split, labelled_split, settled, share_o
 from mae_ext.data.sources.table import Items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.pretrain import with_statistics
-from mae_ext.engine.task import Progress
 from mae_ext.errors import ConfigError, UserError, check_bad, reasons
 from mae_ext.model.mae import MAE
 from mae_ext.probing.attentive import AttentivePool
+from mae_ext.progress import Progress
 from mae_ext.rng import rng
 from mae_ext.tasks.backbone import load_backbone
 from mae_ext.tasks.classify.judge import judge, probabilities, write_predictions

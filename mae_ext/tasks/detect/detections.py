@@ -18,8 +18,8 @@ from mae_ext.data.sample import Sample, read_checked, read_placed, stack, whole
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.drawing.boxes import as_picture, draw_boxes
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
-from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, UserError, reasons
+from mae_ext.progress import Progress
 from mae_ext.tasks.detect.detector import Detector
 from mae_ext.tasks.detect.fcos import Decoding, Detections
 

@@ -19,8 +19,8 @@ from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.pretrain import with_statistics
-from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, ConfigError, UserError, check_bad
+from mae_ext.progress import Progress
 from mae_ext.rng import rng
 from mae_ext.tasks.backbone import load_backbone
 from mae_ext.tasks.detect.average_precision import average_precision, require_pycocotools

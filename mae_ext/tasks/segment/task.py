@@ -24,8 +24,8 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
 from mae_ext.engine.pretrain import with_statistics
-from mae_ext.engine.task import Progress
 from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, UserError, check_bad, reasons, some
+from mae_ext.progress import Progress
 from mae_ext.tasks.backbone import load_backbone
 from mae_ext.tasks.segment.heads import Segmenter
 from mae_ext.tasks.segment.overlap import dice, found_wrongly, loss_of_known, mean_scores, surface_scores
