@@ -25,6 +25,10 @@ SMALLEST_SCALE = 1.0
 and its purpose is the contrary."""
 
 
+LAG = {"cpu": 0}
+"""Steps that the host reads behind, by kind of device; 1 where it is not named. A CPU has its answer at once."""
+
+
 class Taken(NamedTuple):
     """Of one step: the losses of the modalities over all ranks, the gradient norm, whether any rank was told to stop.
 
@@ -78,8 +82,8 @@ class Step:
     """One optimiser step as a function: forward, backward, check, update.
 
     No parameter, moment or loss scale is ever changed by a step that was not finite, nor by any after it: that is
-    decided on the device (`Gate`). The host reads how steps went from `answers`, `lag` steps later: at once on a CPU,
-    where the answer is there already, and one step later on a GPU, so that with `lag` 1 nothing here waits for it.
+    decided on the device (`Gate`). The host reads how steps went from `answers`, `lag` steps later (by default `LAG`),
+    so that with 1 nothing here waits for a GPU.
 
     on_news: called with a step, on all ranks, when the answer says that any of them had news of it; what it raises ends
     the run. skipped: updates that fp16's loss scaler has left out in a row, as far as answers were read.
@@ -87,7 +91,7 @@ class Step:
 
     def __init__(self, run: Run, on_news: Callable[[int], None] = lambda _: None, lag: int | None = None) -> None:
         self.run, self.on_news, self.skipped = run, on_news, run.at.skipped
-        self.lag = int(run.ranks.device.type != "cpu") if lag is None else lag
+        self.lag = LAG.get(run.ranks.device.type, 1) if lag is None else lag
         objective = run.ranks.wrap(Objective(run.model, run.config, run.task))
         self.objective: Callable[..., tuple[Tensor, Tensor]] = (
             torch.compile(objective) if run.config.train.compile else objective

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mae_ext.cli import run
 from mae_ext.engine import checkpoint
+from mae_ext.engine import step as step_module
 from mae_ext.engine.failure import replay
 from mae_ext.strict_json import dumps
 
@@ -165,6 +166,67 @@ def test_one_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tiny, 
     assert complaint(capfd).startswith("mae-ext: step 5: ")
     record = json.loads((tmp_path / "run" / "failure-00000005" / "record.json").read_text())
     assert np.isfinite(record["losses"]["image"]) and record["nonfinite_gradients"] == ["encoder.class_token"]
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """The host reads how a step went one step later, as on a GPU."""
+    monkeypatch.setitem(step_module.LAG, "cpu", 1)
+
+
+def test_a_run_that_reads_late_and_seldom_leaves_the_same_rows_and_checkpoints(tiny, train, tmp_path, late):
+    values = {"train.steps": 13, "train.save_every": 5, "train.keep": 9}
+    assert train(tiny(values), out="late") == 0
+    assert train(tiny(values | {"train.log_every": 4}), out="seldom") == 0
+    step_module.LAG["cpu"] = 0
+    assert train(tiny(values), out="plain") == 0
+    plain = trajectory(tmp_path / "plain")
+    for name in ("late", "seldom"):
+        assert trajectory(tmp_path / name) == plain and [step for step, _, _ in plain] == list(range(1, 14))
+        assert all(0 <= row["data_wait"] <= row["seconds"] for row in rows(tmp_path / name / "metrics.jsonl"))
+        for saved in ("step-00000005", "step-00000010", "step-00000013"):
+            one, other = (weights_of(tmp_path / run / "checkpoints" / saved) for run in (name, "plain"))
+            assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_that_is_not_finite_is_the_one_of_the_record_however_late_it_is_read(
+    tiny, train, tmp_path, capfd, monkeypatch, precision
+):
+    reader = {"name": "faulty", "fault": "nan", "match": "21."}
+    image = {"modalities.image.data.statistics": "none", "modalities.image.data.reader": reader}
+    config = tiny({"train.save_every": 3, "train.precision": precision, "train.log_every": 2} | image)
+    ends = []
+    for lag in (0, 1):
+        monkeypatch.setitem(step_module.LAG, "cpu", lag)
+        assert train(config, out=f"{lag}") == 1
+        (failure,) = (tmp_path / f"{lag}").glob("failure-*")
+        record = json.loads((failure / "record.json").read_text())
+        ends.append((failure.name, record, trajectory(tmp_path / f"{lag}"), weights_of(checkpoint.find(failure))))
+        assert complaint(capfd).startswith(f"mae-ext: step {record['step'] + 1}: losses")
+        assert json.loads(dumps(replay(failure))) == {key: value for key, value in record.items() if key != "files"}
+        assert any("21." in path for path in record["files"]["image"])
+    (*one, weights), (*other, same) = ends
+    assert one == other and len(one[2]) == one[1]["step"] and all(torch.equal(weights[k], same[k]) for k in weights)
+
+
+def test_fp16_that_gives_up_is_replayed_to_the_same_record(tiny, train, tmp_path, monkeypatch, late):
+    from mae_ext.model.mae import MAE
+
+    real = MAE.from_config
+
+    def poisoned(config):
+        model = real(config)
+        model.encoder.class_token.register_hook(lambda gradient: gradient * float("nan"))
+        return model
+
+    monkeypatch.setattr(MAE, "from_config", poisoned)
+    assert train(tiny({"train.precision": "fp16"})) == 1
+    failure = tmp_path / "run" / "failure-00000017"
+    record = json.loads((failure / "record.json").read_text())
+    assert record["skipped_in_a_row"] == 17 and record["loss_scale"] == 1.0
+    assert json.loads(dumps(replay(failure))) == {key: value for key, value in record.items() if key != "files"}
 
 
 @pytest.fixture
