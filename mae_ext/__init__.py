@@ -12,8 +12,9 @@ from mae_ext.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mae_ext.config import Config, load_config, parse_config
-    from mae_ext.data.loading.loader import Examples, ModalityData
-    from mae_ext.data.sample import Batch, Crop, Reader, Sample, verdicts
+    from mae_ext.data.batch import Batch
+    from mae_ext.data.loading.batches import Examples, ModalityData
+    from mae_ext.data.sample import Crop, Reader, Sample, verdicts
     from mae_ext.data.sources.table import Items
     from mae_ext.engine.task import Task
     from mae_ext.engine.train import train
@@ -58,12 +59,12 @@ _HOME = {
     "Reader": "mae_ext.data.sample",
     "Sample": "mae_ext.data.sample",
     "Crop": "mae_ext.data.sample",
-    "Batch": "mae_ext.data.sample",
+    "Batch": "mae_ext.data.batch",
     "BadSample": "mae_ext.errors",
     "verdicts": "mae_ext.data.sample",
     "Task": "mae_ext.engine.task",
-    "Examples": "mae_ext.data.loading.loader",
-    "ModalityData": "mae_ext.data.loading.loader",
+    "Examples": "mae_ext.data.loading.batches",
+    "ModalityData": "mae_ext.data.loading.batches",
 }
 
 __all__ = [

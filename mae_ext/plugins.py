@@ -111,10 +111,10 @@ positions = Registry(
 maskers = Registry(
     "masker",
     {
-        "random": "mae_ext.model.mask:RandomMasker",
-        "block": "mae_ext.model.mask:BlockMasker",
-        "grid": "mae_ext.model.mask:GridMasker",
-        "foreground": "mae_ext.model.mask:ForegroundMasker",
+        "random": "mae_ext.model.maskers:RandomMasker",
+        "block": "mae_ext.model.maskers:BlockMasker",
+        "grid": "mae_ext.model.maskers:GridMasker",
+        "foreground": "mae_ext.model.maskers:ForegroundMasker",
         "tube": "mae_ext.model.mask_axis:TubeMasker",
         "frame": "mae_ext.model.mask_axis:FrameMasker",
         "causal": "mae_ext.model.mask_axis:CausalMasker",

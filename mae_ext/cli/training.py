@@ -69,7 +69,7 @@ def plan(
 
     Example: mae-ext plan image_in1k_vitb --data imagenet/train --world 8
     """
-    from mae_ext.data.loading.loader import build_reader
+    from mae_ext.data.loading.batches import build_reader
     from mae_ext.data.sources.meant import odd, opening
     from mae_ext.data.sources.table import list_items
     from mae_ext.engine.estimate import describe

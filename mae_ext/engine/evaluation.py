@@ -7,7 +7,7 @@ from torch import nn
 
 from mae_ext.config import Config
 from mae_ext.data.crops import evaluation_sampler
-from mae_ext.data.loading.loader import ModalityData, build_reader
+from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.sample import read_checked
 from mae_ext.data.sources.meant import odd, opening
 from mae_ext.data.sources.table import Items, list_items

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import StepData
+from mae_ext.data.loading.batches import StepData
 from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks

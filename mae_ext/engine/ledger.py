@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import ModalityData
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal, rows_until, warn
 from mae_ext.errors import RunError, reasons, some

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mae_ext.config import AugmentConfig, Config, ModalityConfig
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
 from mae_ext.engine.optim import rising
 from mae_ext.errors import ConfigError
 

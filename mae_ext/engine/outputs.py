@@ -16,7 +16,7 @@ from torch import nn
 
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.labelmap import stem
-from mae_ext.data.loading.loader import build_reader
+from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sources.cache import source_identity
 from mae_ext.data.sources.meant import one_sided
 from mae_ext.data.sources.table import list_items

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from mae_ext import plugins
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import ModalityData
+from mae_ext.data.batch import Batch
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.statistics import resolve_statistics, stated
-from mae_ext.data.sample import Batch
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.errors import ConfigError, UserError

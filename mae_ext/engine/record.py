@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mae_ext.data.batch import Batch
 from mae_ext.data.loading.loader import Loader
-from mae_ext.data.sample import Batch
 from mae_ext.data.sources.meant import one_sided
 from mae_ext.engine.cpu import is_native
 from mae_ext.engine.evaluation import Evaluations, evaluate

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mae_ext import plugins
 from mae_ext.config import Config, Statistics
-from mae_ext.data.loading.loader import ModalityData
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state, read_tensors
 from mae_ext.engine.task import backbone_of

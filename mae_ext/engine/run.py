@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mae_ext import plugins
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import ModalityData
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks, check_split, lost_rank

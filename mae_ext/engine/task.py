@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mae_ext import plugins
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import ModalityData
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks

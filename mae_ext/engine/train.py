@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mae_ext.config import Config
-from mae_ext.data.loading.loader import Loader, StepData
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
+from mae_ext.data.loading.batches import StepData
+from mae_ext.data.loading.loader import Loader
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import join, leave, lost_rank

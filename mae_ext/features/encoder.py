@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.cores import cores
 from mae_ext.data.crops import evaluation_sampler
-from mae_ext.data.loading.loader import build_reader
+from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sample import Reader, Sample, read_checked, stack
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.table import Items, list_items

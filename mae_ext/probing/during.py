@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mae_ext.config import Config, one_modality
-from mae_ext.data.loading.loader import build_reader
+from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sources.table import list_items
 from mae_ext.engine.evaluation import require_readable
 from mae_ext.engine.log import Journal, say

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_ext.data.loading.loader import valid_share
+from mae_ext.data.loading.batches import valid_share
 from mae_ext.data.sample import Sample, stack, stack_optional
 from mae_ext.drawing.panels import Panel, on_a_scale, save, save_sheet
 from mae_ext.engine.log import warn

@@ -23,7 +23,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from mae_ext.config import Config, load_config, parse_config
-from mae_ext.data.loading.loader import Loader, ModalityData, StepData
+from mae_ext.data.loading.batches import ModalityData, StepData
+from mae_ext.data.loading.loader import Loader
 from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.train import train

@@ -21,7 +21,7 @@ import torch
 from turns import serve, take_turns
 
 from mae_ext.config import Config
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.estimate import modality_estimates

@@ -25,8 +25,9 @@ from torch.nn.functional import interpolate
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from mae_ext.config import AugmentConfig, Config, parse_config
+from mae_ext.data.batch import Batch
 from mae_ext.data.crops import crop_sampler
-from mae_ext.data.sample import Batch, CropSampler
+from mae_ext.data.sample import CropSampler
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.video.reader import VideoReader
 from mae_ext.engine.distributed import Ranks

@@ -22,7 +22,7 @@ from torch import Tensor
 from turns import serve, take_turns
 
 from mae_ext.config import Config, parse_config
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.precision import DTYPES

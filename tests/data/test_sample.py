@@ -12,9 +12,10 @@ from counted_reads import bytes_read
 from faults.faulty_reader import FaultyReader
 from PIL import Image
 
+from mae_ext.data.batch import Batch
 from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.loading.sandbox import Sandbox
-from mae_ext.data.sample import Batch, Crop, Extent, Sample, extent_of, held, judged, read_checked, verdicts, whole
+from mae_ext.data.sample import Crop, Extent, Sample, extent_of, held, judged, read_checked, verdicts, whole
 from mae_ext.data.video.reader import VideoReader
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import BadSample, RunError, UserError

@@ -5,8 +5,8 @@ import torch
 from faults.kills import rows
 
 from mae_ext.config import load_config
-from mae_ext.data.loading.loader import ModalityData
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.ledger import Ledger
 from mae_ext.errors import RunError

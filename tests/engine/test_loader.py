@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from mae_ext.config import load_config
-from mae_ext.data.loading.loader import Loader, ModalityData, StepData
+from mae_ext.data.loading.batches import ModalityData, StepData
+from mae_ext.data.loading.loader import Loader
 from mae_ext.errors import RunError, UserError
 from mae_ext.model.mask import from_scores
 from mae_ext.rng import rng

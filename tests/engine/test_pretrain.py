@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
 from mae_ext.engine.pretrain import Pretraining
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng

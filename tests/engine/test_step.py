@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.optim import Schedule
 from mae_ext.engine.run import assembled

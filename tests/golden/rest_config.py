@@ -407,12 +407,12 @@ def registries(note: Note) -> None:
         note(group, [registry.kind, registry.builtins])
         for name in (*registry.builtins, "unknown", next(iter(registry.builtins))[:-1]):
             note(f"{group} {name}", lambda r=registry, name=name: r.get(name, "there").__name__)
-    clash = EntryPoint("random", "mae_ext.model.mask:BlockMasker", "mae_ext.maskers")
+    clash = EntryPoint("random", "mae_ext.model.maskers:BlockMasker", "mae_ext.maskers")
     for points in (
         [],
         [clash],
         [clash, clash],
-        [EntryPoint("mine", "mae_ext.model.mask:BlockMasker", "g")],
+        [EntryPoint("mine", "mae_ext.model.maskers:BlockMasker", "g")],
         [EntryPoint("mine", "absent:x", "g")],
     ):
         with mock.patch.object(plugins, "entry_points", lambda group, points=points: points):

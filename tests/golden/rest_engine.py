@@ -16,7 +16,7 @@ from torch import nn
 
 from mae_ext import plugins
 from mae_ext.config import Config, parse_config
-from mae_ext.data.sample import Batch
+from mae_ext.data.batch import Batch
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine import (
     checkpoint,

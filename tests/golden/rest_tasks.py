@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mae_ext import plugins
 from mae_ext.config import Config, parse_config
-from mae_ext.data.sample import Batch, Crop
+from mae_ext.data.batch import Batch
+from mae_ext.data.sample import Crop
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine import outputs
 from mae_ext.errors import BadSample

@@ -8,16 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ext.model.mask import (
-    BlockMasker,
-    ForegroundMasker,
-    GridMasker,
-    Mask,
-    RandomMasker,
-    draw_mask,
-    from_scores,
-    num_keep,
-)
+from mae_ext.model.mask import Mask, draw_mask, from_scores, num_keep
+from mae_ext.model.maskers import BlockMasker, ForegroundMasker, GridMasker, RandomMasker
 from mae_ext.plugins import maskers
 from mae_ext.rng import rng
 

@@ -5,8 +5,9 @@ from math import prod
 import pytest
 import torch
 
-from mae_ext.model.mask import RandomMasker, from_scores, num_decoded
+from mae_ext.model.mask import from_scores, num_decoded
 from mae_ext.model.mask_axis import CausalMasker, FrameMasker, RunningCellMasker, TubeMasker, whole_keep
+from mae_ext.model.maskers import RandomMasker
 
 GRIDS = [(2, 3), (5, 3, 7), (3, 2, 5, 4)]
 

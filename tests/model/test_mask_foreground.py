@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ext.model.mask import ForegroundMasker, draw_mask, from_scores
+from mae_ext.model.mask import draw_mask, from_scores
+from mae_ext.model.maskers import ForegroundMasker
 from mae_ext.rng import rng
 
 

@@ -18,9 +18,10 @@ import mae_ext.data
 from mae_ext.config import AugmentConfig
 from mae_ext.data import crops as augment
 from mae_ext.data import labelmap, plan, sample
+from mae_ext.data.batch import Batch
 from mae_ext.data.change import distort, mix
 from mae_ext.data.image import boxes
-from mae_ext.data.sample import Batch, Crop
+from mae_ext.data.sample import Crop
 from mae_ext.data.sources import folds
 from mae_ext.data.volume import geometry
 

@@ -7,8 +7,8 @@ from math import sqrt
 import numpy as np
 from torch import Tensor
 
+from mae_ext.data.batch import Batch
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch
 from mae_ext.model.units import in_units
 from mae_ext.rng import seed_of
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.batch import Batch
 from mae_ext.data.change.distort import distort
 from mae_ext.data.change.mix import Mix
-from mae_ext.data.loading.loader import ModalityData, build_reader
+from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, CropSampler, Sample, read_checked
+from mae_ext.data.sample import CropSampler, Sample, read_checked
 from mae_ext.data.sources.classes import Split, labelled_split, settled, share_or_count
 from mae_ext.data.sources.table import Items
 from mae_ext.engine.distributed import Ranks

@@ -13,7 +13,7 @@ from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.cores import cores
 from mae_ext.data.image.boxes import BoxTable, uncrop_boxes
-from mae_ext.data.loading.loader import build_reader
+from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sample import Sample, read_checked, read_placed, stack, whole
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.drawing.boxes import as_picture, draw_boxes

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.batch import Batch
 from mae_ext.data.change.distort import VALUES, distort
 from mae_ext.data.image.boxes import BoxTable, Faulty, crop_boxes, read_boxes
-from mae_ext.data.loading.loader import ModalityData, build_reader
+from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, CropSampler, Sample, read_placed
+from mae_ext.data.sample import CropSampler, Sample, read_placed
 from mae_ext.data.sources.classes import check_apart, settled
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.distributed import Ranks

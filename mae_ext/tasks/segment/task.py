@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig
+from mae_ext.data.batch import Batch
 from mae_ext.data.crops import training_shape
 from mae_ext.data.labelmap import Labels
-from mae_ext.data.loading.loader import ModalityData, build_reader
+from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.data.plan import spread
-from mae_ext.data.sample import Batch, Crop, Sample, extent_of, read_checked
+from mae_ext.data.sample import Crop, Sample, extent_of, read_checked
 from mae_ext.data.sources.classes import check_apart
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mae_ext.data.batch import Batch
 from mae_ext.data.change.mix import Mix, cutmix, mixup
 from mae_ext.data.plan import Plan
-from mae_ext.data.sample import Batch
 from mae_ext.rng import rng
 
 

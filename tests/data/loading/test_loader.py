@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.data.loading.loader import ModalityData, valid_share
+from mae_ext.data.loading.batches import ModalityData, valid_share
 from mae_ext.data.sample import Sample, stack
 from mae_ext.errors import RunError
 

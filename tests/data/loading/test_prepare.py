@@ -10,7 +10,7 @@ import torch
 
 from mae_ext.cli import run
 from mae_ext.config import parse_config
-from mae_ext.data.loading.loader import ModalityData
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.prepare import prepare
 from mae_ext.errors import ConfigError, UserError
 

@@ -7,10 +7,11 @@ import torch
 from monai.losses.dice import DiceCELoss
 
 from mae_ext.config import Statistics, parse_config
+from mae_ext.data.batch import Batch
 from mae_ext.data.crops import crop_sampler
 from mae_ext.data.labelmap import IGNORED
 from mae_ext.data.plan import Key
-from mae_ext.data.sample import Batch, Crop
+from mae_ext.data.sample import Crop
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine.task import build_model, task_of
 from mae_ext.errors import BadSample, UserError
