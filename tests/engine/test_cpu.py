@@ -12,8 +12,8 @@ import mae_ext
 from mae_ext.config import parse_config
 from mae_ext.engine import checkpoint, cpu
 from mae_ext.engine.cpu import KERNELS, CpuAttention, CpuBlock, CpuLinear, CpuMlp, attend, on_device
+from mae_ext.engine.failure import replay
 from mae_ext.engine.task import load_task
-from mae_ext.engine.train import replay
 from mae_ext.model.mae import MAE
 from mae_ext.model.transformer import Block, Transformer, drop_path_gates
 

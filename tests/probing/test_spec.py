@@ -8,7 +8,7 @@ import pytest
 from mae_ext.cli.runs import probe as command
 from mae_ext.errors import UserError
 from mae_ext.probing.spec import ProbeSpec
-from mae_ext.schedule import ProbeConfig
+from mae_ext.train_config import ProbeConfig
 
 
 @pytest.mark.parametrize(

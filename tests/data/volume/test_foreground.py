@@ -8,7 +8,7 @@ import pytest
 from data.volume.placed_scans import nifti
 
 from mae_ext.data.crops import center_sampler
-from mae_ext.data.labelmap import Recorded
+from mae_ext.data.sample import whole
 from mae_ext.data.volume.foreground import (
     _is_zero,
     body_mask,
@@ -29,8 +29,8 @@ VALUES = np.where(BODY, np.random.default_rng(0).normal(400, 60, SHAPE), 0)
 
 
 def valid(address, **options):
-    whole = VolumeReader(SHAPE[::-1], intensity="none", body="nonzero", **options).read(str(address), [Recorded()])
-    return whole[0].valid[0].numpy()
+    reader = VolumeReader(SHAPE[::-1], intensity="none", body="nonzero", **options)
+    return reader.read(str(address), [whole])[0].valid[0].numpy()
 
 
 def scaled(kind):
@@ -91,7 +91,7 @@ def test_nonzero_of_several_channels_is_where_any_of_them_is_not_0(tmp_path):
     image.set_data_dtype(np.int16)
     image.to_filename(tmp_path / "a.nii")
     reader = VolumeReader(SHAPE[::-1], 2, intensity="none", body="nonzero", channel_axis=3)
-    np.testing.assert_array_equal(reader.read(str(tmp_path / "a.nii"), [Recorded()])[0].valid[0].numpy(), BODY.T)
+    np.testing.assert_array_equal(reader.read(str(tmp_path / "a.nii"), [whole])[0].valid[0].numpy(), BODY.T)
 
 
 def test_an_offset_with_no_level_of_its_own_for_0_leaves_nothing_out():
