@@ -253,8 +253,9 @@ def batch_of(model, name):
 
 def loss_and_gradients(model, name, dtype, gates):
     x, mask, valid = batch_of(model, name)
+    model.encoder.gates = gates
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        loss = model(x, mask, name, valid, gates=gates)
+        loss = model(x, mask, name, valid)
     model.zero_grad()
     loss.backward()
     return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
