@@ -19,6 +19,8 @@ ALIKE = 6
 SAMPLERS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
 SAMPLERS |= {f"{name}_like" for name in SAMPLERS}
 SEEDED_GLOBALLY = {"model/mae.py", "engine/run.py", "engine/task.py"}  # each says there why
+EMPTY_WORDS = {"found", "given", "there", "asked", "told"}
+MAY_USE_EMPTY_WORDS = "tasks/"
 MODALITY = re.compile(r"\b(image|video|clip|volume|ct|mri|scan|slice)s?\b", re.IGNORECASE)
 
 
@@ -185,6 +187,22 @@ def test_a_function_takes_few_things_or_one_that_holds_them(path):
             assert options or node.name == "__init__" or taken <= MAX_PARAMETERS, f"{node.name} takes {taken}"
 
 
+def empty_words(path):
+    """Locals, parameters, attributes and fields that say how they were come by, and not what they hold."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+        else:
+            name = node.arg if isinstance(node, ast.arg) else ""
+        if name.strip("_") in EMPTY_WORDS:
+            yield f"{node.lineno}: {name}"
+
+
+@every_file
+def test_a_name_says_what_it_holds(path):
+    assert not list(empty_words(path)) or inside(path).startswith(MAY_USE_EMPTY_WORDS)
+
+
 @every_file
 def test_names_from_yaml_are_never_imported_as_paths(path):
     """import_module is for literal tables: the built-in plug-ins, and the package's own public names."""
@@ -202,4 +220,9 @@ def test_a_rule_finds_what_it_forbids(tmp_path):
         "torch.rand(3, generator=g)\nnp.random.default_rng(5)\ntorch.random.fork_rng()\n"
     )
     assert len(list(global_randomness(bad))) == 5
+    bad.write_text(
+        "found = 1\nclass A:\n    asked: int\n"
+        "def f(given, founder):\n    self._told = found\n    for there in found: pass"
+    )
+    assert sorted(empty_words(bad)) == ["1: found", "3: asked", "4: given", "5: _told", "6: there"]
     assert MODALITY.search("name == 'video'") and MODALITY.search("is_ct or ct") and not MODALITY.search("self.direct")

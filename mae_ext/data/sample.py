@@ -171,7 +171,7 @@ def verdicts(address: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's allocator raises RuntimeError
             raise BadSample(address, "out of memory", str(error)) from error
-        raise BadSample(address, "unreadable", f"{_told(error)}, raised in {_origin(error)}") from error
+        raise BadSample(address, "unreadable", f"{_one_line(error)}, raised in {_origin(error)}") from error
 
 
 def judged(parse: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate[Any, str, P], T]:
@@ -185,7 +185,7 @@ def judged(parse: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate
     return judge
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(repr(error).split())[:300]
 
 
@@ -208,7 +208,7 @@ def held(reader: object, address: str) -> Iterator[None]:
     except MemoryError as error:
         raise BadSample(address, "out of memory", str(error)) from error
     except Exception as error:
-        detail = f"(it may raise nothing but BadSample): {_told(error)}"
+        detail = f"(it may raise nothing but BadSample): {_one_line(error)}"
         raise RunError(f"reader {type(reader).__name__} broke on {address} {detail}") from error
 
 

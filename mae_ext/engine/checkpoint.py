@@ -119,8 +119,8 @@ def verify(path: Path) -> dict[str, Any]:
 
 def steps_of(directory: Path) -> list[Path]:
     """Finished checkpoints, oldest first, verified or not."""
-    found = [p for p in directory.glob("step-*") if p.name.removeprefix("step-").isdigit() and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    steps = [p for p in directory.glob("step-*") if p.name.removeprefix("step-").isdigit() and p.is_dir()]
+    return sorted(steps, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def set_aside(path: Path) -> None:

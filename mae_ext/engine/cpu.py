@@ -55,7 +55,7 @@ def _native() -> frozenset[torch.dtype]:
     ops, mkldnn = torch.ops.mkldnn, torch.backends.mkldnn.is_available()
     half = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
     return frozenset(
-        {torch.float32, torch.float64, *(dtype for dtype, asked in half.items() if mkldnn and getattr(ops, asked)())}
+        {torch.float32, torch.float64, *(dtype for dtype, check in half.items() if mkldnn and getattr(ops, check)())}
     )
 
 

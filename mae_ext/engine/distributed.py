@@ -50,17 +50,17 @@ class Ranks:
 
     def on_main(self, work: Callable[[], T]) -> T:
         """What rank 0's work gives, on every rank; and what it refuses (UserError, RunError), every rank refuses."""
-        found: T | None = None
+        result: T | None = None
         refused: UserError | RunError | None = None
         if self.main:
             try:
-                found = work()
+                result = work()
             except (UserError, RunError) as error:
                 refused = error
-        found, refused = self.from_main((found, refused))
+        result, refused = self.from_main((result, refused))
         if refused is not None:
             raise refused
-        return found  # type: ignore[return-value]
+        return result  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks, on every rank."""
@@ -92,10 +92,10 @@ def check_split(config: Config, world: int) -> None:
 def join(device: str = "auto") -> Ranks:
     """Read torchrun's environment and join its group: NCCL on GPUs, gloo on CPUs. Raises UserError and RunError."""
     start = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    given = {name: os.environ.get(name, value) for name, value in start.items()}
-    if not all(value.isdecimal() for value in given.values()) or not int(given["RANK"]) < int(given["WORLD_SIZE"]):
-        raise UserError(f"{given}: expected whole numbers, RANK below WORLD_SIZE, as torchrun sets them")
-    rank, world, local = map(int, given.values())
+    env = {name: os.environ.get(name, value) for name, value in start.items()}
+    if not all(value.isdecimal() for value in env.values()) or not int(env["RANK"]) < int(env["WORLD_SIZE"]):
+        raise UserError(f"{env}: expected whole numbers, RANK below WORLD_SIZE, as torchrun sets them")
+    rank, world, local = map(int, env.values())
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("train.device=cuda, but PyTorch sees no GPU here; use cpu, or auto")
     cuda = device != "cpu" and torch.cuda.is_available()

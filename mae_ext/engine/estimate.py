@@ -74,10 +74,10 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     for row in rows:
         m = config.modalities[row.name]
         size, patch, grid = (" x ".join(map(str, extents)) for extents in (m.size, m.patch, m.grid))
-        hidden, asked = 1 - row.kept / row.tokens, getattr(model.modality(row.name).masker, "ratio", 0.0)
+        hidden, ratio = 1 - row.kept / row.tokens, getattr(model.modality(row.name).masker, "ratio", 0.0)
         # A masker that hides whole groups of tokens cannot meet every ratio: then it keeps no floor(N * (1 - ratio)).
-        floored = -1 < row.kept - row.tokens * (1 - asked) < 1e-4
-        rounded = "" if floored else f"; {hidden:.3g} hidden, {asked:g} asked"
+        floored = -1 < row.kept - row.tokens * (1 - ratio) < 1e-4
+        rounded = "" if floored else f"; {hidden:.3g} hidden, {ratio:g} asked"
         lines += [
             f"{row.name}",
             f"  sample          {m.channels} x {size}, patch {patch}",

@@ -35,12 +35,12 @@ class Evaluations:
         regular = self.every is not None and step % self.every == 0
         return step > 0 and (regular or step == self.total) and step not in self.done
 
-    def write(self, step: int, found: dict[str, float]) -> None:
+    def write(self, step: int, scores: dict[str, float]) -> None:
         """Nothing, not even a file, where there are no scores: pretraining has none."""
-        if self.ranks.main and found:
+        if self.ranks.main and scores:
             self.journal = self.journal or Journal(self.path, self.step)
-            self.journal.write({"step": step, **found})
-            say(f"step {step}/{self.total}  held out: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+            self.journal.write({"step": step, **scores})
+            say(f"step {step}/{self.total}  held out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
     def close(self) -> None:
         if self.journal:
@@ -53,13 +53,13 @@ def evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks, stop: S
     model.eval()
     try:
         with as_evaluated(model, config), stop.interrupts():
-            found = task.evaluate(model, config, heedful)
+            scores = task.evaluate(model, config, heedful)
     except Interrupted:
         heedful.part(left=True)
         raise
     heedful.part(left=False)
     model.train()
-    return found
+    return scores
 
 
 def announce(config: Config, data: Mapping[str, ModalityData]) -> None:
@@ -69,8 +69,8 @@ def announce(config: Config, data: Mapping[str, ModalityData]) -> None:
         say(opening(one.items, path, name))
         for remark in odd(one.items, path):
             warn(remark)
-        if told := getattr(one.examples, "told", None):
-            say(f"{name}: {told}")
+        if summary := getattr(one.examples, "told", None):
+            say(f"{name}: {summary}")
 
 
 def check_held_out(config: Config) -> None:

@@ -11,7 +11,7 @@ from mae_ext.engine import checkpoint
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
-from mae_ext.engine.resume import Progress
+from mae_ext.engine.resume import Standing
 from mae_ext.engine.run import Run, assembled
 from mae_ext.engine.step import NonFinite, Step
 from mae_ext.engine.task import task_of
@@ -42,14 +42,14 @@ def recorded(failure: NonFinite, run: Run, skipped: int, out: Path) -> str:
 
 def replay(failure: str | Path) -> dict[str, Any]:
     """Repeat the step of a failure record, bit for bit: the losses and gradient norm, finite or not."""
-    found = checkpoint.find(failure)
+    path = checkpoint.find(failure)
     if not (Path(failure) / "record.json").is_file():
         raise UserError(f"{failure} is not the folder of a failure: it has no record.json")
     settle_in()
-    config, at = checkpoint.read_config(found), Progress.read(found)
+    config, at = checkpoint.read_config(path), Standing.read(path)
     data = task_of(config).data(config)
     at.set_aside(data)
-    step = Step(assembled(config, data, Ranks(0, 1, torch.device("cpu")), at, found))
+    step = Step(assembled(config, data, Ranks(0, 1, torch.device("cpu")), at, path))
     try:
         step(at.step, StepData(data)[at.step], False)
         (taken,) = step.answers(everything=True)
@@ -61,8 +61,8 @@ def replay(failure: str | Path) -> dict[str, Any]:
 
 def _free_for(where: Path, config: Config) -> Path:
     """The folder itself, or where another config failed at this step before, the next of its name that is free."""
-    known, number, found = config.to_yaml(), 1, where
-    while any(path.read_text(encoding="utf-8") != known for path in found.glob("checkpoints/step-*/config.yaml")):
+    known, number, free = config.to_yaml(), 1, where
+    while any(path.read_text(encoding="utf-8") != known for path in free.glob("checkpoints/step-*/config.yaml")):
         number += 1
-        found = where.with_name(f"{where.name}-{number}")
-    return found
+        free = where.with_name(f"{where.name}-{number}")
+    return free

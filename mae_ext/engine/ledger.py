@@ -65,14 +65,14 @@ class Ledger:
         """Of a rank that cannot go on, and waits for nobody. The error that ends the run says why of all of them."""
         self.journal = self.journal or Journal(self.out / f"bad_samples.{self.ranks.rank}.jsonl", step)
         self._note(step, rows)
-        self._write(self.news, told=True)
+        self._write(self.news, quietly=True)
 
-    def _write(self, rows: Sequence[dict[str, Any]], told: bool = False) -> None:
+    def _write(self, rows: Sequence[dict[str, Any]], quietly: bool = False) -> None:
         self.news = []
         for row in rows:
             if self.known.setdefault(_file(row), row) is row and self.journal:
                 self.journal.write(row)
-                if not told:
+                if not quietly:
                     warn(f"bad file {row['path']}: {row['kind']}" + (f" ({row['detail']})" if row["detail"] else ""))
 
     def _stop_if_too_many(self, name: str, data: ModalityData, config: Config) -> None:

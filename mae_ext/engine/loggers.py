@@ -163,8 +163,8 @@ class MLflow:
             self.id = known.read_text()
             self.client.update_run(self.id, status="RUNNING")
             return
-        there = self.client.get_experiment_by_name(self.experiment)
-        place = self.client.create_experiment(self.experiment) if there is None else there.experiment_id
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        place = self.client.create_experiment(self.experiment) if experiment is None else experiment.experiment_id
         self.id = self.client.create_run(place, run_name=self.name or out.absolute().name).info.run_id
         write_durably(known, self.id)
         settings = [Param(key, str(value)[:6000]) for key, value in flat(config.model_dump(mode="json")).items()]

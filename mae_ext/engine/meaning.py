@@ -14,7 +14,7 @@ def check_meaning(config: Config) -> None:
     """Raises ConfigError, with every key at fault, for what cannot have the effect that it asks for."""
     train, refused = config.train, []
     if config.task.name == "pretrain":
-        asked = {
+        settings = {
             "init": config.init is not None,
             "train.freeze": train.freeze != "none",
             "train.evaluate_every": train.evaluate_every is not None,
@@ -22,7 +22,7 @@ def check_meaning(config: Config) -> None:
         }
         purpose = "a task that begins with an encoder and is judged on held-out data (train.probe judges pretraining)"
         refused += [
-            f"{key} is for {purpose}, and this is pretraining: remove it" for key, given in asked.items() if given
+            f"{key} is for {purpose}, and this is pretraining: remove it" for key, is_set in settings.items() if is_set
         ]
     elif train.uniformity:
         refused.append(f"train.uniformity is of pretraining's loss, and the task is {config.task.name}: set it to 0")
@@ -32,23 +32,23 @@ def check_meaning(config: Config) -> None:
 
 def remarks(config: Config, steps: int, warmup: int) -> list[str]:
     """What to say of settings that are followed to the letter and hardly meant. steps, warmup: of the whole run."""
-    train, found = config.train, []
+    train, notes = config.train, []
     if warmup >= steps:
-        found.append(
+        notes.append(
             f"the warm-up, of {warmup} steps, is no shorter than the run, of {steps}: the learning rate never comes to "
             f"its peak; set train.warmup_steps"
         )
-    if told := rising(config):
-        found.append(told)
+    if remark := rising(config):
+        notes.append(remark)
     if train.probe and train.probe.every > steps:
-        found.append(f"train.probe.every={train.probe.every} is more than the run's {steps} steps: only begin and end")
+        notes.append(f"train.probe.every={train.probe.every} is more than the run's {steps} steps: only begin and end")
     if config.model.drop_path > 0 and config.model.depth == 1:
-        found.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
+        notes.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
     if config.task.name != "pretrain":
-        found += _of_a_task(config, steps)
+        notes += _of_a_task(config, steps)
     for name, m in config.modalities.items():
-        found += [f"modalities.{name}.{sentence}" for sentence in _of_a_modality(m, alone=len(config.modalities) < 2)]
-    return found
+        notes += [f"modalities.{name}.{sentence}" for sentence in _of_a_modality(m, alone=len(config.modalities) < 2)]
+    return notes
 
 
 def of_first_batch(config: Config, batches: Mapping[str, Batch]) -> list[str]:
@@ -63,37 +63,37 @@ def of_first_batch(config: Config, batches: Mapping[str, Batch]) -> list[str]:
 
 
 def _of_a_task(config: Config, steps: int) -> list[str]:
-    train, found = config.train, []
+    train, notes = config.train, []
     if train.evaluate_every is not None:
         if all(m.data.test is None for m in config.modalities.values()):
-            found.append(f"train.evaluate_every={train.evaluate_every} has nothing to judge on: data.test is not set")
+            notes.append(f"train.evaluate_every={train.evaluate_every} has nothing to judge on: data.test is not set")
         elif train.evaluate_every > steps:
-            found.append(
+            notes.append(
                 f"train.evaluate_every={train.evaluate_every} is more than the run's {steps} steps: only the end"
             )
     if train.freeze != "none" and config.init is None:
-        found.append(f"train.freeze={train.freeze} keeps weights as they are that have learned nothing: init is none")
+        notes.append(f"train.freeze={train.freeze} keeps weights as they are that have learned nothing: init is none")
     if train.freeze == "encoder" and train.layer_decay < 1:
-        found.append(f"train.layer_decay={train.layer_decay:g} has no layer to slow: train.freeze=encoder")
+        notes.append(f"train.layer_decay={train.layer_decay:g} has no layer to slow: train.freeze=encoder")
     if train.freeze == "encoder" and config.model.drop_path > 0:
-        found.append(
+        notes.append(
             f"model.drop_path={config.model.drop_path:g} drops parts of an encoder that does not learn (frozen)"
         )
-    return found
+    return notes
 
 
 def _of_a_modality(m: ModalityConfig, alone: bool) -> list[str]:
-    augment, found = m.data.augment, []
+    augment, notes = m.data.augment, []
     if alone and m.weight != 1:
-        found.append(f"weight={m.weight:g} weighs one loss against no other")
+        notes.append(f"weight={m.weight:g} weighs one loss against no other")
     if m.decode is not None and m.decode.arguments.get("ratio") == 0:
-        found.append("decode.ratio=0 answers every hidden token, as without decode")
+        notes.append("decode.ratio=0 answers every hidden token, as without decode")
     if m.target.name == "pixel" and m.target.arguments.get("normalize") == "none" and m.target.arguments.get("floor"):
-        found.append("target.floor is of patch-normalised targets, and normalize is none")
+        notes.append("target.floor is of patch-normalised targets, and normalize is none")
     resized = {len(m.size) - 1, len(m.size) - 2} - {axis % len(m.size) for axis in augment.fixed}
     for key in ("scale", "aspect"):
         if getattr(augment, key) != getattr(DEFAULT, key) and (not resized or (key == "aspect" and not augment.scale)):
             why = "all axes it is about are in data.augment.fixed" if not resized else "data.augment.scale is null"
             if getattr(augment, key) is not None:
-                found.append(f"data.augment.{key}={list(getattr(augment, key))} has no effect: {why}")
-    return found
+                notes.append(f"data.augment.{key}={list(getattr(augment, key))} has no effect: {why}")
+    return notes

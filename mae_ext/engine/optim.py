@@ -129,8 +129,8 @@ class Schedule:
         train, batch = config.train, next(iter(config.modalities.values())).batch
         per_epoch = samples_per_epoch / batch
 
-        def steps(epochs: float | None, given: int | None) -> int:
-            return given if given is not None else round((epochs or 0) * per_epoch)
+        def steps(epochs: float | None, count: int | None) -> int:
+            return count if count is not None else round((epochs or 0) * per_epoch)
 
         total, warmup = max(1, steps(train.epochs, train.steps)), steps(train.warmup_epochs, train.warmup_steps)
         return cls(total, warmup, peak_lr(config), train.min_lr)

@@ -103,10 +103,10 @@ class Results:
             self._own()
             self._read()
         whose: list[tuple[Path, str | None]] = [*zip(paths, addresses), *((p, None) for p in summaries)]  # noqa: B905
-        there = [path for path, address in whose if path.exists() and not self._ours(path, address)]
-        if there:
+        foreign = [path for path, address in whose if path.exists() and not self._ours(path, address)]
+        if foreign:
             raise UserError(
-                f"--out {self.out}: it holds {some(there)}, and nothing is written over; name another folder"
+                f"--out {self.out}: it holds {some(foreign)}, and nothing is written over; name another folder"
             )
         if any(path.exists() for path in summaries) and (others := sorted(self.samples.keys() - set(addresses))):
             raise UserError(

@@ -62,6 +62,6 @@ def with_statistics(config: Config, old: Config) -> Config:
     modalities = dict(config.modalities)
     for name, m in config.modalities.items():
         if m.data.statistics != "measured" or name in old.modalities:
-            found = old.modalities[name].data.statistics if m.data.statistics == "measured" else stated(m)
-            modalities[name] = m.model_copy(update={"data": m.data.model_copy(update={"statistics": found})})
+            statistics = old.modalities[name].data.statistics if m.data.statistics == "measured" else stated(m)
+            modalities[name] = m.model_copy(update={"data": m.data.model_copy(update={"statistics": statistics})})
     return config.model_copy(update={"modalities": modalities})

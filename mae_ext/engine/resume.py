@@ -33,7 +33,9 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Progress:
+class Standing:
+    """Where a run stands: what its checkpoint says beside the weights, or the start."""
+
     step: int = 0
     files: dict[str, str] = field(default_factory=dict)
     quarantined: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -45,7 +47,7 @@ class Progress:
     """What the config of each modality asked for: "measured", "imagenet", "none" or "given" (as numbers)."""
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "Progress":
+    def read(cls, checkpoint: Path) -> "Standing":
         try:
             state = read_state(checkpoint)
             return cls(
@@ -94,7 +96,7 @@ def snapshot(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:  # fmt: skip
     """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state.
 
-    extra: "scaler", "skipped" and "statistics" of it; see Progress.
+    extra: "scaler", "skipped" and "statistics" of it; see Standing.
     """
     state = {
         "files": {name: fingerprint(d) for name, d in data.items()},
@@ -116,7 +118,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[st
 
 def restore(
     checkpoint: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler,
-    at: Progress,
+    at: Standing,
 ) -> None:  # fmt: skip
     """Load weights, moments and the loss scale in place. Statistics are those of the (settled) config."""
     load_weights(model, read_tensors(checkpoint / "model.safetensors"), str(checkpoint))
@@ -146,9 +148,9 @@ def asked_statistics(config: Config) -> dict[str, str]:
     return {name: value if isinstance(value, str) else "given" for name, value in chosen.items()}
 
 
-def to_measure(asked: dict[str, str], at: Progress) -> list[str]:
+def to_measure(statistics: dict[str, str], at: Standing) -> list[str]:
     """The modalities whose statistics are to be measured now, and were not when the run began."""
-    return [n for n, now in asked.items() if now == "measured" and at.statistics.get(n, "measured") != "measured"]
+    return [n for n, now in statistics.items() if now == "measured" and at.statistics.get(n, "measured") != "measured"]
 
 
 def measured_anew(config: Config, names: list[str], data: dict[str, ModalityData]) -> Config:
@@ -166,12 +168,12 @@ def kept_statistics(config: Config, checkpoint: Path) -> list[str]:
 
 
 def check_same(
-    config: Config, checkpoint: Path, at: Progress, data: dict[str, ModalityData], allow_change: bool,
-    asked: dict[str, str],
+    config: Config, checkpoint: Path, at: Standing, data: dict[str, ModalityData], allow_change: bool,
+    statistics: dict[str, str],
 ) -> None:  # fmt: skip
     """Raises CheckpointError where the checkpoint is another run's than the (settled) config's, with all that differs.
 
-    asked: the statistics, as `asked_statistics` has them. Files that were set aside stay so.
+    statistics: as `asked_statistics` has them. Files that were set aside stay so.
     """
     old = read_config(checkpoint)
     before, now = (flat(c.model_dump(mode="json")) for c in (old, config))
@@ -183,7 +185,7 @@ def check_same(
         and not key.endswith(MOVABLE)
         and not key.startswith("train.probe")  # judges, and changes nothing
     ]
-    changed += [f"modalities.{n}.data.statistics: {at.statistics[n]} -> measured" for n in to_measure(asked, at)]
+    changed += [f"modalities.{n}.data.statistics: {at.statistics[n]} -> measured" for n in to_measure(statistics, at)]
     changed += [
         f"files of {name}: {at.files.get(name, 'none')} -> {fingerprint(d)}"
         for name, d in data.items()

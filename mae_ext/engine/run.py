@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mae_ext import plugins
 from mae_ext.config import Config
 from mae_ext.data.loading.batches import ModalityData
-from mae_ext.engine import checkpoint
+from mae_ext.engine.checkpoint import latest, read_config, steps_of
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks, check_split, lost_rank
 from mae_ext.engine.evaluation import announce, check_held_out
@@ -22,7 +22,7 @@ from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.optim import Schedule, adamw, freeze
 from mae_ext.engine.precision import LossScale
 from mae_ext.engine.resume import (
-    Progress,
+    Standing,
     Stopped,
     asked_statistics,
     check_same,
@@ -42,7 +42,7 @@ from mae_ext.progress import watched_by
 class Run:
     """All that a step needs. config: settled, with numbers where it left them to the data.
 
-    at: where it stood when it was made; found: the checkpoint that it goes on from, or None. observers, loggers: by
+    at: where it stood when it was made; checkpoint: the one that it goes on from, or None. observers, loggers: by
     name, not yet open; none where a step is replayed.
     """
 
@@ -54,8 +54,8 @@ class Run:
     optimizer: torch.optim.AdamW
     scaler: LossScale
     schedule: Schedule
-    at: Progress = field(default_factory=Progress)
-    found: Path | None = None
+    at: Standing = field(default_factory=Standing)
+    checkpoint: Path | None = None
     observers: dict[str, Any] = field(default_factory=dict)
     loggers: dict[str, Any] = field(default_factory=dict)
 
@@ -66,21 +66,22 @@ class Run:
 
 
 def assembled(
-    config: Config, data: dict[str, ModalityData], ranks: Ranks, at: Progress | None = None, found: Path | None = None
-) -> Run:
-    """The run of a settled config at its start, or as a checkpoint left it (`found`, and `at`, read from it)."""
-    task, at = task_of(config), at or Progress()
+    config: Config, data: dict[str, ModalityData], ranks: Ranks, at: Standing | None = None,
+    checkpoint: Path | None = None,
+) -> Run:  # fmt: skip
+    """The run of a settled config at its start, or as a checkpoint left it (and `at`, read from it)."""
+    task, at = task_of(config), at or Standing()
     samples = next((d.plan.samples_per_epoch for d in data.values()), 0)
     torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
     model = build_model(config)
-    if found is None and config.init is not None:
+    if checkpoint is None and config.init is not None:
         task.start(model, config)
     model = on_device(model, ranks.device).train()
     freeze(model, config.train.freeze)
     optimizer, scaler = adamw(model, config.train), LossScale(ranks.device, config.train.precision)
-    if found is not None:
-        restore(found, config, model, optimizer, scaler, at)
-    return Run(config, task, data, ranks, model, optimizer, scaler, Schedule.of(config, samples), at, found)
+    if checkpoint is not None:
+        restore(checkpoint, config, model, optimizer, scaler, at)
+    return Run(config, task, data, ranks, model, optimizer, scaler, Schedule.of(config, samples), at, checkpoint)
 
 
 def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Run:
@@ -95,10 +96,9 @@ def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change:
         # Told to stop, a rank that lists files leaves at once, and others that wait for it lose it.
         if not (stop.received and ranks.world > 1 and lost_rank(error)):
             raise
-    there = checkpoint.steps_of(out / "checkpoints")
     raise Stopped(
         "stopped by a signal before a step was taken; the same command goes on"
-        if there
+        if steps_of(out / "checkpoints")
         else "stopped by a signal before the first step; the same command starts again"
     )
 
@@ -114,29 +114,30 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
         )
     )
     ranks.on_main(lambda: [logger.check() for logger in loggers.values()])
-    found = ranks.on_main(lambda: checkpoint.latest(out, warn))
-    task, asked = task_of(config), asked_statistics(config)
+    checkpoint = ranks.on_main(lambda: latest(out, warn))
+    task, statistics = task_of(config), asked_statistics(config)
     data = ranks.alone(lambda: task.data(config, ranks.rank, ranks.world))
-    if found is None and ranks.main:
+    if checkpoint is None and ranks.main:
         announce(config, data)  # before it is measured, which may take long
     with _told_of_all_bad(out, ranks):
         ranks.on_main(lambda: _check_judged(config, observers))
-    if found is None:
+    if checkpoint is None:
         with _told_of_all_bad(out, ranks):
             unsettled = config
             config = ranks.on_main(lambda: task.settle(unsettled, data, None))
-        at = Progress(statistics=asked)
+        at = Standing(statistics=statistics)
     else:
-        at = Progress.read(found)
-        config = task.settle(config, data, checkpoint.read_config(found))
-        check_same(config, found, at, data, allow_change, asked)
+        at = Standing.read(checkpoint)
+        config = task.settle(config, data, read_config(checkpoint))
+        check_same(config, checkpoint, at, data, allow_change, statistics)
         if ranks.main:
             announce(config, data)
-        if anew := to_measure(asked, at):
+        if anew := to_measure(statistics, at):
             before = config
             config = ranks.on_main(lambda: measured_anew(before, anew, data))
-        at = replace(at, statistics=asked | {n: at.statistics.get(n, asked[n]) for n in kept_statistics(config, found)})
-    run = ranks.alone(lambda: assembled(config, data, ranks, at, found))
+        kept = kept_statistics(config, checkpoint)
+        at = replace(at, statistics=statistics | {n: at.statistics.get(n, statistics[n]) for n in kept})
+    run = ranks.alone(lambda: assembled(config, data, ranks, at, checkpoint))
     return replace(run, observers=observers, loggers=loggers)
 
 

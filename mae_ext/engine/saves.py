@@ -65,7 +65,7 @@ def own(out: Path, ranks: Ranks) -> Iterator[None]:
 def clear(out: Path, run: Run) -> None:
     """Out of the way: checkpoints too damaged to go on from, and what a run killed while writing left behind."""
     for path in checkpoint.steps_of(out / "checkpoints"):
-        if run.found is not None and path.name > run.found.name:
+        if run.checkpoint is not None and path.name > run.checkpoint.name:
             checkpoint.set_aside(path)
     checkpoint.sweep(out / "checkpoints")
     for leftover in out.glob("*.tmp-*"):

@@ -124,8 +124,8 @@ class Step:
         unhealthy = ~losses.isfinite().all()
         if train.precision != "fp16":  # where infinite gradients are how the loss scaler finds its scale
             unhealthy = unhealthy | infinite
-        told = torch.stack([unhealthy, infinite, norm.new_full((), stop), norm.new_full((), news)])
-        agreed = run.ranks.sum(torch.cat([losses / run.ranks.world, told]))
+        flags = torch.stack([unhealthy, infinite, norm.new_full((), stop), norm.new_full((), news)])
+        agreed = run.ranks.sum(torch.cat([losses / run.ranks.world, flags]))
         run.optimizer.found_inf = self.gate(agreed[-4] > 0, agreed[-3] > 0, scale)  # type: ignore[attr-defined]
         own = torch.stack([norm, scale, self.gate.skipped, self.gate.closed])
         self._send(Unread(step, torch.cat([agreed, losses, own]), None, list(gradients), norms))
@@ -160,8 +160,8 @@ class Step:
             self.on_news(unread.step)
         if closed:
             culprits = [n for n, of in zip(unread.names, unread.norms.isfinite().tolist(), strict=True) if not of][:10]
-            told = dict(zip(names, own, strict=True))
-            raise NonFinite(unread.step, told, norm, culprits, None if unhealthy else (int(skipped), scale))
+            of_each = dict(zip(names, own, strict=True))
+            raise NonFinite(unread.step, of_each, norm, culprits, None if unhealthy else (int(skipped), scale))
         self.skipped = int(skipped)
         return Taken(unread.step, losses, norm, stopping > 0, infinite > 0, scale)
 
@@ -199,18 +199,18 @@ class NonFinite(Exception):
         self, step: int, losses: dict[str, float], grad_norm: float, culprits: list[str],
         given_up: tuple[int, float] | None = None,
     ) -> None:  # fmt: skip
-        told = f"losses {losses}, gradient norm {grad_norm}"
+        message = f"losses {losses}, gradient norm {grad_norm}"
         if given_up is not None:
-            told += (
+            message += (
                 f": fp16's loss scaler has skipped {given_up[0]} updates in a row and is down to a scale of "
                 f"{given_up[1]:g}, so the gradients are not finite by themselves; train.precision=bf16 or fp32 shows "
                 f"whether it is fp16's range"
             )
-        super().__init__(told)
+        super().__init__(message)
         self.step = step
         self.record: dict[str, Any] = {
             "step": step,
-            "told": told,
+            "told": message,
             "losses": losses,
             "grad_norm": grad_norm,
             "nonfinite_gradients": culprits,

@@ -82,9 +82,9 @@ class StopFlag:
 def _let_go_of_terminal() -> None:
     """What is said goes nowhere once nobody can read it: writing to a terminal that is gone is an error."""
     for output in (1, 2):
-        asked = select.poll()
-        asked.register(output, 0)
-        if asked.poll(0):  # nothing was asked for, so it has hung up
+        poller = select.poll()
+        poller.register(output, 0)
+        if poller.poll(0):  # nothing was asked for, so it has hung up
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, output)
             os.close(nowhere)
@@ -105,10 +105,10 @@ class HeedfulRanks(Ranks):
 
     def from_main(self, value: T) -> T:
         with self.stop.held():
-            told, found = super().from_main((bool(self.stop.received), value))
-        if told:
+            stopped, answer = super().from_main((bool(self.stop.received), value))
+        if stopped:
             raise Interrupted
-        return found
+        return answer
 
     def on_main(self, work: Callable[[], T]) -> T:
         """As of Ranks; a signal ends the work at once, and then all ranks leave."""
@@ -134,8 +134,8 @@ class HeedfulRanks(Ranks):
 
     def _meet(self, value: T, left: bool) -> list[T]:
         with self.stop.held():  # a rank that left a collective in the middle would take the others with it
-            found = super().gather((left, value))
-            if any(told for told, _ in found):
+            answers = super().gather((left, value))
+            if any(stopped for stopped, _ in answers):
                 self.parted.append(True)
                 raise Interrupted
-        return [given for _, given in found]
+        return [answer for _, answer in answers]

@@ -44,8 +44,8 @@ class Task(Protocol):
     ...     def start(self, model, config):
     ...         pass
     ...
-    ...     def loss(self, model, name, batch, gates):
-    ...         return model(batch.x, batch.mask, name, batch.valid, batch.spacing, gates)
+    ...     def loss(self, model, name, batch):
+    ...         return model(batch.x, batch.mask, name, batch.valid, batch.spacing)
     ...
     ...     def evaluate(self, model, config, ranks):
     ...         return {}
@@ -144,9 +144,9 @@ def task_of(config: Config) -> Task:
 
 def backbone_of(model: nn.Module) -> MAE:
     """The part of a task's model that `load_encoder` finds again: all of it where it pretrains."""
-    found = model if isinstance(model, MAE) else model.backbone
-    assert isinstance(found, MAE)
-    return found
+    backbone = model if isinstance(model, MAE) else model.backbone
+    assert isinstance(backbone, MAE)
+    return backbone
 
 
 def build_model(config: Config) -> nn.Module:

@@ -13,7 +13,7 @@ from mae_ext.engine import checkpoint
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal
 from mae_ext.engine.record import Clock, Record
-from mae_ext.engine.resume import Progress
+from mae_ext.engine.resume import Standing
 from mae_ext.engine.run import assembled
 from mae_ext.engine.step import Taken
 from mae_ext.engine.stop import StopFlag
@@ -229,7 +229,7 @@ def test_a_line_that_a_kill_cut_off_is_written_again(tmp_path):
 
 def test_updates_that_were_skipped_are_counted_from_the_beginning_of_a_run_that_goes_on(tiny, photos, tmp_path):
     config = load_config(tiny({"train.precision": "fp16", "modalities.image.data.path": str(photos)}))
-    going_on = assembled(config, task_of(config).data(config), Ranks(0, 1, torch.device("cpu")), Progress(step=4))
+    going_on = assembled(config, task_of(config).data(config), Ranks(0, 1, torch.device("cpu")), Standing(step=4))
     row = {"loss": 1.0, "samples_per_s": 1.0, "data_wait": 0.0, "seconds": 1.0}
     lines = [json.dumps(row | {"step": step, "skipped": skipped}) for step, skipped in enumerate((1, 0, 1, 1, 1), 1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -456,7 +456,7 @@ def resuming(note: Note) -> None:
     (path,) = saved(base, "r/checkpoints", (5,))
     data = data_of(base, 6)
     files = {"image": resume.fingerprint(data["image"])}
-    at = resume.Progress(
+    at = resume.Standing(
         5,
         files,
         plugins=resume.plugin_versions(base),
@@ -548,7 +548,7 @@ def resuming(note: Note) -> None:
         note(f"other {told} aside", changed["image"].quarantined)
     for before in ("measured", "imagenet", "none", "given"):
         for now in ("measured", "imagenet", "given"):
-            progress = resume.Progress(5, files, plugins=at.plugins, statistics={"image": before})
+            progress = resume.Standing(5, files, plugins=at.plugins, statistics={"image": before})
             note(
                 f"statistics {before} then {now}",
                 [
@@ -560,7 +560,7 @@ def resuming(note: Note) -> None:
                 f"statistics {before} then {now} same",
                 lambda p=progress, n=now: resume.check_same(base, path, p, data, False, {"image": n}),
             )
-    plugged = resume.Progress(
+    plugged = resume.Standing(
         5, files, plugins={**at.plugins, "task pretrain": "other 1.0"}, statistics={"image": "measured"}
     )
     note("other plug-in", lambda: resume.check_same(base, path, plugged, data, False, {"image": "measured"}))
@@ -589,7 +589,7 @@ def resuming(note: Note) -> None:
         if addresses:
             held.examples = SimpleNamespace(identity=b"x")
             note(f"fingerprint {addresses} of a task", resume.fingerprint(held))
-    note("progress", resume.Progress.read(path))
+    note("progress", resume.Standing.read(path))
     for told, text in (
         ("lacks", '{"step": 3}'),
         ("no step", "{}"),
@@ -597,7 +597,7 @@ def resuming(note: Note) -> None:
         ("old", '{"step": 3, "files": {}, "quarantined": {}, "scaler": {}, "plugins": {}}'),
     ):
         (path / "state.json").write_text(text)
-        note(f"progress {told}", lambda: resume.Progress.read(path))
+        note(f"progress {told}", lambda: resume.Standing.read(path))
     model = task.build_model(base)
     optimizer = optim.adamw(model, base.train)
     with torch.no_grad():
@@ -605,7 +605,7 @@ def resuming(note: Note) -> None:
             optimizer.state[p]["exp_avg"].fill_(7.0)
             p.fill_(1.0)
     scaler: Any = SimpleNamespace(load_state_dict=lambda s: note("scaler", s))
-    resume.restore(path, base, model, optimizer, scaler, resume.Progress(scaler={"scale": 3.0}))
+    resume.restore(path, base, model, optimizer, scaler, resume.Standing(scaler={"scale": 3.0}))
     note(
         "restored",
         [
@@ -617,7 +617,7 @@ def resuming(note: Note) -> None:
     wrong = task.build_model(given({"train.freeze": "none", "model.depth": 2}))
     frozen = optim.adamw(wrong, base.train)
     frozen.state.pop(next(iter(wrong.parameters())))
-    note("restore wrong", lambda: resume.restore(path, base, wrong, frozen, scaler, resume.Progress()))
+    note("restore wrong", lambda: resume.restore(path, base, wrong, frozen, scaler, resume.Standing()))
     tensors, state = resume.snapshot(model, optimizer, data, base, {"skipped": 2})
     note(
         "snapshot",
@@ -659,7 +659,7 @@ def run_of(config: Config, model: Any, task: Any, rates: Any, scale: float = 2.0
     if config.train.precision == "fp16":
         scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
     counted: Any = {n: SimpleNamespace(plan=SimpleNamespace(samples_per_epoch=10)) for n in config.modalities}
-    at = resume.Progress(skipped=skipped)
+    at = resume.Standing(skipped=skipped)
     return Run(config, task, counted, ONE, model, optim.adamw(model, config.train), scaler, rates, at)
 
 

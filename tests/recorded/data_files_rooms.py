@@ -796,7 +796,7 @@ def data_lists(folder: Path) -> Iterator[tuple[str, Any]]:
             over.instead(),
             passed_over.PassedOver().instead(),
             dict(over.counts),
-            dict(over.found),
+            dict(over.suffixes),
         ],
     )
 

@@ -56,11 +56,11 @@ PNG_NOTES = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
 class Picture(Protocol):
-    """extent: (height, width) as stored. told: format, mode and stored size in pixels, width first."""
+    """extent: (height, width) as stored. summary: format, mode and stored size in pixels, width first."""
 
     extent: tuple[int, int]
     turn: Turn
-    told: str
+    summary: str
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         """What each box, in stored pixels, is resized from to size (height, width)."""
@@ -81,7 +81,7 @@ class OfFile:
         self.extent = image.height, image.width
         frames = getattr(image, "n_frames", 1)
         animated = f", first of {frames} frames" if frames > 1 else ""
-        self.told = f"{image.format} {image.mode} {image.width}x{image.height}{_turned(self.turn)}{animated}"
+        self.summary = f"{image.format} {image.mode} {image.width}x{image.height}{_turned(self.turn)}{animated}"
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         shrink = self._draft(boxes, size)
@@ -116,7 +116,7 @@ class OfArray:
             raise BadSample(address, "unsupported", detail)
         self.address, self.array, self.channels, self.bands = address, array, channels, bands
         self.extent = array.shape[0], array.shape[1]
-        self.told = f"array {array.dtype} {'x'.join(map(str, array.shape))}"
+        self.summary = f"array {array.dtype} {'x'.join(map(str, array.shape))}"
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         planes = _array_planes(self.address, self.array, self.channels, self.bands)
@@ -134,7 +134,7 @@ class OfTiff:
         layout = tiff.layout
         self.extent = layout.height, layout.width
         self.turn = _TURNS.get(layout.orientation, Turn())
-        self.told = layout.told + _turned(self.turn)
+        self.summary = layout.summary + _turned(self.turn)
         self._decoded: dict[tuple[int, tuple[int, int, int, int], int], list[Image.Image]] = {}
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:

@@ -108,7 +108,7 @@ class ImageReader:
         with parsing(address):
             picture = self._open(address, described=True)
             picture.close()
-            return picture.told
+            return picture.summary
 
     def _open(self, address: str, described: bool = False) -> Picture:
         """The header of a file. described: not to be read, so that any number of channels will do."""

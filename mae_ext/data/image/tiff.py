@@ -61,7 +61,7 @@ class Layout:
     full: int
     orientation: int
     held: str
-    told: str
+    summary: str
 
     @property
     def bands(self) -> int:

@@ -118,13 +118,13 @@ def _renumbered(items: Items, classes: tuple[str, ...]) -> Items:
 def real_files(addresses: Iterable[str]) -> list[str]:
     """The file behind each address, however it is spelt and whichever links to its folder it goes through."""
     folders: dict[str, str] = {}  # a link is read once for each folder, and not for each of a million files
-    found = []
+    files = []
     for address in addresses:
         folder, name = os.path.split(address.rstrip("/"))
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
-        found.append(f"{folders[folder]}/{name}")
-    return found
+        files.append(f"{folders[folder]}/{name}")
+    return files
 
 
 def check_apart(train: Items, test: Items, path: str, test_path: str) -> None:

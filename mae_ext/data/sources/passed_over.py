@@ -89,12 +89,12 @@ MOST = 8
 
 @dataclass
 class PassedOver:
-    """counts: of each kind that is named. found: of each suffix that was not asked for, text included. read: of kinds
+    """counts: of each kind that is named. suffixes: each one that was not asked for, text included. read: of kinds
     that are read after all, and may not have been meant to be."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    found: Counter[str] = field(default_factory=Counter)
+    suffixes: Counter[str] = field(default_factory=Counter)
     read: Counter[str] = field(default_factory=Counter)
 
     def add(self, kind: str, name: str, times: int = 1) -> None:
@@ -109,7 +109,7 @@ class PassedOver:
     def other(self, name: str) -> None:
         """A file of another kind than what is listed."""
         suffix = suffix_of(name)
-        self.found[suffix] += 1
+        self.suffixes[suffix] += 1
         if not beside(name):
             self.add(suffix, name)
 
@@ -119,13 +119,13 @@ class PassedOver:
 
     def __str__(self) -> str:
         """How many of which kind, one by name, and the remedy; "" where nothing is to be said. One line."""
-        return self._told(self.counts)
+        return self._message(self.counts)
 
     def doubtful(self) -> str:
         """As above, of what is read."""
-        return self._told(self.read)
+        return self._message(self.read)
 
-    def _told(self, counts: Counter[str]) -> str:
+    def _message(self, counts: Counter[str]) -> str:
         by_remedy: dict[str, list[str]] = {}
         for kind, count in counts.most_common():
             example = " ".join(self.examples[kind].splitlines())
@@ -134,7 +134,7 @@ class PassedOver:
 
     def instead(self) -> str:
         """For a source that holds nothing of what was asked for."""
-        most_common = [f"{count} {suffix}" for suffix, count in self.found.most_common(5)]
+        most_common = [f"{count} {suffix}" for suffix, count in self.suffixes.most_common(5)]
         text = f"found instead: {', '.join(most_common)}" if most_common else "there is nothing else in it"
         return text + (f"; passed over: {self}" if self.counts else "")
 

@@ -227,16 +227,16 @@ class Opened:
     child: Child
     until: float
     limits: Children
-    asked: list[int] = field(default_factory=lambda: [0])
+    frames_asked: list[int] = field(default_factory=lambda: [0])
 
     def frames(self, numbers: Sequence[int], more: bool = False) -> NDArray[np.uint8]:
         """(n, H, W, 3) of ascending, different frame numbers. Valid until more are asked for, or the file is closed.
 
         more: whether more will be; without it, this is the last time. Raises BadSample, and Recounted.
         """
-        self.asked[0] += len(numbers)
+        self.frames_asked[0] += len(numbers)
         request = {"op": "frames", "frames": list(numbers), "max_bytes": self.limits.memory_bytes // 4, "more": more}
-        extra = max(0, self.asked[0] - FRAMES_IN_TIME) * FRAME_S
+        extra = max(0, self.frames_asked[0] - FRAMES_IN_TIME) * FRAME_S
         self.child.ask(self.address, request, self.until + extra, self.limits.deadline_s + extra)
         return self.child.view([len(numbers), self.clip.height, self.clip.width, 3], np.uint8)
 

@@ -25,7 +25,7 @@ def shard(path, members, form=tarfile.PAX_FORMAT):
 
 def listed(path, suffixes=(".jpg", ".png")):
     passed = PassedOver()
-    return list(list_tar(path, suffixes, passed)), passed.counts, passed.found
+    return list(list_tar(path, suffixes, passed)), passed.counts, passed.suffixes
 
 
 def bytes_at(address):

@@ -79,19 +79,19 @@ class _Said:
     """What a data set says, by name, each looked up once: pydicom takes its time over a name."""
 
     def __init__(self, data: Any) -> None:
-        self._data, self._there, self._known = data, {int(tag) for tag in data.keys()}, dict[str, Any]()  # noqa: SIM118
+        self._data, self._tags, self._known = data, {int(tag) for tag in data.keys()}, dict[str, Any]()  # noqa: SIM118
 
     def __call__(self, name: str) -> Any:
         """None where it is not said, or left empty."""
         if name not in self._known:
-            value = self._data[_tag(name)].value if _tag(name) in self._there else None
+            value = self._data[_tag(name)].value if _tag(name) in self._tags else None
             self._known[name] = None if value in (None, "") else value
         return self._known[name]
 
     def within(self, macro: str) -> "_Said | None":
         """The one item of a sequence."""
         if macro not in self._known:
-            items = list(self._data[_tag(macro)].value or ())[:1] if _tag(macro) in self._there else []
+            items = list(self._data[_tag(macro)].value or ())[:1] if _tag(macro) in self._tags else []
             self._known[macro] = _Said(items[0]) if items else None
         item: _Said | None = self._known[macro]
         return item
