@@ -181,3 +181,34 @@ def cause_of(error: OSError) -> str:
     names = [fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = "" if of_the_process(error) else "".join(f"{name}: " for name in names[:1])
     return f"{where}{error.strerror or error}" + (f" ({remedy})" if (remedy := REMEDIES.get(error.errno or 0)) else "")
+
+
+class NonFinite(Exception):
+    """A loss or a gradient that is NaN or infinite; nothing was updated by it.
+
+    given_up: with fp16, where the loss is finite and a gradient is not: updates skipped in a row, this one included,
+    and the scale.
+    """
+
+    def __init__(
+        self, step: int, losses: dict[str, float], grad_norm: float, culprits: list[str],
+        given_up: tuple[int, float] | None = None,
+    ) -> None:  # fmt: skip
+        message = f"losses {losses}, gradient norm {grad_norm}"
+        if given_up is not None:
+            message += (
+                f": fp16's loss scaler has skipped {given_up[0]} updates in a row and is down to a scale of "
+                f"{given_up[1]:g}, so the gradients are not finite by themselves; train.precision=bf16 or fp32 shows "
+                f"whether it is fp16's range"
+            )
+        super().__init__(message)
+        self.step = step
+        self.record: dict[str, Any] = {
+            "step": step,
+            "told": message,
+            "losses": losses,
+            "grad_norm": grad_norm,
+            "nonfinite_gradients": culprits,
+        }
+        if given_up is not None:
+            self.record |= {"skipped_in_a_row": given_up[0], "loss_scale": given_up[1]}

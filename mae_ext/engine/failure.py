@@ -13,9 +13,9 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.resume import Standing
 from mae_ext.engine.run import Run, assembled
-from mae_ext.engine.step import NonFinite, Step
+from mae_ext.engine.step import Step
 from mae_ext.engine.task import task_of
-from mae_ext.errors import UserError, cause_of
+from mae_ext.errors import NonFinite, UserError, cause_of
 from mae_ext.strict_json import dumps
 
 

@@ -3,16 +3,19 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mae_ext.config import Config
 from mae_ext.data.batch import Batch
 from mae_ext.engine.precision import autocast
 from mae_ext.engine.run import Run
-from mae_ext.engine.task import Objective
+from mae_ext.engine.task import Task
+from mae_ext.errors import NonFinite
+from mae_ext.model.mae import Encoder
 from mae_ext.model.transformer import drop_path_gates
 from mae_ext.rng import rng
 
@@ -41,6 +44,35 @@ class Taken(NamedTuple):
     stopping: bool
     skipped: bool
     scale: float
+
+
+class Objective(nn.Module):
+    """What a step makes smaller: the task's losses of all modalities, in one forward.
+
+    So DistributedDataParallel and torch.compile see one graph. Here the gates of a batch reach the encoder.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+        self.weights = {name: m.weight for name, m in config.modalities.items()}
+        self.encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+
+    def forward(self, batches: dict[str, Batch]) -> tuple[Tensor, Tensor]:
+        """-> the weighted sum of the losses, and the losses (one per modality, detached)."""
+        losses = []
+        try:
+            for name, batch in batches.items():
+                self._drop(None if batch.gates is None else batch.gates.permute(1, 2, 0))
+                losses.append(self.task.loss(self.model, name, batch).float())
+        finally:
+            self._drop(None)
+        total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()
+        return total, torch.stack([loss.detach() for loss in losses])
+
+    def _drop(self, gates: Tensor | None) -> None:
+        for encoder in self.encoders:
+            encoder.gates = gates
 
 
 class Gate:
@@ -186,34 +218,3 @@ class Step:
         if ranks.device.type == "cuda":
             drawn = drawn.pin_memory()  # else the copy waits for the device
         return drawn.to(ranks.device, non_blocking=True)
-
-
-class NonFinite(Exception):
-    """A loss or a gradient that is NaN or infinite; nothing was updated by it.
-
-    given_up: with fp16, where the loss is finite and a gradient is not: updates skipped in a row, this one included,
-    and the scale.
-    """
-
-    def __init__(
-        self, step: int, losses: dict[str, float], grad_norm: float, culprits: list[str],
-        given_up: tuple[int, float] | None = None,
-    ) -> None:  # fmt: skip
-        message = f"losses {losses}, gradient norm {grad_norm}"
-        if given_up is not None:
-            message += (
-                f": fp16's loss scaler has skipped {given_up[0]} updates in a row and is down to a scale of "
-                f"{given_up[1]:g}, so the gradients are not finite by themselves; train.precision=bf16 or fp32 shows "
-                f"whether it is fp16's range"
-            )
-        super().__init__(message)
-        self.step = step
-        self.record: dict[str, Any] = {
-            "step": step,
-            "told": message,
-            "losses": losses,
-            "grad_norm": grad_norm,
-            "nonfinite_gradients": culprits,
-        }
-        if given_up is not None:
-            self.record |= {"skipped_in_a_row": given_up[0], "loss_scale": given_up[1]}

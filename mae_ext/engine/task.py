@@ -14,7 +14,7 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
-from mae_ext.model.mae import MAE, Encoder
+from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
 from mae_ext.rng import seed_of
 
@@ -106,35 +106,6 @@ class Task(Protocol):
         cannot be read is left out, by name. Raises UserError, where nothing can be read for instance.
         """
         ...
-
-
-class Objective(nn.Module):
-    """What a step makes smaller: the task's losses of all modalities, in one forward.
-
-    So DistributedDataParallel and torch.compile see one graph. Here the gates of a batch reach the encoder.
-    """
-
-    def __init__(self, model: nn.Module, config: Config, task: Task) -> None:
-        super().__init__()
-        self.model, self.task = model, task
-        self.weights = {name: m.weight for name, m in config.modalities.items()}
-        self.encoders = [module for module in model.modules() if isinstance(module, Encoder)]
-
-    def forward(self, batches: dict[str, Batch]) -> tuple[Tensor, Tensor]:
-        """-> the weighted sum of the losses, and the losses (one per modality, detached)."""
-        losses = []
-        try:
-            for name, batch in batches.items():
-                self._drop(None if batch.gates is None else batch.gates.permute(1, 2, 0))
-                losses.append(self.task.loss(self.model, name, batch).float())
-        finally:
-            self._drop(None)
-        total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()
-        return total, torch.stack([loss.detach() for loss in losses])
-
-    def _drop(self, gates: Tensor | None) -> None:
-        for encoder in self.encoders:
-            encoder.gates = gates
 
 
 def task_of(config: Config) -> Task:

@@ -12,7 +12,8 @@ from mae_ext.data.batch import Batch
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.optim import Schedule
 from mae_ext.engine.run import assembled
-from mae_ext.engine.step import MAX_SKIPPED, NonFinite, Step
+from mae_ext.engine.step import MAX_SKIPPED, Step
+from mae_ext.errors import NonFinite
 from mae_ext.rng import rng
 
 CPU = Ranks(0, 1, torch.device("cpu"))
