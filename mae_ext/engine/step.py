@@ -27,7 +27,6 @@ SMALLEST_SCALE = 1.0
 """A gradient that is not finite at this scale is so by itself: below it, scaling makes gradients smaller than they are,
 and its purpose is the contrary."""
 
-
 LAG = {"cpu": 0}
 """Steps that the host reads behind, by kind of device; 1 where it is not named. A CPU has its answer at once."""
 

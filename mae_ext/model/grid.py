@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mae_ext.sections import grid_of
 
-__all__ = ["grid_of", "patches", "patchify", "take", "take_patches", "unpatchify", "unravel"]
+__all__ = ["grid_of", "nearness", "patches", "patchify", "take", "take_patches", "unpatchify", "unravel"]
 
 
 def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:
@@ -77,3 +77,10 @@ def unravel(index: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, ...]:
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """(B, N, D), (B, K) -> (B, K, D)."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(B, P), (B, K) token numbers -> (B, P, K): weights falling as distance^-4, rows summing to 1."""
+    a, b = (torch.stack(unravel(index, grid), -1).float() for index in (hidden, visible))
+    weight = torch.cdist(a, b).clamp(min=1e-3) ** -4
+    return weight / weight.sum(-1, keepdim=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_ext.config import Config, DecoderConfig, ModelConfig
-from mae_ext.model.grid import patchify, take, unpatchify, unravel
+from mae_ext.model.grid import nearness, patchify, take, unpatchify
 from mae_ext.model.mask import Mask
 from mae_ext.model.modality import Modality
 from mae_ext.model.transformer import Transformer
@@ -229,13 +229,6 @@ class MAE(nn.Module):
         filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))
         # Not `filled` alone: normalised and back is not the same to the last bit.
         return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, original)
-
-
-def nearness(hidden: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """(B, P), (B, K) token numbers -> (B, P, K): weights falling as distance^-4, rows summing to 1."""
-    a, b = (torch.stack(unravel(index, grid), -1).float() for index in (hidden, visible))
-    weight = torch.cdist(a, b).clamp(min=1e-3) ** -4
-    return weight / weight.sum(-1, keepdim=True)
 
 
 def initialize(module: nn.Module) -> None:

@@ -13,7 +13,8 @@ from mae_ext.engine.cpu import CpuLinear
 from mae_ext.model import grid as g
 from mae_ext.model import mask as m
 from mae_ext.model import position as p
-from mae_ext.model.mae import MAE, nearness
+from mae_ext.model.grid import nearness
+from mae_ext.model.mae import MAE
 from mae_ext.model.target import PixelTarget
 from mae_ext.model.transformer import Transformer, drop_path_gates
 from mae_ext.model.uniformity import uniformity

@@ -10,8 +10,7 @@ import torch
 
 from mae_ext.config import Statistics
 from mae_ext.engine.optim import parameter_groups
-from mae_ext.model.grid import patchify
-from mae_ext.model.mae import nearness
+from mae_ext.model.grid import nearness, patchify
 from mae_ext.model.mask import Mask
 from mae_ext.model.transformer import drop_path_gates
 
