@@ -94,7 +94,7 @@ def test_they_sleep_in_children_too_and_those_of_a_script_that_had_loaded_torch_
     """A sandbox comes from the server that workers come from; both load OpenMP again."""
     code = (
         "import torch, os; os.environ['OMP_DISPLAY_ENV'] = 'verbose'\n"
-        "import mae_ext\nfrom mae_ext.data.loading.sandbox import Sandbox\n"
+        "import mae_ext, mae_ext.data.image.reader\nfrom mae_ext.data.loading.sandbox import Sandbox\n"
         "with Sandbox(60.0) as box: print(box.call(os.getenv, 'OMP_WAIT_POLICY'))"
     )
     clean = {k: v for k, v in os.environ.items() if k not in (*module.WAITING, "OMP_NUM_THREADS", "OMP_DISPLAY_ENV")}

@@ -18,12 +18,12 @@ from PIL import Image
 from recorded.record import Soft, digest, each, joined, room
 
 from mae_ext.config import parse_config
-from mae_ext.data import sample
+from mae_ext.data import plan, sample
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.image import box_files, boxes, picture
 from mae_ext.data.image import labels as label_image
 from mae_ext.data.image.reader import ImageReader
-from mae_ext.data.loading import doctor, loader, statistics
+from mae_ext.data.loading import batches, doctor, statistics
 from mae_ext.data.sample import Crop, Sample
 from mae_ext.data.sources import address as addresses
 from mae_ext.data.sources import cache, meant, passed_over
@@ -1107,7 +1107,7 @@ def data_batches(folder: Path) -> Iterator[tuple[str, Any]]:
                 config = parse_config(
                     {"seed": seed, "modalities": {name: modality}, "train": {"steps": 1, "workers": 0}, **MODEL}
                 )
-                data = loader.ModalityData(config.seed, name, config.modalities[name], rank, world)
+                data = batches.ModalityData(config.seed, name, config.modalities[name], rank, world)
                 found = []
                 for step in (0, 1, 5):
                     batch = data.batch(step)
@@ -1133,7 +1133,7 @@ def data_batches(folder: Path) -> Iterator[tuple[str, Any]]:
             f"statistics of {label}",
             lambda m=modality: (
                 lambda c: (
-                    statistics.resolve_statistics(c, {"m": loader.ModalityData(0, "m", c.modalities["m"])})
+                    statistics.resolve_statistics(c, {"m": batches.ModalityData(0, "m", c.modalities["m"])})
                     .modalities["m"]
                     .data.statistics
                 )
@@ -1164,7 +1164,7 @@ def data_batches(folder: Path) -> Iterator[tuple[str, Any]]:
                 ),
             )
     for total, count in ((0, 3), (1, 3), (3, 3), (10, 3), (1000, 7), (5, 0)):
-        yield f"spread {count} of {total}", source.spread(total, count)
+        yield f"spread {count} of {total}", plan.spread(total, count)
     chance = torch.Generator().manual_seed(3)
     streams = {
         "floats": [torch.randn(2, 4, 5, generator=chance) * 9 + 1e4 for _ in range(3)], "bytes": [torch.randint(0, 256, (2, 4, 5), generator=chance, dtype=torch.uint8) for _ in range(3)], "constant": [torch.full((2, 3, 3), v) for v in (7.0, 7.0)], "constant below 0": [torch.full((2, 3, 3), -7.0)], "zero": [torch.zeros(2, 2, 2)], "nearly constant": [torch.tensor([[1e6, 1e6, 1e6 + 1.0], [-1e6, -1e6 - 0.0625, -1e6]]).view(2, 3, 1)], "two constants": [torch.full((1, 2, 2), 1.0), torch.full((1, 3, 3), 5.0)],
@@ -1195,8 +1195,8 @@ def data_batches(folder: Path) -> Iterator[tuple[str, Any]]:
         yield (
             f"valid share in {patch}",
             [
-                loader.valid_share(Sample(torch.zeros(1, 4, 6), "a", valid), patch),
-                loader.valid_share(Sample(torch.zeros(1, 4, 6), "a"), patch),
+                batches.valid_share(Sample(torch.zeros(1, 4, 6), "a", valid), patch),
+                batches.valid_share(Sample(torch.zeros(1, 4, 6), "a"), patch),
             ],
         )
     verdicts = [

@@ -486,7 +486,7 @@ def data_order(_: Path) -> Iterator[tuple[str, Any]]:
     uneven = [f"p{i}" for i in (0,) * 9 + (1,) * 5 + (2,) * 4 + (3,) * 3 + (4, 5, 6, 7, 7, 8)]
     for count in (1, 2, 3, 4, 9, 10):
         yield f"folds of uneven patients in {count}", lambda c=count: folds.deal(uneven, ["x"] * len(uneven), c, 0)
-    batch = sample.Batch(
+    batch = Batch(
         torch.arange(12).view(4, 3),
         valid=torch.ones(4, 1, dtype=torch.bool),
         spacing=torch.ones(4, 2),

@@ -67,7 +67,7 @@ def test_training_from_the_cache_sees_the_same_samples_and_decodes_nothing(confi
     plain = ModalityData(0, "image", config().modalities["image"])
     kept = ModalityData(0, "image", config(cache=str(tmp_path)).modalities["image"])
     opened = []
-    kept.reader.decoders.open = lambda address, *_: opened.append(address) or plain.reader.decoders.open(address, *_)
+    kept.reader.children.open = lambda address, *_: opened.append(address) or plain.reader.children.open(address, *_)
     for step in range(3):
         a, b = plain.batch(step), kept.batch(step)
         assert torch.equal(a.x, b.x) and a.sources == b.sources
