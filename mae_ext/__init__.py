@@ -13,7 +13,8 @@ from mae_ext.version import __version__ as __version__
 if TYPE_CHECKING:
     from mae_ext.config import Config, load_config, parse_config
     from mae_ext.data.batch import Batch
-    from mae_ext.data.loading.batches import Examples, ModalityData
+    from mae_ext.data.loading.batches import ModalityData
+    from mae_ext.data.loading.examples import Examples, HeldOut
     from mae_ext.data.sample import Crop, Reader, Sample, verdicts
     from mae_ext.data.sources.table import Items
     from mae_ext.engine.task import Task
@@ -63,7 +64,8 @@ _HOME = {
     "BadSample": "mae_ext.errors",
     "verdicts": "mae_ext.data.sample",
     "Task": "mae_ext.engine.task",
-    "Examples": "mae_ext.data.loading.batches",
+    "Examples": "mae_ext.data.loading.examples",
+    "HeldOut": "mae_ext.data.loading.examples",
     "ModalityData": "mae_ext.data.loading.batches",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "Examples",
     "Features",
     "FrozenEncoder",
+    "HeldOut",
     "Items",
     "Mask",
     "Masker",

@@ -10,7 +10,7 @@ from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.sample import read_checked
 from mae_ext.data.sources.meant import odd, opening
-from mae_ext.data.sources.table import Items, list_items
+from mae_ext.data.sources.table import Items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import Journal, say, warn
 from mae_ext.engine.precision import as_evaluated
@@ -47,13 +47,15 @@ class Evaluations:
             self.journal.close()
 
 
-def evaluate(task: Task, model: nn.Module, config: Config, ranks: Ranks, stop: StopFlag) -> dict[str, float]:
+def evaluate(
+    task: Task, model: nn.Module, config: Config, data: dict[str, ModalityData], ranks: Ranks, stop: StopFlag
+) -> dict[str, float]:
     """What the task scores. Raises Interrupted, on all ranks, when a signal reaches one of them."""
     heedful = HeedfulRanks(ranks.rank, ranks.world, ranks.device, ranks.waiting, stop)
     model.eval()
     try:
         with as_evaluated(model, config), stop.interrupts():
-            scores = task.evaluate(model, config, heedful)
+            scores = task.evaluate(model, config, data, heedful)
     except Interrupted:
         heedful.part(left=True)
         raise
@@ -69,18 +71,17 @@ def announce(config: Config, data: Mapping[str, ModalityData]) -> None:
         say(opening(one.items, path, name))
         for remark in odd(one.items, path):
             warn(remark)
-        if summary := getattr(one.examples, "told", None):
+        if summary := getattr(one.examples, "summary", None):
             say(f"{name}: {summary}")
 
 
-def check_held_out(config: Config) -> None:
+def check_held_out(config: Config, data: Mapping[str, ModalityData]) -> None:
     """Raises UserError, with the reasons, where none of the samples of a modality's data.test can be read."""
     for name, m in config.modalities.items():
-        if m.data.test is not None:
-            reader = build_reader(m, f"modalities.{name}.data.reader")
-            items = list_items(m.data.test, tuple(reader.suffixes))
-            say(opening(items, m.data.test, name, ", to be judged on"))
-            require_readable(config, name, items, m.data.test)
+        held_out = data[name].held_out
+        if m.data.test is not None and held_out is not None:
+            say(opening(held_out.listed, m.data.test, name, ", to be judged on"))
+            require_readable(config, name, held_out.listed, m.data.test)
 
 
 def require_readable(config: Config, name: str, items: Items, source: str) -> None:

@@ -48,7 +48,9 @@ class Pretraining:
         out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, batch.files)
         return out
 
-    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, config: Config, data: dict[str, ModalityData], ranks: Ranks
+    ) -> dict[str, float]:
         return {}
 
     def predict(

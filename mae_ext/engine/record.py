@@ -88,7 +88,7 @@ class Record:
             self.loggers.write(step, self.observers.look(step, self.stop))
         if self.evaluations.due(step):
             run = self.run
-            scores = evaluate(run.task, run.model, run.config, run.ranks, self.stop)
+            scores = evaluate(run.task, run.model, run.config, run.data, run.ranks, self.stop)
             self.evaluations.write(step, scores)
             self.loggers.write(step, {f"held_out/{key}": value for key, value in scores.items()})
 

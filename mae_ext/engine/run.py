@@ -120,7 +120,7 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
     if checkpoint is None and ranks.main:
         announce(config, data)  # before it is measured, which may take long
     with _told_of_all_bad(out, ranks):
-        ranks.on_main(lambda: _check_judged(config, observers))
+        ranks.on_main(lambda: _check_judged(config, data, observers))
     if checkpoint is None:
         with _told_of_all_bad(out, ranks):
             unsettled = config
@@ -141,9 +141,9 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
     return replace(run, observers=observers, loggers=loggers)
 
 
-def _check_judged(config: Config, observers: dict[str, Any]) -> None:
+def _check_judged(config: Config, data: dict[str, ModalityData], observers: dict[str, Any]) -> None:
     """Raises UserError for held-out data, or a probe's, that cannot be judged at all: now, and not hours from now."""
-    check_held_out(config)
+    check_held_out(config, data)
     for observer in observers.values():
         observer.check(config)
 

@@ -47,7 +47,7 @@ class Task(Protocol):
     ...     def loss(self, model, name, batch):
     ...         return model(batch.x, batch.mask, name, batch.valid, batch.spacing)
     ...
-    ...     def evaluate(self, model, config, ranks):
+    ...     def evaluate(self, model, config, data, ranks):
     ...         return {}
     ...
     ...     def predict(self, model, config, sources, out, progress=None):
@@ -62,7 +62,8 @@ class Task(Protocol):
     # task.
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
-        """For each modality its files, with the task's own Examples where it is not pretraining.
+        """For each modality its files, with the task's own Examples where it is not pretraining, and, as `held_out`,
+        what it is judged on. Called once in a run: whatever lists sources or reads tables of labels does it here.
 
         Raises UserError for data that the task cannot use, by name, before anything is trained.
         """
@@ -90,8 +91,12 @@ class Task(Protocol):
         """
         ...
 
-    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, config: Config, data: dict[str, ModalityData], ranks: Ranks
+    ) -> dict[str, float]:
         """Scores on held-out data, the same on every rank; {} where there are none. Draws nothing, changes nothing.
+
+        data: what `data` returned at the start of the run, on this rank.
 
         Called on all ranks, in eval mode, under no_grad and the run's precision.
         """

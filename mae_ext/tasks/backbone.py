@@ -18,17 +18,17 @@ def load_backbone(model: MAE, checkpoint: str) -> None:
     Learned positions of another grid are resampled, as the encoder itself does with samples of another size.
     Raises CheckpointError naming what is missing or of another shape: an encoder is loaded whole or not at all.
     """
-    found: dict[str, Tensor] = {
+    stored: dict[str, Tensor] = {
         name.removeprefix(BACKBONE): value
         for name, value in read_tensors(Path(checkpoint) / "model.safetensors").items()
     }
-    _fit_positions(model, found, read_config(Path(checkpoint)))
+    _fit_positions(model, stored, read_config(Path(checkpoint)))
     own = model.state_dict()
-    loaded = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
+    loaded = {name: stored[name] for name in own if name in stored and stored[name].shape == own[name].shape}
     wrong = [
         f"{name} is absent"
-        if name not in found
-        else f"{name} is {list(found[name].shape)}, not {list(own[name].shape)}"
+        if name not in stored
+        else f"{name} is {list(stored[name].shape)}, not {list(own[name].shape)}"
         for name in own
         if name not in loaded
     ]
@@ -41,12 +41,12 @@ def load_backbone(model: MAE, checkpoint: str) -> None:
     model.load_state_dict(loaded)
 
 
-def _fit_positions(model: MAE, found: dict[str, Tensor], run: Config) -> None:
+def _fit_positions(model: MAE, stored: dict[str, Tensor], run: Config) -> None:
     """In place: the position tables of the run, on the grids of the model."""
     for name in model.modalities:
         modality, prefix = model.modality(name), f"modalities.{name}.position."
         fitted = getattr(modality.position, "fitted", None)
         if fitted is None or name not in run.modalities or run.modalities[name].grid == modality.grid:
             continue
-        for key in [key for key in found if key.startswith(prefix)]:
-            found[key] = fitted(key.removeprefix(prefix), found[key], run.modalities[name].grid)
+        for key in [key for key in stored if key.startswith(prefix)]:
+            stored[key] = fitted(key.removeprefix(prefix), stored[key], run.modalities[name].grid)

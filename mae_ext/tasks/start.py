@@ -24,8 +24,8 @@ def from_run(values: Mapping[str, Any], init: str, where: str) -> Config:
     """
     path = find(init)
     run = read_config(path)
-    given = {k: v for k, v in values.items() if k != "init"}
-    named = given.get("modalities") or {}
+    settings = {k: v for k, v in values.items() if k != "init"}
+    named = settings.get("modalities") or {}
     if not isinstance(named, dict) or len(named) != 1:
         raise ConfigError(f"{where}: modalities: expected the one that is fine-tuned, of {', '.join(run.modalities)}")
     (name, modality), *_ = named.items()
@@ -36,13 +36,13 @@ def from_run(values: Mapping[str, Any], init: str, where: str) -> Config:
             f"(there: {', '.join(known)})"
         )
     problems: list[str] = []
-    model = _model(_section(given.get("model"), "model", where), run, problems)
+    model = _model(_section(settings.get("model"), "model", where), run, problems)
     merged = _modality(_section(modality, f"modalities.{name}", where), run.modalities[name], name, problems)
     if problems:
         raise ConfigError(
             f"{where}: does not fit --init {init}: {'; '.join(problems)}. Remove the keys, or choose another"
         )
-    return parse_config({**given, "model": model, "modalities": {name: merged}, "init": str(path.absolute())}, where)
+    return parse_config({**settings, "model": model, "modalities": {name: merged}, "init": str(path.absolute())}, where)
 
 
 def from_scratch(values: Mapping[str, Any], where: str) -> Config:
@@ -67,63 +67,62 @@ def _section(values: Any, key: str, where: str) -> dict[str, Any]:
     return dict(values)
 
 
-def _model(given: dict[str, Any], run: Config, problems: list[str]) -> dict[str, Any]:
-    size = SIZES.get(str(given.pop("size", None)), {})
+def _model(values: dict[str, Any], run: Config, problems: list[str]) -> dict[str, Any]:
+    size = SIZES.get(str(values.pop("size", None)), {})
     own = run.model.model_dump(mode="json")
     for key in ARCHITECTURE:
-        if given.get(key, size.get(key)) is not None:
-            _compare(f"model.{key}", given.get(key, size.get(key)), own[key], problems)
+        if values.get(key, size.get(key)) is not None:
+            _compare(f"model.{key}", values.get(key, size.get(key)), own[key], problems)
     kept = {key: own[key] for key in (*ARCHITECTURE, "decoder")}
-    return {**{k: v for k, v in given.items() if k not in ARCHITECTURE}, **kept, "size": None}
+    return {**{k: v for k, v in values.items() if k not in ARCHITECTURE}, **kept, "size": None}
 
 
-def _modality(given: dict[str, Any], run: ModalityConfig, name: str, problems: list[str]) -> dict[str, Any]:
+def _modality(values: dict[str, Any], run: ModalityConfig, name: str, problems: list[str]) -> dict[str, Any]:
     where, own = f"modalities.{name}", run.model_dump(mode="json")
     for key in TOKENS:
-        if key in given:
-            value = {"name": given[key]} if isinstance(given[key], str) else given[key]
+        if key in values:
+            value = {"name": values[key]} if isinstance(values[key], str) else values[key]
             _compare(f"{where}.{key}", value, own[key], problems)
-    size = given.get("size", own["size"])
+    size = values.get("size", own["size"])
     if size != own["size"] and not getattr(plugins.positions.get(run.position.name), "any_size", False):
         problems.append(
             f"{where}.size is {size}, and {own['size']} there: positions of '{run.position.name}' belong to one grid"
         )
-    data = _section(given.get("data"), f"{where}.data", "config")
+    data = _section(values.get("data"), f"{where}.data", "config")
     _reader(data.get("reader"), own["data"]["reader"], where, problems)
     statistics = data.get("statistics", "measured")
-    if statistics != "measured":
-        found = run.data.statistics
-        if not isinstance(found, Statistics) or statistics != own["data"]["statistics"]:
-            _compare(f"{where}.data.statistics", statistics, own["data"]["statistics"], problems)
+    measured = isinstance(run.data.statistics, Statistics)
+    if statistics != "measured" and (not measured or statistics != own["data"]["statistics"]):
+        _compare(f"{where}.data.statistics", statistics, own["data"]["statistics"], problems)
     augment = {**own["data"]["augment"], **_section(data.get("augment"), f"{where}.data.augment", "config")}
     reader = own["data"]["reader"] | {k: v for k, v in _arguments(data.get("reader")).items() if k in FREE}
     kept = {"reader": reader, "statistics": own["data"]["statistics"], "augment": augment}
     tokens = {key: own[key] for key in (*TOKENS, "mask", "decode", "target")}
-    return {**given, **tokens, "size": size, "data": {**data, **kept}}
+    return {**values, **tokens, "size": size, "data": {**data, **kept}}
 
 
 def _arguments(reader: Any) -> dict[str, Any]:
     return {k: v for k, v in reader.items() if k != "name"} if isinstance(reader, dict) else {}
 
 
-def _reader(given: Any, own: dict[str, Any], where: str, problems: list[str]) -> None:
+def _reader(reader: Any, own: dict[str, Any], where: str, problems: list[str]) -> None:
     """A reader's arguments are compared with the run's, or, where that says nothing, with what they are by default."""
-    if given is None:
+    if reader is None:
         return
-    name = given if isinstance(given, str) else given.get("name", own["name"])
+    name = reader if isinstance(reader, str) else reader.get("name", own["name"])
     _compare(f"{where}.data.reader.name", name, own["name"], problems)
     if name != own["name"]:
         return
     parameters = inspect.signature(plugins.readers.get(name)).parameters
-    for key, value in _arguments(given).items():
+    for key, value in _arguments(reader).items():
         if key not in FREE:
             default = parameters[key].default if key in parameters else None
             _compare(f"{where}.data.reader.{key}", value, own.get(key, default), problems)
 
 
-def _compare(key: str, given: Any, own: Any, problems: list[str]) -> None:
-    if _plain(given) != _plain(own):
-        problems.append(f"{key} is {given}, and {own} there")
+def _compare(key: str, value: Any, own: Any, problems: list[str]) -> None:
+    if _plain(value) != _plain(own):
+        problems.append(f"{key} is {value}, and {own} there")
 
 
 def _plain(value: Any) -> Any:

@@ -303,11 +303,12 @@ def tasks(note: Note) -> None:
         "segment other": {"task": {**label, "masks": "masks/test"}, **place},
     }
     config = config_of(**tried["detect"])
-    items, tables = Detection(**{k: v for k, v in DETECT.items() if k != "name"})._tables(config)
+    data: Any = Detection(**{k: v for k, v in DETECT.items() if k != "name"}).data(config)["image"]
+    tables = {"train": data.examples.table, "test": data.held_out.examples.table}
     note(
         "objects",
         {
-            split: [table.classes, [table[i].labels.tolist() for i in range(len(items[split]))]]
+            split: [table.classes, [table[i].labels.tolist() for i in range(len(table))]]
             for split, table in tables.items()
         },
     )
@@ -332,9 +333,9 @@ def tasks(note: Note) -> None:
         def half(run: str = run) -> Any:
             task, model, config, _ = load_task(run, "cpu")
             with as_evaluated(model, config):
-                return [
-                    list(task.evaluate(model, config, Alone(rank, 2, torch.device("cpu"))).values()) for rank in (0, 1)
-                ]
+                data = task.data(config)
+                ranks = [Alone(rank, 2, torch.device("cpu")) for rank in (0, 1)]
+                return [list(task.evaluate(model, config, data, alone).values()) for alone in ranks]
 
         note(f"{told} by halves", half)
 

@@ -91,7 +91,7 @@ def judging(note: Note) -> None:
                     f"judge {kind} {how} patients of {each}",
                     list(scores.score_classes(votes, wanted, 1, groups).values()),
                 )
-            note(f"held out {kind} {how}", lambda v=votes, w=wanted: list(judge.judge(v, w).values()))
+            note(f"held out {kind} {how}", lambda v=votes, w=wanted: list(judge.class_scores(v, w).values()))
     note(
         "scores",
         [

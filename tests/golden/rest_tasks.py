@@ -397,7 +397,7 @@ def places(note: Note) -> None:
             [head.classify.bias, *vars(said).values(), digest([str(layer) for layer in head.box_tower])],
         )
     found = [
-        detections.Found(
+        detections.ImageDetections(
             1,
             (20, 30),
             detections.Detections(
@@ -408,13 +408,13 @@ def places(note: Note) -> None:
         )
     ]
     note("coco", detections._coco(Items(PathTable(["a", "b"])), found, ["x", "y"]))
-    note("there and back", detections._found(1, detections._row(found[0])))
-    note("empty", detections._found(0, {"extent": [2, 3], "boxes": [], "scores": [], "labels": []}))
+    note("there and back", detections._restored(1, detections._row(found[0])))
+    note("empty", detections._restored(0, {"extent": [2, 3], "boxes": [], "scores": [], "labels": []}))
     for size in ((40, 30), (3000, 1700), (1600, 900), (1601, 900)):
         Image.fromarray((np.arange(size[0] * size[1] * 3).reshape(*size, 3) // 999 % 256).astype(np.uint8)).save(
             "big.png"
         )
-        one = detections.Found(
+        one = detections.ImageDetections(
             0,
             size,
             detections.Detections(
@@ -424,9 +424,8 @@ def places(note: Note) -> None:
             ),
         )
         for shown in (0.5, 0.51):
-            detections._draw(
-                given({}).modalities["image"], "image", "big.png", one, ["x", "y"], shown, Path("drawn.png")
-            )
+            detector = detections.TrainedDetector(None, given({}), "image", fcos.Decoding())  # type: ignore[arg-type]
+            detections._draw(detector, "big.png", one, ["x", "y"], shown, Path("drawn.png"))
             with Image.open("drawn.png") as drawn:
                 note(f"drawn {size} {shown}", [list(drawn.size), np.asarray(drawn.resize((8, 8))).astype(float)])
 
@@ -643,7 +642,7 @@ def labelling(note: Note) -> None:
             return [
                 [s.x.float() / 255, digest(s.targets[pairs.TARGET]), int(s.targets[pairs.TARGET].sum())]
                 for s in examples.read(0, keys, crops)
-            ] + [examples.told, examples.identity]
+            ] + [examples.summary, examples.identity]
 
         note(f"examples balance {balance} strength {strength}", read)
 

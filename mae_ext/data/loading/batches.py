@@ -1,8 +1,8 @@
 """From files to batches: a batch is a function of (config, step), whoever makes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -10,9 +10,10 @@ from mae_ext import plugins
 from mae_ext.config import ModalityConfig
 from mae_ext.data.batch import Batch
 from mae_ext.data.crops import crop_sampler
+from mae_ext.data.loading.examples import Examples, HeldOut
 from mae_ext.data.plan import Key, Plan
-from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked, stack, stack_optional
-from mae_ext.data.sources.table import Items, list_items
+from mae_ext.data.sample import Reader, Sample, read_checked, stack, stack_optional
+from mae_ext.data.sources.table import list_items
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import patches
 from mae_ext.model.mask import Mask, draw_mask
@@ -31,53 +32,12 @@ def build_reader(modality: ModalityConfig, where: str) -> Reader:
     return reader
 
 
-class Examples(Protocol):
-    """Files with answers: what a task that is not pretraining reads. Picklable; a function of (config, key) alone.
-
-    items: the files to train on. identity: whatever of the answers is not in the files' names (labels, say), for the
-    comparison that a resume makes. They may have `told`, a line on their answers that is said at the start.
-
-    >>> import dataclasses, numpy, torch, mae_ext
-    >>> class Brightness:  # the answer is the mean of what is seen
-    ...     identity = b"brightness"
-    ...
-    ...     def __init__(self, reader, items):
-    ...         self.reader, self.items = reader, items
-    ...
-    ...     def read(self, index, keys, crops):
-    ...         samples = self.reader.read(self.items.addresses[index], crops)
-    ...         return [dataclasses.replace(s, targets={"mean": s.x.float().mean()}) for s in samples]
-    ...
-    ...     def finish(self, batch, keys, step):
-    ...         return batch
-    >>> class Gives:
-    ...     def read(self, address, crops):
-    ...         return [mae_ext.Sample(torch.ones(1, 4, 4), address) for _ in crops]
-    >>> examples = Brightness(Gives(), mae_ext.Items(["a", "b"]))
-    >>> examples.read(1, keys=[None], crops=[None])[0].targets
-    {'mean': tensor(1.)}
-    """
-
-    items: Items
-    identity: bytes
-
-    def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
-        """One sample, with its targets, for each crop of one file. Raises BadSample.
-
-        A crop applied twice gives the same box, so an answer that is a picture itself is cut by the same one.
-        """
-        ...
-
-    def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
-        """What is done to a rank's whole batch, once, before it is cut for accumulation: mixup, say. Or nothing."""
-        ...
-
-
 class ModalityData:
     """The files of one modality and the way from a key to a sample. Picklable: workers get a copy.
 
-    examples: the task's own reading; None is pretraining's, whose answers are the hidden patches. A step's samples are
-    those of rank `rank` of `world`. Raises UserError where the config names no files, or files that cannot be listed.
+    examples: the task's own reading; None is pretraining's, whose answers are the hidden patches. held_out: what the
+    task is judged on, if anything, which no worker gets. A step's samples are those of rank `rank` of `world`. Raises
+    UserError where the config names no files, or files that cannot be listed.
 
     >>> import mae_ext, numpy
     >>> numpy.savez("grey.npz", train_images=numpy.zeros((8, 16, 16), "uint8"))
@@ -97,11 +57,13 @@ class ModalityData:
         rank: int = 0,
         world: int = 1,
         examples: Examples | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         where = f"modalities.{name}"
         if config.data.path is None:
             raise UserError(f"{where}.data.path is not set: give --data PATH")
-        self.seed, self.name, self.config, self.examples = seed, name, config, examples
+        self.seed, self.name, self.config = seed, name, config
+        self.examples, self.held_out = examples, held_out
         self.reader = build_reader(config, f"{where}.data.reader")
         self.items = list_items(config.data.path, self.reader.suffixes) if examples is None else examples.items
         try:
@@ -110,6 +72,9 @@ class ModalityData:
             raise UserError(f"{where}: {error}") from None
         self.masker, self.decode = build_maskers(config, where)
         self.quarantined: dict[int, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "held_out": None}
 
     def read(self, index: int, keys: list[Key]) -> list[Sample]:
         """All views of one file that the keys ask for. Raises BadSample."""

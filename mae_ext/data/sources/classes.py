@@ -25,11 +25,15 @@ EACH = re.compile(r"([1-9][0-9]*) each")
 
 @dataclass(frozen=True)
 class Split:
-    """train, test: labelled samples alone, their labels numbers into `classes`, the names that occur in train."""
+    """train, test: labelled samples alone, their labels numbers into `classes`, the names that occur in train.
+
+    listed: all that the source of `test` holds.
+    """
 
     train: Items
     test: Items | None
     classes: tuple[str, ...]
+    listed: Items | None
 
 
 def share_or_count(labels: float | int | str) -> float | int:
@@ -67,9 +71,10 @@ def labelled_split(
             f"{path}: all samples are of one class, '{classes[0]}'; a classifier needs at least two{instead}"
         )
     train = _renumbered(items, classes)
-    held_out = None
+    listed = held_out = None
     if test is not None:
-        held_out = _labelled(list_items(test, suffixes), test)
+        listed = list_items(test, suffixes)
+        held_out = _labelled(listed, test)
         assert held_out.labels is not None
         unknown = [held_out.classes[i] for i in np.unique(held_out.labels) if held_out.classes[i] not in classes]
         if unknown:
@@ -79,7 +84,7 @@ def labelled_split(
             )
         held_out = _renumbered(held_out, classes)
         check_apart(train, held_out, path, test)
-    return Split(_share(train, classes, labels, seed, name, path), held_out, classes)
+    return Split(_share(train, classes, labels, seed, name, path), held_out, classes, listed)
 
 
 def _labelled(items: Items, path: str) -> Items:

@@ -1,7 +1,6 @@
 """What a trained classifier says of samples, and how right it is."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
-from mae_ext.config import Config
 from mae_ext.data.sample import Sample, stack
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine.log import warn
@@ -25,33 +23,15 @@ BATCH = 64
 PREDICTIONS = "predictions.jsonl"
 
 
-@dataclass(frozen=True)
-class Found:
-    """rows: the places in the list that could be read. values: (len(rows), classes) float32, probabilities."""
-
-    rows: list[int]
-    values: Tensor
-    bad: list[dict[str, Any]]
-
-    def numbered(self) -> list[tuple[int, list[float]]]:
-        return list(zip(self.rows, self.values.tolist(), strict=True))
-
-
 def probabilities(
-    model: nn.Module, config: Config, name: str, items: Items, rows: Sequence[int], device: torch.device,
-    progress: Progress | None = None, keeps: bool = False, each: Callable[[list[int], Tensor], None] | None = None,
-) -> Found:  # fmt: skip
-    """Class probabilities of the samples at `rows`, each seen as evaluation sees it: whole, centred, unchanged.
+    model: nn.Module, encoder: FrozenEncoder, items: Items, rows: Sequence[int], device: torch.device,
+    bad: list[dict[str, Any]],
+) -> Iterator[tuple[list[int], Tensor]]:  # fmt: skip
+    """Batches of (rows, (len(rows), classes) float32) of the samples at `rows`, each seen whole, centred, unchanged.
 
-    keeps: whether a cache may grow by them, as for `FrozenEncoder`. each: called with the rows and the probabilities of
-    every batch, as soon as they are there.
+    encoder: of the model, for it knows how samples are read. bad: gains those that cannot be.
     """
-    backbone = model.backbone
-    encoder = FrozenEncoder(backbone, config, name, 0, Path(), keeps)  # type: ignore[arg-type]
     chosen = Items(PathTable(items.addresses[i] for i in rows))
-    good: list[int] = []
-    bad: list[dict[str, Any]] = []
-    values: list[Tensor] = []
 
     def readable() -> Iterator[tuple[int, Sample]]:
         for row, outcome in zip(rows, encoder.decode(chosen), strict=True):
@@ -63,13 +43,8 @@ def probabilities(
     for part in _batches(readable()):
         x, spacing = stack([sample for _, sample in part])
         spacing = None if spacing is None else spacing.to(device)
-        values.append(model(x.to(device), name, spacing).float().softmax(1).cpu())
-        good += [row for row, _ in part]
-        if each is not None:
-            each([row for row, _ in part], values[-1])
-        if progress is not None:
-            progress(len(good) + len(bad), len(rows))
-    return Found(good, torch.cat(values) if values else torch.zeros(0, 1), bad)
+        logits = model(x.to(device), encoder.name, spacing)
+        yield [row for row, _ in part], logits.float().softmax(1).cpu()
 
 
 def _batches(samples: Iterator[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
@@ -83,7 +58,7 @@ def _batches(samples: Iterator[tuple[int, Sample]]) -> Iterator[list[tuple[int, 
         yield waiting
 
 
-def judge(values: Tensor, wanted: Tensor) -> dict[str, float]:
+def class_scores(values: Tensor, wanted: Tensor) -> dict[str, float]:
     """(n, classes) probabilities, (n,) int64 -> samples, loss, accuracy, balanced_accuracy, and auroc where defined.
 
     auroc: each class against the rest, the mean over the classes that occur and are not all there is.
@@ -93,13 +68,13 @@ def judge(values: Tensor, wanted: Tensor) -> dict[str, float]:
         for c in range(values.shape[1])
         if 0 < int((wanted == c).sum()) < len(wanted)
     ]
-    found = {"samples": float(len(wanted)), "loss": float(nll_loss(values.clamp(min=1e-12).log(), wanted))}
-    found |= scores(values.argmax(1), wanted)
-    return found | ({"auroc": sum(areas) / len(areas)} if areas else {})
+    means = {"samples": float(len(wanted)), "loss": float(nll_loss(values.clamp(min=1e-12).log(), wanted))}
+    means |= scores(values.argmax(1), wanted)
+    return means | ({"auroc": sum(areas) / len(areas)} if areas else {})
 
 
 def write_predictions(
-    model: nn.Module, config: Config, name: str, classes: Sequence[str], sources: Sequence[str], out: Path,
+    model: nn.Module, encoder: FrozenEncoder, classes: Sequence[str], sources: Sequence[str], out: Path,
     progress: Progress | None = None,
 ) -> list[Path]:  # fmt: skip
     """`out`/predictions.jsonl, a line for each sample in order: path, class, probabilities by class.
@@ -108,24 +83,24 @@ def write_predictions(
     `Results`.
     """
     device = next(model.parameters()).device
-    encoder = FrozenEncoder(model.backbone, config, name, 0, Path())  # type: ignore[arg-type]
     addresses = addresses_of(sources, tuple(encoder.reader().suffixes))
     written = [out / PREDICTIONS]
     ledger = out / PREDICTIONS.replace(".jsonl", ".bad.jsonl")
     try:
-        with Results(out, model, config) as results:
+        with Results(out, model, encoder.config) as results:
             left = results.open(addresses, summaries=[*written, ledger])
-
-            def keep(rows: list[int], values: Tensor) -> None:
+            bad, done, items = list[dict[str, Any]](), 0, Items(PathTable(addresses))
+            for rows, values in probabilities(model, encoder, items, left, device, bad):
                 results.record({addresses[row]: v for row, v in zip(rows, values.tolist(), strict=True)})
-
-            bad = probabilities(model, config, name, Items(PathTable(addresses)), left, device, progress, each=keep).bad
+                done += len(rows)
+                if progress is not None:
+                    progress(done + len(bad), len(left))
             if len(bad) == len(addresses):
                 raise UserError(
                     f"{', '.join(sources)}: none of the {len(addresses)} samples can be read: {reasons(bad)}"
                 )
-            said = [(address, results.row(address)) for address in addresses]
-            lines = [_line(address, values, classes) for address, values in said if values is not None]
+            answers = [(address, results.row(address)) for address in addresses]
+            lines = [_line(address, values, classes) for address, values in answers if values is not None]
             results.summary(written[0], _jsonl(lines))
             results.summary(ledger, _jsonl(bad))
             if bad:

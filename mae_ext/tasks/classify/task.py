@@ -1,34 +1,33 @@
 """The task of classification: an encoder, its tokens pooled, one linear layer."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from mae_ext.config import Config, ModalityConfig
+from mae_ext.config import Config
 from mae_ext.data.batch import Batch
 from mae_ext.data.change.distort import distort
 from mae_ext.data.change.mix import Mix
 from mae_ext.data.loading.batches import ModalityData, build_reader
-from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.loading.examples import HeldOut
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import CropSampler, Sample, read_checked
-from mae_ext.data.sources.classes import Split, labelled_split, settled, share_or_count
+from mae_ext.data.sources.classes import labelled_split, settled, share_or_count
 from mae_ext.data.sources.table import Items
-from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.pretrain import with_statistics
-from mae_ext.errors import ConfigError, UserError, check_bad, reasons
+from mae_ext.errors import ConfigError, UserError, reasons
+from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.model.mae import MAE
 from mae_ext.probing.attentive import AttentivePool
 from mae_ext.progress import Progress
 from mae_ext.rng import rng
-from mae_ext.tasks.backbone import load_backbone
-from mae_ext.tasks.classify.judge import judge, probabilities, write_predictions
+from mae_ext.tasks.classify.judge import class_scores, probabilities, write_predictions
+from mae_ext.tasks.finetuning import FineTuning
 
 TARGET = "classes"
 Pooling = Literal["mean", "class", "attentive"]
@@ -54,7 +53,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, name: str, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, classes) float32 logits."""
         tokens = self.backbone.encode_all(x, name, spacing)
-        patches = tokens[:, int(self.backbone.encoder.class_token is not None) :]
+        patches = self.backbone.encoder.patches(tokens)
         match self.pool:
             case "class":
                 pooled = tokens[:, 0]
@@ -69,26 +68,25 @@ class Classifier(nn.Module):
 class ClassExamples:
     """Samples with their class as a distribution, (classes,) float32, which smoothing and mixing spread."""
 
-    def __init__(self, task: "Classification", config: Config, name: str, split: Split) -> None:
+    def __init__(self, task: "Classification", config: Config, name: str, items: Items) -> None:
         self.task, self.seed, self.name = task, config.seed, name
         self.modality = config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
-        self.items: Items = split.train
-        self.classes = split.classes
-        assert split.train.labels is not None
-        self.identity = json.dumps([split.classes, split.train.labels.tolist()]).encode()
+        self.items, self.classes = items, items.classes
+        assert items.labels is not None
+        self.numbers = items.labels
+        self.identity = json.dumps([items.classes, items.labels.tolist()]).encode()
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         shape = (self.modality.channels, *self.modality.size)
         samples = read_checked(self.reader, self.items.addresses[index], crops, shape)
-        assert self.items.labels is not None
-        target = smoothed(torch.tensor(int(self.items.labels[index])), len(self.classes), self.task.smoothing)
-        found = []
+        target = smoothed(torch.tensor(int(self.numbers[index])), len(self.classes), self.task.smoothing)
+        labelled = []
         for sample, key in zip(samples, keys, strict=True):
             generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
             x = distort(sample.x, self.task.distort, self.task.strength, self.task.erase, generator)
-            found.append(replace(sample, x=x, targets={TARGET: target}))
-        return found
+            labelled.append(replace(sample, x=x, targets={TARGET: target}))
+        return labelled
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
         return self.task.mix(batch, keys, self.seed, self.name, step, TARGET)
@@ -99,7 +97,7 @@ def smoothed(label: Tensor, classes: int, smoothing: float) -> Tensor:
     return one_hot(label, classes).float() * (1 - smoothing) + smoothing / classes
 
 
-class Classification:
+class Classification(FineTuning):
     """Fine-tune for classes, of any modality.
 
     pool: mean of the patch tokens, the class token, or what learned queries gather from the patch tokens, which tells
@@ -139,7 +137,7 @@ class Classification:
         self.distort, self.strength, self.erase, self.classes = distort, strength, erase, tuple(classes)
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
-        name, modality = self._modality(config)
+        name, modality = self.modality_of(config)
         mixes = self.mix.mixup or self.mix.cutmix
         if mixes and modality.batch % (2 * world):
             raise UserError(
@@ -151,16 +149,24 @@ class Classification:
                 f"modalities.{name}.data.repeats={modality.data.repeats}: mixup and cutmix would mix a file with "
                 f"itself; expected 1, or both of them 0"
             )
-        split = self._split(config)
+        return super().data(config, rank, world)
+
+    def examples(self, config: Config, name: str) -> tuple[ClassExamples, HeldOut | None]:
+        modality = config.modalities[name]
+        assert modality.data.path is not None
+        suffixes = tuple(build_reader(modality, f"modalities.{name}.data.reader").suffixes)
+        split = labelled_split(name, modality.data.path, modality.data.test, suffixes, self.labels, config.seed)
         if self.classes and self.classes != split.classes:
             raise UserError(
                 f"task.classes: the config has {', '.join(self.classes)}, the training data {', '.join(split.classes)}"
             )
-        examples = ClassExamples(self, config, name, split)
-        return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
+        train = ClassExamples(self, config, name, split.train)
+        if split.test is None or split.listed is None:
+            return train, None
+        return train, HeldOut(split.listed, ClassExamples(self, config, name, split.test))
 
-    def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
-        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
+    def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
+        config = super().settle(config, data, old)
         (examples,) = (d.examples for d in data.values())
         assert isinstance(examples, ClassExamples)
         return config.model_copy(update={"task": settled(config.task, examples.classes, old)})
@@ -170,46 +176,30 @@ class Classification:
             raise ConfigError("task.classes is empty; they are found in the data when a run is started")
         if self.pool == "class" and not config.model.class_token:
             raise ConfigError("task.pool=class, but model.class_token is false; use mean")
-        return Classifier(config, self._modality(config)[0], self.pool, len(self.classes))
-
-    def start(self, model: nn.Module, config: Config) -> None:
-        assert isinstance(model, Classifier) and config.init is not None
-        load_backbone(model.backbone, config.init)
+        return Classifier(config, self.modality_of(config)[0], self.pool, len(self.classes))
 
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         return cross_entropy(model(batch.x, name, batch.spacing), batch.targets[TARGET])
 
-    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
-        name, modality = self._modality(config)
-        test = self._split(config).test
-        if test is None:
-            return {}
-        assert test.labels is not None
-        mine = range(ranks.rank, len(test), ranks.world)
-        found = probabilities(model, config, name, test, mine, ranks.device, keeps=True)
-        parts = ranks.gather((found.numbered(), found.bad))
-        bad = [problem for _, problems in parts for problem in problems]
-        check_bad(bad, len(test), modality.data.max_bad_fraction, str(modality.data.test))
-        rows = sorted((i, p) for part, _ in parts for i, p in part)
-        if not rows:
-            raise UserError(f"{modality.data.test}: none of its {len(test)} samples can be read: {reasons(bad)}")
-        wanted = torch.from_numpy(test.labels)[[i for i, _ in rows]]
-        return judge(torch.tensor([p for _, p in rows]), wanted)
+    def answers(
+        self, model: nn.Module, config: Config, examples: ClassExamples, rows: Sequence[int], device: torch.device,
+        bad: list[Any],
+    ) -> Iterator[tuple[int, list[float]]]:  # fmt: skip
+        encoder = FrozenEncoder(model.backbone, config, examples.name, 0, Path(), keeps=True)  # type: ignore[arg-type]
+        for answered, values in probabilities(model, encoder, examples.items, rows, device, bad):
+            yield from zip(answered, values.tolist(), strict=True)
+
+    def scores(
+        self, examples: ClassExamples, answers: list[tuple[int, list[float]]], bad: list[Any]
+    ) -> dict[str, float]:
+        if not answers:
+            source = examples.modality.data.test
+            raise UserError(f"{source}: none of its {len(examples.items)} samples can be read: {reasons(bad)}")
+        wanted = torch.from_numpy(examples.numbers)[[row for row, _ in answers]]
+        return class_scores(torch.tensor([values for _, values in answers]), wanted)
 
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
     ) -> list[Path]:
-        name, _ = self._modality(config)
-        return write_predictions(model, config, name, self.classes, sources, out, progress)
-
-    def _modality(self, config: Config) -> tuple[str, ModalityConfig]:
-        if len(config.modalities) > 1:
-            raise ConfigError(f"task classify takes one modality, and the config has {', '.join(config.modalities)}")
-        return next(iter(config.modalities.items()))
-
-    def _split(self, config: Config) -> Split:
-        name, modality = self._modality(config)
-        if modality.data.path is None:
-            raise UserError(f"modalities.{name}.data.path is not set: give --data PATH")
-        suffixes = tuple(build_reader(modality, f"modalities.{name}.data.reader").suffixes)
-        return labelled_split(name, modality.data.path, modality.data.test, suffixes, self.labels, config.seed)
+        encoder = FrozenEncoder(model.backbone, config, self.modality_of(config)[0], 0, Path())  # type: ignore[arg-type]
+        return write_predictions(model, encoder, self.classes, sources, out, progress)

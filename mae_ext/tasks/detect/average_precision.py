@@ -23,7 +23,7 @@ def require_pycocotools() -> None:
 
 
 def average_precision(
-    truth: Sequence[ImageBoxes], found: Sequence[Detections], classes: Sequence[str]
+    truth: Sequence[ImageBoxes], detected: Sequence[Detections], classes: Sequence[str]
 ) -> dict[str, float]:
     """Truth and detections of the same images, in the same pixels -> scores in 0..1.
 
@@ -35,7 +35,7 @@ def average_precision(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    assert len(truth) == len(found)
+    assert len(truth) == len(detected)
     coco, chatter = COCO(), StringIO()
     coco.dataset = {
         "info": {},
@@ -46,14 +46,14 @@ def average_precision(
             for number, (row, ignored) in enumerate(_objects(truth), start=1)
         ],
     }
-    answers = [{**row, "score": score} for row, score in _detections(found)]
+    answers = [{**row, "score": score} for row, score in _detections(detected)]
     with redirect_stdout(chatter):  # it prints its progress and a table
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(answers) if answers else _nothing(coco), "bbox")
-        judge.evaluate()
-        judge.accumulate()
+        evaluator = COCOeval(coco, coco.loadRes(answers) if answers else _nothing(coco), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
     # (IoU, recall, class, area, detections an image): all areas, at most 100; -1 where a class does not occur.
-    precision = judge.eval["precision"][:, :, :, 0, -1]
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]
     per_class = {
         name: (float(precision[:, :, i].mean()), float(precision[0, :, i].mean()))
         for i, name in enumerate(classes)
@@ -82,10 +82,10 @@ def _objects(truth: Sequence[ImageBoxes]) -> list[tuple[dict[str, Any], bool]]:
     ]
 
 
-def _detections(found: Sequence[Detections]) -> list[tuple[dict[str, Any], float]]:
+def _detections(detected: Sequence[Detections]) -> list[tuple[dict[str, Any], float]]:
     return [
         (_row(i, label, box), score)
-        for i, image in enumerate(found)
+        for i, image in enumerate(detected)
         for box, label, score in zip(image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), strict=True)
     ]
 

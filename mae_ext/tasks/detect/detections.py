@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.cores import cores
 from mae_ext.data.image.boxes import BoxTable, uncrop_boxes
 from mae_ext.data.loading.batches import build_reader
-from mae_ext.data.sample import Sample, read_checked, read_placed, stack, whole
+from mae_ext.data.sample import Reader, Sample, read_checked, read_placed, stack, whole
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.drawing.boxes import as_picture, draw_boxes
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
@@ -33,7 +32,7 @@ LONGER_SIDE = 1600
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageDetections:
     """row: the image's place in the list. extent: its (height, width). detections: in its own pixels, on the CPU."""
 
     row: int
@@ -41,63 +40,72 @@ class Found:
     detections: Detections
 
 
-def find_objects(
-    model: Detector, config: Config, name: str, items: Items, rows: Sequence[int], decoding: Decoding,
-    table: BoxTable | None, device: torch.device, bad: list[BadSample],
-) -> Iterator[Found]:  # fmt: skip
-    """Detections in the images at `rows`, seen whole, one image after the other.
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector as evaluation and prediction ask it. name: of its modality in `config`."""
 
-    table: labels that each image is held against (their size); None where there are none. bad: gains the images that
-    could not be read.
-    """
-    modality = config.modalities[name]
-    size = (modality.size[0], modality.size[1])
-    for part in _read(modality, name, items, rows, table, bad):
-        x, _ = stack([sample for _, sample in part])
-        answers = model(x.to(device), name)
-        for (row, sample), one in zip(part, decoding(answers, model.places, size), strict=True):
-            assert sample.extent is not None and sample.box is not None
-            boxes = uncrop_boxes(one.boxes.float(), sample.box, size)
-            height, width = sample.extent.size
-            yield Found(row, (height, width), Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu()))
+    model: Detector
+    config: Config
+    name: str
+    decoding: Decoding
 
+    @property
+    def modality(self) -> ModalityConfig:
+        return self.config.modalities[self.name]
 
-def _read(
-    modality: ModalityConfig,
-    name: str,
-    items: Items,
-    rows: Sequence[int],
-    table: BoxTable | None,
-    bad: list[BadSample],
-) -> Iterator[list[tuple[int, Sample]]]:
-    """Batches of (row, image), a batch decoded by threads while the one before is answered."""
-    reader = build_reader(modality, f"modalities.{name}.data.reader")
-    shape = (modality.channels, *modality.size)
+    def reader(self) -> Reader:
+        return build_reader(self.modality, f"modalities.{self.name}.data.reader")
 
-    def read(row: int) -> tuple[int, Sample] | BadSample:
-        address = items.addresses[row]
-        try:
-            (sample,) = read_placed(reader, address, [whole], shape)
-            if table is not None and sample.extent is not None:
-                table[row].check(address, sample.extent.size)
-        except BadSample as error:
-            return error
-        return row, sample
+    def find_objects(
+        self, items: Items, rows: Sequence[int], device: torch.device, bad: list[BadSample],
+        table: BoxTable | None = None,
+    ) -> Iterator[ImageDetections]:  # fmt: skip
+        """Detections in the images at `rows`, seen whole, one image after the other.
 
-    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    with ThreadPoolExecutor(min(BATCH, cores()), thread_name_prefix="decode") as pool:
-        ahead = [pool.submit(read, row) for row in parts[0]] if parts else []
-        for following in [*parts[1:], []]:
-            outcomes = [future.result() for future in ahead]
-            ahead = [pool.submit(read, row) for row in following]
-            bad += [o for o in outcomes if isinstance(o, BadSample)]
-            if good := [o for o in outcomes if not isinstance(o, BadSample)]:
-                yield good
+        bad: gains the images that could not be read. table: labels that each image is held against (their size).
+        """
+        size = (self.modality.size[0], self.modality.size[1])
+        for part in self._read(items, rows, bad, table):
+            x, _ = stack([sample for _, sample in part])
+            answers = self.model(x.to(device), self.name)
+            for (row, sample), one in zip(part, self.decoding(answers, self.model.places, size), strict=True):
+                assert sample.extent is not None and sample.box is not None
+                boxes = uncrop_boxes(one.boxes.float(), sample.box, size)
+                height, width = sample.extent.size
+                kept = Detections(boxes.cpu(), one.scores.float().cpu(), one.labels.cpu())
+                yield ImageDetections(row, (height, width), kept)
+
+    def _read(
+        self, items: Items, rows: Sequence[int], bad: list[BadSample], table: BoxTable | None
+    ) -> Iterator[list[tuple[int, Sample]]]:
+        """Batches of (row, image), a batch decoded by threads while the one before is answered."""
+        reader = self.reader()
+        shape = (self.modality.channels, *self.modality.size)
+
+        def read(row: int) -> tuple[int, Sample] | BadSample:
+            address = items.addresses[row]
+            try:
+                (sample,) = read_placed(reader, address, [whole], shape)
+                if table is not None and sample.extent is not None:
+                    table[row].check(address, sample.extent.size)
+            except BadSample as error:
+                return error
+            return row, sample
+
+        parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        with ThreadPoolExecutor(min(BATCH, cores()), thread_name_prefix="decode") as pool:
+            ahead = [pool.submit(read, row) for row in parts[0]] if parts else []
+            for following in [*parts[1:], []]:
+                outcomes = [future.result() for future in ahead]
+                ahead = [pool.submit(read, row) for row in following]
+                bad += [o for o in outcomes if isinstance(o, BadSample)]
+                if good := [o for o in outcomes if not isinstance(o, BadSample)]:
+                    yield good
 
 
 def write_detections(
-    model: Detector, config: Config, name: str, classes: Sequence[str], decoding: Decoding, shown: float,
-    sources: Sequence[str], out: Path, progress: Progress | None = None,
+    detector: TrainedDetector, classes: Sequence[str], shown: float, sources: Sequence[str], out: Path,
+    progress: Progress | None = None,
 ) -> list[Path]:  # fmt: skip
     """`out`/detections.json, and a PNG of each image with the boxes that score `shown` or more.
 
@@ -105,21 +113,19 @@ def write_detections(
     it. bbox is [x, y, width, height] in pixels of the upright image. The same command again goes on; see `Results`.
     Raises UserError where no image can be read.
     """
-    modality = config.modalities[name]
-    reader = build_reader(modality, f"modalities.{name}.data.reader")
-    suffixes = tuple(reader.suffixes)
+    suffixes = tuple(detector.reader().suffixes)
     addresses = addresses_of(sources, suffixes)
     pictures = result_paths(addresses, suffixes, out, ".png")
-    items, device = Items(PathTable(addresses)), next(model.parameters()).device
+    items, device = Items(PathTable(addresses)), next(detector.model.parameters()).device
     bad: list[BadSample] = []
     try:
-        with Results(out, model, config) as results:
+        with Results(out, detector.model, detector.config) as results:
             left = results.open(addresses, pictures, [out / RESULT])
             done = len(addresses) - len(left)
-            for found in find_objects(model, config, name, items, left, decoding, None, device, bad):
-                address = addresses[found.row]
-                with results.writing(address, pictures[found.row], _row(found)) as path:
-                    _draw(modality, name, address, found, classes, shown, path)
+            for one in detector.find_objects(items, left, device, bad):
+                address = addresses[one.row]
+                with results.writing(address, pictures[one.row], _row(one)) as path:
+                    _draw(detector, address, one, classes, shown, path)
                 done += 1
                 if progress is not None:
                     progress(done + len(bad), len(addresses))
@@ -128,31 +134,31 @@ def write_detections(
             if len(bad) == len(addresses):
                 raise UserError(f"{', '.join(sources)}: none of its {len(bad)} images can be read: {reasons(bad)}")
             rows = [(i, results.row(address)) for i, address in enumerate(addresses)]
-            every = [_found(i, row) for i, row in rows if row is not None]
+            every = [_restored(i, row) for i, row in rows if row is not None]
             results.summary(out / RESULT, json.dumps(_coco(items, every, classes), allow_nan=False))
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error}") from error
-    return [out / RESULT, *(pictures[found.row] for found in every)]
+    return [out / RESULT, *(pictures[one.row] for one in every)]
 
 
-def _row(found: Found) -> dict[str, Any]:
-    kept = found.detections
+def _row(one: ImageDetections) -> dict[str, Any]:
+    kept = one.detections
     return {
-        "extent": found.extent, "boxes": kept.boxes.tolist(), "scores": kept.scores.tolist(),
+        "extent": one.extent, "boxes": kept.boxes.tolist(), "scores": kept.scores.tolist(),
         "labels": kept.labels.tolist(),
     }  # fmt: skip
 
 
-def _found(index: int, row: dict[str, Any]) -> Found:
+def _restored(index: int, row: dict[str, Any]) -> ImageDetections:
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
     labels = torch.tensor(row["labels"], dtype=torch.long)
     height, width = row["extent"]
-    return Found(index, (height, width), Detections(boxes, torch.tensor(row["scores"]), labels))
+    return ImageDetections(index, (height, width), Detections(boxes, torch.tensor(row["scores"]), labels))
 
 
-def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[str, Any]:
+def _coco(items: Items, images: Sequence[ImageDetections], classes: Sequence[str]) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
-    for one in found:
+    for one in images:
         kept = one.detections
         for box, score, label in zip(kept.boxes.tolist(), kept.scores.tolist(), kept.labels.tolist(), strict=True):
             left, top, right, bottom = (round(v, 2) for v in box)
@@ -163,8 +169,8 @@ def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[
             })  # fmt: skip
     return {
         "images": [
-            {"id": f.row + 1, "file_name": items.addresses[f.row], "height": f.extent[0], "width": f.extent[1]}
-            for f in found
+            {"id": i.row + 1, "file_name": items.addresses[i.row], "height": i.extent[0], "width": i.extent[1]}
+            for i in images
         ],
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
@@ -172,15 +178,13 @@ def _coco(items: Items, found: Sequence[Found], classes: Sequence[str]) -> dict[
 
 
 def _draw(
-    modality: ModalityConfig, name: str, address: str, one: Found, classes: Sequence[str], shown: float, path: Path
+    detector: TrainedDetector, address: str, one: ImageDetections, classes: Sequence[str], shown: float, path: Path
 ) -> None:
     """The image at its own resolution, up to LONGER_SIDE, and not as the model saw it."""
     scale = min(1.0, LONGER_SIDE / max(one.extent))
     size = (max(1, round(one.extent[0] * scale)), max(1, round(one.extent[1] * scale)))
-    spec = modality.data.reader
-    reader = plugins.readers.build(
-        spec.name, spec.arguments, f"modalities.{name}.data.reader", size=size, channels=modality.channels
-    )
+    modality = detector.modality.model_copy(update={"size": size})
+    reader = build_reader(modality, f"modalities.{detector.name}.data.reader")
     (sample,) = read_checked(reader, address, [whole])
     kept = one.detections.scores >= shown
     boxes = one.detections.boxes[kept] * scale

@@ -38,12 +38,12 @@ class Detector(nn.Module):
         modality = self.backbone.modality(name)
         if (grid := modality.grid_of(x)) == modality.grid:
             return self.places
-        found = places_of(self.pyramid.grids_of(grid), self.pyramid.strides, tuple(x.shape[2:]))
-        return Places(*(part.to(self.xy.device) for part in (found.xy, found.stride, found.reach)))
+        places = places_of(self.pyramid.grids_of(grid), self.pyramid.strides, tuple(x.shape[2:]))
+        return Places(*(part.to(self.xy.device) for part in (places.xy, places.stride, places.reach)))
 
     def forward(self, x: Tensor, name: str) -> Answers:
         """(B, C, H, W) in reader units -> Answers in pixels of x."""
-        tokens = self.backbone.encode_all(x, name)[:, int(self.backbone.encoder.class_token is not None) :]
+        tokens = self.backbone.encode(x, name)
         grid = self.backbone.modality(name).grid_of(x)
         answers: Answers = self.head(self.pyramid(tokens, grid), self.pyramid.strides)
         return answers

@@ -159,9 +159,9 @@ def assign(boxes: Tensor, labels: Tensor, ignored: Tensor, places: Places) -> tu
     answers = inside & central & (farthest >= least) & (farthest < most) & ~ignored
     area = (high - low).prod(-1).expand(len(places.xy), -1)
     smallest, which = torch.where(answers, area, torch.inf).min(-1)
-    found = smallest.isfinite()
+    assigned = smallest.isfinite()
     label = torch.where((inside & ignored).any(-1), IGNORED, BACKGROUND)
-    return torch.where(found, labels[which], label), torch.where(found, which, 0)
+    return torch.where(assigned, labels[which], label), torch.where(assigned, which, 0)
 
 
 def centerness_of(distances: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class Decoding:
     @torch.no_grad()
     def __call__(self, answers: Answers, places: Places, size: tuple[int, ...]) -> list[Detections]:
         """Answers for images of `size` (height, width) -> what is in each; score: sqrt(class * centerness)."""
-        found = []
+        detections = []
         classes = answers.logits.shape[-1]
         central = answers.centerness.sigmoid()
         for i, chance in enumerate(answers.logits.sigmoid()):
@@ -236,5 +236,5 @@ class Decoding:
             boxes, large = box_utils.clip_boxes_to_image(boxes, (size[1], size[0]))  # type: ignore[assignment]
             score, label = score[large], label[large]
             best = box_utils.batched_nms(boxes, score, label, self.overlap, self.after)
-            found.append(Detections(boxes[best], score[best], label[best]))
-        return found
+            detections.append(Detections(boxes[best], score[best], label[best]))
+        return detections

@@ -1,9 +1,11 @@
 """The task of detection: boxes of a label file along with crops, a loss, COCO's scores, and files of detections."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -12,23 +14,21 @@ from mae_ext.data.batch import Batch
 from mae_ext.data.change.distort import VALUES, distort
 from mae_ext.data.image.boxes import BoxTable, Faulty, crop_boxes, read_boxes
 from mae_ext.data.loading.batches import ModalityData, build_reader
-from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.loading.examples import HeldOut
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import CropSampler, Sample, read_placed
 from mae_ext.data.sources.classes import check_apart, settled
 from mae_ext.data.sources.table import Items, list_items
-from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
-from mae_ext.engine.pretrain import with_statistics
-from mae_ext.errors import BadSample, ConfigError, UserError, check_bad
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.progress import Progress
 from mae_ext.rng import rng
-from mae_ext.tasks.backbone import load_backbone
 from mae_ext.tasks.detect.average_precision import average_precision, require_pycocotools
-from mae_ext.tasks.detect.detections import Found, find_objects, write_detections
+from mae_ext.tasks.detect.detections import TrainedDetector, write_detections
 from mae_ext.tasks.detect.detector import Detector
-from mae_ext.tasks.detect.fcos import Decoding, loss
+from mae_ext.tasks.detect.fcos import Decoding, Detections, loss
 from mae_ext.tasks.detect.pyramid import STRIDES
+from mae_ext.tasks.finetuning import FineTuning
 
 NO_OBJECT = -1
 
@@ -46,28 +46,28 @@ class BoxExamples:
         self.identity = table.identity
         numbers = table.count
         held = ", ".join(f"{c} {n}" for c, n in zip(table.classes, numbers, strict=True))
-        self.told = f"{sum(numbers)} boxes of {task.labels}: {held or 'none'}"
+        self.summary = f"{sum(numbers)} boxes of {task.labels}: {held or 'none'}"
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         address, objects = self.items.addresses[index], self.table[index]
         samples = read_placed(self.reader, address, crops, (self.modality.channels, *self.modality.size))
-        size, found = (self.modality.size[0], self.modality.size[1]), []
+        size, labelled = (self.modality.size[0], self.modality.size[1]), []
         for sample, key in zip(samples, keys, strict=True):
             assert sample.extent is not None and sample.box is not None
             objects.check(address, sample.extent.size)
             boxes, shown = crop_boxes(objects.boxes, sample.box, size)
             ignored = objects.ignored | ~shown
-            there = (boxes[:, 2:] > boxes[:, :2]).all(1)
-            rest = self.most - int(there.sum())
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            rest = self.most - int(inside.sum())
             targets = {
-                "boxes": pad(boxes[there], (0, 0, 0, rest)),
-                "labels": pad(objects.labels[there], (0, rest), value=NO_OBJECT),
-                "ignored": pad(ignored[there], (0, rest)),
+                "boxes": pad(boxes[inside], (0, 0, 0, rest)),
+                "labels": pad(objects.labels[inside], (0, rest), value=NO_OBJECT),
+                "ignored": pad(ignored[inside], (0, rest)),
             }
             generator = rng(self.seed, "distort", self.name, key.epoch, index, key.repeat)
             x = distort(sample.x, self.task.distort, self.task.strength, 0.0, generator, VALUES)
-            found.append(replace(sample, x=x, targets=targets))
-        return found
+            labelled.append(replace(sample, x=x, targets=targets))
+        return labelled
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
         return batch
@@ -94,7 +94,7 @@ def check_scale(name: str, modality: ModalityConfig, tables: Mapping[str, BoxTab
         )
 
 
-class Detection:
+class Detection(FineTuning):
     """Fine-tune for boxes in images.
 
     labels: one COCO .json, or a folder of Pascal VOC .xml files, for the images of data.path and data.test.
@@ -141,25 +141,32 @@ class Detection:
         self.distort, self.strength = distort, strength
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
-        name, modality = self._modality(config)
+        _, modality = self.modality_of(config)
         if modality.data.test is not None:
             require_pycocotools()
-        items, tables = self._tables(config)
-        check_scale(name, modality, tables)
+        data = super().data(config, rank, world)
         if rank == 0:
-            for dropped in (fault for table in tables.values() for fault in table.dropped):
-                warn(f"left out (faulty_boxes: drop): {dropped}")
-        examples = BoxExamples(self, config, name, items["train"], tables["train"])
-        return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
+            (one,) = data.values()
+            for examples in (one.examples, one.held_out and one.held_out.examples):
+                for dropped in examples.table.dropped if isinstance(examples, BoxExamples) else ():
+                    warn(f"left out (faulty_boxes: drop): {dropped}")
+        return data
 
-    def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
-        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
+    def examples(self, config: Config, name: str) -> tuple[BoxExamples, HeldOut | None]:
+        items = self._listed(config, name)
+        tables = self._tables(items)
+        check_scale(name, config.modalities[name], tables)
+        each = {side: BoxExamples(self, config, name, items[side], table) for side, table in tables.items()}
+        return each["train"], HeldOut(items["test"], each["test"]) if "test" in each else None
+
+    def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
+        config = super().settle(config, data, old)
         (examples,) = (d.examples for d in data.values())
         assert isinstance(examples, BoxExamples)
         return config.model_copy(update={"task": settled(config.task, examples.table.classes, old)})
 
     def model(self, config: Config) -> nn.Module:
-        name, _ = self._modality(config)
+        name, _ = self.modality_of(config)
         if not self.classes:
             raise ConfigError("task.classes is empty; they are found in the data when a run is started")
         try:
@@ -167,64 +174,58 @@ class Detection:
         except ValueError as error:
             raise ConfigError(f"task: {error}") from None
 
-    def start(self, model: nn.Module, config: Config) -> None:
-        assert isinstance(model, Detector) and config.init is not None
-        load_backbone(model.backbone, config.init)
-
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         assert isinstance(model, Detector)
         answers, targets = model(batch.x, name), batch.targets
         return loss(answers, model.places, targets["boxes"], targets["labels"], targets["ignored"])
 
-    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
-        name, modality = self._modality(config)
-        if modality.data.test is None:
-            return {}
-        assert isinstance(model, Detector)
-        items, tables = self._tables(config)
-        table, rows = tables["test"], range(ranks.rank, len(items["test"]), ranks.world)
-        bad: list[BadSample] = []
-        found = list(find_objects(model, config, name, items["test"], rows, self.decoding, table, ranks.device, bad))
-        parts = ranks.gather((found, bad))
-        every: list[Found] = sorted((f for part, _ in parts for f in part), key=lambda f: f.row)
-        wrong = [b for _, part in parts for b in part]
-        check_bad(wrong, len(items["test"]), modality.data.max_bad_fraction, modality.data.test)
-        return average_precision([table[f.row] for f in every], [f.detections for f in every], table.classes)
+    def answers(
+        self, model: nn.Module, config: Config, examples: BoxExamples, rows: Sequence[int], device: torch.device,
+        bad: list[Any],
+    ) -> Iterator[tuple[int, Detections]]:  # fmt: skip
+        detector = self._trained(model, config)
+        for one in detector.find_objects(examples.items, rows, device, bad, examples.table):
+            yield one.row, one.detections
+
+    def scores(self, examples: BoxExamples, answers: list[tuple[int, Detections]], bad: list[Any]) -> dict[str, float]:
+        table = examples.table
+        return average_precision([table[row] for row, _ in answers], [boxes for _, boxes in answers], table.classes)
 
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
     ) -> list[Path]:
         """detections.json, COCO's format with scores, in pixels of each image; and a .png of each with its boxes."""
-        name, _ = self._modality(config)
-        assert isinstance(model, Detector)
-        return write_detections(
-            model, config, name, self.classes, self.decoding, self.shown, sources, out, progress=progress
-        )
+        return write_detections(self._trained(model, config), self.classes, self.shown, sources, out, progress)
 
-    def _modality(self, config: Config) -> tuple[str, ModalityConfig]:
-        if len(config.modalities) > 1:
-            raise ConfigError(f"task detect takes one modality, and the config has {', '.join(config.modalities)}")
-        (name, modality), *_ = config.modalities.items()
+    def modality_of(self, config: Config) -> tuple[str, ModalityConfig]:
+        name, modality = super().modality_of(config)
         if len(modality.size) != 2:
             raise ConfigError(f"modalities.{name}.size={list(modality.size)}: task detect is for images, with two axes")
         return name, modality
 
-    def _tables(self, config: Config) -> tuple[dict[str, Items], dict[str, BoxTable]]:
-        """Images and their objects, of "train" and, where there are any, of "test"."""
-        name, modality = self._modality(config)
-        if modality.data.path is None:
-            raise UserError(f"modalities.{name}.data.path is not set: give --data PATH")
+    def _trained(self, model: nn.Module, config: Config) -> TrainedDetector:
+        assert isinstance(model, Detector)
+        return TrainedDetector(model, config, self.modality_of(config)[0], self.decoding)
+
+    def _listed(self, config: Config, name: str) -> dict[str, Items]:
+        """Images, of "train" and, where there are any, of "test"."""
+        modality = config.modalities[name]
         if self.labels is None:
             raise UserError("task.labels is not set: give --set task.labels=PATH, a COCO .json or a folder of VOC .xml")
         suffixes = tuple(build_reader(modality, f"modalities.{name}.data.reader").suffixes)
         paths = {"train": modality.data.path, "test": modality.data.test}
-        items = {split: list_items(path, suffixes) for split, path in paths.items() if path is not None}
-        if paths["test"] is not None:
-            check_apart(items["train"], items["test"], modality.data.path, paths["test"])
-        both = {split: listed.addresses for split, listed in items.items()}
+        items = {side: list_items(path, suffixes) for side, path in paths.items() if path is not None}
+        if modality.data.path is not None and modality.data.test is not None:
+            check_apart(items["train"], items["test"], modality.data.path, modality.data.test)
+        return items
+
+    def _tables(self, items: Mapping[str, Items]) -> dict[str, BoxTable]:
+        """Their objects, by side as they are."""
+        assert self.labels is not None
+        both = {side: listed.addresses for side, listed in items.items()}
         classes = self.classes or None
         if self.test_labels is None or "test" not in items:
-            return items, read_boxes(both, self.labels, classes, self.faulty_boxes)
+            return read_boxes(both, self.labels, classes, self.faulty_boxes)
         tables = read_boxes({"train": both["train"]}, self.labels, classes, self.faulty_boxes)
         own = read_boxes({"test": both["test"]}, self.test_labels, tables["train"].classes, self.faulty_boxes)
-        return items, tables | own
+        return tables | own

@@ -17,35 +17,35 @@ COUNTS = ("missed", "spurious", "background_only")
 """Kinds of scores that are numbers of samples, or of classes in them."""
 
 
-def dice(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
+def dice(answer: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
     """2 |A and B| / (|A| + |B|) of each class that occurs in either; a class in neither is left out.
 
     Here and below, what is found where `wanted` is IGNORED counts as nothing.
     """
-    scores, found = {}, _known(found, wanted)
+    scores, answer = {}, _known(answer, wanted)
     for number, name in enumerate(classes, start=1):
-        a, b = found == number, wanted == number
+        a, b = answer == number, wanted == number
         total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
         if total:
             scores[f"dice/{name}"] = 2 * int(np.count_nonzero(a & b)) / total
     return scores
 
 
-def found_wrongly(found: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
+def found_wrongly(answer: Labels, wanted: Labels, classes: Sequence[str]) -> dict[str, float]:
     """missed/...: 1 where a class is there and none of it is found, else 0; spurious/...: found, and not there.
 
     background_only: 1 of a sample that has no label at all. Counts, which `mean_scores` adds up.
     """
-    found = _known(found, wanted)
+    answer = _known(answer, wanted)
     scores = {"background_only": float(not (wanted > 0).any())}
     for number, name in enumerate(classes, start=1):
-        a, b = bool((found == number).any()), bool((wanted == number).any())
+        a, b = bool((answer == number).any()), bool((wanted == number).any())
         scores |= {f"missed/{name}": float(b and not a), f"spurious/{name}": float(a and not b)}
     return scores
 
 
 def surface_scores(
-    found: Labels, wanted: Labels, classes: Sequence[str], spacing: tuple[float, ...] | None
+    answer: Labels, wanted: Labels, classes: Sequence[str], spacing: tuple[float, ...] | None
 ) -> dict[str, float]:
     """hd95/..., surface_dice/... of each class that occurs in either. spacing: mm of the voxels; None counts voxels.
 
@@ -56,11 +56,11 @@ def surface_scores(
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
 
-    steps = spacing or (1.0,) * found.ndim
-    diagonal = sqrt(sum((n * step) ** 2 for n, step in zip(found.shape, steps, strict=True)))
-    scores, found = {}, _known(found, wanted)
+    steps = spacing or (1.0,) * answer.ndim
+    diagonal = sqrt(sum((n * step) ** 2 for n, step in zip(answer.shape, steps, strict=True)))
+    scores, answer = {}, _known(answer, wanted)
     for number, name in enumerate(classes, start=1):
-        a, b = (torch.from_numpy(labels == number)[None, None] for labels in (found, wanted))
+        a, b = (torch.from_numpy(labels == number)[None, None] for labels in (answer, wanted))
         if bool(a.any()) and bool(b.any()):
             scores[f"hd95/{name}"] = float(compute_hausdorff_distance(a, b, True, percentile=95, spacing=list(steps)))
             scores[f"surface_dice/{name}"] = float(compute_surface_dice(a, b, [TOLERANCE], True, spacing=list(steps)))
@@ -83,10 +83,10 @@ def loss_of_known(answers: Tensor, wanted: Tensor) -> Tensor:
     return dice + (entropy / known.flatten(1).sum(1).clamp(min=1)).mean()
 
 
-def _known(found: Labels, wanted: Labels) -> Labels:
+def _known(answer: Labels, wanted: Labels) -> Labels:
     if int(wanted.min(initial=0)) != IGNORED:
-        return found
-    return np.where(wanted == IGNORED, 0, found).astype(found.dtype)
+        return answer
+    return np.where(wanted == IGNORED, 0, answer).astype(answer.dtype)
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -99,11 +99,11 @@ def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         for key, value in row.items():
             named.setdefault(key, []).append(value)
     kinds: dict[str, list[float]] = {}
-    found = {}
+    means = {}
     for key, values in named.items():
         kind = key.partition("/")[0]
-        found[key] = float(sum(values) if kind in COUNTS else np.mean(values))
-        kinds.setdefault(kind, []).append(found[key])
+        means[key] = float(sum(values) if kind in COUNTS else np.mean(values))
+        kinds.setdefault(kind, []).append(means[key])
     overall = {kind: float(sum(values) if kind in COUNTS else np.mean(values)) for kind, values in kinds.items()}
-    none = {key for key, value in found.items() if "/" in key and key.partition("/")[0] in COUNTS and not value}
-    return {"samples": float(len(rows)), **overall, **{k: v for k, v in found.items() if k not in none}}
+    none = {key for key, value in means.items() if "/" in key and key.partition("/")[0] in COUNTS and not value}
+    return {"samples": float(len(rows)), **overall, **{k: v for k, v in means.items() if k not in none}}

@@ -50,17 +50,17 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
     if where.is_dir():
         by_name = {path.name: str(path) for path in sorted(where.iterdir())}
         by_stem: dict[str, list[str]] = {}
-        for name, there in by_name.items():
-            by_stem.setdefault(stem(name, suffixes), []).append(there)
-        found: list[str | None] = []
+        for name, path in by_name.items():
+            by_stem.setdefault(stem(name, suffixes), []).append(path)
+        maps: list[str | None] = []
         for address in items.addresses:
             exact, alike = by_name.get(Path(address).name), by_stem.get(stem(address, suffixes), [])
             if exact is None and len(alike) > 1:
                 twins[address] = alike
-            found.append(exact or (alike[-1] if alike else None))
+            maps.append(exact or (alike[-1] if alike else None))
     elif where.is_file() and where.suffix == ".csv":
         listed = _listed(where)
-        found = [listed.get(str(Path(address).resolve())) for address in items.addresses]
+        maps = [listed.get(str(Path(address).resolve())) for address in items.addresses]
     else:
         raise UserError(
             f"task.masks {masks}: expected a folder of label maps, or a .csv with the columns path and mask"
@@ -72,19 +72,19 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
             f"task.masks {masks}: {len(twins)} of {len(items)} samples have several label maps there, and nothing says "
             f"which is right: {address} has {some(alike)}; remove what is not meant, or {csv_instead}"
         )
-    missing = [address for address, there in zip(items.addresses, found, strict=True) if there is None]
+    missing = [address for address, map_ in zip(items.addresses, maps, strict=True) if map_ is None]
     if missing:
         passed = PassedOver()
-        for path in sorted(where.iterdir()) if where.is_dir() else ():
-            if path.is_file() and not path.name.lower().endswith(suffixes):
-                passed.other(path.name)
+        for file in sorted(where.iterdir()) if where.is_dir() else ():
+            if file.is_file() and not file.name.lower().endswith(suffixes):
+                passed.other(file.name)
         raise UserError(
             f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {some(missing)}"
             + _named_otherwise(missing[0], where, suffixes)
             + (f"; passed over: {passed}" if passed.counts else "")
         )
     owner: dict[str, str] = {}
-    for address, map_ in zip(items.addresses, found, strict=True):
+    for address, map_ in zip(items.addresses, maps, strict=True):
         assert map_ is not None
         if map_ in owner:
             raise UserError(
@@ -119,18 +119,18 @@ def _listed(where: Path) -> dict[str, str]:
         raise UserError(f"task.masks {where}: cannot be read as CSV: {error}") from None
     if not rows or not {"path", "mask"} <= rows[0][1].keys():
         raise UserError(f"task.masks {where}: expected a first line with the columns path and mask")
-    found: dict[str, tuple[int, str]] = {}
+    first_said: dict[str, tuple[int, str]] = {}
     for line, row in rows:
         if not row["path"] or not row["mask"]:
             continue
         path, mask = (str(where.parent / forward(row[column], where.parent)) for column in ("path", "mask"))
-        first, other = found.setdefault(str(Path(path).resolve()), (line, mask))
+        first, other = first_said.setdefault(str(Path(path).resolve()), (line, mask))
         if other != mask:
             raise UserError(
                 f"task.masks {where}: lines {first} and {line} give {row['path']} different label maps, {other} and "
                 f"{mask}; keep the right one"
             )
-    return {path: mask for path, (_, mask) in found.items()}
+    return {path: mask for path, (_, mask) in first_said.items()}
 
 
 def read_labels(
@@ -167,8 +167,10 @@ def _beyond(labels: Labels, classes: int, ignore: int | None) -> str:
         advice.append(f"where {void} means that nothing is known there, task.ignore={void}")
     if classes == 1:
         advice.append("where any number means the one class, task.foreground=true makes one of all")
-    told = f"label{'s' * (len(beyond) > 1)} {some([int(n) for n in beyond], most=3)}, and task.classes names {classes}"
-    return f"{told}; {'; '.join(advice) or 'correct the map'}"
+    numbers = (
+        f"label{'s' * (len(beyond) > 1)} {some([int(n) for n in beyond], most=3)}, and task.classes names {classes}"
+    )
+    return f"{numbers}; {'; '.join(advice) or 'correct the map'}"
 
 
 @dataclass(frozen=True)
@@ -210,19 +212,19 @@ class PairedExamples:
         self.task, self.seed, self.name = task, config.seed, name
         self.modality: ModalityConfig = config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
-        self.labels = label_reader(self.reader, self.modality.data.reader.name)
+        self.map_reader = label_reader(self.reader, self.modality.data.reader.name)
         self.items: Items = list_items(source, tuple(self.reader.suffixes))
         self.maps = maps_of(self.items, masks, tuple(self.reader.suffixes))
         names = ", ".join(f"{name} {i}" for i, name in enumerate(task.classes, start=1))
         void = "" if task.ignore is None else f", to be ignored {task.ignore}"
         what = f"whatever is above 0 is {task.classes[0]}" if task.foreground else f"background 0, {names}"
-        self.told = f"{len(self.maps)} label maps of {masks}: {what}{void}"
-        self.identity = "\n".join(Path(there).name for there in self.maps).encode("utf-8", "surrogateescape")
+        self.summary = f"{len(self.maps)} label maps of {masks}: {what}{void}"
+        self.identity = "\n".join(Path(path).name for path in self.maps).encode("utf-8", "surrogateescape")
 
     def label_map(self, index: int, as_stored: bool = False) -> Labels:
         task, address = self.task, self.items.addresses[index]
         return read_labels(
-            self.labels, self.maps[index], address, len(task.classes), task.foreground, as_stored, task.ignore
+            self.map_reader, self.maps[index], address, len(task.classes), task.foreground, as_stored, task.ignore
         )
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:

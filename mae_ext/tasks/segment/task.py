@@ -1,13 +1,13 @@
 """The task of segmentation: a class for every voxel, of crops in training and of whole samples afterwards."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,15 @@ from mae_ext.data.batch import Batch
 from mae_ext.data.crops import training_shape
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.loading.batches import ModalityData, build_reader
-from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.loading.examples import HeldOut
 from mae_ext.data.plan import spread
 from mae_ext.data.sample import Crop, Sample, extent_of, read_checked
 from mae_ext.data.sources.classes import check_apart
-from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
-from mae_ext.engine.pretrain import with_statistics
-from mae_ext.errors import BadSample, ConfigError, NoneMeasurable, UserError, check_bad, reasons, some
+from mae_ext.errors import BadSample, NoneMeasurable, UserError, reasons, some
 from mae_ext.progress import Progress
-from mae_ext.tasks.backbone import load_backbone
+from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.tasks.segment.heads import Segmenter
 from mae_ext.tasks.segment.overlap import dice, found_wrongly, loss_of_known, mean_scores, surface_scores
 from mae_ext.tasks.segment.pairs import TARGET, PairedExamples, check_extent, label_reader
@@ -51,10 +49,10 @@ def _within_memory(address: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = " ".join(str(error).split())
-        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(told):
+        message = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(message):
             raise
-        raise BadSample(address, "out of memory", told[:200]) from None
+        raise BadSample(address, "out of memory", message[:200]) from None
 
 
 def _slabs(modality: ModalityConfig, address: str, shape: tuple[int, ...], extent: tuple[int, ...]) -> list[Sample]:
@@ -81,7 +79,7 @@ def _always(box: Crop, _: tuple[int, ...]) -> Crop:
     return box
 
 
-class Segmentation:
+class Segmentation(FineTuning):
     """Fine-tune for a class of every voxel.
 
     classes: the names of the labels 1, 2, ...; 0 is the background. masks: the label maps, a folder with files of the
@@ -129,17 +127,19 @@ class Segmentation:
         self.head, self.features, self.balance, self.overlap = head, features, balance, overlap
         self.distort, self.strength, self.surface = distort, strength, surface
 
-    def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
-        name, modality = self._modality(config)
-        examples = self._examples(config, modality.data.path, self.masks, "data.path", "--data")
-        if modality.data.test is not None:
-            assert modality.data.path is not None
-            check_apart(examples.items, self._held_out(config).items, modality.data.path, modality.data.test)
-        return {name: ModalityData(config.seed, name, modality, rank, world, examples)}
+    def examples(self, config: Config, name: str) -> tuple[PairedExamples, HeldOut | None]:
+        source, test = config.modalities[name].data.path, config.modalities[name].data.test
+        assert source is not None
+        train = self._paired(config, name, source, self.masks)
+        if test is None:
+            return train, None
+        judged = self._paired(config, name, test, self.test_masks or self.masks)
+        check_apart(train.items, judged.items, source, test)
+        return train, HeldOut(judged.items, judged)
 
-    def settle(self, config: Config, data: Mapping[str, ModalityData], old: Config | None) -> Config:
+    def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         if old is not None:
-            return with_statistics(config, old)
+            return super().settle(config, data, old)
         examples = next(iter(data.values())).examples
         assert isinstance(examples, PairedExamples)
         looked_at = spread(len(examples.items), LOOKED_AT)
@@ -151,12 +151,12 @@ class Segmentation:
             except BadSample as error:
                 problems.append(error)
         if len(empty) + len(problems) == len(looked_at):
-            told = f"; {len(problems)} cannot be used: {reasons(problems)}" if problems else f": {some(empty)}"
+            why = f"; {len(problems)} cannot be used: {reasons(problems)}" if problems else f": {some(empty)}"
             raise NoneMeasurable(
-                f"task.masks {self.masks}: no label map that was looked at holds a label above 0{told}",
+                f"task.masks {self.masks}: no label map that was looked at holds a label above 0{why}",
                 [{"modality": examples.name, **error.row} for error in problems],
             )
-        if lossy := [there for there in examples.maps if there.lower().endswith(LOSSY)]:
+        if lossy := [path for path in examples.maps if path.lower().endswith(LOSSY)]:
             warn(
                 f"task.masks {self.masks}: {len(lossy)} label maps are stored with loss, such as {lossy[0]}: read as "
                 f"two numbers, 0 and 255, told apart in the middle; PNG keeps what was drawn"
@@ -166,15 +166,11 @@ class Segmentation:
                 f"task.masks {self.masks}: {len(empty)} of {len(looked_at)} label maps that were looked at hold no "
                 f"label, so their samples teach background alone: {some(empty)}"
             )
-        return resolve_statistics(config, data)
+        return super().settle(config, data, old)
 
     def model(self, config: Config) -> nn.Module:
-        name, _ = self._modality(config)
+        name, _ = self.modality_of(config)
         return Segmenter(config, name, self.head, 1 + len(self.classes), self.features)
-
-    def start(self, model: nn.Module, config: Config) -> None:
-        assert isinstance(model, Segmenter) and config.init is not None
-        load_backbone(model.backbone, config.init)
 
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         from monai.losses.dice import DiceCELoss
@@ -186,39 +182,36 @@ class Segmentation:
         loss: Tensor = measure(answers, wanted[:, None])
         return loss
 
-    def evaluate(self, model: nn.Module, config: Config, ranks: Ranks) -> dict[str, float]:
-        _, modality = self._modality(config)
-        if modality.data.test is None:
-            return {}
-        examples = self._held_out(config)
-        rows: list[tuple[int, dict[str, float]]] = []
-        bad: list[BadSample] = []
-        for index in range(ranks.rank, len(examples.items), ranks.world):
-            address = examples.items.addresses[index]
+    def answers(
+        self, model: nn.Module, config: Config, examples: PairedExamples, rows: Sequence[int], device: torch.device,
+        bad: list[Any],
+    ) -> Iterator[tuple[int, dict[str, float]]]:  # fmt: skip
+        """The scores of each sample: label maps of all of them would fill the memory."""
+        for row in rows:
+            address = examples.items.addresses[row]
             try:
                 with _within_memory(address):
-                    labels = examples.label_map(index, as_stored=True)
-                    found, spacing = self._segmented(model, config, address, ranks.device)
-                    check_extent(examples.maps[index], labels, address, found.shape)
-                    scores = dice(found, labels, self.classes) | found_wrongly(found, labels, self.classes)
+                    wanted = examples.label_map(row, as_stored=True)
+                    labels, spacing = self._segmented(model, config, address, device)
+                    check_extent(examples.maps[row], wanted, address, labels.shape)
+                    scores = dice(labels, wanted, self.classes) | found_wrongly(labels, wanted, self.classes)
                     if self.surface:
-                        scores |= surface_scores(found, labels, self.classes, spacing)
+                        scores |= surface_scores(labels, wanted, self.classes, spacing)
             except BadSample as error:
                 bad.append(error)
                 continue
-            rows.append((index, scores))
-        parts = ranks.gather((rows, bad))
-        wrong = [problem for _, problems in parts for problem in problems]
-        check_bad(wrong, len(examples.items), modality.data.max_bad_fraction, modality.data.test)
-        # In the order of the list, so that the sums are the same for any number of ranks.
-        everyone = sorted((row for found, _ in parts for row in found), key=lambda row: row[0])
-        return mean_scores([scores for _, scores in everyone])
+            yield row, scores
+
+    def scores(
+        self, examples: PairedExamples, answers: list[tuple[int, dict[str, float]]], bad: list[Any]
+    ) -> dict[str, float]:
+        return mean_scores([scores for _, scores in answers])
 
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
     ) -> list[Path]:
         """A label map for each sample, in its own geometry and under its own name; see `result_paths`, `Results`."""
-        name, modality = self._modality(config)
+        name, modality = self.modality_of(config)
         reader = build_reader(modality, f"modalities.{name}.data.reader")
         writer = label_reader(reader, modality.data.reader.name)
         suffixes = tuple(reader.suffixes)
@@ -232,9 +225,9 @@ class Segmentation:
                     address = addresses[index]
                     try:
                         with _within_memory(address):
-                            found, _ = self._segmented(model, config, address, device, results.unfinished)
+                            labels, _ = self._segmented(model, config, address, device, results.unfinished)
                             with results.writing(address, paths[index]) as path:
-                                writer.write_labels(found, address, path, as_stored=True)
+                                writer.write_labels(labels, address, path, as_stored=True)
                     except BadSample as error:
                         results.leave_out(error)
                     if progress is not None:
@@ -253,7 +246,7 @@ class Segmentation:
     ) -> tuple[Labels, tuple[float, ...] | None]:
         """Labels of a whole sample on the voxels it is stored in, and their spacing. Raises BadSample."""
         assert isinstance(model, Segmenter)
-        name, modality = self._modality(config)
+        name, modality = self.modality_of(config)
         extent = extent_of(build_reader(modality, "reader"), address)
         shape = training_shape(modality.data.augment, modality.size, extent.size)
         samples = _slabs(modality, address, shape, extent.size)
@@ -274,21 +267,9 @@ class Segmentation:
             raise BadSample(address, "out of memory", f"and no room on disk: {error.strerror or error}") from error
         return labels, extent.stored_spacing
 
-    def _held_out(self, config: Config) -> PairedExamples:
-        _, modality = self._modality(config)
-        return self._examples(config, modality.data.test, self.test_masks or self.masks, "data.test", "--test")
-
-    def _examples(self, config: Config, path: str | None, masks: str | None, key: str, option: str) -> PairedExamples:
-        name, _ = self._modality(config)
-        if path is None:
-            raise UserError(f"modalities.{name}.{key} is not set: give {option} PATH")
+    def _paired(self, config: Config, name: str, source: str, masks: str | None) -> PairedExamples:
         if masks is None:
             raise UserError(
                 "task.masks is not set: give --set task.masks=FOLDER, the label maps under the samples' names"
             )
-        return PairedExamples(self, config, name, path, masks)
-
-    def _modality(self, config: Config) -> tuple[str, ModalityConfig]:
-        if len(config.modalities) > 1:
-            raise ConfigError(f"task segment takes one modality, and the config has {', '.join(config.modalities)}")
-        return next(iter(config.modalities.items()))
+        return PairedExamples(self, config, name, source, masks)

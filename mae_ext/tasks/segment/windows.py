@@ -67,8 +67,8 @@ def weights(size: tuple[int, ...], device: torch.device) -> Tensor:
     """(*size): a Gaussian of an eighth of each side, never below a thousandth (MONAI; nnU-Net, 1809.10486)."""
     from monai.data.utils import compute_importance_map
 
-    found: Tensor = compute_importance_map(size, mode="gaussian", device=device)
-    return found
+    gaussian: Tensor = compute_importance_map(size, mode="gaussian", device=device)
+    return gaussian
 
 
 def segment(

@@ -175,7 +175,7 @@ def test_evaluation_gives_scores_for_each_class_and_changes_nothing(settled):
     model = build_model(config).eval()
     with torch.no_grad():
         torch.nn.init.constant_(model.head.classify.bias, 1.0)
-        one, other = (task_of(config).evaluate(model, config, ALONE) for _ in range(2))
+        one, other = (task_of(config).evaluate(model, config, task_of(config).data(config), ALONE) for _ in range(2))
     assert set(one) == {"mAP", "mAP50", "AP/bright", "AP50/bright", "AP/dark", "AP50/dark"} and one == other
     assert all(0 <= value <= 1 for value in one.values())
 
@@ -184,7 +184,7 @@ def test_an_image_is_read_once_to_be_judged_and_twice_to_be_answered_and_drawn(s
     config, _ = settled()
     model, path = build_model(config).eval(), squares / "test" / "50.png"
     with torch.no_grad(), bytes_read(monkeypatch) as of:
-        task_of(config).evaluate(model, config, ALONE)
+        task_of(config).evaluate(model, config, task_of(config).data(config), ALONE)
     assert of(path) == path.stat().st_size
     with torch.no_grad(), bytes_read(monkeypatch) as of:
         task_of(config).predict(model, config, [str(path)], tmp_path / "out")
@@ -211,7 +211,7 @@ def test_without_test_data_there_is_nothing_to_evaluate(settled, squares):
     (squares / "train.json").write_text(json.dumps(labels))
     data = {"path": str(squares / "train"), "statistics": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     config, _ = settled(task={"labels": str(squares / "train.json")}, data=data)
-    assert task_of(config).evaluate(build_model(config), config, ALONE) == {}
+    assert task_of(config).evaluate(build_model(config), config, task_of(config).data(config), ALONE) == {}
 
 
 def test_predictions_are_coco_with_scores_and_a_picture_of_each_image(settled, squares, tmp_path):
@@ -298,7 +298,7 @@ def test_squares_are_found_after_a_minute_of_training(settled):
         task.loss(model, "image", data["image"].batch(step)).backward()
         optimizer.step()
     with torch.no_grad():
-        assert task.evaluate(model.eval(), config, ALONE)["mAP50"] > 0.5
+        assert task.evaluate(model.eval(), config, task.data(config), ALONE)["mAP50"] > 0.5
 
 
 def test_examples_are_what_the_loader_expects(settled):
@@ -364,7 +364,7 @@ def test_labels_of_the_test_data_go_by_the_classes_of_training_whatever_their_ow
     config, _ = settled(task=task)
     assert config.task.arguments["classes"] == ["bright", "dark"]
     with torch.no_grad():
-        scores = task_of(config).evaluate(seeing(config), config, ALONE)
+        scores = task_of(config).evaluate(seeing(config), config, task_of(config).data(config), ALONE)
     assert scores["AP50/bright"] == pytest.approx(1) and scores["AP50/dark"] == pytest.approx(1)
     labels = json.loads(own.read_text())
     labels["annotations"][-1]["category_id"] = 1
@@ -432,7 +432,7 @@ def moved(squares, tmp_path, name):
 @pytest.mark.parametrize(("size", "least"), [([48, 64], 0.999), ([24, 64], 0.7)])
 def test_who_sees_every_object_scores_one_also_where_images_are_stretched(settled, size, least):
     config, _ = settled(size=size)
-    scores = task_of(config).evaluate(seeing(config), config, ALONE)
+    scores = task_of(config).evaluate(seeing(config), config, task_of(config).data(config), ALONE)
     assert scores["mAP50"] == pytest.approx(1) and scores["mAP"] >= least
     assert scores["AP50/bright"] == pytest.approx(1) and scores["AP50/dark"] == pytest.approx(1)
 
@@ -440,7 +440,7 @@ def test_who_sees_every_object_scores_one_also_where_images_are_stretched(settle
 @torch.no_grad()
 def test_every_image_is_judged_against_its_own_labels_the_last_one_too(settled, squares, tmp_path):
     config, _ = settled(task={"labels": moved(squares, tmp_path, "53.png")})
-    scores = task_of(config).evaluate(seeing(config), config, ALONE)
+    scores = task_of(config).evaluate(seeing(config), config, task_of(config).data(config), ALONE)
     assert scores["AP50/bright"] == pytest.approx(1) and scores["AP50/dark"] < 0.6
 
 
@@ -452,10 +452,12 @@ def test_an_image_that_cannot_be_judged_moves_no_other_and_too_many_stop_the_run
         "path": str(squares / "train"), "test": str(tmp_path / "test"), "statistics": "none", "max_bad_fraction": 0.5,
     }  # fmt: skip
     config, _ = settled(data=data)
-    assert task_of(config).evaluate(seeing(config), config, ALONE)["mAP50"] == pytest.approx(1)
+    assert task_of(config).evaluate(seeing(config), config, task_of(config).data(config), ALONE)[
+        "mAP50"
+    ] == pytest.approx(1)
     config, _ = settled(data=data | {"max_bad_fraction": 0.1})
     with pytest.raises(RunError, match=r"1 of 4 samples cannot be used, more than max_bad_fraction=0\.1: .*50\.png"):
-        task_of(config).evaluate(seeing(config), config, ALONE)
+        task_of(config).evaluate(seeing(config), config, task_of(config).data(config), ALONE)
 
 
 @torch.no_grad()

@@ -627,10 +627,10 @@ def test_a_test_sample_whose_map_is_of_another_size_is_named_and_left_out(blobs)
         )
         task, alone = task_of(config), Ranks(0, 1, torch.device("cpu"))
         if allowed == 0.5:
-            assert task.evaluate(Bright(), config, alone)["samples"] == 2
+            assert task.evaluate(Bright(), config, task.data(config), alone)["samples"] == 2
         else:
             with pytest.raises(RunError, match=r"1 of 3 samples cannot be used.*masks/1\.png.*28 x 20, and .* 28 x 36"):
-                task.evaluate(Bright(), config, alone)
+                task.evaluate(Bright(), config, task.data(config), alone)
 
 
 class Sure(Segmenter):
@@ -677,9 +677,11 @@ def test_each_rank_judges_samples_of_its_own(blobs):
             said.append(value)
             return said
 
-    scores = [task.evaluate(Bright(), config, Meeting(rank, 2, torch.device("cpu"))) for rank in range(2)]
+    scores = [
+        task.evaluate(Bright(), config, task.data(config), Meeting(rank, 2, torch.device("cpu"))) for rank in range(2)
+    ]
     assert [s["samples"] for s in scores] == [2, 3]
-    assert scores[-1] == task.evaluate(Bright(), config, Ranks(0, 1, torch.device("cpu")))
+    assert scores[-1] == task.evaluate(Bright(), config, task.data(config), Ranks(0, 1, torch.device("cpu")))
 
 
 def test_answers_add_nothing_to_the_cache_of_the_training(fine_tune, organs, tmp_path):
@@ -712,7 +714,7 @@ def test_a_scan_is_read_once_to_be_judged_and_once_to_be_answered_besides_its_he
     })  # fmt: skip
     task, scan = task_of(config), organs / "scans" / "1.nii"
     with bytes_read(monkeypatch) as of:
-        task.evaluate(Bright(), config, Ranks(0, 1, torch.device("cpu")))
+        task.evaluate(Bright(), config, task.data(config), Ranks(0, 1, torch.device("cpu")))
     assert of(scan) == scan.stat().st_size + 2 * 1000
     with bytes_read(monkeypatch) as of:
         task.predict(Bright(), config, [str(scan)], organs / "out")
