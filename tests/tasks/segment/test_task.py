@@ -1,5 +1,6 @@
 """Segmentation in two and in three dimensions, from the command line to label maps in the source's geometry."""
 
+import shutil
 import nibabel as nib
 import numpy as np
 import pytest
@@ -706,15 +707,16 @@ def test_a_scan_is_read_once_to_be_judged_and_once_to_be_answered_besides_its_he
             nib.load(path).to_filename(organs / part / path.name.removesuffix(".gz"))
             path.unlink()
     monkeypatch.setattr("mae_ext.data.volume.reader.HEADER_BYTES", 1000)
-    paths = {"path": str(organs / "scans"), "test": str(organs / "scans")}
+    paths = {"path": str(shutil.copytree(organs / "scans", organs / "train")), "test": str(organs / "scans")}
     config = parse_config({
         "modalities": {"volume": VOLUME | {"data": VOLUME["data"] | paths}}, "train": {"steps": 1},
         "model": {"width": 16, "depth": 1, "heads": 2},
         "task": {"name": "segment", "classes": ["one", "two"], "masks": str(organs / "labels")},
     })  # fmt: skip
     task, scan = task_of(config), organs / "scans" / "1.nii"
+    data = task.data(config)
     with bytes_read(monkeypatch) as of:
-        task.evaluate(Bright(), config, task.data(config), Ranks(0, 1, torch.device("cpu")))
+        task.evaluate(Bright(), config, data, Ranks(0, 1, torch.device("cpu")))
     assert of(scan) == scan.stat().st_size + 2 * 1000
     with bytes_read(monkeypatch) as of:
         task.predict(Bright(), config, [str(scan)], organs / "out")
