@@ -1,6 +1,7 @@
 """Segmentation in two and in three dimensions, from the command line to label maps in the source's geometry."""
 
 import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
