@@ -2,8 +2,10 @@
 
 from math import exp
 
+import numpy as np
 import pytest
 import torch
+from probing.scored_votes import knn, linear
 from torch import Tensor
 
 from mae_ext.probing.classifiers import (
@@ -14,7 +16,7 @@ from mae_ext.probing.classifiers import (
     neighbour_votes,
     softmax_regression,
 )
-from mae_ext.probing.scores import score_marks, split
+from mae_ext.probing.scores import score_marks, scores, split
 from mae_ext.rng import rng
 
 STRENGTHS = sorted(L2, reverse=True)
@@ -138,3 +140,115 @@ def test_a_class_is_fitted_on_what_is_known_of_it_as_if_it_were_alone(l2: float)
         known = marks[:, c] >= 0
         alone = logistic_regression(x[known], marks[known][:, [c]], l2, 400)
         torch.testing.assert_close(together[:, [c]], alone, atol=2e-3, rtol=2e-3)
+
+
+def clouds(n: int, classes: int = 4, width: int = 10, spread: float = 1.0, key: str = "train") -> tuple[Tensor, Tensor]:
+    """(n, width), (n,): one Gaussian cloud for each class, the same centres for every key."""
+    centres = torch.randn(classes, width, generator=rng(0, "centres")) * 2
+    y = torch.arange(n) % classes
+    return centres[y] + spread * torch.randn(n, width, generator=rng(0, key)), y
+
+
+def test_a_linear_probe_finds_the_classes_of_separable_clouds() -> None:
+    result = linear(*clouds(400, spread=0.5), *clouds(200, spread=0.5, key="test"))
+    assert result["accuracy"] > 0.98 and result["balanced_accuracy"] > 0.98
+
+
+def test_labels_that_say_nothing_of_the_features_give_chance() -> None:
+    (x, y), (x_test, y_test) = clouds(400), clouds(400, key="test")
+    shuffled = y[torch.randperm(len(y), generator=rng(0, "shuffle"))]
+    assert 0.1 < linear(x, shuffled, x_test, y_test)["accuracy"] < 0.4
+    assert 0.1 < knn(x, shuffled, x_test, y_test)["accuracy"] < 0.4
+
+
+def test_the_linear_probe_does_not_depend_on_the_scale_and_offset_of_each_feature() -> None:
+    (x, y), (x_test, y_test) = clouds(200, spread=2.0), clouds(400, spread=2.0, key="test")
+    scale, offset = torch.logspace(-3, 3, 10), torch.linspace(-5, 5, 10)
+    plain = linear(x, y, x_test, y_test)
+    moved = linear(x * scale + offset, y, x_test * scale + offset, y_test)
+    assert moved["accuracy"] == pytest.approx(plain["accuracy"], abs=0.01)
+
+
+def test_a_constant_feature_changes_nothing() -> None:
+    (x, y), (x_test, y_test) = clouds(200), clouds(200, key="test")
+    wider, wider_test = (torch.cat([a, torch.full((len(a), 1), 3.0)], 1) for a in (x, x_test))
+    assert linear(wider, y, wider_test, y_test)["accuracy"] == linear(x, y, x_test, y_test)["accuracy"]
+
+
+def test_softmax_regression_reaches_the_minimum_of_its_convex_loss() -> None:
+    x, y = clouds(120)
+    weight = softmax_regression(x.double(), y, 1e-2, 500).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(x.double() @ weight[:-1] + weight[-1], y)
+    (loss + 0.5e-2 * weight[:-1].square().sum()).backward()
+    assert weight.grad is not None and weight.grad.abs().max() < 1e-4
+
+
+def test_noise_features_make_the_probe_choose_more_regularisation() -> None:
+    (x, y), (x_test, y_test) = clouds(100, spread=1.5), clouds(400, spread=1.5, key="test")
+    noise, noise_test = (torch.randn(len(a), 200, generator=rng(0, "noise", len(a))) for a in (x, x_test))
+    x, x_test = (torch.cat([a / a.std(0), b], 1) for a, b in ((x, noise), (x_test, noise_test)))
+    noisy = linear(x, y, x_test, y_test)
+    assert noisy["l2"] >= 1e-2
+    weakest = softmax_regression(x, y, 1e-5, 200)
+    guess = (x_test @ weakest[:-1] + weakest[-1]).argmax(1)
+    assert noisy["accuracy"] > scores(guess, y_test)["accuracy"]
+
+
+def test_the_held_out_part_is_a_tenth_of_every_class_and_a_function_of_the_seed() -> None:
+    y = torch.tensor([0] * 100 + [1] * 30 + [2] * 2 + [3])
+    fit, held = split(y, seed=3)
+    assert y[held].bincount(minlength=4).tolist() == [10, 3, 1, 0]
+    assert sorted(fit.tolist() + held.tolist()) == list(range(len(y)))
+    assert held.tolist() == split(y, seed=3)[1].tolist() != split(y, seed=4)[1].tolist()
+
+
+def test_knn_matches_a_vote_counted_by_hand() -> None:
+    (x, y), (x_test, y_test) = clouds(40, spread=2.0), clouds(30, spread=2.0, key="test")
+    result = knn(x, y, x_test, y_test, k=5)
+    hits = plain = 0
+    for row, label in zip(x_test.numpy(), y_test.tolist(), strict=True):
+        cosine = x.numpy() @ row / (np.linalg.norm(x.numpy(), axis=1) * np.linalg.norm(row))
+        votes, counts = np.zeros(4), np.zeros(4)
+        for i in np.argsort(-cosine)[:5]:
+            votes[y[i]] += np.exp(cosine[i] / 0.07)
+            counts[y[i]] += 1 + 1e-3 * cosine[i]
+        hits += votes.argmax() == label
+        plain += counts.argmax() == label
+    assert result["accuracy"] == pytest.approx(hits / 30)
+    assert result["majority_accuracy"] == pytest.approx(plain / 30)
+
+
+def test_knn_does_not_see_the_length_of_features() -> None:
+    (x, y), (x_test, y_test) = clouds(100, spread=2.0), clouds(100, spread=2.0, key="test")
+    stretched = x * torch.rand(100, 1, generator=rng(0, "stretch")).add(0.1)
+    assert knn(stretched, y, x_test * 7, y_test) == knn(x, y, x_test, y_test)
+
+
+def test_more_neighbours_than_samples_are_all_samples() -> None:
+    assert knn(*clouds(8), *clouds(8, key="test"), k=20)["k"] == 8
+
+
+def test_balanced_accuracy_counts_classes_alike_however_many_samples_they_have() -> None:
+    wanted = torch.tensor([0] * 9 + [1])
+    result = scores(torch.zeros(10, dtype=torch.long), wanted)
+    assert result == {"accuracy": pytest.approx(0.9), "balanced_accuracy": pytest.approx(0.5)}
+
+
+def test_logistic_regression_reaches_the_minimum_of_each_class_over_what_is_known() -> None:
+    x, y = clouds(120)
+    marks = torch.nn.functional.one_hot(y, 4)
+    marks[:30, 1] = -1
+    together = logistic_regression(x.double(), marks, 1e-2, 500)
+    known = marks[:, 1] >= 0
+    weight = together[:, 1].clone().requires_grad_()
+    wanted = (marks[known, 1] == 1).double()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(x.double()[known] @ weight[:-1] + weight[-1], wanted)
+    (loss + 0.5e-2 * weight[:-1].square().sum()).backward()
+    assert weight.grad is not None and weight.grad.abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_ten_thousand_features_are_fitted_in_seconds() -> None:
+    (x, y), (x_test, y_test) = clouds(10_000, 10, 192, 6.0), clouds(3000, 10, 192, 6.0, "test")
+    result = linear(x, y, x_test, y_test)
+    assert result["accuracy"] > 0.9

@@ -1,70 +1,14 @@
 """Boxes: from label files to one table, and along with a crop."""
 
-import contextlib
-import json
-
 import pytest
 import torch
+from data.image.label_files import ONE, named, voc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ext.data.image.box_files import MAX_XML_BYTES, parse_xml
 from mae_ext.data.image.boxes import MIN_VISIBLE, crop_boxes, read_boxes, uncrop_boxes
 from mae_ext.data.sample import Crop
 from mae_ext.errors import BadSample, UserError
-
-
-def voc(*objects, size=(100, 80)):
-    """objects: (name, xmin, ymin, xmax, ymax[, difficult]); size: (width, height)."""
-    rows = [
-        f"<object><name>{name}</name><difficult>{int(bool(rest))}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>"
-        f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
-        for name, a, b, c, d, *rest in objects
-    ]
-    width, height = size
-    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{''.join(rows)}</annotation>"
-
-
-@pytest.fixture
-def labels(tmp_path):
-    """{stem: XML} -> the folder, as text."""
-
-    def write(files):
-        folder = tmp_path / "Annotations"
-        folder.mkdir()
-        for stem, text in files.items():
-            (folder / f"{stem}.xml").parent.mkdir(parents=True, exist_ok=True)
-            (folder / f"{stem}.xml").write_text(text)
-        return str(folder)
-
-    return write
-
-
-@pytest.fixture
-def coco(tmp_path):
-    """Overrides of the top level -> the file's path, as text."""
-
-    def write(**overrides):
-        root = {
-            "images": [
-                {"id": 7, "file_name": "a/one.jpg", "height": 80, "width": 100},
-                {"id": 9, "file_name": "b/one.jpg", "height": 80, "width": 100},
-            ],
-            "annotations": [
-                {"id": 1, "image_id": 9, "category_id": 5, "bbox": [10, 20, 30, 40]},
-                {"id": 2, "image_id": 9, "category_id": 3, "bbox": [0, 0, 100, 80], "iscrowd": 1},
-            ],
-            "categories": [{"id": 5, "name": "cat"}, {"id": 3, "name": "zebra"}, {"id": 8, "name": "never seen"}],
-        }
-        path = tmp_path / "labels.json"
-        path.write_text(json.dumps(root | overrides))
-        return str(path)
-
-    return write
-
-
-ONE = {"train": ["images/one.jpg"]}
-
 
 # Reading
 
@@ -104,51 +48,6 @@ def test_one_folder_or_file_may_have_labels_of_more_images_than_are_used_and_tha
     assert len(read_boxes({"train": ["x/b/one.jpg"]}, coco())["train"][0].boxes) == 2
 
 
-def named(*names):
-    """Overrides for `coco`: an image of each name, with a box whose left edge is its number."""
-    boxes = [{"id": i, "image_id": i, "category_id": 3, "bbox": [i, 20, 30, 40]} for i in range(len(names))]
-    return {
-        "images": [{"id": i, "file_name": n, "height": 80, "width": 100} for i, n in enumerate(names)],
-        "annotations": boxes,
-    }
-
-
-def lefts(table):
-    return [table[i].boxes[0, 0].item() for i in range(len(table))]
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        (["train\\images\\a.jpg", "train\\images\\b.jpg"], ["img/a.jpg", "img/b.jpg"]),
-        (["C:\\data\\x\\a.jpg", "C:\\data\\y\\a.jpg"], ["x/a.jpg", "y/a.jpg"]),
-        (["a.JPG", "b.JPG"], ["img/a.jpg", "img/b.jpg"]),
-        (["a.png", "b.tif"], ["img/a.jpg", "img/b.jpg"]),
-        (["IMG_A.jpg", "Img_b.jpg"], ["img_a.jpg", "img_b.JPG"]),
-        (["caf\u00e9.jpg", "b.jpg"], ["cafe\u0301.jpg", "b.jpg"]),
-        (["./a.jpg", "../images/b.jpg"], ["a.jpg", "b.jpg"]),
-        (["x/a.png", "y/a.png"], ["d/x/a.jpg", "d/y/a.jpg"]),
-    ],
-    ids=["windows", "drive", "capitals", "suffix", "names", "accents", "dots", "folders"],
-)
-def test_names_that_can_mean_one_image_alone_are_that_image(coco, theirs, ours):
-    assert lefts(read_boxes({"train": ours}, coco(**named(*theirs)))["train"]) == [0, 1]
-
-
-def test_voc_files_whose_names_differ_in_capitals_are_found(labels):
-    assert read_boxes({"train": ["x/One.JPG"]}, labels({"one": voc(("cat", 1, 1, 9, 9))}))["train"].most == 1
-
-
-def test_an_image_does_not_take_the_entry_of_another_suffix_that_is_somebody_elses(coco):
-    with pytest.raises(UserError, match=r"1 images have no labels: a\.jpg"):
-        read_boxes({"train": ["a.png", "a.jpg"]}, coco(**named("a.png")))
-
-
-def test_entries_that_differ_in_suffix_alone_are_not_guessed_between(coco):
-    with pytest.raises(UserError, match=r"1 images fit several labels equally well: a\.jpg"):
-        read_boxes({"train": ["a.jpg"]}, coco(**named("a.png", "a.tif")))
-
-
 def test_the_same_entry_twice_counts_once_and_two_that_differ_are_named(coco):
     twice = named("a.jpg", "a.jpg")
     with pytest.raises(UserError, match=r"1 images have several entries that differ: .*with 1 and 1 boxes; keep the"):
@@ -172,107 +71,6 @@ def test_a_size_that_coco_does_not_know_is_none(coco, side):
     found = read_boxes(ONE, coco(images=[{"id": 0, "file_name": "one.jpg", **sides}], annotations=rows))["train"][0]
     assert found.size is None and found.boxes.tolist() == [[10, 20, 40, 60]]
     found.check("one.jpg", (80, 100))
-
-
-def test_shares_of_the_image_are_refused_with_what_to_multiply(coco, labels):
-    shares = {
-        "annotations": [{"id": i, "image_id": 0, "category_id": 3, "bbox": [0.25, 0.5, 0.25, 0.5]} for i in (1, 2)]
-    }
-    with pytest.raises(UserError, match=r"2 of 2 boxes lie within 0\.\.1, .*shares of the image.*multiply x and width"):
-        read_boxes(ONE, coco(**named("one.jpg") | shares))
-    with pytest.raises(UserError, match=r"1 of 1 boxes lie within 0\.\.1"):
-        read_boxes(ONE, labels({"one": voc(("cat", 0.1, 0.1, 0.5, 0.5))}))
-
-
-@pytest.mark.parametrize("kind", ["coco", "voc"])
-def test_one_share_of_the_image_among_boxes_in_pixels_is_a_faulty_box(coco, labels, kind):
-    """As where two label files were made one."""
-    if kind == "coco":
-        boxes = [[0.25, 0.5, 0.25, 0.5], [10, 20, 30, 40]]
-        rows = [{"id": i, "image_id": 0, "category_id": 3, "bbox": box} for i, box in enumerate(boxes)]
-        path = coco(**named("one.jpg") | {"annotations": rows})
-    else:
-        path = labels({"one": voc(("cat", 0.25, 0.5, 0.5, 1), ("cat", 11, 21, 40, 60))})
-    with pytest.raises(UserError, match=r"1 boxes .*: box 1, .* as shares of the image do \(0\.\.1\)"):
-        read_boxes(ONE, path)
-    table = read_boxes(ONE, path, faulty="drop")["train"]
-    assert table[0].boxes.tolist() == [[10, 20, 40, 60]] and len(table.dropped) == 1
-
-
-@pytest.mark.parametrize("form", [str, float, lambda number: f"image_{number}"])
-def test_ids_may_be_text_or_whole_floats(coco, form):
-    images = [{"id": form(i), "file_name": f"{i}.jpg"} for i in (1, 2)]
-    categories = [{"id": form(i), "name": name} for i, name in ((10, "late"), (9, "early"))]
-    rows = [
-        {"id": form(3), "image_id": form(2), "category_id": form(10), "bbox": [10, 20, 30, 40]},
-        {"id": form(4), "image_id": form(1), "category_id": form(9), "bbox": [1, 2, 3, 4]},
-    ]
-    table = read_boxes({"train": ["1.jpg", "2.jpg"]}, coco(images=images, categories=categories, annotations=rows))
-    found = table["train"]
-    assert set(found.classes) == {"early", "late"} and [found[i].boxes.tolist() for i in (0, 1)] == [
-        [[1, 2, 4, 6]],
-        [[10, 20, 40, 60]],
-    ]
-    assert [found.classes[int(found[i].labels)] for i in (0, 1)] == ["early", "late"]
-    assert form(9) == "image_9" or found.classes == ("early", "late")  # 9 comes before 10, also as text
-
-
-def test_how_the_labels_name_their_images_is_said_where_one_has_none(coco):
-    rows = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [10, 20, 30, 40]}]
-    path = coco(images=[{"id": 0, "file_name": "one_jpg.rf.0a1b.jpg"}], annotations=rows)
-    with pytest.raises(UserError, match=r"1 entries are no image's, such as .*\(one_jpg\.rf\.0a1b\.jpg\)"):
-        read_boxes(ONE, path)
-
-
-def test_labels_without_any_box_for_what_is_trained_on_are_refused(labels):
-    with pytest.raises(UserError, match="the 1 images to train on have no box at all: nothing to learn"):
-        read_boxes(ONE, labels({"one": voc()}))
-
-
-def test_a_small_box_among_others_is_no_share(labels):
-    folder = labels({"one": voc(("cat", 0, 0, 1, 1), ("cat", 10, 10, 20, 20), ("cat", 30, 10, 40, 20))})
-    assert len(read_boxes(ONE, folder)["train"][0].boxes) == 3
-
-
-def test_corners_where_coco_has_width_and_height_are_recognised(coco):
-    corners = {
-        "annotations": [{"id": i, "image_id": 0, "category_id": 3, "bbox": [50, 40, 90 + i, 70]} for i in (1, 2)]
-    }
-    with pytest.raises(UserError, match=r"2 boxes lie outside.* All boxes fit as \[x1, y1, x2, y2\]"):
-        read_boxes(ONE, coco(**named("one.jpg") | corners))
-
-
-def test_a_swapped_size_is_recognised_by_the_boxes_and_by_the_image(labels):
-    folder = labels(
-        {"one": voc(("cat", 61, 11, 90, 40), size=(80, 100)), "two": voc(("cat", 1, 1, 9, 9), size=(80, 100))}
-    )
-    with pytest.raises(UserError, match="All boxes fit with width and height swapped: correct the sizes"):
-        read_boxes(ONE, folder)
-    found = read_boxes({"train": ["two.jpg"]}, folder)["train"][0]
-    with pytest.raises(BadSample, match="width and height may be swapped in the label file"):
-        found.check("two.jpg", (80, 100))
-
-
-@pytest.mark.parametrize(("name", "told"), [("one.txt", "YOLO's text files are not read"), ("a.json", "of COCO, name")])
-def test_a_folder_of_other_label_files_is_told_what_to_do(tmp_path, name, told):
-    (tmp_path / name).touch()
-    with pytest.raises(UserError, match=told):
-        read_boxes(ONE, str(tmp_path))
-
-
-def test_two_images_of_one_name_do_not_share_their_labels(labels):
-    with pytest.raises(UserError, match=r"1 pairs of images share their labels: a/one\.jpg and b/one\.jpg"):
-        read_boxes({"train": ["a/one.jpg", "b/one.jpg"]}, labels({"one": voc()}))
-
-
-def test_labels_that_fit_equally_well_are_not_guessed_between(coco):
-    with pytest.raises(UserError, match=r"fit several labels equally well: one\.jpg"):
-        read_boxes({"train": ["one.jpg"]}, coco())
-
-
-def test_members_of_shards_are_matched_by_their_own_name(labels):
-    address = "train.tar::512+100::images/one.jpg"
-    assert len(read_boxes({"train": [address]}, labels({"one": voc(("cat", 1, 1, 9, 9))}))["train"][0].boxes) == 1
 
 
 @pytest.mark.parametrize(
@@ -356,75 +154,6 @@ def test_the_identity_changes_with_whatever_is_said_of_an_object_or_its_image(la
         (tmp_path / "Annotations" / "one.xml").write_text(text)
         said.add(read_boxes(ONE, folder)["train"].identity)
     assert len(said) == 8
-
-
-# Files that are not what they seem
-
-
-BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
-OUTSIDE = '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>'
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        (BOMB, "DOCTYPE"),
-        (OUTSIDE, "DOCTYPE"),
-        ("<annotation>", "not XML"),
-        ("<annotation>&c;</annotation>", "not XML"),
-        ("", "empty"),
-        ("<html/>", "expected <annotation>"),
-        ("<a>" * 20 + "</a>" * 20, "nested more than"),
-        ("<annotation><object><name>x</name></object></annotation>", "object 1: has no bndbox"),
-        (voc(("cat", 1, 1, "nan", 9)), "xmax is 'nan'; expected a number"),
-        (voc(("cat", 1, "", 9, 9)), "ymin is ''"),
-        (voc((" ", 1, 1, 9, 9)), "has no name"),
-        (voc(size=("wide", 3)), "size/width is 'wide'"),
-    ],
-)
-def test_an_xml_file_that_is_not_voc_is_refused_by_name(labels, text, fault):
-    with pytest.raises(UserError, match=rf"(?s)one\.xml.*{fault}"):
-        read_boxes(ONE, labels({"one": text}))
-
-
-def test_an_xml_file_larger_than_any_label_is_not_read(labels):
-    with pytest.raises(UserError, match="too large"):
-        read_boxes(ONE, labels({"one": f"<annotation>{' ' * MAX_XML_BYTES}</annotation>"}))
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=200))
-def test_no_bytes_make_the_xml_parser_raise_anything_else(content):
-    with contextlib.suppress(UserError):
-        parse_xml(content, "x.xml")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "fault"),
-    [
-        ({"images": 3}, "no list 'images'"),
-        (
-            {"annotations": [{"image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4]}]},
-            r"annotations\[0\]: image_id is 1",
-        ),
-        ({"annotations": [{"image_id": 7, "category_id": 6, "bbox": [1, 2, 3, 4]}]}, "category_id is 6"),
-        ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 2, 3]}]}, "bbox is .1, 2, 3.; expected"),
-        ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 2, "x", 4]}]}, r"bbox\[2\] is 'x'"),
-        ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, r"categories\[1\]: id is 5"),
-        ({"categories": [{"id": 5, "name": "a"}, {"id": 3, "name": "a"}]}, "categories a have more than one id"),
-        ({"images": [{"id": 7, "file_name": ""}]}, "file_name is ''"),
-        ({"images": [{"id": 7, "file_name": "a.jpg", "height": float("nan"), "width": 3}]}, "not JSON"),
-    ],
-)
-def test_a_json_file_that_is_not_coco_is_refused_by_place(coco, overrides, fault):
-    with pytest.raises(UserError, match=rf"labels\.json.*{fault}"):
-        read_boxes({"train": ["a/one.jpg", "b/one.jpg"]}, coco(**overrides))
-
-
-@pytest.mark.parametrize("path", ["nowhere", "nowhere.json"])
-def test_labels_that_are_not_there_are_said_to_be_missing(tmp_path, path):
-    with pytest.raises(UserError, match="there is no such file or folder"):
-        read_boxes(ONE, str(tmp_path / path))
 
 
 # Along with a crop

@@ -1,7 +1,5 @@
-"""TIFF: every band, page and level of what is in the file, from any strip, tile, byte order and compression."""
+"""TIFF: every band, page and level of what is in the file, from any strip, tile and byte order."""
 
-import io
-import struct
 import zlib
 from pathlib import Path
 
@@ -9,63 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from data.image.tiffs import CHANCE, SIZE, as_read, bad, numbers, read, told, written
 
 from mae_ext.data.image import picture
-from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.sample import Crop
-from mae_ext.errors import BadSample
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
-
-CHANCE = np.random.default_rng(0)
-SIZE = (40, 48)
-
-
-def numbers(bands, kind, high=None):
-    kind = np.dtype(kind)
-    high = high or (1000 if kind.kind == "f" else np.iinfo(kind).max if kind.itemsize < 3 else 65535)
-    return (CHANCE.random((*SIZE, bands)) * high).astype(kind)
-
-
-def read(path, channels, crop=None, size=SIZE, **options):
-    def whole(extent):
-        return crop or Crop((0, 0), extent, (False, False))
-
-    return ImageReader(size, channels, **options).read(str(path), [whole])[0].x
-
-
-def bad(path, channels=3, **options):
-    with pytest.raises(BadSample) as caught:
-        read(path, channels, **options)
-    return caught.value
-
-
-def as_read(pixels):
-    """What the reader has to give of (H, W, C) numbers."""
-    whole = pixels.dtype.kind in "iu" and pixels.dtype != np.uint8
-    share = pixels.astype(np.float32) / np.float32(65535) if whole else pixels
-    return torch.from_numpy(np.ascontiguousarray(share.transpose(2, 0, 1)))
-
-
-def told(path):
-    return ImageReader(SIZE).describe(str(path))
-
-
-def written(path, tags, data):
-    """A TIFF of these tags, one strip, little-endian."""
-    tags = {256: SIZE[1], 257: SIZE[0], 259: 1, 262: 1, 277: 1, 278: SIZE[0], 279: len(data)} | tags
-    place = 8 + 2 + 12 * (len(tags) + 1) + 4
-    entries = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in sorted({**tags, 273: place}.items()))
-    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags) + 1) + entries + bytes(4) + data)
-    return path
-
-
-def encoded(path, parts, compression, **how):
-    """A file of tiles or strips that are encoded already, whatever codecs are installed: their tag is put in later."""
-    tifffile.imwrite(path, parts, dtype=np.uint8, compression="zlib", **how)
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        file.pages[0].tags[259].overwrite(compression)
 
 
 class TestBands:
@@ -239,67 +186,6 @@ class TestColours:
         )
 
 
-class TestCompression:
-    @pytest.mark.parametrize("packed", ["tiff_lzw", "packbits", "lzma", "zstd", "tiff_adobe_deflate", "tiff_deflate"])
-    @pytest.mark.parametrize("predictor", [1, 2])
-    @pytest.mark.parametrize("mode", ["RGB", "I;16"])
-    def test_gives_the_bytes_back(self, tmp_path, packed, predictor, mode):
-        pixels = numbers(3, "u1") if mode == "RGB" else numbers(1, "u2")
-        image = Image.fromarray(pixels if mode == "RGB" else pixels[..., 0])
-        image.save(tmp_path / "a.tif", compression=packed, tiffinfo={317: predictor} if packed != "packbits" else {})
-        assert torch.equal(read(tmp_path / "a.tif", pixels.shape[-1]), as_read(pixels))
-
-    @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
-    def test_undoes_differences_of_floats(self, tmp_path, kind):
-        pixels = numbers(3, kind)
-        size, flat = pixels.dtype.itemsize, pixels.astype(f">{kind}").reshape(SIZE[0], -1)
-        split = (
-            np.frombuffer(flat.tobytes(), np.uint8)
-            .reshape(SIZE[0], -1, size)
-            .transpose(0, 2, 1)
-            .reshape(SIZE[0], -1, 3)
-        )
-        steps = np.diff(split, axis=1, prepend=np.zeros((SIZE[0], 1, 3), np.uint8)).tobytes()
-        path = written(
-            tmp_path / "a.tif", {258: 8 * size, 259: 8, 262: 2, 277: 3, 317: 3, 339: 3}, zlib.compress(steps)
-        )
-        assert torch.equal(read(path, 3), as_read(pixels.astype(np.float32)))
-
-    @pytest.mark.parametrize(("photometric", "channels"), [("ycbcr", 3), ("minisblack", 1)])
-    def test_of_jpeg_tiles_is_what_each_tile_shows(self, tmp_path, photometric, channels):
-        y, x = np.mgrid[:40, :48]
-        pixels = np.stack([y * 5, x * 5, (x + y) * 2], -1).astype(np.uint8)[..., :channels]
-        padded = np.pad(pixels, ((0, 8), (0, 0), (0, 0)), mode="edge").squeeze()
-
-        def tiles():
-            for top in range(0, 48, 16):
-                for left in range(0, 48, 16):
-                    held = io.BytesIO()
-                    tile = Image.fromarray(padded[top : top + 16, left : left + 16])
-                    tile.save(held, "JPEG", quality=95, subsampling=0)
-                    yield held.getvalue()
-
-        encoded(tmp_path / "a.tif", tiles(), 7, shape=pixels.squeeze().shape, tile=(16, 16), photometric=photometric)
-        assert float((read(tmp_path / "a.tif", channels).float() - as_read(pixels).float()).abs().max()) < 12
-
-    @pytest.mark.parametrize("packed", ["group3", "group4", "tiff_ccitt"])
-    def test_of_fax_is_black_and_white(self, tmp_path, packed):
-        image = Image.fromarray(CHANCE.random(SIZE) > 0.5)
-        image.save(tmp_path / "a.tif", compression=packed)
-        assert torch.equal(read(tmp_path / "a.tif", 1)[0] > 0, torch.from_numpy(np.array(image)))
-
-    def test_that_needs_another_library_names_it(self, tmp_path):
-        held = io.BytesIO()
-        Image.fromarray(numbers(3, "u1")).save(held, "JPEG2000", no_jp2=True)
-        encoded(
-            tmp_path / "a.tif", iter([held.getvalue()]), 34712, shape=(*SIZE, 3), photometric="rgb", rowsperstrip=40
-        )
-        try:
-            assert read(tmp_path / "a.tif", 3).shape == (3, *SIZE)
-        except BadSample as error:
-            assert error.kind == "unsupported" and "pip install 'mae-ext[tiff]'" in error.detail  # noqa: PT017
-
-
 class TestWindows:
     """Of a large file only what a crop touches is decoded; WINDOW is lowered so that small files are large."""
 
@@ -363,63 +249,6 @@ def _peak_kib():
     if not status.exists():
         return 0
     return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
-
-
-class TestDamage:
-    def test_a_tag_that_cannot_be_read_has_no_default(self, tmp_path):
-        tifffile.imwrite(tmp_path / "a.tif", numbers(3, "u1"), photometric="rgb", rowsperstrip=8)
-        with tifffile.TiffFile(tmp_path / "a.tif") as file:
-            places = {code: file.pages.first.tags[code].offset for code in (258, 262, 273, 277, 278, 279)}
-        content = (tmp_path / "a.tif").read_bytes()
-        for place in places.values():
-            broken = bytearray(content)
-            broken[place + 2] = 99  # the type of the tag's value
-            (tmp_path / "a.tif").write_bytes(broken)
-            assert bad(tmp_path / "a.tif").kind == "damaged"
-
-    @pytest.mark.parametrize("packed", [None, "zlib"])
-    def test_a_file_cut_in_its_pixels_is_truncated(self, tmp_path, packed):
-        tifffile.imwrite(tmp_path / "a.tif", numbers(3, "u1"), photometric="rgb", compression=packed, rowsperstrip=8)
-        content = (tmp_path / "a.tif").read_bytes()
-        for length in (len(content) - 1, len(content) - 500, len(content) // 2):
-            (tmp_path / "a.tif").write_bytes(content[:length])
-            assert bad(tmp_path / "a.tif").kind in ("truncated", "damaged")
-
-    def test_a_strip_of_another_length_than_its_rows_is_damaged(self, tmp_path):
-        for size in (40 * 48 - 1, 3 * 40 * 48):
-            assert bad(written(tmp_path / "a.tif", {258: 8}, bytes(size)), 1).kind == "truncated"
-
-    def test_tiles_that_are_not_there_hold_what_the_file_says_they_do_or_are_damage(self, tmp_path):
-        def tiles():
-            for i in range(9):
-                yield np.full((16, 16), 7, np.uint8) if i != 4 else None
-
-        for name, tags in (("a.tif", []), ("b.tif", [(42113, 2, 4, "200")])):
-            tifffile.imwrite(
-                tmp_path / name, tiles(), shape=(40, 48), dtype=np.uint8, tile=(16, 16), photometric="minisblack",
-                extratags=tags,
-            )  # fmt: skip
-        assert bad(tmp_path / "a.tif", 1).kind == "truncated"
-        assert read(tmp_path / "b.tif", 1)[0, 20, 20] == 200 and read(tmp_path / "b.tif", 1)[0, 0, 0] == 7
-
-    def test_tiles_that_are_larger_than_what_they_hold_are_damage(self, tmp_path):
-        held = io.BytesIO()
-        Image.fromarray(numbers(1, "u1")[:16, :16, 0]).save(held, "JPEG")
-        one = {"shape": (40, 48), "photometric": "minisblack"}
-        encoded(tmp_path / "a.tif", iter([held.getvalue()]), 7, tile=(48, 48), **one)
-        assert "a JPEG of 16x16 where 48x48 are due" in bad(tmp_path / "a.tif", 1).detail
-        encoded(tmp_path / "b.tif", iter([bytes(9)] * 3), 7, tile=(16, 1 << 24), **one)
-        assert "tiles of 16777216 x 16 pixels" in bad(tmp_path / "b.tif", 1).detail
-
-    def test_a_tiff_of_any_name_or_in_a_shard_is_one(self, tmp_path):
-        pixels = numbers(4, "u1")
-        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"])
-        (tmp_path / "a.jpg").write_bytes((tmp_path / "a.tif").read_bytes())
-        assert torch.equal(read(tmp_path / "a.jpg", 4), as_read(pixels))
-        content = bytes(512) + (tmp_path / "a.tif").read_bytes() + bytes(99)
-        (tmp_path / "x.tar").write_bytes(content)
-        address = f"{tmp_path}/x.tar::512+{len(content) - 611}::k.tif"
-        assert torch.equal(read(address, 4), as_read(pixels))
 
 
 @pytest.mark.parametrize("packed", [None, "zlib"])

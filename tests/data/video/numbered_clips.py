@@ -6,9 +6,11 @@ import av
 import numpy as np
 import torch
 
+from mae_ext.config import AugmentConfig
 from mae_ext.data.sample import Crop
 
 HEIGHT, WIDTH = 72, 128
+FIXED = AugmentConfig(fixed=(0,), scale=None, flip=())
 
 
 def picture(number, height=HEIGHT, width=WIDTH):

@@ -12,8 +12,8 @@ from data.video.numbered_clips import at, numbers, write
 
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.sources.table import list_items
-from mae_ext.data.video import film, film_table
-from mae_ext.data.video.bitstream import can_begin, is_hidden
+from mae_ext.data.video import film_table
+from mae_ext.data.video.bitstream import is_hidden
 from mae_ext.data.video.reader import VideoReader
 from mae_ext.errors import BadSample
 
@@ -195,59 +195,6 @@ def test_a_film_is_shown_as_its_display_matrix_says_mirrors_included(readers, tm
     assert torch.equal(turned, turn(plain)) and not torch.equal(turned, turn(plain).flip(2))
 
 
-@pytest.fixture
-def long(tmp_path):
-    """30 000 frames: the packets of a second, again and again."""
-    short, path = write(tmp_path / "second.mp4", 50, g="25", bf="2"), tmp_path / "long.mp4"
-    with av.open(str(short)) as a, av.open(str(path), "w") as b:
-        stream = a.streams.video[0]
-        out = b.add_stream_from_template(stream)
-        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in a.demux(stream) if p.size]
-        span = round(2 / stream.time_base)
-        for turn in range(600):
-            for content, pts, dts, is_key in packets:
-                packet = av.Packet(content)
-                packet.pts, packet.dts, packet.is_keyframe = pts + turn * span, dts + turn * span, is_key
-                packet.time_base, packet.stream = stream.time_base, out
-                b.mux(packet)
-    return path
-
-
-def test_a_clip_from_the_midst_of_a_long_film_reads_what_it_needs(long):
-    first = film.Film(lambda: str(long), None, lambda *_: None, lambda _: None)
-    assert len(first.table.order) == 30_000 and len(first.table.entries) == 1200
-    entry = int(first.table.entries[700])
-    again = film.Film(lambda: str(long), first.table, lambda *_: None, lambda _: None)
-    demuxed = []
-    plain = again._demux
-    again._demux = lambda: (demuxed.append(p.size) or p for p in plain())
-    assert next(again.play(entry))[0] == entry
-    assert len(demuxed) < 100
-
-
-def test_the_list_of_a_long_films_packets_is_kept_and_damage_to_it_is_repaired(long, tmp_path):
-    reader = VideoReader((8, 36, 64), stride=1, cache=str(tmp_path / "cache"), keep_bytes=1 << 20)
-    assert reader.prepared(str(long)) is None
-    x = reader.read(str(long), [at(20_003)])[0].x
-    assert numbers(x) == [n % 50 for n in range(20_003, 20_011)]
-    (kept,) = (tmp_path / "cache" / "films").iterdir()
-    assert film_table.load(kept).times[-1] == pytest.approx(29_999 / 25)
-    kept.write_bytes(kept.read_bytes()[:1000])
-    assert film_table.load(kept) is None
-    assert torch.equal(reader.read(str(long), [at(20_003)])[0].x, x)
-    assert film_table.load(kept) is not None
-
-
-def test_a_film_of_more_frames_than_one_answer_holds_is_kept_piece_by_piece(tmp_path):
-    path = str(write(tmp_path / "a.mp4", 50))
-    size, small = (8, 36, 64), {"memory_bytes": 1 << 30}
-    reader = VideoReader(size, stride=1, short_side=0, cache=str(tmp_path / "cache"), keep_bytes=1 << 30, **small)
-    reader.memory_bytes = 4 * 7 * 72 * 128 * 3  # seven frames in an answer
-    entry = reader.prepared(path)
-    whole = VideoReader(size, stride=1, short_side=0, cache=str(tmp_path / "other")).prepared(path)
-    assert entry.array.shape == (50, 72, 128, 3) and np.array_equal(entry.array, whole.array)
-
-
 def test_where_packets_mislead_in_silence_all_frames_are_counted(films, tmp_path):
     """Times in the order that packets are stored in, as a copy out of AVI leaves them."""
     path = remuxed(films("open groups"), tmp_path / "a.mkv", change=_stored_order)
@@ -357,41 +304,3 @@ def test_an_avi_without_its_index_marks_all_packets_and_is_believed_in_none(read
         assert all(p.is_keyframe for p in container.demux(video=0) if p.size)
     for first in (5, 17, 31):
         assert numbers(readers().read(str(path), [at(first)])[0].x) == list(range(first, first + 8))
-
-
-def test_a_key_frame_is_told_from_the_bytes_of_its_packet_whatever_its_container_marks(tmp_path):
-    kinds = {"mpeg1video": "mpg", "mpeg2video": "ts", "libvpx": "mkv", "libtheora": "ogv", "libaom-av1": "mkv"}
-    for codec, suffix in {**kinds, "h263": "3gp", "flv": "flv", "wmv2": "wmv"}.items():
-        if codec not in av.codecs_available:
-            continue
-        fast = {"cpu-used": "8", "usage": "realtime"} if codec == "libaom-av1" else {}
-        path = write(tmp_path / f"{codec}.{suffix}", 20, codec, size=(96, 128), g="8", bf="0", **fast)
-        with av.open(str(path)) as container:
-            packets = [(p.is_keyframe, bytes(p)) for p in container.demux(video=0) if p.size]
-            name = container.streams.video[0].codec_context.name
-        told = [can_begin(name, b"", memoryview(content)) for _, content in packets]
-        assert told == [is_key for is_key, _ in packets] and 2 <= sum(told) < 10, codec
-
-
-def test_of_vp9_with_all_colours_and_ten_bits_the_header_has_a_bit_more():
-    """A frame marker, 10, and the profile, low bit first; of profile 3 a zero; then shown again, predicted, shown."""
-    for shown_key, shown, hidden in (
-        (0b10_00_0010, 0b10_00_0110, 0b10_00_0100),
-        (0b10_11_0_001, 0b10_11_0_011, 0b10_11_0_010),
-    ):
-        key, later, unseen = (memoryview(bytes([first, 0, 0])) for first in (shown_key, shown, hidden))
-        assert [can_begin("vp9", b"", packet) for packet in (key, later, unseen)] == [True, False, False]
-        assert [is_hidden("vp9", packet) for packet in (key, later, unseen)] == [False, False, True]
-
-
-def test_a_refresh_in_strips_is_no_place_to_begin_and_a_promise_to_be_right_at_once_is():
-    idr, strips, at_once = (
-        bytes.fromhex(h) for h in ("000001658880", "000001060601208000000141", "00000106060184800000000141")
-    )
-    assert can_begin("h264", b"", memoryview(idr)) and can_begin("h264", b"", memoryview(at_once))
-    assert not can_begin("h264", b"", memoryview(strips)) and not can_begin("h264", b"", memoryview(b"\0\0\1\x41\x9a"))
-    units = b"\1" + bytes(3) + b"\xff" + bytes(2)  # four bytes of length before each unit
-    assert can_begin("h264", units, memoryview(b"\0\0\0\2\x65\x88"))
-    assert not can_begin("unheard of", b"", memoryview(idr))
-    intra, predicted = (memoryview(b"\0\0\1\xb0\1\0\0\1\xb6" + kind) for kind in (b"\x10", b"\x56"))
-    assert can_begin("mpeg4", b"", intra) and not can_begin("mpeg4", b"", predicted)

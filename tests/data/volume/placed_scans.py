@@ -4,7 +4,11 @@ import gzip
 
 import nibabel as nib
 import numpy as np
+import pytest
 
+from mae_ext.data.volume.reader import VolumeReader
+
+reader = VolumeReader((4, 4, 4), intensity="none")
 SHAPE = (7, 6, 5)
 PLACE = np.array([[0.8, 0, 0, -25], [0, 0.8, 0, -22], [0, 0, 2.5, 10], [0, 0, 0, 1.0]])
 TURN = np.array([[1, 0, 0, 3], [0, 0.995, -0.0998, 4], [0, 0.0998, 0.995, 5], [0, 0, 0, 1.0]])
@@ -33,3 +37,14 @@ def nifti(path, sform=PLACE, qform=PLACE, codes=(1, 1), version=1, order="<", fi
     content = header.binaryblock + bytes(4) + data.tobytes("F")
     path.write_bytes(gzip.compress(content, 1) if path.name.endswith(".gz") else content)
     return str(path)
+
+
+def in_itk(path):
+    """(4, 4) RAS, as ITK has it: direction, spacing and origin."""
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed (extra dev)")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    image = sitk.ReadImage(path)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1, -1, 1, 1]) @ affine
