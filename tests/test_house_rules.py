@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "mae_ext").rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+ALL = sorted(path for folder in ("mae_ext", "scripts", "tests") for path in (ROOT / folder).rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 MAX_LINES = 350
+MAY_BE_LONG = "tests/tasks/"
 MAX_PARAMETERS = 9
 ALIKE = 6
 """Consecutive lines that two files may not share."""
@@ -131,9 +133,14 @@ def test_yaml_is_read_in_one_strict_place(path):
     assert readers <= ({"yaml.load"} if inside(path) == "strict_yaml.py" else set())
 
 
+def test_a_file_is_short_enough_to_read():
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in ALL}
+    assert len(lines) > 2 * len(FILES)
+    assert not {name: count for name, count in lines.items() if count > MAX_LINES and not name.startswith(MAY_BE_LONG)}
+
+
 @every_file
-def test_a_file_is_short_enough_to_read_and_named_for_what_it_holds(path):
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+def test_a_file_is_named_for_what_it_holds(path):
     assert path.stem not in ("utils", "util", "misc", "common", "helpers", "helper", "tools")
 
 

@@ -1,14 +1,47 @@
 """The areas of the wide net: importing this registers them all."""
 
 from golden import (
+    rest_answers,
+    rest_beginning,
     rest_config,
     rest_engine,
     rest_model,
+    rest_models,
+    rest_places,
+    rest_precision,
+    rest_probing,
+    rest_records,
     rest_report,
+    rest_resuming,
     rest_runs,
     rest_scores,
+    rest_steps,
     rest_surface,
+    rest_task_runs,
     rest_tasks,
+    rest_texts,
+    rest_weights,
 )
 
-LOADED = (rest_surface, rest_config, rest_model, rest_engine, rest_scores, rest_tasks, rest_report, rest_runs)
+LOADED = (
+    rest_surface,
+    rest_config,
+    rest_texts,
+    rest_model,
+    rest_models,
+    rest_engine,
+    rest_records,
+    rest_resuming,
+    rest_steps,
+    rest_scores,
+    rest_probing,
+    rest_precision,
+    rest_tasks,
+    rest_places,
+    rest_answers,
+    rest_beginning,
+    rest_report,
+    rest_weights,
+    rest_runs,
+    rest_task_runs,
+)
