@@ -8,21 +8,13 @@ import numpy as np
 import pytest
 import torch
 from faults.kills import rows, trajectory
+from tasks.classify.striped_config import striped_config
 
 import mae_ext
 from mae_ext.cli import run
-from mae_ext.config import load_config
-from mae_ext.data.plan import Key
-from mae_ext.data.sample import Crop
 from mae_ext.engine import checkpoint
-from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.task import build_model, load_task, task_of
-from mae_ext.errors import UserError
+from mae_ext.engine.task import build_model, load_task
 from mae_ext.strict_json import dumps
-from mae_ext.tasks.classify.judge import class_scores
-from mae_ext.tasks.classify.task import smoothed
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
 
 CLASSIFY = {
     "task": {"name": "classify", "smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "distort": 2, "erase": 0.25},
@@ -241,86 +233,6 @@ def test_a_non_finite_loss_stops_a_task_and_is_replayed_as_in_pretraining(fine_t
     assert again == {k: v for k, v in record.items() if k != "files"}
 
 
-def test_smoothing_spreads_a_share_over_all_classes_the_right_one_among_them():
-    assert smoothed(torch.tensor(1), 4, 0.2).tolist() == pytest.approx([0.05, 0.85, 0.05, 0.05])
-    assert smoothed(torch.tensor(3), 4, 0.0).tolist() == [0, 0, 0, 1]
-
-
-def test_a_batch_has_the_smoothed_classes_of_its_files(tiny, striped):
-    config = tiny({"task": {"name": "classify", "smoothing": 0.3}, "modalities.image.data": {"statistics": "none"}})
-    loaded = load_config(config, [f"modalities.image.data.path={striped / 'train'}"])
-    data = task_of(loaded).data(loaded)["image"]
-    batch = data.batch(0)
-    for source, target in zip(batch.sources, batch.targets["classes"], strict=True):
-        number = ("across", "down", "slanted").index(Path(source).parent.name)
-        assert target.tolist() == pytest.approx([0.1 + 0.7 * (i == number) for i in range(3)])
-
-
-class Stripes(torch.nn.Module):
-    """A classifier that has nothing to learn: it sees along which axes a picture changes."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = torch.nn.Linear(1, 1)
-
-    def forward(self, x, name, spacing=None):
-        x = x.float().mean(1)
-        down, across = (x.diff(dim=d).abs().mean((1, 2)) for d in (1, 2))
-        slanted = torch.minimum(down, across)
-        return 9 * torch.stack([across - down, down - across, 2 * slanted - (down - across).abs() - 9], 1) / 9
-
-
-def striped_config(tiny, striped, test, **task):
-    config = tiny({"task": {"name": "classify", **task}, "modalities.image.data": {"statistics": "none"}})
-    paths = {"path": striped / "train", "test": test}
-    sets = [f"modalities.image.data.{key}={path}" for key, path in paths.items()]
-    loaded = load_config(config, [*sets, "modalities.image.data.max_bad_fraction=0.2"])
-    return task_of(loaded), loaded
-
-
-@torch.no_grad()
-def test_each_sample_is_judged_by_its_own_label_also_where_others_cannot_be_read(tiny, striped, tmp_path):
-    test = Path(shutil.copytree(striped / "test", tmp_path / "test"))
-    task, config = striped_config(tiny, striped, test)
-    whole = task.evaluate(Stripes(), config, task.data(config), ALONE)
-    assert whole["samples"] == 12 and whole["accuracy"] == whole["balanced_accuracy"] == whole["auroc"] == 1
-    min((test / "across").iterdir()).write_text("no picture")
-    rest = task.evaluate(Stripes(), config, task.data(config), ALONE)
-    assert rest["samples"] == 11 and rest["accuracy"] == rest["balanced_accuracy"] == rest["auroc"] == 1
-
-
-@torch.no_grad()
-def test_each_rank_judges_samples_of_its_own(tiny, striped, tmp_path):
-    """One sample, the second, is in the folder of another class, and counts once."""
-    test = Path(shutil.copytree(striped / "test", tmp_path / "test"))
-    shutil.copy(next((test / "down").iterdir()), sorted((test / "across").iterdir())[1])
-    task, config = striped_config(tiny, striped, test)
-    said = []
-
-    class Meeting(Ranks):
-        """Ranks that come one after the other and hear those before them."""
-
-        def gather(self, value):
-            said.append(value)
-            return said
-
-    scores = [task.evaluate(Stripes(), config, task.data(config), Meeting(rank, 3, ALONE.device)) for rank in range(3)]
-    assert [(s["samples"], s["accuracy"]) for s in scores] == [(4, 1), (8, 7 / 8), (12, pytest.approx(11 / 12))]
-    assert scores[-1] == task.evaluate(Stripes(), config, task.data(config), ALONE)
-
-
-def test_scores_of_probabilities_are_these():
-    values = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.6, 0.2]])
-    found = class_scores(values, torch.tensor([0, 1, 1, 1]))
-    assert found == pytest.approx({
-        "samples": 4, "loss": -(np.log(0.7) + np.log(0.8) + np.log(0.3) + np.log(0.6)) / 4, "accuracy": 0.75,
-        "balanced_accuracy": (1 + 2 / 3) / 2, "auroc": 1.0,
-    })  # fmt: skip
-    # Class 0: of 0.5 and 0.2 against 0.7 and 0.1; class 1: of 0.2 and 0.8 against 0.3 and 0.6.
-    assert class_scores(values, torch.tensor([1, 1, 0, 0]))["auroc"] == pytest.approx((0.5 + 0.5) / 2)
-    assert "auroc" not in class_scores(values, torch.tensor([2, 2, 2, 2]))
-
-
 @torch.no_grad()
 def test_the_pools_are_of_patches_and_of_the_class_token(tiny, striped):
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -339,50 +251,3 @@ def test_the_head_begins_from_the_seed(tiny, striped):
     _, config = striped_config(tiny, striped, striped / "test", classes=["a", "b"])
     one, same, other = (build_model(config.model_copy(update={"seed": s})).head.weight for s in (3, 3, 4))
     assert torch.equal(one, same) and not torch.equal(one, other)
-
-
-def test_what_a_task_asks_of_samples_is_done_to_them(tiny, striped):
-    batches = {}
-    for name, asked in {"plain": {}, "erase": {"erase": 1.0}, "distort": {"distort": 2}, "mix": {"mixup": 0.8}}.items():
-        task, config = striped_config(tiny, striped, striped / "test", **asked)
-        batches[name] = task.data(config)["image"].batch(0)
-    plain = batches["plain"]
-    assert set(plain.targets["classes"].flatten().tolist()) == {0.0, 1.0}
-    assert all(not torch.equal(plain.x, batches[name].x) for name in ("erase", "distort", "mix"))
-    # Of 8 samples in 4 pairs some are of two classes, and share one.
-    assert any(0 < v < 1 for v in batches["mix"].targets["classes"].flatten().tolist())
-    assert batches["mix"].targets["classes"].sum(1).tolist() == pytest.approx([1.0] * 8)
-
-
-def test_a_sample_is_distorted_anew_in_every_epoch_and_view(tiny, striped):
-    _, config = striped_config(tiny, striped, striped / "test", distort=2, strength=1.0)
-    examples = task_of(config).data(config)["image"].examples
-
-    def seen(epoch, repeat):
-        (sample,) = examples.read(0, [Key(epoch, 0, 0, repeat, 0)], [lambda _: Crop((0, 0), (40, 40), (False, False))])
-        return float(sample.x.double().sum())
-
-    assert len({seen(epoch, repeat) for epoch in range(6) for repeat in range(2)}) > 9
-    assert seen(3, 1) == seen(3, 1)
-
-
-def test_pairs_of_a_mixture_stay_on_one_rank(tiny, striped):
-    task, config = striped_config(tiny, striped, striped / "test", mixup=0.8)
-    task.data(config, 0, 4)
-    modality = config.modalities["image"].model_copy(update={"batch": 6})
-    with pytest.raises(UserError, match=r"batch=6: .* over 2 ranks expected a multiple of 4"):
-        task.data(config.model_copy(update={"modalities": {"image": modality}}), 0, 2)
-
-
-@pytest.mark.parametrize("mixture", ["mixup", "cutmix"])
-def test_views_of_one_file_are_no_pair_for_a_mixture(tiny, striped, mixture):
-    for repeats, asked, fits in ((1, {mixture: 0.8}, True), (2, {}, True), (2, {mixture: 0.8}, False)):
-        task, config = striped_config(tiny, striped, striped / "test", **asked)
-        modality = config.modalities["image"]
-        data = modality.data.model_copy(update={"repeats": repeats})
-        config = config.model_copy(update={"modalities": {"image": modality.model_copy(update={"data": data})}})
-        if fits:
-            task.data(config)
-            continue
-        with pytest.raises(UserError, match="repeats=2: mixup and cutmix would mix a file with itself"):
-            task.data(config)

@@ -1,4 +1,4 @@
-"""Heads of segmentation: which layers they are given, and UNETR's decoder as MONAI has it."""
+"""Heads of segmentation: which layers they are given, where they answer, and UNETR's decoder as MONAI has it."""
 
 import pytest
 import torch
@@ -98,3 +98,32 @@ def test_probabilities_are_the_softmax_of_what_is_trained_with_classes_last(monk
         found = head.probabilities(layers, grid, x)
         assert found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-6, atol=1e-7)
         assert found.sum(-1).allclose(torch.ones(()))
+
+
+@pytest.mark.parametrize("size", [(16, 32), (8, 16, 24)])
+@pytest.mark.parametrize("edge", [2, 4, 8])
+@pytest.mark.parametrize("head", ["linear", "unetr"])
+def test_both_heads_answer_every_voxel_for_any_number_of_axes(size, edge, head):
+    modality = {"size": size, "patch": [edge] * len(size), "channels": 1, "batch": 2}
+    reader = {"data": {"reader": "image" if size == (16, 32) else "volume"}}
+    config = parse_config(
+        {"modalities": {"a": modality | reader}, "model": {"width": 16, "depth": 3, "heads": 2}, "train": {"steps": 1}}
+        | {"task": {"name": "segment", "classes": ["x"]}}
+    )
+    model = Segmenter(config, "a", head, 3, features=4)
+    x = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    out = model(x, "a")
+    assert out.shape == (2, 3, *size) and out.dtype == torch.float32
+    out.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_linear_head_answers_for_its_own_patch_and_in_the_order_of_the_grid():
+    """Of a head whose weights are one token's place, the answer of each voxel names the patch it lies in."""
+    from mae_ext.tasks.segment.heads import LinearHead
+
+    head = LinearHead(6, (2, 5), 1)
+    tokens = torch.arange(6.0)[None, :, None].expand(1, 6, 6)
+    head.norm, head.predict.weight.data = torch.nn.Identity(), torch.full((10, 6), 1 / 6)
+    out = head([tokens], (3, 2), torch.zeros(0))[0, 0]
+    assert torch.allclose(out, torch.arange(6.0).view(3, 2).repeat_interleave(2, 0).repeat_interleave(5, 1))
