@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 settle_threads()  # torch, which is imported later, reads this once
 
 _HOME = {
-    # What programs use (docs/reference/python.md).
+    # What programs use (docs/reference/package.md).
     "Config": "mae_ext.config",
     "load_config": "mae_ext.config",
     "parse_config": "mae_ext.config",

@@ -62,6 +62,32 @@ def test_the_tests_that_the_architecture_page_names_exist():
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_the_layout_names_every_module_and_none_that_is_gone():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (layout,) = re.findall(r"```\n(mae_ext/.*?)^scripts/.*?```", page, re.DOTALL | re.MULTILINE)
+    modules = {path.stem for path in (ROOT / "mae_ext").rglob("*.py")} - {"__init__", "__main__"}
+    assert not modules - set(re.findall(r"\w+", layout))
+    assert not set(re.findall(r"(\w+)\.py", layout)) - modules
+
+
+OF_OTHERS = re.compile(r"https?:|(?:main|models|modeling|engine_for|masking)_\w+\.py|\butil/|configs/mae/")
+"""Lines of the package that say where in another project a constant is from."""
+
+
+def test_every_file_that_the_package_speaks_of_is_there():
+    tops = ("mae_ext", "docs", "tests", "scripts")
+    there = {"/" + path.relative_to(ROOT).as_posix() for top in tops for path in (ROOT / top).rglob("*.*")}
+    spoken = [
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in (ROOT / "mae_ext").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if not OF_OTHERS.search(line)
+        for name in re.findall(r"(?<![\w/.-])[\w/-]+\.(?:py|md)\b", line)
+    ]
+    assert len(spoken) > 10
+    assert not [(where, name) for where, name in spoken if not any(file.endswith("/" + name) for file in there)]
+
+
 def test_every_override_in_the_pages_on_images_is_one_the_config_takes():
     page = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("start", "tutorial_images", "large_images"))
     overrides = [quoted or bare for quoted, bare in re.findall(r"--set (?:'([^']+)'|([\w.]+=[^\s`]+))", page)]

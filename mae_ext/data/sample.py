@@ -190,7 +190,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _origin(error: Exception) -> str:
-    """The last line of this package that an exception came through: "volume.py:88"."""
+    """The last line of this package that an exception came through: "nifti.py:88"."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in ("verdicts", "judge")]
     lines = [(Path(f.filename), f.lineno) for f in frames]
     ours = [(file, line) for file, line in lines if Path(__file__).parents[1] in file.parents] or lines

@@ -1,7 +1,7 @@
 """DICOM: a folder is one series, classic slices or enhanced (multi-frame) objects; a file may be a Siemens mosaic.
 
-Where a plane lies and how it is scaled is read plane by plane (dicom_frames.py), and all planes go one way from there
-(dicom_stack.py).
+Where a plane lies and how it is scaled is read plane by plane (frames.py), and all planes go one way from there
+(stack.py).
 """
 
 from collections.abc import Iterator, Sequence
