@@ -24,13 +24,15 @@ class Registry:
 
     Built-ins are "module:attribute" strings, imported on first use so that a missing optional library hurts nobody who
     does not ask for it. Plug-ins come from the entry-point group; one that fails to import, or takes a built-in's name,
-    is an error only for the run that names it.
+    is an error only for the run that names it. contract: the Protocol whose methods are called of what is built,
+    "module:attribute" as well.
     """
 
-    def __init__(self, kind: str, builtins: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, builtins: Mapping[str, str], contract: str | None = None) -> None:
         self.kind = kind
         self.group = f"mae_ext.{kind}s"
         self.builtins = dict(builtins)
+        self.contract = contract
 
     def entry_points(self) -> dict[str, list[EntryPoint]]:
         published: dict[str, list[EntryPoint]] = {}
@@ -65,8 +67,7 @@ class Registry:
             raise ConfigError(
                 f"{prefix}unknown {self.kind} '{name}'{nearest(name, known)} (there are: {', '.join(known)})"
             )
-        module, attribute = self.builtins[name].split(":")
-        return getattr(import_module(module), attribute)
+        return _imported(self.builtins[name])
 
     def check(self, name: str, arguments: Mapping[str, Any], supplied: tuple[str, ...] = (), where: str = "") -> Any:
         """The callable, once its signature takes `arguments` and the framework's own keywords, `supplied`."""
@@ -93,9 +94,31 @@ class Registry:
         """Call the factory with the user's arguments and the framework's own keywords."""
         factory = self.check(name, arguments, tuple(supplied), where)
         try:
-            return factory(**supplied, **arguments)
+            made = factory(**supplied, **arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {self.kind} '{name}': {error}") from error
+        self._check_methods(made, name, where)
+        return made
+
+    def _check_methods(self, made: Any, name: str, where: str) -> None:
+        """Raises ConfigError, before any work, where a method would fail to be called: of an older contract, say."""
+        contract = _imported(self.contract) if self.contract else object
+        for method, wanted in vars(contract).items():
+            if not inspect.isfunction(wanted) or (method.startswith("_") and method != "__call__"):
+                continue
+            _, *arguments = inspect.signature(wanted).parameters
+            try:
+                inspect.signature(getattr(made, method)).bind(*arguments)
+            except (AttributeError, TypeError) as error:
+                raise ConfigError(
+                    f"{where}: {self.kind} '{name}' from {self.sources()[name]} cannot be called as "
+                    f"{method}({', '.join(arguments)}): {error}; {self.contract} is what it has to be"
+                ) from None
+
+
+def _imported(place: str) -> Any:
+    module, attribute = place.split(":")
+    return getattr(import_module(module), attribute)
 
 
 embedders = Registry("embedder", {"patch": "mae_ext.model.embed:PatchEmbed"})
@@ -138,8 +161,11 @@ tasks = Registry(
         "detect": "mae_ext.tasks.detect.task:Detection",
         "segment": "mae_ext.tasks.segment.task:Segmentation",
     },
+    contract="mae_ext.engine.task:Task",
 )
-observers = Registry("observer", {"probe": "mae_ext.probing.during:ProbesDuring"})
+observers = Registry(
+    "observer", {"probe": "mae_ext.probing.during:ProbesDuring"}, contract="mae_ext.engine.observe:Observer"
+)
 loggers = Registry(
     "logger",
     {
@@ -147,6 +173,7 @@ loggers = Registry(
         "wandb": "mae_ext.engine.loggers:WandB",
         "mlflow": "mae_ext.engine.loggers:MLflow",
     },
+    contract="mae_ext.engine.loggers:Logger",
 )
 
 ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks, observers, loggers)}

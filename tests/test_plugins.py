@@ -134,6 +134,38 @@ def test_a_third_party_is_found_listed_and_built(publish):
         maskers.check("stripes", {"wdth": 3})
 
 
+OLDER = """
+class Again:
+    def data(self, config, rank=0, world=1): ...
+    def settle(self, config, data, old): ...
+    def model(self, config): ...
+    def start(self, model, config): ...
+    def loss(self, model, name, batch, gates): ...
+    def evaluate(self, model, config, ranks): ...
+    def predict(self, model, config, sources, out, progress=None): ...
+
+class Quiet:
+    def check(self): ...
+"""
+
+
+def test_a_task_of_an_older_contract_is_refused_by_the_method_that_could_not_be_called(publish):
+    publish("older_pkg", "mae_ext.tasks", "again", "older_pkg:Again", OLDER)
+    with pytest.raises(ConfigError) as info:
+        plugins.tasks.build("again", {}, "task")
+    assert str(info.value) == (
+        "task: task 'again' from older_pkg 1.2 cannot be called as loss(model, name, batch): missing a required "
+        "argument: 'gates'; mae_ext.engine.task:Task is what it has to be"
+    )
+
+
+@pytest.mark.parametrize("registry", [plugins.observers, plugins.loggers], ids=lambda r: r.kind)
+def test_an_observer_or_logger_that_lacks_a_method_is_refused_before_anything_is_read(publish, registry):
+    publish("quiet_pkg", registry.group, "quiet", "quiet_pkg:Quiet", OLDER)
+    with pytest.raises(ConfigError, match=r"'quiet' from quiet_pkg 1.2 cannot be called as (check\(config\)|open\()"):
+        registry.build("quiet", {}, "train.observe")
+
+
 def test_two_packages_with_one_name_are_refused_only_when_that_name_is_asked_for(publish):
     publish("one_pkg", "mae_ext.maskers", "stripes", "one_pkg:Stripes", STRIPES)
     publish("two_pkg", "mae_ext.maskers", "stripes", "two_pkg:Stripes", STRIPES)

@@ -64,7 +64,11 @@ class Observers:
         self.run, self.opened = run, dict[str, Observer]()
         if run.ranks.main:
             for name, observer in run.observers.items():
-                observer.open(run.model, run.config, out, run.at.step)
+                try:
+                    observer.open(run.model, run.config, out, run.at.step)
+                except (UserError, RunError, OSError) as error:
+                    self.close()
+                    raise RunError(f"observer '{name}' cannot begin: {error}; mend it, or take it out") from error
                 self.opened[name] = observer
 
     def due(self, step: int) -> bool:
@@ -104,7 +108,7 @@ def _looked(name: str, observer: Observer, step: int) -> Mapping[str, float]:
 
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
-    """In eval mode, and with the global generators, from which a plug-in may draw, left as they were."""
+    """In eval mode; left as it was, without gradients, and so are the global generators, from which a plug-in may draw."""
     was, cpu = model.training, torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     model.eval()
@@ -112,6 +116,7 @@ def aside(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was)
+        model.zero_grad(set_to_none=True)  # the next step would add its own to what an observer left
         torch.set_rng_state(cpu)
         if gpus:
             torch.cuda.set_rng_state_all(gpus)

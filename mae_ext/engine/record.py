@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ class Record:
         self.run, self.stop = run, stop
         self.ledger = Ledger(out, start, run.ranks)
         self.evaluations = Evaluations(out, start, run.config.train.evaluate_every, total, run.ranks)
+        self.observers = Observers(run, out)  # before loggers, which a service would show as running for ever
         self.loggers = Loggers(run.loggers if run.ranks.main else {}, out, run.config, start)
-        self.observers = Observers(run, out)
         self.metrics = Journal(out / "metrics.jsonl", start) if run.ranks.main else None
         self.terminal = Terminal(total, start) if run.ranks.main else None
         self.skipped = sum(row.get("skipped", 0) for row in self.metrics.rows) if self.metrics else 0
@@ -100,9 +101,10 @@ class Record:
         self.observers.sync()
 
     def close(self) -> None:
-        for part in (self.ledger, self.evaluations, self.metrics, self.terminal, self.observers, self.loggers):
-            if part:
-                part.close()
+        with ExitStack() as closing:  # all of them, whatever one raises
+            for part in (self.loggers, self.observers, self.terminal, self.metrics, self.evaluations, self.ledger):
+                if part:
+                    closing.callback(part.close)
 
 
 def row_of(run: Run, taken: Taken, waited: float, seconds: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from mae_ext.config import load_config
 from mae_ext.engine import checkpoint
 from mae_ext.engine.train import train
 from mae_ext.errors import RunError, UserError
+from mae_ext.sections import PlugIn
 
 TROUBLE = {"user": UserError("a source went"), "run": RunError("no room"), "disk": OSError(5, "a broken disk")}
 
@@ -90,3 +91,61 @@ def test_what_an_observer_refuses_is_refused_before_anything_is_written(watch, t
     with pytest.raises(UserError, match="no such source"):
         train(config({"name": "watcher", "refuses": "no such source"}), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+class Leaver(Watcher):
+    """One that leaves gradients on the model, and whose end is an error."""
+
+    def __call__(self, step):
+        for parameter in self.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        return super().__call__(step)
+
+
+def test_gradients_that_an_observer_leaves_are_in_no_step(watch, tmp_path, monkeypatch):
+    _, config = watch
+    plain = trajectory(train(config(), tmp_path / "plain"))
+    monkeypatch.setattr("mae_ext.engine.observe.Watcher", Leaver)
+    assert trajectory(train(config({"name": "watcher"}), tmp_path / "run")) == plain
+
+
+def test_an_observer_that_cannot_begin_is_named(watch, tmp_path, monkeypatch):
+    class Full(Watcher):
+        def open(self, *_):
+            raise OSError(28, "No space left on device")
+
+    _, config = watch
+    monkeypatch.setattr("mae_ext.engine.observe.Watcher", Full)
+    with pytest.raises(RunError, match=r"observer 'watcher' cannot begin: .*No space left"):
+        train(config({"name": "watcher"}), tmp_path / "run")
+
+
+def test_loggers_are_closed_although_an_observer_fails_to(watch, tmp_path, monkeypatch):
+    class Unclosed(Watcher):
+        def close(self):
+            raise ValueError("a bug")
+
+    class Listener:
+        closed = False
+
+        def check(self):
+            pass
+
+        def open(self, out, config, start):
+            pass
+
+        def write(self, step, values):
+            pass
+
+        def close(self):
+            Listener.closed = True
+
+    _, config = watch
+    monkeypatch.setattr("mae_ext.engine.observe.Watcher", Unclosed)
+    monkeypatch.setitem(plugins.loggers.builtins, "listener", "mae_ext.engine.loggers:Listener")
+    monkeypatch.setattr("mae_ext.engine.loggers.Listener", Listener, raising=False)
+    asked = config({"name": "watcher"})
+    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"loggers": (PlugIn(name="listener"),)})})
+    with pytest.raises(ValueError, match="a bug"):
+        train(asked, tmp_path / "run")
+    assert Listener.closed
