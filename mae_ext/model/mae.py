@@ -134,8 +134,9 @@ class MAE(nn.Module):
 
         The encoder sees the patches mask.keep and no others; the decoder predicts mask.pred from what it made of them.
         valid: (B, 1, *S) bool, where the loss counts. Sample by sample, so that the loss of a batch is the mean of its
-        parts however it is cut over ranks and accumulation steps. The term of `train.uniformity`, where it is asked
-        for, is of the whole batch; files: (B,) of which file each sample is.
+        parts however it is cut over ranks and accumulation steps. A target's `term`, if it has one, is added to it. The
+        term of `train.uniformity`, where it is asked for, is of the whole batch; files: (B,) of which file each sample
+        is.
         """
         modality = self.modality(name)
         modality.check_mask(x, mask)
@@ -143,6 +144,8 @@ class MAE(nn.Module):
         encoded = self.encoder(modality.tokens(x, mask.keep, spacing))
         predicted = self.decode(encoded, mask, modality, spacing)
         loss = modality.loss(predicted.float(), x, mask.pred, valid)
+        if (term := getattr(modality.target, "term", None)) is not None:
+            loss = loss + term(self.encoder.patches(encoded), predicted, x, mask, valid)
         if self.uniformity:
             loss = loss + self.uniformity * uniformity(self.encoder.patches(encoded), files)
         return loss

@@ -1,6 +1,13 @@
 """What the decoder has to answer for a hidden patch, and what its error is.
 
-A factory `(patch, channels, **arguments) -> nn.Module` with the three methods of PixelTarget.
+A factory `(patch, channels, **arguments) -> nn.Module` with the methods of PixelTarget, and what it may have besides:
+
+    def term(self, encoded, predicted, x, mask, valid) -> Tensor
+
+a scalar that is added to the modality's loss in pretraining. encoded: (B, K, D) the kept patch tokens as the encoder
+gives them, without the class token; predicted: (B, P, pix) what the decoder says of mask.pred, both in the run's
+precision; x: (B, C, *S) normalised; valid: (B, 1, *S) bool or None. It has to be a mean over samples of what each alone
+comes to: a batch is cut over ranks and accumulation steps.
 """
 
 from math import prod

@@ -112,6 +112,27 @@ def test_only_the_asked_tokens_are_decoded(build, draw):
     assert seen == [mask.keep.shape[1], 1 + mask.keep.shape[1] + mask.pred.shape[1]]
 
 
+def test_the_term_of_a_target_is_added_to_the_loss_and_sees_patch_tokens_answers_and_what_is_valid(build, draw):
+    model = build(image=IMAGE, model={"class_token": True})
+    modality = model.modality()
+    x, mask = draw(modality)
+    valid = torch.ones(2, 1, *modality.size, dtype=torch.bool)
+    without, seen = model(x, mask, valid=valid), []
+
+    def term(*given):
+        seen.append(given)
+        return given[0].mean() + 2
+
+    modality.target.term = term
+    loss = model(x, mask, valid=valid)
+    ((encoded, predicted, normalised, of, counts),) = seen
+    tokens = model.encoder(modality.tokens(modality.normalize(x), mask.keep, None))
+    assert torch.equal(encoded, model.encoder.patches(tokens))
+    assert encoded.shape[:2] == mask.keep.shape and predicted.shape[:2] == mask.pred.shape
+    assert torch.equal(normalised, modality.normalize(x)) and of is mask and counts is valid
+    assert torch.equal(loss, without + encoded.mean() + 2)
+
+
 NAMES = ["type", "keys", "values", "items", "training", "forward", "pop", "position", "modalities", "none"]
 
 
