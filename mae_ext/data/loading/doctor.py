@@ -14,7 +14,7 @@ from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.sample import Reader, held, read_checked
 from mae_ext.data.sources.meant import odd, opening
 from mae_ext.data.sources.table import list_items
-from mae_ext.errors import BadSample, RunError, some
+from mae_ext.errors import BadSample, ConfigError, RunError, some
 
 MEMORY_BYTES = 4 << 30
 DEADLINE_S = 20.0
@@ -56,6 +56,11 @@ def inspect(
     before any file is opened.
     """
     example = getattr(plugins.readers.get(reader_name, "doctor"), "example", {"size": (224, 224), "channels": 3})
+    if not isinstance(example, Mapping) or not {"size", "channels"} <= example.keys():
+        raise ConfigError(
+            f"doctor: reader '{reader_name}': its `example` is {example!r}; expected "
+            '{"size": (224, 224), "channels": 3}, a length for each axis'
+        )
     size = size or example["size"]
     reader: Reader = plugins.readers.build(
         reader_name, dict(arguments), "doctor", size=size, channels=channels or example["channels"]

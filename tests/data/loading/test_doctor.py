@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mae_ext.cli import run
+from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.loading.doctor import Verdict, inspect, summary
 from mae_ext.errors import ConfigError, UserError
 
@@ -75,6 +76,13 @@ def test_rows_of_arrays_may_have_any_channels_unless_some_are_asked_for(tmp_path
 def test_an_unknown_reader_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown reader 'imag'.*did you mean 'image'"):
         next(inspect([str(tmp_path)], "imag"))
+
+
+def test_an_example_that_says_no_size_and_channels_is_refused_with_the_form(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path / "a.png")
+    monkeypatch.setattr(ImageReader, "example", ((64, 64), 1), raising=False)
+    with pytest.raises(ConfigError, match=r"reader 'image': its `example` is \(\(64, 64\), 1\); expected \{\"size\""):
+        list(inspect([str(tmp_path)]))
 
 
 def test_a_file_that_takes_forever_costs_its_own_verdict(tmp_path: Path) -> None:
