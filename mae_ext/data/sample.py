@@ -106,11 +106,14 @@ class Reader(Protocol):
 
     suffixes: lower case, with the dot; ".dcm/", with a slash, is a folder of such files that together are one sample.
     A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none),
-    `example`, the size and channels that `doctor` asks of a file when no config says otherwise, and
+    `example`, what `doctor` asks of a file when no config says otherwise ({"size": (224, 224), "channels": 3} if it has
+    none), and
 
     - `extent(address) -> Extent`, what its crop samplers will be given, from the header alone. Raises BadSample. Its
       samples then say their `extent` and `box`. Of a reader without it, `extent_of` and `read_placed` find both out.
     - `describe(address) -> str`: a line of what a file holds, then a line for each thing that may mislead.
+    - `prepared(address)`, with an argument `cache`, a folder: decodes a source, keeps it there, and returns it. It is
+      what `mae-ext prepare` calls.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
 
     >>> import pathlib, numpy, torch
@@ -190,10 +193,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _origin(error: Exception) -> str:
-    """The last line of this package that an exception came through: "nifti.py:88"."""
+    """The last line of this package that an exception came through: "nifti.py:88"; of a plug-in's, its own."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in ("verdicts", "judge")]
     lines = [(Path(f.filename), f.lineno) for f in frames]
-    ours = [(file, line) for file, line in lines if Path(__file__).parents[1] in file.parents] or lines
+    ours = [(file, line) for file, line in lines if Path(__file__).parents[1] in file.parents] or lines[:1]
     file, line = ours[-1]
     return f"{file.name}:{line}"
 

@@ -174,7 +174,13 @@ def test_what_is_no_matter_of_the_file_goes_through(error):
 def test_a_verdict_names_the_last_line_of_the_package_that_the_error_came_through():
     with pytest.raises(BadSample) as found, verdicts("a.x"):
         Batch(torch.zeros(1)).rows(0, "x")
-    assert "raised in sample.py:" in found.value.detail
+    assert "raised in batch.py:" in found.value.detail
+
+
+def test_a_verdict_of_a_reader_of_another_package_names_its_line_and_not_its_librarys():
+    with pytest.raises(BadSample) as found, verdicts("a.x"):
+        json.loads("{")
+    assert "raised in test_sample.py:" in found.value.detail
 
 
 def test_a_judged_method_keeps_its_name_its_arguments_and_what_it_gives():
