@@ -201,6 +201,9 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
             continue
         section = {"modalities": ModalityConfig}.get(str(part), fields[part].annotation)
     known = list(getattr(section, "model_fields", {}))
+    name, colon, value = str(location[-1]).partition(":")
+    if colon and name in known:
+        return f": YAML has a space after a colon; write '{name}: {value}'"
     return plugins.nearest(str(location[-1]), known) + (f" (known: {', '.join(known)})" if known else "")
 
 

@@ -98,6 +98,7 @@ def test_a_bare_plugin_name_is_a_plugin_without_arguments():
         (changed(modalities__image__data__pth="x"), "modalities.image.data.pth: unknown key, did you mean 'path'?"),
         (changed(modalities__image__data__augment={"flp": []}), "augment.flp: unknown key, did you mean 'flip'?"),
         (changed(model__decoder__widht=8), "model.decoder.widht: unknown key, did you mean 'width'?"),
+        (changed(model__decoder={"width:8": None}), "unknown key: YAML has a space after a colon; write 'width: 8'"),
         (changed(sed=1), "sed: unknown key, did you mean 'seed'?"),
         (changed(train__lr=float("nan")), "train.lr: "),
         (changed(train__lr=float("inf")), "train.lr: "),
