@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mae_ext.model.mae import MAE
     from mae_ext.model.mask import Mask, Masker, from_scores, num_keep
     from mae_ext.model.target import PixelTarget
+    from mae_ext.tasks.finetuning import FineTuning
 
 
 settle_threads()  # torch, which is imported later, reads this once
@@ -67,6 +68,7 @@ _HOME = {
     "Examples": "mae_ext.data.loading.examples",
     "HeldOut": "mae_ext.data.loading.examples",
     "ModalityData": "mae_ext.data.loading.batches",
+    "FineTuning": "mae_ext.tasks.finetuning",
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "Embedder",
     "Examples",
     "Features",
+    "FineTuning",
     "FrozenEncoder",
     "HeldOut",
     "Items",

@@ -1,7 +1,8 @@
-"""A third party's package adds an embedder and a masker; nothing in mae_ext knows of them."""
+"""A third party's package adds an embedder, a masker and a task; nothing in mae_ext knows of them."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_an_installed_plugin_trains_by_its_name_in_the_yaml(installed, photos, c
 def test_the_list_of_plugins_says_which_package_they_are_from(installed):
     done = command("plugins", path=[installed])
     assert done.returncode == 0, done.stderr
-    for name in ("conv_stem", "checkerboard"):
+    for name in ("conv_stem", "checkerboard", "regress"):
         line = next(line for line in done.stdout.splitlines() if name in line)
         assert "mae-ext-plugin-example 0.1.0" in line
 
@@ -103,6 +104,40 @@ def test_an_argument_that_the_plugin_does_not_take_is_refused_before_work_starts
     assert done.returncode == 2
     assert "did you mean 'hidden'?" in done.stderr
     assert not (out / "metrics.jsonl").exists()
+
+
+def test_an_installed_task_is_finetuned_from_a_run_goes_on_with_the_same_losses_and_predicts(
+    installed, photos, config, tmp_path
+):
+    run, index, tuned = tmp_path / "run", tmp_path / "index.csv", tmp_path / "tuned"
+    assert command("pretrain", config, "--data", photos, "--out", run, "--steps", 2, path=[installed]).returncode == 0
+    rows = [f"{photos / f'{i}.png'},{i / 2},{'train' if i < 6 else 'test'}" for i in range(8)]
+    index.write_text("\n".join(["path,size,split", *rows]) + "\n")
+    config.write_text(
+        "task: regress\nmodalities: {image: {batch: 3}}\n"
+        "train: {steps: 6, lr: 1.0e-2, precision: fp32, workers: 0, save_every: 2, tensorboard: false}\n"
+    )
+    sides = ["--data", f"{index}::split=train,label=size", "--test", f"{index}::split=test,label=size"]
+    tune = ["finetune", config, "--init", run, *sides, "--out", tuned]
+    done = command(*tune, path=[installed])
+    assert done.returncode == 0, done.stderr
+    losses = [json.loads(line)["loss"] for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    scores = (tuned / "evaluations.jsonl").read_text()
+    assert {"step", "samples", "mae", "r2"} == set(json.loads(scores)) and json.loads(scores)["samples"] == 2
+
+    shutil.rmtree(max((tuned / "checkpoints").iterdir()))  # as a run that was killed before its last checkpoint
+    done = command(*tune, path=[installed])
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["loss"] for line in (tuned / "metrics.jsonl").read_text().splitlines()] == losses
+    assert (tuned / "evaluations.jsonl").read_text() == scores
+
+    for _ in range(2):
+        done = command("predict", tuned, photos, "--out", tmp_path / "said", path=[installed])
+        assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in (tmp_path / "said" / "predictions.jsonl").read_text().splitlines()]
+    wanted = [3.5, 3.0]
+    off = [abs(said[i]["number"] - number) for i, number in zip((7, 6), wanted, strict=True)]
+    assert len(said) == 8 and np.isclose(np.mean(off), json.loads(scores)["mae"], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "patch"), [((15,), (3,)), ((10, 21), (5, 3)), ((6, 10, 9), (2, 5, 3))])

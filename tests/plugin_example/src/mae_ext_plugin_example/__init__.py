@@ -1,1 +1,1 @@
-"""An embedder and a masker for mae_ext, in a package of their own."""
+"""An embedder, a masker and a task for mae_ext, in a package of their own."""
