@@ -108,7 +108,7 @@ def _looked(name: str, observer: Observer, step: int) -> Mapping[str, float]:
 
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
-    """In eval mode; left as it was, without gradients, and so are the global generators, which a plug-in may draw from."""
+    """In eval mode, and left as it was, without gradients; and the global generators, which a plug-in may draw from."""
     was, cpu = model.training, torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     model.eval()
