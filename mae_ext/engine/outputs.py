@@ -24,9 +24,13 @@ from mae_ext.engine.checkpoint import fsync, sha256
 from mae_ext.engine.log import say, warn
 from mae_ext.errors import BadSample, UserError, some
 from mae_ext.strict_json import dumps
+from mae_ext.strict_yaml import write_yaml
 
 MANIFEST = "predict.manifest.jsonl"
 """In the folder of predictions: which model they are of, then a line for each sample that is done."""
+
+WATCHING = ("log_every", "loggers", "observe")
+"""Keys of `train` that change no model; and manifests from before there were these go on."""
 
 UNFINISHED = ".unfinished"
 """Folder for files that are being written; whatever a killed command left there goes with the next one."""
@@ -263,8 +267,10 @@ class Results:
 
 
 def model_identity(model: nn.Module, config: Config) -> str:
-    """SHA-256 of the config and of every weight: of the checkpoint, wherever it lies."""
-    digest = hashlib.sha256(config.to_yaml().encode("utf-8", "surrogateescape"))
+    """SHA-256 of the config, less who watched the training, and of every weight: of the checkpoint, wherever it lies."""
+    settings = config.model_dump(mode="json")
+    settings["train"] = {key: value for key, value in settings["train"].items() if key not in WATCHING}
+    digest = hashlib.sha256(write_yaml(settings).encode("utf-8", "surrogateescape"))
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

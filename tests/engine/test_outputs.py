@@ -1,5 +1,6 @@
 """Predictions have a file each, under their samples' names, and nothing that is there is ever written over."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 from mae_ext.cli import run
 from mae_ext.engine.outputs import MANIFEST, Results, model_identity, result_paths
 from mae_ext.errors import UserError
+from mae_ext.sections import PlugIn
+from mae_ext.strict_yaml import write_yaml
 
 SUFFIXES = (".png", ".jpg", ".nii.gz", ".nii")
 
@@ -162,6 +165,19 @@ def test_a_model_is_known_by_its_weights_and_its_config(make_config):
     with torch.no_grad():
         model.weight[1, 1] += 1e-6
     assert known != model_identity(model, config)
+
+
+def test_a_manifest_from_before_there_were_loggers_and_observers_is_of_the_same_model(make_config):
+    config, model = make_config(), torch.nn.Linear(1, 1, bias=False)
+    settings = config.model_dump(mode="json")
+    for key in ("log_every", "loggers", "observe"):
+        del settings["train"][key]
+    weights = model.weight.detach().numpy().tobytes()
+    assert (
+        model_identity(model, config) == hashlib.sha256(write_yaml(settings).encode() + b"weight" + weights).hexdigest()
+    )
+    watched = config.train.model_copy(update={"log_every": 7, "observe": (PlugIn(name="norms"),)})
+    assert model_identity(model, config.model_copy(update={"train": watched})) == model_identity(model, config)
 
 
 def test_a_file_that_was_being_moved_into_place_at_a_kill_is_written_anew(make_config, tmp_path):
