@@ -267,7 +267,7 @@ class Results:
 
 
 def model_identity(model: nn.Module, config: Config) -> str:
-    """SHA-256 of the config, less who watched the training, and of every weight: of the checkpoint, wherever it lies."""
+    """SHA-256 of the config, less who watched the training, and of every weight: of a checkpoint, wherever it is."""
     settings = config.model_dump(mode="json")
     settings["train"] = {key: value for key, value in settings["train"].items() if key not in WATCHING}
     digest = hashlib.sha256(write_yaml(settings).encode("utf-8", "surrogateescape"))
