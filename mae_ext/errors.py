@@ -183,6 +183,10 @@ def cause_of(error: OSError) -> str:
     return f"{where}{error.strerror or error}" + (f" ({remedy})" if (remedy := REMEDIES.get(error.errno or 0)) else "")
 
 
+class Stopped(Exception):
+    """Stopped by a signal after saving. Exit code 75."""
+
+
 class NonFinite(Exception):
     """A loss or a gradient that is NaN or infinite; nothing was updated by it.
 

@@ -63,6 +63,16 @@ def test_importing_the_package_imports_neither_torch_nor_any_other_library() -> 
     assert not {"torch", "numpy", "pydantic", "PIL", "monai", "yaml"} & set(done.stdout.split())
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["pretrain", "--help"], ["configs"], ["pretrain", "image_folder", "--so"]]
+)
+def test_what_needs_no_tensor_is_answered_without_importing_torch(words: list[str]) -> None:
+    """Importing it takes seconds."""
+    code = f"import sys; from mae_ext.cli import run; code = run({words}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_dir_names_what_is_loaded_at_its_first_use() -> None:
     assert {*mae_ext.__all__, "__version__"} <= set(dir(mae_ext))
 

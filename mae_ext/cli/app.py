@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.errors import BadSample, RunError, Stopped, UserError
 
 app = typer.Typer(
     name="mae-ext",
@@ -69,8 +69,6 @@ class Warnings(logging.Handler):
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
-    from mae_ext.engine.resume import Stopped
-
     rank = os.environ.get("RANK", "0")
     library, shown = logging.getLogger("mae_ext"), Warnings(rank)
 

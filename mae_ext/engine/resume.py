@@ -28,10 +28,6 @@ MOVABLE = ("data.path", "data.test", "data.reader.cache", "task.masks", "task.te
 """Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
 
 
-class Stopped(Exception):
-    """Stopped by a signal after saving. Exit code 75."""
-
-
 @dataclass(frozen=True)
 class Standing:
     """Where a run stands: what its checkpoint says beside the weights, or the start."""

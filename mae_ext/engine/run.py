@@ -23,7 +23,6 @@ from mae_ext.engine.optim import Schedule, adamw, freeze
 from mae_ext.engine.precision import LossScale
 from mae_ext.engine.resume import (
     Standing,
-    Stopped,
     asked_statistics,
     check_same,
     kept_statistics,
@@ -34,7 +33,7 @@ from mae_ext.engine.resume import (
 )
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task, build_model, task_of
-from mae_ext.errors import NoneMeasurable
+from mae_ext.errors import NoneMeasurable, Stopped
 from mae_ext.progress import watched_by
 
 

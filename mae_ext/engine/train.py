@@ -15,12 +15,11 @@ from mae_ext.engine.distributed import join, leave, lost_rank
 from mae_ext.engine.failure import recorded
 from mae_ext.engine.log import say
 from mae_ext.engine.record import Record, say_what_begins
-from mae_ext.engine.resume import Stopped
 from mae_ext.engine.run import Run, begin
 from mae_ext.engine.saves import Saves, clear, own
 from mae_ext.engine.step import Step
 from mae_ext.engine.stop import Interrupted, StopFlag
-from mae_ext.errors import NoneUsable, NonFinite, RunError, UserError, cause_of
+from mae_ext.errors import NoneUsable, NonFinite, RunError, Stopped, UserError, cause_of
 from mae_ext.overrides import configured
 
 
