@@ -1,6 +1,7 @@
 """What can go wrong, by who has to act: the user (exit 2), the run (exit 1), or nobody (one bad file)."""
 
 import errno
+import signal
 from collections.abc import Mapping, Sequence
 from os import fsdecode
 from typing import Any
@@ -152,6 +153,18 @@ class NoneUsable(_OfFiles, RunError):
 
 class NoneMeasurable(_OfFiles, UserError):
     """All files that were tried are bad before anything was trained."""
+
+
+def death_of(who: str, code: int | None, deadline_s: float) -> tuple[str, str]:
+    """(kind, detail) of the BadSample over which a child process ended: by itself, by its own alarm, or killed.
+
+    code: as multiprocessing and subprocess have it, a signal's number below 0; None where it is not known.
+    """
+    if code is None or code >= 0:
+        return "crashed", f"{who} ended with exit code {code}"
+    if -code == signal.SIGALRM:
+        return "hung", f"no answer within {deadline_s:g} s"
+    return "crashed", f"{who} was killed by {signal.Signals(-code).name}"
 
 
 REMEDIES = {

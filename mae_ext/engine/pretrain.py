@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mae_ext import plugins
 from mae_ext.config import Config
 from mae_ext.data.batch import Batch
 from mae_ext.data.loading.batches import ModalityData
@@ -15,6 +14,7 @@ from mae_ext.engine.meaning import check_meaning
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import check_masks
+from mae_ext.model.modality import build_maskers
 from mae_ext.progress import Progress
 
 
@@ -22,12 +22,8 @@ class Pretraining:
     def check(self, config: Config) -> None:
         """Raises ConfigError for masks under which nothing is hidden, or nothing answered."""
         for name, m in config.modalities.items():
-            specs = {"mask": m.mask, "decode": m.decode}
-            maskers = {
-                k: plugins.maskers.build(s.name, s.arguments, f"modalities.{name}.{k}") for k, s in specs.items() if s
-            }
             try:
-                check_masks(maskers["mask"], maskers.get("decode"), m.grid)
+                check_masks(*build_maskers(m, f"modalities.{name}"), m.grid)
             except ValueError as error:
                 raise ConfigError(f"modalities.{name}.{error}") from None
 

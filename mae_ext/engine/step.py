@@ -146,8 +146,8 @@ class Step:
         run.scaler.unscale_(run.optimizer)
 
         # What `get_total_norm` does, by hand: the norm of each gradient says which was not finite.
-        gradients = {n: p.grad for n, p in run.model.named_parameters() if p.grad is not None}
-        norms = torch.stack(torch._foreach_norm(list(gradients.values())))
+        learning = {name: p for name, p in run.model.named_parameters() if p.grad is not None}
+        norms = torch.stack(torch._foreach_norm([p.grad for p in learning.values() if p.grad is not None]))
         norm = torch.linalg.vector_norm(norms)
 
         # One small reduction for everything that all ranks must agree on.
@@ -159,11 +159,10 @@ class Step:
         agreed = run.ranks.sum(torch.cat([losses / run.ranks.world, flags]))
         run.optimizer.found_inf = self.gate(agreed[-4] > 0, agreed[-3] > 0, scale)  # type: ignore[attr-defined]
         own = torch.stack([norm, scale, self.gate.skipped, self.gate.closed])
-        self._send(Unread(step, torch.cat([agreed, losses, own]), None, list(gradients), norms))
+        self._send(Unread(step, torch.cat([agreed, losses, own]), None, list(learning), norms))
 
         if train.clip is not None:
-            parameters = [p for p in run.model.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(parameters, train.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(learning.values(), train.clip, norm)
         run.schedule.set(run.optimizer, step)
         run.optimizer.step()
         run.scaler.update_unless(self.gate.closed)

@@ -1,6 +1,7 @@
 """A step that is not finite updates nothing, ends the run with a record, and can be repeated from it."""
 
 import json
+from itertools import count
 
 import numpy as np
 import pytest
@@ -12,7 +13,24 @@ from mae_ext.cli import run
 from mae_ext.engine import checkpoint
 from mae_ext.engine import step as step_module
 from mae_ext.engine.failure import replay
+from mae_ext.model.mae import MAE
 from mae_ext.strict_json import dumps
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """poison(when): a gradient of models that are made then is NaN in their steps, from 1 on, for which `when` is."""
+    real = MAE.from_config
+
+    def go(when):
+        def poisoned(config):
+            model, steps = real(config), count(1)
+            model.encoder.class_token.register_hook(lambda g: g * (float("nan") if when(next(steps)) else 1.0))
+            return model
+
+        monkeypatch.setattr(MAE, "from_config", poisoned)
+
+    return go
 
 
 @pytest.mark.usefixtures("faulty")
@@ -75,22 +93,8 @@ def test_a_learning_rate_that_blows_up_stops_the_run(tiny, train, tmp_path, capf
     assert json.loads(dumps(replay(failure))) == {k: v for k, v in record.items() if k != "files"}
 
 
-def test_one_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tiny, train, tmp_path, capfd, monkeypatch):
-    from mae_ext.model.mae import MAE
-
-    real, steps = MAE.from_config, []
-
-    def poisoned(config):
-        model = real(config)
-
-        def poison(gradient):
-            steps.append(0)
-            return gradient * (float("nan") if len(steps) == 5 else 1.0)
-
-        model.encoder.class_token.register_hook(poison)
-        return model
-
-    monkeypatch.setattr(MAE, "from_config", poisoned)
+def test_one_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(tiny, train, tmp_path, capfd, poison):
+    poison(lambda step: step == 5)
     assert train(tiny({"train.steps": 10})) == 1
     assert complaint(capfd).startswith("mae-ext: step 5: ")
     record = json.loads((tmp_path / "run" / "failure-00000005" / "record.json").read_text())
@@ -140,17 +144,8 @@ def test_a_step_that_is_not_finite_is_the_one_of_the_record_however_late_it_is_r
     assert one == other and len(one[2]) == one[1]["step"] and all(torch.equal(weights[k], same[k]) for k in weights)
 
 
-def test_fp16_that_gives_up_is_replayed_to_the_same_record(tiny, train, tmp_path, monkeypatch, late):
-    from mae_ext.model.mae import MAE
-
-    real = MAE.from_config
-
-    def poisoned(config):
-        model = real(config)
-        model.encoder.class_token.register_hook(lambda gradient: gradient * float("nan"))
-        return model
-
-    monkeypatch.setattr(MAE, "from_config", poisoned)
+def test_fp16_that_gives_up_is_replayed_to_the_same_record(tiny, train, tmp_path, poison, late):
+    poison(lambda step: True)
     assert train(tiny({"train.precision": "fp16"})) == 1
     failure = tmp_path / "run" / "failure-00000017"
     record = json.loads((failure / "record.json").read_text())
@@ -158,22 +153,8 @@ def test_fp16_that_gives_up_is_replayed_to_the_same_record(tiny, train, tmp_path
     assert json.loads(dumps(replay(failure))) == {key: value for key, value in record.items() if key != "files"}
 
 
-def test_a_run_in_fp16_whose_gradients_are_never_finite_stops_with_a_record(tiny, train, tmp_path, capfd, monkeypatch):
-    from mae_ext.model.mae import MAE
-
-    real = MAE.from_config
-
-    def poisoned(config):
-        model, steps = real(config), []
-
-        def poison(gradient):
-            steps.append(0)
-            return gradient * (float("nan") if len(steps) > 3 else 1.0)
-
-        model.encoder.class_token.register_hook(poison)
-        return model
-
-    monkeypatch.setattr(MAE, "from_config", poisoned)
+def test_a_run_in_fp16_whose_gradients_are_never_finite_stops_with_a_record(tiny, train, tmp_path, capfd, poison):
+    poison(lambda step: step > 3)
     config = tiny({"train.precision": "fp16"})
     assert train(config) == 1
     said = complaint(capfd)
@@ -185,40 +166,15 @@ def test_a_run_in_fp16_whose_gradients_are_never_finite_stops_with_a_record(tiny
     assert record["skipped_in_a_row"] == 17 and record["nonfinite_gradients"] == ["encoder.class_token"]
 
 
-def test_updates_that_fp16_skipped_are_counted_in_the_closing_line(tiny, train, capfd, monkeypatch):
-    from mae_ext.model.mae import MAE
-
-    real = MAE.from_config
-
-    def poisoned(config):
-        model, steps = real(config), []
-
-        def poison(gradient):
-            steps.append(0)
-            return gradient * (float("nan") if len(steps) in (2, 5) else 1.0)
-
-        model.encoder.class_token.register_hook(poison)
-        return model
-
-    monkeypatch.setattr(MAE, "from_config", poisoned)
+def test_updates_that_fp16_skipped_are_counted_in_the_closing_line(tiny, train, capfd, poison):
+    poison(lambda step: step in (2, 5))
     assert train(tiny({"train.precision": "fp16", "train.steps": 8, "train.warmup_steps": 2})) == 0
     assert "done: 8 steps; 2 updates were skipped by fp16's loss scaler" in capfd.readouterr().err
 
 
-def test_a_run_that_goes_on_remembers_how_many_updates_fp16_skipped_and_its_scale(
-    tiny, train, tmp_path, capfd, monkeypatch
-):
+def test_a_run_that_goes_on_remembers_how_many_updates_fp16_skipped_and_its_scale(tiny, train, tmp_path, capfd, poison):
     """Gradients that are never finite end it at the same step, whether or not it was begun again on the way."""
-    from mae_ext.model.mae import MAE
-
-    real = MAE.from_config
-
-    def poisoned(config):
-        model = real(config)
-        model.encoder.class_token.register_hook(lambda gradient: gradient * float("nan"))
-        return model
-
-    monkeypatch.setattr(MAE, "from_config", poisoned)
+    poison(lambda step: True)
     config = tiny({"train.precision": "fp16", "train.save_every": 10})
     ends = []
     for _ in range(2):

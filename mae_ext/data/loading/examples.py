@@ -14,8 +14,7 @@ class Examples(Protocol):
     """Files with answers: what a task that is not pretraining reads. Picklable; a function of (config, key) alone.
 
     items: the files to train on. identity: whatever of the answers is not in the files' names (labels, say), for the
-    comparison that a resume makes. They may have `summary`, a line on their answers that is said
-    at the start.
+    comparison that a resume makes. They may have `summary`, a line on their answers that is said at the start.
 
     >>> import dataclasses, numpy, torch, mae_ext
     >>> class Brightness:  # the answer is the mean of what is seen

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from mae_ext.errors import BadSample, RunError
+from mae_ext.errors import BadSample, RunError, death_of
 
 START_S = 120.0
 """Imports in a fresh child do not count against the deadline; they have this long."""
@@ -176,13 +176,8 @@ class Sandbox:
         self._child.join(5.0)
         code = self._child.exitcode
         self._kill()
-        if code is None or code >= 0:
-            return "crashed", f"the reading process ended with exit code {code}"
-        if -code == signal.SIGALRM:
-            return "hung", f"no answer within {self.deadline_s:g} s"
-        name = signal.Signals(-code).name
-        hint = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
-        return "crashed", f"the reading process was killed by {name}{hint}"
+        kind, detail = death_of("the reading process", code, self.deadline_s)
+        return kind, detail + ", as the system does when memory runs out" * (code == -signal.SIGKILL)
 
     def _kill(self) -> None:
         if self._child is not None:

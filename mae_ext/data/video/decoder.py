@@ -9,7 +9,6 @@ import json
 import mmap
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import locate
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, death_of
 
 CHILD = Path(__file__).with_name("child.py")
 PACKAGES = str(Path(__file__).parents[2])
@@ -150,11 +149,7 @@ class Child:
             self.process.wait(5.0)
         code = self.process.returncode
         self.close()
-        if code is None or code >= 0:
-            return "crashed", f"the decoder ended with exit code {code}"
-        if -code == signal.SIGALRM:
-            return "hung", f"no answer within {deadline_s:g} s"
-        return "crashed", f"the decoder was killed by {signal.Signals(-code).name}"
+        return death_of("the decoder", code, deadline_s)
 
 
 class Children:
