@@ -54,7 +54,15 @@ class Config(Section):
     task: Named = PlugIn(name="pretrain")
     """What is trained: pretraining, or something with labels."""
     init: str | None = None
-    """The checkpoint whose encoder a task starts from; null is an encoder that has learned nothing."""
+    """What weights are from: a run, a checkpoint, a file or folder of another program's weights, FORMAT:PATH
+    (docs/weights.md). null is a model that has learned nothing."""
+    init_parts: Literal["all", "encoder"] | None = None
+    """Of what pretraining starts from: encoder and decoder, or the encoder alone. null is all that there is."""
+    init_channels: Literal["mean", "repeat", "first"] = "mean"
+    """Where it has other channels: each channel is their mean; theirs in turn; or the first so many of theirs, and
+    zeros for more. All scaled so that a grey input says the same."""
+    init_inflate: Literal["centre", "mean"] = "centre"
+    """Where it has fewer axes: along a new axis of a patch its weights stand in the middle alone, or in equal shares."""
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
     """By names of your choice: one, or several that share the encoder and the decoder."""
     model: ModelConfig

@@ -1,0 +1,79 @@
+"""What a run starts from, by one name: a run, a checkpoint of one, or weights of another program."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mae_ext.config import Config
+from mae_ext.engine.checkpoint import find, read_config, read_tensors
+from mae_ext.engine.optim import BACKBONE
+from mae_ext.errors import CheckpointError
+from mae_ext.interop.files import read_foreign
+from mae_ext.interop.fit import fitted
+from mae_ext.interop.format import FORMATS, format_of, parse_hints, recognise
+from mae_ext.interop.origin import Origin, Report
+from mae_ext.model.mae import MAE
+
+
+@dataclass(frozen=True)
+class Named:
+    """ "mae:weights.pth::heads=12" in its parts. format: None where it is to be recognised. hints: as it stands."""
+
+    path: Path
+    format: str | None = None
+    hints: str = ""
+
+    @classmethod
+    def of(cls, what: str | Path) -> "Named":
+        """A path that is there is a path, whatever it looks like."""
+        if Path(what).exists():
+            return cls(Path(what))
+        rest, _, hints = str(what).partition("::")
+        head, colon, tail = rest.partition(":")
+        if colon and head in FORMATS:
+            return cls(Path(tail), head, hints)
+        return cls(Path(rest), None, hints)
+
+    def __str__(self) -> str:
+        return f"{self.format}:" * bool(self.format) + str(self.path) + f"::{self.hints}" * bool(self.hints)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a run of ours or a checkpoint of one."""
+        folder = self.path
+        return self.format is None and folder.is_dir() and (
+            (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file()
+        )  # fmt: skip
+
+    def absolute(self) -> "Named":
+        return Named(self.path.absolute(), self.format, self.hints)
+
+
+def opened(what: str | Path) -> Origin:
+    """Raises CheckpointError: nothing there, damaged, dangerous, of no known format, or of a kind that is not ours."""
+    named = Named.of(what)
+    if named.ours:
+        if named.hints:
+            raise CheckpointError(f"{what}: a run says all of itself; remove '::{named.hints}'")
+        return _of_a_run(named.path)
+    file = read_foreign(named.path)
+    one = recognise(file) if named.format is None else format_of(named.format)
+    return one.read(file, parse_hints(named.hints, str(named.path)))
+
+
+def _of_a_run(run: Path) -> Origin:
+    """Of a task's run, the encoder that it began with and went on training."""
+    path = find(run)
+    weights = read_tensors(path / "model.safetensors")
+    backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
+    head = {k: "the head of a task" for k in weights if backbone and not k.startswith(BACKBONE)}
+    return Origin(backbone or weights, read_config(path), str(path), decodes=not backbone, left=head)
+
+
+def load_start(model: nn.Module, config: Config) -> Report:
+    """Weights of config.init into an MAE, in place, as far as they fit it; see `interop.fit`."""
+    assert isinstance(model, MAE) and config.init is not None
+    weights, report = fitted(opened(config.init), model, config)
+    model.load_state_dict(weights)
+    return report

@@ -1,0 +1,150 @@
+"""Weights of other programs from a disk, opened so that nothing in them can run."""
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mae_ext.errors import CheckpointError, cause_of
+from mae_ext.interop.format import Foreign
+
+SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth")
+FOLDER = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+"""What a folder is searched for, the first that is there: safetensors first."""
+
+CONTAINERS = ("model", "state_dict", "module", "model_state", "teacher", "student", "net", "network", "ema")
+"""Keys under which training scripts put weights, beside their optimiser. Tried in this order."""
+
+PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
+"""What wrappers put before every name."""
+
+MAX_JSON = 64 << 20
+
+
+def read_foreign(path: str | Path) -> Foreign:
+    """A file, or a folder as transformers writes them. Raises CheckpointError, by name, for whatever is not plain
+    weights: pickles with code in them, damaged and cut files, headers that declare more than there is."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; expected a run, or weights of another program")
+    folder, file = (path, _in_folder(path)) if path.is_dir() else (path.parent, path)
+    weights = _sharded(file) if file.name.endswith(".index.json") else _weights(file)
+    beside = {name: _json(folder / name) for name in ("config.json", "preprocessor_config.json")}
+    if not path.is_dir() and file.name not in FOLDER:
+        beside = dict.fromkeys(beside, {})  # of a file among others it is not known that they belong together
+    return Foreign(unwrapped(weights, str(path)), str(path), *beside.values())
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} holds no weights; expected one of {', '.join(FOLDER)}, or a run with checkpoints/")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        if file.stat().st_size > MAX_JSON:
+            raise ValueError(f"larger than {MAX_JSON >> 20} MiB")
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file}: expected an object, found {type(values).__name__}")
+    return values
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """Of an index: name -> file in the same folder, each opened as if it stood alone."""
+    shards = _json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{index}: expected a 'weight_map' from weights to files")
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name or Path(name).suffix not in (*SAFE, *PICKLED):
+            raise CheckpointError(f"{index}: '{name}' is no file of weights in the same folder")
+        weights |= _weights(index.parent / name)
+    if missing := sorted(set(shards) - set(weights)):
+        raise CheckpointError(f"{index} names weights that are in no file: {', '.join(missing[:3])}")
+    return weights
+
+
+def _weights(file: Path) -> Mapping[str, Any]:
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(8)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {cause_of(error)}") from None
+    if file.suffix in SAFE:
+        return _safe(file, start)
+    if file.suffix in PICKLED:
+        return _pickled(file)
+    raise CheckpointError(f"{file}: expected a file of weights ({', '.join((*SAFE, *PICKLED))}) or a folder with one")
+
+
+def _safe(file: Path, start: bytes) -> dict[str, Tensor]:
+    declared, size = int.from_bytes(start, "little"), file.stat().st_size
+    if len(start) < 8 or declared + 8 > size:
+        raise CheckpointError(f"{file} is damaged: its header declares {declared} bytes and the file has {size}")
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from None
+
+
+def _pickled(file: Path) -> Mapping[str, Any]:
+    """What torch.save wrote, tensors and plain containers alone. A file of the settings that a script was called with
+    (argparse.Namespace, in facebookresearch's checkpoints) is one of them: making one runs nothing."""
+    if zipfile.is_zipfile(file):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                declared = sum(entry.file_size for entry in archive.infolist())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}") from None
+        if declared > file.stat().st_size:
+            raise CheckpointError(
+                f"{file} declares {declared} bytes of tensors and has {file.stat().st_size}: torch.save packs nothing"
+            )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            values = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = re.search(r"GLOBAL (\S+)", str(error))
+        raise CheckpointError(
+            f"{file} is a pickle that {f'asks for {what[1]}' if what else 'is not plain tensors'}, which could run "
+            f"anything, and was not opened; ask for the weights as safetensors, or convert them where you trust them"
+        ) from None
+    except Exception as error:  # noqa: BLE001 torch raises whatever its readers do of a damaged file
+        raise CheckpointError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file}: expected names and tensors, found {type(values).__name__}")
+    return values
+
+
+def unwrapped(values: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """Names -> tensors, out of the containers of training scripts. Raises CheckpointError where there are none."""
+    for _ in range(3):
+        inner = next((values[key] for key in CONTAINERS if isinstance(values.get(key), Mapping)), None)
+        if inner is None or any(isinstance(value, Tensor) for value in values.values()):
+            break
+        values = inner
+    weights = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{where} holds no tensors, but {', '.join(map(str, list(values)[:4])) or 'nothing'}")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
