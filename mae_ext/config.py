@@ -58,6 +58,9 @@ class Config(Section):
     (docs/weights.md). null is a model that has learned nothing."""
     init_parts: Literal["all", "encoder"] | None = None
     """Of what pretraining starts from: encoder and decoder, or the encoder alone. null is all that there is."""
+    init_fit: bool = False
+    """Of what a task starts from: whether patches, channels and axes may be others than the config's, and weights are
+    fitted; else they are refused. Pretraining always fits."""
     init_channels: Literal["mean", "repeat", "first"] = "mean"
     """Where it has other channels: each channel is their mean; theirs in turn; or the first so many of theirs, and
     zeros for more. All scaled so that a grey input says the same."""

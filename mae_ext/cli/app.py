@@ -23,7 +23,8 @@ app = typer.Typer(
 )
 
 ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped recipe.")]
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint in it.")]
+WHAT = "a run, a checkpoint of one, or weights of another program: a file, a folder, or FORMAT:PATH (docs/weights.md)"
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help=f"{WHAT[0].upper()}{WHAT[1:]}.")]
 DataOption = Annotated[
     str | None,
     typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH."),

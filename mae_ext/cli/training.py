@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mae_ext.cli.app import AllowOption, ConfigArg, DataOption, SetOption, StepsOption, app
+from mae_ext.cli.app import WHAT, AllowOption, ConfigArg, DataOption, SetOption, StepsOption, app
 from mae_ext.config import load_values
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
@@ -20,14 +20,16 @@ def pretrain(
     steps: StepsOption = None,
     set_: SetOption = None,
     allow_change: AllowOption = False,
+    init: Annotated[str | None, typer.Option("--init", help=f"Go on from {WHAT}. 'none': from nothing.")] = None,
 ) -> None:
     """Train; resumes by itself when --out holds a checkpoint of the same config.
 
-    Example: mae-ext pretrain image_folder --data photos/ --out runs/photos
+    Example: mae-ext pretrain image_folder --data photos/ --out runs/photos; from weights: --init mae_vit_base.pth
     """
+    from mae_ext.engine.start_config import with_start
     from mae_ext.engine.train import train
 
-    loaded = configured(config, data, set_, steps)
+    loaded = configured(with_start(*load_values(config, list(set_ or [])), init, out), data, None, steps)
     if loaded.task.name != "pretrain":
         raise UserError(f"{config}: is of the task '{loaded.task.name}'; run it with `mae-ext finetune`")
     train(loaded, Path(out), allow_change)
@@ -37,8 +39,8 @@ def pretrain(
 def finetune(
     config: ConfigArg,
     init: Annotated[
-        str, typer.Option("--init", help="The pretrained run, or one checkpoint in it; 'none' starts from nothing.")
-    ],
+        str | None, typer.Option("--init", help=f"The pretrained encoder: {WHAT}. 'none' starts from nothing.")
+    ] = None,
     data: DataOption = None,
     test: Annotated[str | None, typer.Option("--test", help="Held-out data that the task is judged on.")] = None,
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/finetuned",
@@ -50,11 +52,13 @@ def finetune(
 
     Example: mae-ext finetune finetune_cifar10_vitt --init runs/cifar10 --data train --test test --out runs/ft
     """
+    from mae_ext.engine.start_config import check_task, with_start
     from mae_ext.engine.train import train
-    from mae_ext.tasks.start import check_task, from_run, from_scratch
 
     values, where = load_values(config, list(set_ or []))
-    loaded = from_scratch(values, where) if init == "none" else from_run(values, init, where)
+    if init is None and not values.get("init"):
+        raise UserError(f"{where}: what does it start from? Give --init WHAT (a run, or weights), or --init none")
+    loaded = with_start(values, init, where, out)
     train(configured(check_task(loaded, where), data, None, steps, test), Path(out), allow_change)
 
 

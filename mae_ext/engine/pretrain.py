@@ -11,7 +11,9 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.meaning import check_meaning
+from mae_ext.engine.start import load_start
 from mae_ext.errors import ConfigError, UserError
+from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import check_masks
 from mae_ext.model.modality import build_maskers
@@ -37,8 +39,8 @@ class Pretraining:
     def model(self, config: Config) -> nn.Module:
         return MAE.from_config(config)
 
-    def start(self, model: nn.Module, config: Config) -> None:
-        """Pretraining starts from nothing, and `data` refuses `init`."""
+    def start(self, model: nn.Module, config: Config) -> Report:
+        return load_start(model, config)
 
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         out: Tensor = model(batch.x, batch.mask, name, batch.valid, batch.spacing, batch.files)

@@ -135,6 +135,8 @@ def say_what_begins(run: Run, out: Path) -> None:
         if unsaid := one_sided(modality.reader, modality.items.addresses):
             warn(f"{name}: {unsaid}")
     files = ", ".join(f"{len(d.items)} {n} files" for n, d in run.data.items())
+    if run.start is not None:
+        say(f"starting from {run.start.summary()}")
     millions = sum(p.numel() for p in run.model.parameters()) / 1e6
     begins = f"going on from step {start}" if start else "starting"
     say(

@@ -34,6 +34,7 @@ from mae_ext.engine.resume import (
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task, build_model, task_of
 from mae_ext.errors import NoneMeasurable, Stopped
+from mae_ext.interop.origin import Report
 from mae_ext.progress import watched_by
 
 
@@ -55,6 +56,8 @@ class Run:
     schedule: Schedule
     at: Standing = field(default_factory=Standing)
     checkpoint: Path | None = None
+    start: Report | None = None
+    """What became of the weights that it started from, in the process that loaded them."""
     observers: dict[str, Any] = field(default_factory=dict)
     loggers: dict[str, Any] = field(default_factory=dict)
 
@@ -73,14 +76,14 @@ def assembled(
     samples = next((d.plan.samples_per_epoch for d in data.values()), 0)
     torch.manual_seed(0)  # nothing of ours draws from it; a plug-in that does is at least the same in every run
     model = build_model(config)
-    if checkpoint is None and config.init is not None:
-        task.start(model, config)
+    report = task.start(model, config) if checkpoint is None and config.init is not None else None
     model = on_device(model, ranks.device).train()
     freeze(model, config.train.freeze)
     optimizer, scaler = adamw(model, config.train), LossScale(ranks.device, config.train.precision)
     if checkpoint is not None:
         restore(checkpoint, config, model, optimizer, scaler, at)
-    return Run(config, task, data, ranks, model, optimizer, scaler, Schedule.of(config, samples), at, checkpoint)
+    schedule = Schedule.of(config, samples)
+    return Run(config, task, data, ranks, model, optimizer, scaler, schedule, at, checkpoint, report)
 
 
 def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Run:

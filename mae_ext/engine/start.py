@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from mae_ext.config import Config
-from mae_ext.engine.checkpoint import find, read_config, read_tensors
+from mae_ext.engine.checkpoint import find, load_weights, read_config, read_state, read_tensors
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.files import read_foreign
@@ -62,13 +62,36 @@ def opened(what: str | Path) -> Origin:
     return one.read(file, parse_hints(named.hints, str(named.path)))
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a config needs of a start. init: for config.init, absolute; of a run, the checkpoint that it is now."""
+
+    config: Config
+    init: str
+    decodes: bool = True
+
+
+def known_of(what: str) -> Known:
+    """Raises as `opened` does."""
+    origin, named = opened(what), Named.of(what).absolute()
+    return Known(origin.config, str(Path(origin.where).absolute() if named.ours else named), origin.decodes)
+
+
 def _of_a_run(run: Path) -> Origin:
     """Of a task's run, the encoder that it began with and went on training."""
     path = find(run)
     weights = read_tensors(path / "model.safetensors")
     backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
+    step = read_state(path)["step"]
     head = {k: "the head of a task" for k in weights if backbone and not k.startswith(BACKBONE)}
-    return Origin(backbone or weights, read_config(path), str(path), decodes=not backbone, left=head)
+    return Origin(backbone or weights, read_config(path), str(path), decodes=not backbone, left=head, step=step)
+
+
+def model_of(origin: Origin) -> MAE:
+    """In eval mode, on the CPU, with every weight of the origin and no other."""
+    model = MAE(origin.config, decodes=origin.decodes)
+    load_weights(model, origin.weights, origin.where)
+    return model.eval()
 
 
 def load_start(model: nn.Module, config: Config) -> Report:

@@ -14,6 +14,7 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
+from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
 from mae_ext.rng import seed_of
@@ -80,8 +81,9 @@ class Task(Protocol):
         """The model with the weights that it has by itself. `build_model` has seeded the global generator for it."""
         ...
 
-    def start(self, model: nn.Module, config: Config) -> None:
-        """Load what config.init names, in place. Not called when a run is resumed, nor when config.init is None."""
+    def start(self, model: nn.Module, config: Config) -> Report | None:
+        """Load what config.init names, in place, and say what became of each tensor. Not called when a run is resumed,
+        nor when config.init is None."""
         ...
 
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:

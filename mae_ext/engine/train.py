@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mae_ext.config import Config
+from mae_ext.config import Config, load_values
 from mae_ext.data.batch import Batch
 from mae_ext.data.loading.batches import StepData
 from mae_ext.data.loading.loader import Loader
@@ -17,10 +17,14 @@ from mae_ext.engine.log import say
 from mae_ext.engine.record import Record, say_what_begins
 from mae_ext.engine.run import Run, begin
 from mae_ext.engine.saves import Saves, clear, own
+from mae_ext.engine.start_config import with_start
 from mae_ext.engine.step import Step
 from mae_ext.engine.stop import Interrupted, StopFlag
 from mae_ext.errors import NoneUsable, NonFinite, RunError, Stopped, UserError, cause_of
 from mae_ext.overrides import configured
+
+START = "start.json"
+"""Of a run: what became of the weights that it started from, tensor by tensor."""
 
 
 def train(
@@ -32,11 +36,12 @@ def train(
     test: str | Path | None = None,
     steps: int | None = None,
     sets: Sequence[str] = (),
+    init: str | Path | None = None,
 ) -> Path:
     """Train, or go on from the newest checkpoint in `out`, and return the run directory.
 
-    config: a Config, a YAML file, or the name of a recipe ("image_folder"). data, test, steps, sets: as --data, --test,
-    --steps and --set of the commands; several modalities as "image=photos,clip=films". Raises UserError, RunError, or
+    config: a Config, a YAML file, or the name of a recipe ("image_folder"). data, test, steps, sets, init: as --data,
+    --test, --steps, --set and --init of the commands; several modalities as "image=photos,clip=films". Raises UserError, RunError, or
     Stopped after a signal.
 
     >>> import mae_ext, numpy
@@ -55,8 +60,12 @@ def train(
     """
     out = Path(out)
     paths = [None if path is None else str(path) for path in (data, test)]
-    config = str(config) if isinstance(config, Path) else config
-    if isinstance(config, str) or sets or steps is not None or any(paths):
+    if not isinstance(config, Config):
+        config = with_start(*load_values(config, sets), init, out)
+        sets = ()
+    elif init is not None:
+        raise UserError("init is for a config by name or file; a Config in memory says it itself: config.init")
+    if sets or steps is not None or any(paths):
         config = configured(config, paths[0], sets, steps, paths[1])
     unset = [name for name, modality in config.modalities.items() if modality.data.path is None]
     if unset:
@@ -87,6 +96,8 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
     if run.ranks.main:
         clear(out, run)  # before ranks meet, after which each writes files of its own
         write_durably(out / "config.yaml", run.config.to_yaml())
+        if run.start is not None:
+            write_durably(out / START, run.start.to_json())
         say_what_begins(run, out)
     record = Record(run, out, stop)
     take_step, saves = Step(run, record.share), Saves(run, out, record)

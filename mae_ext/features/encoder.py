@@ -20,8 +20,8 @@ from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sample import Reader, Sample, read_checked, stack
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.table import Items, list_items
-from mae_ext.engine.checkpoint import load_run
 from mae_ext.engine.cpu import on_device
+from mae_ext.engine.start import model_of, opened
 from mae_ext.engine.task import device_of
 from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.model.mae import MAE
@@ -256,7 +256,8 @@ class FrozenEncoder(nn.Module):
 
 
 def load_encoder(run_or_file: str | Path, name: str | None = None, device: str = "auto") -> FrozenEncoder:
-    """The encoder of a run directory (its newest good checkpoint) or of one checkpoint, in eval mode.
+    """The encoder of a run directory (its newest good checkpoint), of one checkpoint, or of weights of another program:
+    a file or folder that is recognised, or "FORMAT:PATH" (docs/weights.md). In eval mode.
 
     name: which modality, for a model that has several. device: "auto", "cpu" or "cuda". The weights behind
     `encoder(x)` can be trained, the others are frozen (see `requires_grad_`). Raises CheckpointError, UserError.
@@ -274,7 +275,7 @@ def load_encoder(run_or_file: str | Path, name: str | None = None, device: str =
     >>> encoder.features("grey.npz").features.shape
     (8, 24)
     """
-    run = load_run(run_or_file)
-    name = one_modality(name, run.config, str(run_or_file))
-    model = on_device(run.model.eval(), device_of(device))
-    return FrozenEncoder(model, run.config, name, run.step, Path(run.path)).requires_grad_()
+    origin = opened(run_or_file)
+    name = one_modality(name, origin.config, str(run_or_file))
+    model = on_device(model_of(origin), device_of(device))
+    return FrozenEncoder(model, origin.config, name, origin.step, Path(origin.where)).requires_grad_()

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from mae_ext.config import Config
+from mae_ext.strict_json import dumps
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Origin:
     with numbers for statistics where they are known ("measured" where they are not). where: the path, for messages.
     kind: "run" or the name of a foreign format. decodes: whether there is a decoder. left: names of theirs that no
     tensor of ours has, and why ("a head for 1000 classes"). notes: what a user should know of how they were taken.
+    step: of the run.
     """
 
     weights: Mapping[str, Tensor]
@@ -26,6 +28,7 @@ class Origin:
     decodes: bool = True
     left: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    step: int = 0
 
 
 Outcome = Literal["taken", "fitted", "new"]
@@ -45,6 +48,11 @@ class Report:
 
     def count(self, outcome: Outcome) -> int:
         return sum(kind == outcome for kind, _ in self.rows.values())
+
+    def to_json(self) -> str:
+        rows = {name: {"outcome": outcome, "how": how} for name, (outcome, how) in self.rows.items()}
+        whole = {"where": self.where, "tensors": rows, "left": dict(self.left), "notes": list(self.notes)}
+        return dumps(whole, indent=1) + "\n"
 
     def summary(self) -> str:
         """One line: how many tensors were taken, fitted (and how) and are new (and why), and what was left over."""

@@ -8,7 +8,7 @@ from mae_ext.engine import checkpoint
 from mae_ext.errors import CheckpointError, ConfigError
 from mae_ext.model.mae import MAE
 from mae_ext.tasks.backbone import load_backbone
-from mae_ext.tasks.start import from_run, from_scratch
+from mae_ext.engine.start_config import with_start
 
 TRAIN = {"steps": 5, "workers": 0}
 
