@@ -65,7 +65,8 @@ class Config(Section):
     """Where it has other channels: each channel is their mean; theirs in turn; or the first so many of theirs, and
     zeros for more. All scaled so that a grey input says the same."""
     init_inflate: Literal["centre", "mean"] = "centre"
-    """Where it has fewer axes: along a new axis of a patch its weights stand in the middle alone, or in equal shares."""
+    """Where it has fewer axes: along a new axis of a patch its weights stand in its middle alone, or in equal
+    shares."""
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
     """By names of your choice: one, or several that share the encoder and the decoder."""
     model: ModelConfig

@@ -8,8 +8,8 @@ from mae_ext.cards import HEAD, read_head, shipped
 from mae_ext.config import SIZES, find_config, json_schema, load_config, load_values, parse_config
 from mae_ext.engine import checkpoint
 from mae_ext.engine.optim import peak_lr
+from mae_ext.engine.start_config import with_start
 from mae_ext.errors import ConfigError
-from mae_ext.tasks.start import from_run
 
 RECIPES = {path.stem: path for path in shipped("configs")}
 ON_ANY_RUN = {"finetune_folder": "image_folder", "finetune_scans": "volume_ct_vitb"}
@@ -26,7 +26,7 @@ def test_the_recipes_that_the_documentation_names_ship():
 def test_a_recipe_for_ones_own_run_takes_architecture_and_reader_from_it(name, tmp_path):
     pretraining = load_config(ON_ANY_RUN[name])
     saved = checkpoint.save(tmp_path / "checkpoints", 1, pretraining, {"model": {}}, {})
-    config = from_run(*_from(name, str(tmp_path)))
+    config = with_start(*load_values(name), tmp_path)
     ((_, tuned),) = config.modalities.items()
     own = pretraining.modalities[next(iter(config.modalities))]
     assert config.init == str(saved.absolute()) and config.model.width == pretraining.model.width
@@ -36,11 +36,6 @@ def test_a_recipe_for_ones_own_run_takes_architecture_and_reader_from_it(name, t
     config.check_plugins()
     with pytest.raises(ConfigError, match=r"patch|model"):  # from nothing, it would have to say what to build
         parse_config(load_values(name)[0], name)
-
-
-def _from(name, run):
-    values, where = load_values(name)
-    return values, run, where
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES.keys() - ON_ANY_RUN))

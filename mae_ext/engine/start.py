@@ -54,9 +54,7 @@ def opened(what: str | Path) -> Origin:
     """Raises CheckpointError: nothing there, damaged, dangerous, of no known format, or of a kind that is not ours."""
     named = Named.of(what)
     if named.ours:
-        if named.hints:
-            raise CheckpointError(f"{what}: a run says all of itself; remove '::{named.hints}'")
-        return _of_a_run(named.path)
+        return _of_a_run(_checkpoint(named))
     file = read_foreign(named.path)
     one = recognise(file) if named.format is None else format_of(named.format)
     return one.read(file, parse_hints(named.hints, str(named.path)))
@@ -73,13 +71,23 @@ class Known:
 
 def known_of(what: str) -> Known:
     """Raises as `opened` does."""
-    origin, named = opened(what), Named.of(what).absolute()
-    return Known(origin.config, str(Path(origin.where).absolute() if named.ours else named), origin.decodes)
+    named = Named.of(what)
+    if named.ours:
+        path = _checkpoint(named)
+        config = read_config(path)
+        return Known(config, str(path.absolute()), config.task.name == "pretrain")
+    origin = opened(what)
+    return Known(origin.config, str(named.absolute()), origin.decodes)
 
 
-def _of_a_run(run: Path) -> Origin:
+def _checkpoint(named: Named) -> Path:
+    if named.hints:
+        raise CheckpointError(f"{named.path}: a run says all of itself; remove '::{named.hints}'")
+    return find(named.path)
+
+
+def _of_a_run(path: Path) -> Origin:
     """Of a task's run, the encoder that it began with and went on training."""
-    path = find(run)
     weights = read_tensors(path / "model.safetensors")
     backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
     step = read_state(path)["step"]

@@ -23,19 +23,17 @@ NONE = "none"
 """Names no start, where a config has one."""
 
 
-def with_start(values: Mapping[str, Any], what: str | None, where: str, out: str | Path | None = None) -> Config:
+def with_start(values: Mapping[str, Any], where: str, what: str | Path | None, out: str | Path | None = None) -> Config:
     """The config of `values` (as YAML gives them) on what it starts from.
 
     what: as `--init` has it; "none" starts from nothing; None asks the config's own `init`. out: the run's directory.
     Where that holds a run with the same start, the run itself says what its start was: the start may be gone. Raises
     ConfigError for each key that contradicts the start: its value, the start's, what to do.
     """
-    own = values.get("init")
-    if what is None and isinstance(own, str):
-        what = own
+    what = values.get("init") if what is None else str(what)
     settings = {k: v for k, v in values.items() if k != "init"}
-    if what is None or what == NONE:
-        return parse_config(settings, where)
+    if not isinstance(what, str) or what == NONE:  # what is no text the schema refuses, by name
+        return parse_config(dict(values) if what != NONE else settings, where)
     task = settings.get("task", "pretrain")
     begin = _pretraining if (task.get("name") if isinstance(task, dict) else task) == "pretrain" else _task
     start = (None if out is None else _begun(Path(out), what)) or known_of(what)
@@ -150,9 +148,7 @@ def _stretched(own: dict[str, Any], values: dict[str, Any], augment: Any) -> dic
     if position["name"] != "sincos" or "unit" in position or "span" in position:
         return position
     try:
-        before, now = (
-            [s // p for s, p in zip(of["size"], of["patch"], strict=True)] for of in (own, values)
-        )
+        before, now = ([s // p for s, p in zip(of["size"], of["patch"], strict=True)] for of in (own, values))
         fixed = [axis % len(now) for axis in (augment or {}).get("fixed", ())]
     except (TypeError, ValueError, AttributeError, ZeroDivisionError):
         return position  # which the schema refuses, by name

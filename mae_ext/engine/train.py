@@ -41,8 +41,8 @@ def train(
     """Train, or go on from the newest checkpoint in `out`, and return the run directory.
 
     config: a Config, a YAML file, or the name of a recipe ("image_folder"). data, test, steps, sets, init: as --data,
-    --test, --steps, --set and --init of the commands; several modalities as "image=photos,clip=films". Raises UserError, RunError, or
-    Stopped after a signal.
+    --test, --steps, --set and --init of the commands; several modalities as "image=photos,clip=films". Raises
+    UserError, RunError, or Stopped after a signal.
 
     >>> import mae_ext, numpy
     >>> pixels = numpy.random.default_rng(0).integers(256, size=(8, 16, 16), dtype="uint8")

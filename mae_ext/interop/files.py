@@ -40,10 +40,10 @@ def read_foreign(path: str | Path) -> Foreign:
         raise CheckpointError(f"{path}: no such file or folder; expected a run, or weights of another program")
     folder, file = (path, _in_folder(path)) if path.is_dir() else (path.parent, path)
     weights = _sharded(file) if file.name.endswith(".index.json") else _weights(file)
-    beside = {name: _json(folder / name) for name in ("config.json", "preprocessor_config.json")}
-    if not path.is_dir() and file.name not in FOLDER:
-        beside = dict.fromkeys(beside, {})  # of a file among others it is not known that they belong together
-    return Foreign(unwrapped(weights, str(path)), str(path), *beside.values())
+    # Of a file with a name of its own, among others, it is not known that they belong together.
+    together = path.is_dir() or file.name in FOLDER
+    beside = [_json(folder / name) if together else {} for name in ("config.json", "preprocessor_config.json")]
+    return Foreign(unwrapped(weights, str(path)), str(path), *beside)
 
 
 def _in_folder(folder: Path) -> Path:

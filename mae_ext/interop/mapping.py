@@ -175,7 +175,8 @@ def patches_in(convolution: Tensor) -> Tensor:
 
 def patches_out(matrix: Tensor, patch: Sequence[int], channels: int) -> Tensor:
     """The way back: (D, pix) -> (D, C, *patch)."""
-    return matrix.unflatten(1, (*patch, channels)).movedim(-1, 1).contiguous()
+    convolution: Tensor = matrix.reshape(len(matrix), *patch, channels)
+    return convolution.movedim(-1, 1).contiguous()
 
 
 def heads_of(width: int, said: int | None, where: str, key: str = "heads", known: Mapping[int, int] = HEADS) -> int:
@@ -212,11 +213,16 @@ def positions_like(table: Tensor, grid: tuple[int, ...]) -> str:
     Tables that were stored in half precision are told by what that can hold: 1e-3.
     """
     width = table.shape[1]
-    fixed = {"sincos": lambda: sincos(coordinates_of(grid), width), "sequence": lambda: SequenceSinCos(grid, width).table}
-    for name, make in fixed.items():
-        if width >= 2 * len(grid) and (table.float() - make()).abs().max() < 1e-3:
-            return name
+    if width >= 2 * len(grid):
+        for name, fixed in (("sincos", sincos(coordinates_of(grid), width)), ("sequence", _sequence(grid, width))):
+            if (table.float() - fixed).abs().max() < 1e-3:
+                return name
     return "learned"
+
+
+def _sequence(grid: tuple[int, ...], width: int) -> Tensor:
+    table: Tensor = SequenceSinCos(grid, width).table
+    return table
 
 
 def plain(channels: int) -> dict[str, Any]:
@@ -225,7 +231,7 @@ def plain(channels: int) -> dict[str, Any]:
 
 
 def statistics_of(file: Foreign, channels: int, default: Statistics | None = IMAGENET) -> dict[str, Any]:
-    """What a preprocessor_config.json beside the weights says; else `default` where it has as many channels, or none."""
+    """What a preprocessor_config.json beside the weights says; else `default` where it has as many channels."""
     mean, std = file.processor.get("image_mean"), file.processor.get("image_std")
     if isinstance(mean, list | tuple) and isinstance(std, list | tuple) and len(mean) == len(std) == channels:
         return Statistics(mean=tuple(mean), std=tuple(std)).model_dump(mode="json")
@@ -256,10 +262,11 @@ def with_statistics(ours: dict[str, Tensor], config: Config) -> dict[str, Tensor
 
 
 def only_modality(origin: Origin, name: str) -> tuple[Mapping[str, Tensor], Any]:
-    """(weights, config of the modality) for `Format.write`. Raises CheckpointError for another embedder than 'patch'."""
+    """(weights, config of the modality), for `Format.write`. Raises CheckpointError for embedders of other names than
+    'patch'."""
     modality = origin.config.modalities[name]
     if modality.embed.name != "patch":
         raise CheckpointError(
-            f"{origin.where}: the embedder '{modality.embed.name}' has no counterpart in other programs; only 'patch' has"
+            f"{origin.where}: the embedder '{modality.embed.name}' has no counterpart elsewhere; only 'patch' has one"
         )
     return origin.weights, modality

@@ -5,10 +5,10 @@ import torch
 
 from mae_ext.config import set_value
 from mae_ext.engine import checkpoint
+from mae_ext.engine.start_config import with_start
 from mae_ext.errors import CheckpointError, ConfigError
 from mae_ext.model.mae import MAE
 from mae_ext.tasks.backbone import load_backbone
-from mae_ext.engine.start_config import with_start
 
 TRAIN = {"steps": 5, "workers": 0}
 
@@ -21,7 +21,7 @@ def values(model=None, train=None, task="classify", **image):
 def test_what_the_config_leaves_out_is_the_runs(make_run):
     run = make_run(position={"name": "sincos", "unit": 4.0})
     before = checkpoint.read_config(checkpoint.latest(run))
-    config = from_run(values(), str(run), "config")
+    config = with_start(values(), "config", run)
     one, other = config.modalities["image"], before.modalities["image"]
     for part in ("size", "patch", "channels", "embed", "position"):
         assert getattr(one, part) == getattr(other, part)
@@ -34,7 +34,7 @@ def test_what_the_config_leaves_out_is_the_runs(make_run):
 def test_what_the_config_says_of_augmentation_counts_and_the_rest_of_it_is_the_runs(make_run):
     run = make_run(data={"augment": {"scale": [0.3, 0.7], "aspect": [0.9, 1.1], "flip": [0]}})
     augment = (
-        from_run(values(data={"augment": {"scale": [0.5, 0.9]}}), str(run), "config").modalities["image"].data.augment
+        with_start(values(data={"augment": {"scale": [0.5, 0.9]}}), "config", run).modalities["image"].data.augment
     )
     assert (augment.scale, augment.aspect, augment.flip) == ((0.5, 0.9), (0.9, 1.1), (0,))
 
@@ -55,36 +55,34 @@ def test_what_the_config_says_of_augmentation_counts_and_the_rest_of_it_is_the_r
 def test_what_contradicts_the_run_is_refused_by_name(make_run, given, told):
     run = make_run()
     with pytest.raises(ConfigError) as info:
-        from_run(values(**given), str(run), "ft.yaml")
+        with_start(values(**given), "ft.yaml", run)
     said = str(info.value)
     assert said.startswith(f"ft.yaml: does not fit --init {run}: ") and told in said and "\n" not in said
 
 
 def test_what_agrees_with_the_run_may_be_said_again(make_run):
     again = {"patch": [8, 4], "channels": 3, "position": "sincos", "size": [24, 16]}
-    config = from_run(values(model={"width": 24, "drop_path": 0.2}, **again), str(make_run()), "config")
+    config = with_start(values(model={"width": 24, "drop_path": 0.2}, **again), "config", make_run())
     assert config.model.drop_path == 0.2
 
 
 def test_what_a_reader_may_refuse_is_the_configs_and_the_rest_the_runs(make_run):
     """Limits change no sample, and a machine with more memory may read what another could not."""
     reader = {"name": "image", "max_pixels": 1000}
-    config = from_run(values(data={"reader": reader}), str(make_run()), "config")
+    config = with_start(values(data={"reader": reader}), "config", make_run())
     assert config.modalities["image"].data.reader.arguments == {"max_pixels": 1000}
 
 
 def test_a_limit_of_the_reader_needs_no_name_of_it(make_run):
     given = values()
     set_value(given, "modalities.image.data.reader.max_pixels=200000000")
-    assert (
-        from_run(given, str(make_run()), "config").modalities["image"].data.reader.arguments["max_pixels"] == 2 * 10**8
-    )
+    assert with_start(given, "config", make_run()).modalities["image"].data.reader.arguments["max_pixels"] == 2 * 10**8
 
 
 @pytest.mark.parametrize("position", ["sincos", "sequence", "learned", "separable"])
 def test_another_size_is_taken_and_means_what_the_run_s_own_encoder_says_of_it(make_run, position):
     run = make_run(position, position=position)
-    config = from_run(values(size=[40, 32]), str(run), "config")
+    config = with_start(values(size=[40, 32]), "config", run)
     assert config.modalities["image"].grid == (5, 8)
     model = MAE(config, decodes=False).eval()
     load_backbone(model, config.init)
@@ -98,20 +96,20 @@ def test_another_size_is_refused_where_a_plug_in_s_positions_are_of_one_grid(mak
     run = make_run(position="learned")
     monkeypatch.delattr("mae_ext.model.position.Learned.any_size")
     with pytest.raises(ConfigError, match="positions of 'learned' belong to one grid"):
-        from_run(values(size=[40, 32]), str(run), "config")
+        with_start(values(size=[40, 32]), "config", run)
 
 
 def test_a_modality_that_the_run_has_not_is_refused(make_run):
     wrong = {**values(), "modalities": {"imag": {"batch": 4}}}
     with pytest.raises(ConfigError, match=r"modalities\.imag: .* has no such modality, did you mean 'image'\?"):
-        from_run(wrong, str(make_run()), "config")
+        with_start(wrong, "config", make_run())
 
 
 def test_unknown_keys_are_refused_as_everywhere(make_run):
     with pytest.raises(ConfigError, match=r"train\.layer_decya: unknown key, did you mean 'layer_decay'\?"):
-        from_run(values(train={"layer_decya": 0.5}), str(make_run()), "config")
+        with_start(values(train={"layer_decya": 0.5}), "config", make_run())
     with pytest.raises(ConfigError, match=r"model: Field required"):
-        from_scratch(values(size=[24, 16], patch=[8, 4]), "config")
+        with_start(values(size=[24, 16], patch=[8, 4]), "config", "none")
 
 
 def test_an_encoder_loads_whole_or_not_at_all(make_run, make_config, tmp_path):

@@ -8,8 +8,8 @@ from golden.rest_config import BASE, M, put
 from golden.rest_engine import given
 
 from mae_ext.config import parse_config
+from mae_ext.engine import start_config as finetune
 from mae_ext.model.position import Learned
-from mae_ext.tasks import start as finetune
 
 
 @area()
@@ -69,8 +69,8 @@ def beginning(note: Note) -> None:
         for value in values:
 
             def begun(key: str = key, value: Any = value) -> Any:
-                found = finetune.from_run(put(plain, key, value), "run", "here").model_dump(mode="json")
-                base = finetune.from_run(plain, "run", "here").model_dump(mode="json")
+                found = finetune.with_start(put(plain, key, value), "here", "run").model_dump(mode="json")
+                base = finetune.with_start(plain, "here", "run").model_dump(mode="json")
                 flat_found, flat_base = (str_items(v) for v in (found, base))
                 return {k: v for k, v in flat_found.items() if flat_base.get(k) != v and k != "init"}
 
@@ -80,12 +80,12 @@ def beginning(note: Note) -> None:
         lambda: digest(
             {
                 k: v
-                for k, v in str_items(finetune.from_run(plain, "run", "here").model_dump(mode="json")).items()
+                for k, v in str_items(finetune.with_start(plain, "here", "run").model_dump(mode="json")).items()
                 if k != "init"
             }
         ),
     )
-    note("from scratch", lambda: finetune.from_scratch({**BASE, "init": "x"}, "here").init)
+    note("from scratch", lambda: finetune.with_start({**BASE, "init": "x"}, "here", "none").init)
     note(
         "no task",
         [
@@ -113,7 +113,7 @@ def beginning(note: Note) -> None:
                 note(
                     f"positions of one grid {not any_size} at {size}",
                     lambda size=size: (
-                        finetune.from_run(put(sized, M + "size", size), "learned", "here").modalities["image"].size
+                        finetune.with_start(put(sized, M + "size", size), "here", "learned").modalities["image"].size
                     ),
                 )
     for size in ([8, 8], [16, 8], [12, 12]):
