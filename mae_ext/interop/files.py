@@ -1,9 +1,12 @@
 """Weights of other programs from a disk, opened so that nothing in them can run."""
 
 import argparse
+import contextlib
 import json
 import pickle
+import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +31,13 @@ CONTAINERS = ("model", "state_dict", "module", "model_state", "teacher", "studen
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 """What wrappers put before every name."""
+
+INSTEAD = {
+    b"version https://git-lfs": "a pointer of Git LFS and not the weights; run `git lfs pull` where it was cloned",
+    b"<!doctype": "a web page and not the weights; the download was answered with a message, open it to see which",
+    b"<html": "a web page and not the weights; the download was answered with a message, open it to see which",
+}
+"""What often lies where weights should be."""
 
 MAX_JSON = 64 << 20
 
@@ -85,9 +95,12 @@ def _sharded(index: Path) -> dict[str, Tensor]:
 def _weights(file: Path) -> Mapping[str, Any]:
     try:
         with file.open("rb") as opened:
-            start = opened.read(8)
+            start = opened.read(64)
     except OSError as error:
         raise CheckpointError(f"{file}: {cause_of(error)}") from None
+    for begins, what in INSTEAD.items():
+        if start.lstrip().lower().startswith(begins):
+            raise CheckpointError(f"{file} is {what}")
     if file.suffix in SAFE:
         return _safe(file, start)
     if file.suffix in PICKLED:
@@ -96,7 +109,7 @@ def _weights(file: Path) -> Mapping[str, Any]:
 
 
 def _safe(file: Path, start: bytes) -> dict[str, Tensor]:
-    declared, size = int.from_bytes(start, "little"), file.stat().st_size
+    declared, size = int.from_bytes(start[:8], "little"), file.stat().st_size
     if len(start) < 8 or declared + 8 > size:
         raise CheckpointError(f"{file} is damaged: its header declares {declared} bytes and the file has {size}")
     try:
@@ -119,19 +132,41 @@ def _pickled(file: Path) -> Mapping[str, Any]:
                 f"{file} declares {declared} bytes of tensors and has {file.stat().st_size}: torch.save packs nothing"
             )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of pickles of newer protocols, which are refused or read like others
             values = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL (\S+)", str(error))
+        what = re.search(r"(?:GLOBAL|class|function) [`']?([\w.]+)", str(error))
+        asked = what[1] if what else _first_global(file)
         raise CheckpointError(
-            f"{file} is a pickle that {f'asks for {what[1]}' if what else 'is not plain tensors'}, which could run "
+            f"{file} is a pickle that {f'asks for {asked}' if asked else 'is not plain tensors'}, which could run "
             f"anything, and was not opened; ask for the weights as safetensors, or convert them where you trust them"
         ) from None
     except Exception as error:  # noqa: BLE001 torch raises whatever its readers do of a damaged file
-        raise CheckpointError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{file} cannot be read as weights: {first}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: expected names and tensors, found {type(values).__name__}")
     return values
+
+
+def _first_global(file: Path) -> str | None:
+    """The first name that a pickle asks for, for the message; it is taken apart, and nothing of it is run."""
+    words: list[str] = []
+    with contextlib.suppress(Exception):
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+        else:
+            content = file.read_bytes()[:MAX_JSON]
+        for code, argument, _ in pickletools.genops(content):
+            if code.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if code.name == "STACK_GLOBAL":
+                return ".".join(words[-2:])
+            if isinstance(argument, str):
+                words.append(argument)
+    return None
 
 
 def unwrapped(values: Mapping[str, Any], where: str) -> dict[str, Tensor]:
