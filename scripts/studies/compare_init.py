@@ -1,4 +1,4 @@
-"""Does pretraining pay? One fine-tuning config from a pretrained run and from scratch, over seeds, side by side.
+"""Does pretraining pay? One config from a pretrained run and from scratch, over seeds, side by side.
 
     python scripts/studies/compare_init.py finetune_cifar10_vitt --init runs/cifar10 --data DIR/train --test DIR/test \\
         --out runs/pays --score accuracy --seeds 3 --set task.labels=0.1 --scratch-set train.layer_decay=1
@@ -8,6 +8,10 @@ samples have labels: the two sides of a seed share all of that. {seed} in --data
 seed's number (few-{seed}.txt, runs/hippocampus-{seed}). --scratch-set: for the scratch side alone; layer-wise decay,
 which spares what is already learned, only slows a beginner. Runs that are there go on, so the same command after an
 interruption costs nothing again.
+
+A config of pretraining goes on pretraining from --init (a run, or weights of another program). Its scores are `loss`, on
+--test, and those of probes that train.probe asks for during the run, by the names of their curves: probe/linear, and
+with several named sets probe/old/linear, probe/new/knn, ... --score may be repeated.
 
 Prints a line for each run, then the mean, the standard deviation over seeds and the difference seed by seed.
 """
@@ -19,11 +23,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mae_ext.config import load_values
+
 
 def command(args: argparse.Namespace, init: str, seed: int, more: list[str], out: Path) -> list[str]:
     options = [f"--set={value}" for value in [*args.set, *more, f"seed={seed}"]]
     files = ["--data", args.data, "--test", args.test, "--out", str(out)]
-    words = [sys.executable, "-m", "mae_ext", "finetune", args.config, "--init", init, *files, *options]
+    kind = "finetune" if load_values(args.config)[0].get("task", "pretrain") != "pretrain" else "pretrain"
+    words = [sys.executable, "-m", "mae_ext", kind, args.config, "--init", init, *files, *options]
     return [word.replace("{seed}", str(seed)) for word in words]
 
 
@@ -31,7 +38,19 @@ def last_scores(run: Path) -> dict[str, float]:
     """What the end of a run was judged: the last line, and not the best, which the test data would have chosen."""
     lines = (run / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
     found: dict[str, float] = json.loads(lines[-1])
-    return found
+    return found | last_probes(run)
+
+
+def last_probes(run: Path) -> dict[str, float]:
+    """Accuracies of the last probe during the run, of each of its sets: {"probe/old/linear": 0.4}."""
+    file = run / "probes.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return {
+        "/".join(filter(None, ("probe", row.get("set"), kind))): row[kind]["accuracy"]
+        for row in rows  # in the order of steps: the last counts
+        if row.get("in_training")
+        for kind in ("linear", "knn")
+    }
 
 
 def summary(score: str, found: dict[str, list[float]]) -> str:
@@ -51,24 +70,31 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--score", required=True, help="a column of evaluations.jsonl: accuracy, dice, mAP50, ...")
+    parser.add_argument(
+        "--score", required=True, action="append", help="of evaluations.jsonl: accuracy, dice, loss, ..."
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--start-set", action="append", default=[], metavar="KEY=VALUE", help="for the other side alone"
+    )
     parser.add_argument("--scratch-set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"pretrained": [], "scratch": []}
+    found: dict[str, dict[str, list[float]]] = {score: {"pretrained": [], "scratch": []} for score in args.score}
     for seed in range(args.seeds):
-        for side, more in (("pretrained", []), ("scratch", args.scratch_set)):
+        for side, more in (("pretrained", args.start_set), ("scratch", args.scratch_set)):
             init = args.init if side == "pretrained" else "none"
             run = args.out / f"{side}-{seed}"
             if subprocess.run(command(args, init, seed, more, run), check=False).returncode:
-                raise SystemExit(f"{run}: fine-tuning stopped; the same command goes on")
+                raise SystemExit(f"{run}: training stopped; the same command goes on")
             scores = last_scores(run)
-            if args.score not in scores:
-                raise SystemExit(f"{run}: no score '{args.score}'; there are {', '.join(scores)}")
-            found[side].append(scores[args.score])
-            print(f"seed {seed}  {side:11} {args.score} {scores[args.score]:.4f}", flush=True)
-    print(summary(args.score, found))
+            for score in args.score:
+                if score not in scores:
+                    raise SystemExit(f"{run}: no score '{score}'; there are {', '.join(scores)}")
+                found[score][side].append(scores[score])
+                print(f"seed {seed}  {side:11} {score} {scores[score]:.4f}", flush=True)
+    for score in args.score:
+        print(summary(score, found[score]))
 
 
 if __name__ == "__main__":
