@@ -9,9 +9,9 @@ seed's number (few-{seed}.txt, runs/hippocampus-{seed}). --scratch-set: for the 
 which spares what is already learned, only slows a beginner. Runs that are there go on, so the same command after an
 interruption costs nothing again.
 
-A config of pretraining goes on pretraining from --init (a run, or weights of another program). Its scores are `loss`, on
---test, and those of probes that train.probe asks for during the run, by the names of their curves: probe/linear, and
-with several named sets probe/old/linear, probe/new/knn, ... --score may be repeated.
+A config of pretraining goes on pretraining from --init (a run, or weights of another program). Its scores are `loss`,
+on --test, and those of probes that train.probe asks for during the run, by the names of their curves: probe/linear,
+and with several named sets probe/old/linear, probe/new/knn, ... --score may be repeated.
 
 Prints a line for each run, then the mean, the standard deviation over seeds and the difference seed by seed.
 """

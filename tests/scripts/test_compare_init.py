@@ -26,9 +26,28 @@ def test_a_run_is_judged_by_its_end(tmp_path):
 
 
 def test_each_seed_has_a_list_and_a_pretrained_run_of_its_own_where_asked():
-    args = Namespace(config="c", data="few-{seed}.txt", test="test.txt", set=["task.labels=10"])
+    args = Namespace(config="finetune_folder", data="few-{seed}.txt", test="test.txt", set=["task.labels=10"])
     words = compare_init.command(args, "runs/a-{seed}", 2, [], Path("out"))
-    assert {"few-2.txt", "runs/a-2", "test.txt", "--set=seed=2"} < set(words)
+    assert {"finetune", "few-2.txt", "runs/a-2", "test.txt", "--set=seed=2"} < set(words)
+
+
+def test_a_config_of_pretraining_goes_on_pretraining():
+    args = Namespace(config="image_folder", data="photos", test="others", set=[])
+    assert "pretrain" in compare_init.command(args, "weights.pth", 0, [], Path("out"))
+
+
+def test_the_last_probe_of_each_set_is_a_score(tmp_path):
+    rows = [
+        {"step": step, "set": name, "in_training": True, "knn": {"accuracy": step / 10}, "linear": {"accuracy": 0.5}}
+        for step in (1, 2)
+        for name in ("old", None)
+    ]
+    rows.append({"step": 3, "knn": {"accuracy": 1.0}, "linear": {"accuracy": 1.0}})  # made by hand, later
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 2, "loss": 0.4}\n')
+    (tmp_path / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare_init.last_scores(tmp_path) == {
+        "step": 2, "loss": 0.4, "probe/old/knn": 0.2, "probe/old/linear": 0.5, "probe/knn": 0.2, "probe/linear": 0.5,
+    }  # fmt: skip
 
 
 @pytest.mark.slow
