@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
 from mae_ext.sections import Positive, Section
 
@@ -14,6 +14,16 @@ SIZES: dict[str, dict[str, int]] = {
     "large": {"width": 1024, "depth": 24, "heads": 16},
     "huge": {"width": 1280, "depth": 32, "heads": 16},
 }
+
+
+MOST_CLASS_TOKENS = 64
+
+
+def _one_form(value: Any) -> Any:
+    """0 is false and 1 is true, so that a model has one config and not two."""
+    if type(value) is int and not 0 <= value <= MOST_CLASS_TOKENS:
+        raise ValueError(f"{value}: expected true, false, or how many there are, up to {MOST_CLASS_TOKENS}")
+    return bool(value) if type(value) is int and value in (0, 1) else value
 
 
 class DecoderConfig(Section):
@@ -41,8 +51,9 @@ class ModelConfig(Section):
     """Of its attention; they divide the width."""
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     """Width between a block's two layers over that of a token, in encoder and decoder."""
-    class_token: bool = True
-    """A token of no patch before the others, which the pool `class` takes."""
+    class_token: Annotated[bool | StrictInt, BeforeValidator(_one_form)] = True
+    """A token of no patch before the others, or that many of them (2 to 64), as weights with registers have. The pool
+    `class` takes the first."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth (1603.09382): the chance that a sample skips a half of the last block. Rises over the blocks,
     from 0."""

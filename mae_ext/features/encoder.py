@@ -28,7 +28,7 @@ from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
 
 Pool = Literal["mean", "class", "tokens"]
-"""What becomes of a sample's tokens: their mean, the class token alone, or all of them as they are."""
+"""What becomes of a sample's tokens: their mean, the first class token, or all of them as they are."""
 
 View = Callable[[Tensor], Tensor]
 """(B, C, *S) in reader units -> the same shape: what the encoder is shown instead, say frames in another order."""
@@ -249,7 +249,7 @@ class FrozenEncoder(nn.Module):
     def _check_pool(self, pool: str) -> None:
         if pool not in get_args(Pool):
             raise UserError(
-                f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the class token) or 'tokens'"
+                f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the first class token) or 'tokens'"
             )
         if pool == "class" and not self.config.model.class_token:
             raise UserError("pool 'class': this model has no class token (model.class_token is false); use 'mean'")

@@ -28,14 +28,16 @@ class Encoder(nn.Module):
         super().__init__()
         assert config.width and config.depth and config.heads
         self.trunk = Transformer(config.width, config.depth, config.heads, config.mlp_ratio, config.norm_eps)
-        # One vector, not (1, 1, D): vectors get no weight decay.
-        self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
+        self.num_class_tokens = int(config.class_token)
+        # One is a vector, not (1, D): so checkpoints have had it since there was no other number.
+        shape = (config.width,) if self.num_class_tokens == 1 else (self.num_class_tokens, config.width)
+        self.class_token = nn.Parameter(torch.zeros(shape)) if self.num_class_tokens else None
         self.gates: Tensor | None = None
         """(depth, 2, B), drop path of the samples to come (model/transformer.py). Set for the length of a loss by who
         trains, so that nothing between there and here has to hand them on; None drops nothing."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, K, D) -> (B, [1 +] K, D), the class token first if there is one."""
+        """(B, K, D) -> (B, [c +] K, D), the class tokens first if there are any."""
         out: Tensor = self.trunk(self._with_class_token(tokens), self.gates)
         return out
 
@@ -44,13 +46,13 @@ class Encoder(nn.Module):
         return [self.patches(layer) for layer in self.trunk.layers(self._with_class_token(tokens), taken, self.gates)]
 
     def patches(self, encoded: Tensor) -> Tensor:
-        """(B, [1 +] K, D) -> (B, K, D): the patch tokens, without the class token."""
-        return encoded[:, self.class_token is not None :]
+        """(B, [c +] K, D) -> (B, K, D): the patch tokens, without the class tokens."""
+        return encoded[:, self.num_class_tokens :]
 
     def _with_class_token(self, tokens: Tensor) -> Tensor:
         if self.class_token is None:
             return tokens
-        return torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)
+        return torch.cat([self.class_token.expand(tokens.shape[0], self.num_class_tokens, -1), tokens], dim=1)
 
 
 class Decoder(nn.Module):
@@ -61,12 +63,12 @@ class Decoder(nn.Module):
         self.trunk = Transformer(config.width, config.depth, config.heads, mlp_ratio, eps)
 
     def forward(self, encoded: Tensor, keep_places: Tensor, pred_places: Tensor) -> Tensor:
-        """(B, [1 +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E): the predicted tokens, no others.
+        """(B, [c +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E): the predicted tokens, no others.
 
         The order of tokens means nothing to attention: visible and mask tokens are joined, not scattered into the grid.
         """
         visible = self.project(encoded)
-        extra = visible.shape[1] - keep_places.shape[1]  # the class token has no place in the grid
+        extra = visible.shape[1] - keep_places.shape[1]  # class tokens have no place in the grid
         visible = torch.cat([visible[:, :extra], visible[:, extra:] + keep_places.to(visible.dtype)], dim=1)
         tokens = torch.cat([visible.to(pred_places.dtype), self.mask_token + pred_places], dim=1)
         out: Tensor = self.trunk(tokens)[:, visible.shape[1] :]
@@ -156,7 +158,7 @@ class MAE(nn.Module):
         return self.decode(self.encoder(modality.tokens(x, mask.keep, spacing)), mask, modality, spacing)
 
     def decode(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
-        """(B, [1 +] K, D) encoded -> (B, P, pix): the target as predicted for mask.pred."""
+        """(B, [c +] K, D) encoded -> (B, P, pix): the target as predicted for mask.pred."""
         if self.decoder is None or modality.predict is None or modality.decoder_position is None:
             raise ValueError("this model was fine-tuned for a task and has no decoder; give a run of pretraining")
         keep_places, pred_places = (
@@ -167,7 +169,7 @@ class MAE(nn.Module):
         return out
 
     def encode_all(self, x: Tensor, name: str | None = None, spacing: Tensor | None = None) -> Tensor:
-        """(B, C, *S) in reader units -> (B, [1 +] N, D): every token, the class token first. Never masks."""
+        """(B, C, *S) in reader units -> (B, [c +] N, D): every token, class tokens first. Never masks."""
         out: Tensor = self.encoder(self.modality(name).all_tokens(x, spacing))
         return out
 
@@ -189,7 +191,8 @@ class MAE(nn.Module):
         spacing: Tensor | None = None,
         pool: Literal["mean", "class"] = "mean",
     ) -> Tensor:
-        """(B, C, *S) in reader units -> (B, D): the mean of the patch tokens, or the class token."""
+        """(B, C, *S) in reader units -> (B, D): the mean of the patch tokens, or the class token, the first if there
+        are several."""
         if pool == "mean":
             return self.encode(x, name, spacing).mean(1)
         if self.encoder.class_token is None:

@@ -24,7 +24,7 @@ def config(train=None, class_token=True, **modalities):
     )
 
 
-@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("class_token", [True, False, 4])
 @pytest.mark.parametrize("modality", [IMAGE, CLIP], ids=["image", "clip"])
 def test_flops_are_those_that_pytorch_counts(modality, class_token, monkeypatch):
     # The counter knows the ordinary products, not oneDNN's; the arithmetic is the same.

@@ -100,7 +100,7 @@ def smoothed(label: Tensor, classes: int, smoothing: float) -> Tensor:
 class Classification(FineTuning):
     """Fine-tune for classes, of any modality.
 
-    pool: mean of the patch tokens, the class token, or what learned queries gather from the patch tokens, which tells
+    pool: mean of the patch tokens, the first class token, or what learned queries gather from patch tokens, which tells
     apart what differs only in where it is seen (a rotation). labels: the share of each class's samples that is used,
     with a point (0.1; 1.0 is all), or so many a class (10, "1 each"); which ones depends on the seed alone. smoothing,
     mixup, cutmix: of labels, and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1).
