@@ -6,7 +6,8 @@ With the attribute `any_size = True` it takes a third argument, the grid that `i
 than its own: so an encoder serves samples of any size. Without, samples of another size are refused.
 """
 
-from math import prod
+from collections.abc import Sequence
+from math import inf, prod
 
 import torch
 import torch.nn.functional as F
@@ -60,17 +61,30 @@ def resampled(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> 
 
 
 class SinCos(nn.Module):
-    """Fixed. With `unit` (mm or seconds) coordinates are physical: token distance / unit instead of token number."""
+    """Fixed. With `unit` (mm or seconds) coordinates are physical: token distance / unit instead of token number.
+
+    span: how many tokens long the grid counts along each axis, whatever it has: token i of g stands at
+    (i + 0.5) * span / g - 0.5. So an encoder that was trained on 14 x 14 tokens serves 28 x 28 of the same picture with
+    [14, 14]: exactly, nothing is interpolated. None is the grid's own length. Raises ValueError for span with unit.
+    """
 
     any_size = True
     table: Tensor
 
-    def __init__(self, grid: tuple[int, ...], width: int, unit: float | None = None) -> None:
+    def __init__(
+        self, grid: tuple[int, ...], width: int, unit: float | None = None, span: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         if unit is not None and not unit > 0:
             raise ValueError(f"unit={unit} must be positive (mm or seconds for each step of the position table)")
-        self.grid, self.width, self.unit = grid, width, unit
-        self.register_buffer("table", sincos(coordinates_of(grid), width), persistent=False)
+        if span is not None and unit is not None:
+            raise ValueError(f"span={span} and unit={unit}: a place has one measure; give one of them")
+        if span is not None and (
+            not isinstance(span, list | tuple) or len(span) != len(grid) or not all(0 < one < inf for one in span)
+        ):
+            raise ValueError(f"span={span} must be a positive number of tokens for each of the {len(grid)} axes")
+        self.grid, self.width, self.unit, self.span = grid, width, unit, span
+        self.register_buffer("table", self._of(grid), persistent=False)
 
     def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K), (B, n) | None -> (B, K, D). Raises ValueError for physical positions without a spacing."""
@@ -81,7 +95,15 @@ class SinCos(nn.Module):
             return sincos(place, self.width)
         if grid is None:
             return self.table[index]
-        return sincos(coordinates_of(grid, index.device), self.width)[index]
+        return self._of(grid, index.device)[index]
+
+    def _of(self, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
+        """-> (N, D) of all places of a grid."""
+        places = coordinates_of(grid, device)
+        if self.span is not None:
+            scale = torch.tensor([s / g for s, g in zip(self.span, grid, strict=True)], device=device).double()
+            places = (places.double() + 0.5) * scale - 0.5
+        return sincos(places, self.width)
 
 
 class SequenceSinCos(nn.Module):

@@ -15,6 +15,7 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import backbone_of
 from mae_ext.errors import ConfigError, UserError, check_bad
+from mae_ext.interop.origin import Report
 from mae_ext.tasks.backbone import load_backbone
 
 
@@ -68,9 +69,8 @@ class FineTuning(ABC):
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         return resolve_statistics(config, data) if old is None else with_statistics(config, old)
 
-    def start(self, model: nn.Module, config: Config) -> None:
-        assert config.init is not None
-        load_backbone(backbone_of(model), config.init)
+    def start(self, model: nn.Module, config: Config) -> Report:
+        return load_backbone(backbone_of(model), config)
 
     def evaluate(
         self, model: nn.Module, config: Config, data: dict[str, ModalityData], ranks: Ranks

@@ -6,7 +6,7 @@ import torch
 from mae_ext.config import set_value
 from mae_ext.engine import checkpoint
 from mae_ext.engine.start_config import with_start
-from mae_ext.errors import CheckpointError, ConfigError
+from mae_ext.errors import ConfigError
 from mae_ext.model.mae import MAE
 from mae_ext.tasks.backbone import load_backbone
 
@@ -85,7 +85,7 @@ def test_another_size_is_taken_and_means_what_the_run_s_own_encoder_says_of_it(m
     config = with_start(values(size=[40, 32]), "config", run)
     assert config.modalities["image"].grid == (5, 8)
     model = MAE(config, decodes=False).eval()
-    load_backbone(model, config.init)
+    load_backbone(model, config)
     x = torch.rand(2, 3, 40, 32)
     with torch.no_grad():
         found, own = model.encode(x), checkpoint.load_run(run).model.encode(x)
@@ -110,26 +110,3 @@ def test_unknown_keys_are_refused_as_everywhere(make_run):
         with_start(values(train={"layer_decya": 0.5}), "config", make_run())
     with pytest.raises(ConfigError, match=r"model: Field required"):
         with_start(values(size=[24, 16], patch=[8, 4]), "config", "none")
-
-
-def test_an_encoder_loads_whole_or_not_at_all(make_run, make_config, tmp_path):
-    path = checkpoint.latest(make_run())
-    model = MAE(checkpoint.read_config(path), decodes=False)
-    with torch.no_grad():
-        model.encoder.class_token.zero_()
-    load_backbone(model, str(path))
-    weights = checkpoint.read_tensors(path / "model.safetensors")
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    other = MAE(make_config(position="learned"), decodes=False)
-    with pytest.raises(CheckpointError, match=r"another architecture: \d+ of \d+ tensors .*position\.table is absent"):
-        load_backbone(other, str(path))
-
-
-def test_a_fine_tuned_run_can_be_fine_tuned_again(make_run, tmp_path):
-    path = checkpoint.latest(make_run())
-    config = checkpoint.read_config(path)
-    model = MAE(config, decodes=False)
-    tensors = {"model": {f"backbone.{name}": value for name, value in model.state_dict().items()}}
-    again = checkpoint.save(tmp_path / "again" / "checkpoints", 3, config, tensors, {})
-    load_backbone(model, str(again))
-    assert checkpoint.load_run(tmp_path / "again").model.decoder is None
