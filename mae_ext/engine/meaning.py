@@ -15,7 +15,6 @@ def check_meaning(config: Config) -> None:
     train, refused = config.train, []
     if config.task.name == "pretrain":
         settings = {
-            "init": config.init is not None,
             "train.freeze": train.freeze != "none",
             "train.evaluate_every": train.evaluate_every is not None,
             **{f"modalities.{n}.data.test": m.data.test is not None for n, m in config.modalities.items()},

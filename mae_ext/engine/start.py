@@ -55,9 +55,9 @@ def opened(what: str | Path) -> Origin:
     named = Named.of(what)
     if named.ours:
         return _of_a_run(_checkpoint(named))
-    file = read_foreign(named.path)
+    hints, file = parse_hints(named.hints, str(named.path)), read_foreign(named.path)
     one = recognise(file) if named.format is None else format_of(named.format)
-    return one.read(file, parse_hints(named.hints, str(named.path)))
+    return one.read(file, hints)
 
 
 @dataclass(frozen=True)
