@@ -49,7 +49,7 @@ class DataConfig(Section):
     path: str | None = None
     """A folder, list, shards or .npz; --data sets it."""
     test: str | None = None
-    """Held-out data that a task is judged on; pretraining has none."""
+    """Held-out data: a task is judged on it, and of pretraining it is the loss that is taken on it."""
     reader: Named = PlugIn(name="image")
     """What reads the files."""
     augment: AugmentConfig = AugmentConfig()

@@ -20,11 +20,9 @@ def configured(
         values["train"] |= {"steps": steps, "epochs": None}
         if values["train"]["warmup_epochs"] is not None or (values["train"]["warmup_steps"] or 0) >= steps:
             values["train"] |= {"warmup_epochs": None, "warmup_steps": steps // 10}
-    if data is not None:
-        for name, path in _paths(data, list(values["modalities"])).items():
-            values["modalities"][name]["data"]["path"] = path
-    for name, path in _paths(test, list(values["modalities"])).items() if test is not None else ():
-        values["modalities"][name]["data"]["test"] = path
+    for option, key, paths in (("--data", "path", data), ("--test", "test", test)):
+        for name, path in _paths(option, paths, list(values["modalities"])).items() if paths is not None else ():
+            values["modalities"][name]["data"][key] = path
     for modality in values["modalities"].values():
         if cache := modality["data"]["reader"].get("cache"):
             # It stays with the run, whose later commands may be given elsewhere.
@@ -32,10 +30,10 @@ def configured(
     return parse_config(values, config if isinstance(config, str) else "config")
 
 
-def _paths(data: str, names: list[str]) -> dict[str, str]:
+def _paths(option: str, paths: str, names: list[str]) -> dict[str, str]:
     if len(names) == 1:
-        return {names[0]: data}
-    pairs = dict(part.partition("=")[::2] for part in data.split(","))
+        return {names[0]: paths}
+    pairs = dict(part.partition("=")[::2] for part in paths.split(","))
     if not pairs.keys() <= set(names) or "" in pairs.values():
-        raise UserError(f"--data {data}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
+        raise UserError(f"{option} {paths}: with several modalities, give NAME=PATH,NAME=PATH with names from {names}")
     return pairs

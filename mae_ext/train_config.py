@@ -52,7 +52,8 @@ class TrainConfig(Section):
     """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
     (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
     freeze: Literal["none", "encoder"] | Positive = "none"
-    """What a task does not train: nothing, all of the encoder, or its embedding and so many of its first blocks."""
+    """What is not trained of the encoder that `init` brings: nothing, all of it, or its embedding and so many of its
+    first blocks. In pretraining the decoder always learns."""
     evaluate_every: Positive | None = None
     """Steps between two evaluations on data.test. There is always one at the end."""
     clip: Annotated[float, Field(gt=0)] | None = None

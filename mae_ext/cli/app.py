@@ -29,6 +29,9 @@ DataOption = Annotated[
     str | None,
     typer.Option("--data", help="Folder, list, shards or .npz; with several modalities NAME=PATH,NAME=PATH."),
 ]
+TestOption = Annotated[
+    str | None, typer.Option("--test", help="Held-out data to be judged on; with several modalities as --data.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated."),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mae_ext.cli.app import WHAT, AllowOption, ConfigArg, DataOption, SetOption, StepsOption, app
+from mae_ext.cli.app import WHAT, AllowOption, ConfigArg, DataOption, SetOption, StepsOption, TestOption, app
 from mae_ext.config import load_values
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
@@ -16,20 +16,22 @@ from mae_ext.strict_json import dumps
 def pretrain(
     config: ConfigArg,
     data: DataOption = None,
+    test: TestOption = None,
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/latest",
     steps: StepsOption = None,
     set_: SetOption = None,
     allow_change: AllowOption = False,
     init: Annotated[str | None, typer.Option("--init", help=f"Go on from {WHAT}. 'none': from nothing.")] = None,
 ) -> None:
-    """Train; resumes by itself when --out holds a checkpoint of the same config.
+    """Train; resumes by itself when --out holds a checkpoint of the same config. Losses on --test go to
+    OUT/evaluations.jsonl.
 
     Example: mae-ext pretrain image_folder --data photos/ --out runs/photos; from weights: --init mae_vit_base.pth
     """
     from mae_ext.engine.start_config import with_start
     from mae_ext.engine.train import train
 
-    loaded = configured(with_start(*load_values(config, list(set_ or [])), init, out), data, None, steps)
+    loaded = configured(with_start(*load_values(config, list(set_ or [])), init, out), data, None, steps, test)
     if loaded.task.name != "pretrain":
         raise UserError(f"{config}: is of the task '{loaded.task.name}'; run it with `mae-ext finetune`")
     train(loaded, Path(out), allow_change)
@@ -42,7 +44,7 @@ def finetune(
         str | None, typer.Option("--init", help=f"The pretrained encoder: {WHAT}. 'none' starts from nothing.")
     ] = None,
     data: DataOption = None,
-    test: Annotated[str | None, typer.Option("--test", help="Held-out data that the task is judged on.")] = None,
+    test: TestOption = None,
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/finetuned",
     steps: StepsOption = None,
     set_: SetOption = None,

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import nn
 
-from mae_ext.config import Config
+from mae_ext.config import Config, DataConfig
 from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.sample import read_checked
@@ -16,11 +17,13 @@ from mae_ext.engine.log import Journal, say, warn
 from mae_ext.engine.precision import as_evaluated
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task
-from mae_ext.errors import BadSample, NoneMeasurable, reasons
+from mae_ext.errors import BadSample, NoneMeasurable, check_bad, reasons
+
+T = TypeVar("T")
 
 
 class Evaluations:
-    """evaluations.jsonl: what a task scores on held-out data, every so many steps and at the end. On rank 0.
+    """evaluations.jsonl: the scores on held-out data, every so many steps and at the end. On rank 0.
 
     Made after the save of its step, so that a signal ends one at once; a run that goes on from a step whose row is
     missing makes it first.
@@ -36,7 +39,7 @@ class Evaluations:
         return step > 0 and (regular or step == self.total) and step not in self.done
 
     def write(self, step: int, scores: dict[str, float]) -> None:
-        """Nothing, not even a file, where there are no scores: pretraining has none."""
+        """Nothing, not even a file, where there are no scores: without data.test."""
         if self.ranks.main and scores:
             self.journal = self.journal or Journal(self.path, self.step)
             self.journal.write({"step": step, **scores})
@@ -62,6 +65,20 @@ def evaluate(
     heedful.part(left=False)
     model.train()
     return scores
+
+
+def of_all_ranks(
+    ranks: Ranks, mine: list[tuple[int, T]], bad: list[Any], total: int, source: DataConfig
+) -> tuple[list[tuple[int, T]], list[Any]]:
+    """What each rank made of its share (by place) -> what all made, and what none could read. source: of data.test.
+
+    In the order of places, so that sums are the same for any number of ranks. total: samples of all ranks. Raises
+    NoneUsable where more of them are bad than data.max_bad_fraction allows.
+    """
+    shares = ranks.gather((mine, bad))
+    unusable = [one for _, share in shares for one in share]
+    check_bad(unusable, total, source.max_bad_fraction, str(source.test))
+    return sorted((one for share, _ in shares for one in share), key=lambda one: one[0]), unusable
 
 
 def announce(config: Config, data: Mapping[str, ModalityData]) -> None:

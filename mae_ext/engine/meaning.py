@@ -12,21 +12,8 @@ DEFAULT = AugmentConfig()
 
 def check_meaning(config: Config) -> None:
     """Raises ConfigError, with every key at fault, for what cannot have the effect that it asks for."""
-    train, refused = config.train, []
-    if config.task.name == "pretrain":
-        settings = {
-            "train.freeze": train.freeze != "none",
-            "train.evaluate_every": train.evaluate_every is not None,
-            **{f"modalities.{n}.data.test": m.data.test is not None for n, m in config.modalities.items()},
-        }
-        purpose = "a task that begins with an encoder and is judged on held-out data (train.probe judges pretraining)"
-        refused += [
-            f"{key} is for {purpose}, and this is pretraining: remove it" for key, is_set in settings.items() if is_set
-        ]
-    elif train.uniformity:
-        refused.append(f"train.uniformity is of pretraining's loss, and the task is {config.task.name}: set it to 0")
-    if refused:
-        raise ConfigError("; ".join(refused))
+    if config.task.name != "pretrain" and config.train.uniformity:
+        raise ConfigError(f"train.uniformity is of pretraining's loss, and the task is {config.task.name}: set it to 0")
 
 
 def remarks(config: Config, steps: int, warmup: int) -> list[str]:
@@ -43,8 +30,7 @@ def remarks(config: Config, steps: int, warmup: int) -> list[str]:
         notes.append(f"train.probe.every={train.probe.every} is more than the run's {steps} steps: only begin and end")
     if config.model.drop_path > 0 and config.model.depth == 1:
         notes.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
-    if config.task.name != "pretrain":
-        notes += _of_a_task(config, steps)
+    notes += _of_judging(config, steps) + _of_the_frozen(config)
     for name, m in config.modalities.items():
         notes += [f"modalities.{name}.{sentence}" for sentence in _of_a_modality(m, alone=len(config.modalities) < 2)]
     return notes
@@ -61,23 +47,28 @@ def of_first_batch(config: Config, batches: Mapping[str, Batch]) -> list[str]:
     ]
 
 
-def _of_a_task(config: Config, steps: int) -> list[str]:
+def _of_judging(config: Config, steps: int) -> list[str]:
+    every = config.train.evaluate_every
+    if every is not None and all(m.data.test is None for m in config.modalities.values()):
+        return [f"train.evaluate_every={every} has nothing to judge on: data.test is not set"]
+    if every is not None and every > steps:
+        return [f"train.evaluate_every={every} is more than the run's {steps} steps: only the end"]
+    return []
+
+
+def _of_the_frozen(config: Config) -> list[str]:
     train, notes = config.train, []
-    if train.evaluate_every is not None:
-        if all(m.data.test is None for m in config.modalities.values()):
-            notes.append(f"train.evaluate_every={train.evaluate_every} has nothing to judge on: data.test is not set")
-        elif train.evaluate_every > steps:
-            notes.append(
-                f"train.evaluate_every={train.evaluate_every} is more than the run's {steps} steps: only the end"
-            )
     if train.freeze != "none" and config.init is None:
         notes.append(f"train.freeze={train.freeze} keeps weights as they are that have learned nothing: init is none")
-    if train.freeze == "encoder" and train.layer_decay < 1:
-        notes.append(f"train.layer_decay={train.layer_decay:g} has no layer to slow: train.freeze=encoder")
-    if train.freeze == "encoder" and config.model.drop_path > 0:
-        notes.append(
-            f"model.drop_path={config.model.drop_path:g} drops parts of an encoder that does not learn (frozen)"
-        )
+    if train.freeze == "encoder":
+        if train.layer_decay < 1:
+            notes.append(f"train.layer_decay={train.layer_decay:g} has no layer to slow: train.freeze=encoder")
+        if config.model.drop_path > 0:
+            notes.append(
+                f"model.drop_path={config.model.drop_path:g} drops parts of an encoder that does not learn (frozen)"
+            )
+        if train.uniformity:
+            notes.append(f"train.uniformity={train.uniformity:g} moves no encoder: train.freeze=encoder")
     return notes
 
 

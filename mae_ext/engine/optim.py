@@ -42,7 +42,8 @@ def depth_of(model: nn.Module) -> int:
 def freeze(model: nn.Module, what: str | int) -> None:
     """Of the encoder, no part ("none"), all ("encoder"), or the embedding and the first `what` blocks learn no more.
 
-    Raises ConfigError for more blocks than there are.
+    It is a task's backbone; of a model that pretrains, all but the decoder and what modalities have for it. Raises
+    ConfigError for more blocks than there are.
     """
     if what == "none":
         return
@@ -51,8 +52,12 @@ def freeze(model: nn.Module, what: str | int) -> None:
         raise ConfigError(
             f"train.freeze={what}: the encoder has {depth} blocks; expected at most so many, or 'encoder'"
         )
+    names = [name for name, _ in model.named_parameters()]
+    encoder = {name for name in names if name.startswith(BACKBONE)} or {
+        name for name in names if name.startswith("encoder.") or layer_of(name, depth) == 0
+    }
     for name, parameter in model.named_parameters():
-        if name.startswith(BACKBONE) and (what == "encoder" or layer_of(name, depth) <= int(what)):
+        if name in encoder and (what == "encoder" or layer_of(name, depth) <= int(what)):
             parameter.requires_grad_(False)
 
 

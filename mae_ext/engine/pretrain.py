@@ -10,6 +10,7 @@ from mae_ext.data.batch import Batch
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.held_out import check_held_apart, held_out, held_out_losses
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.start import load_start
 from mae_ext.errors import ConfigError, UserError
@@ -31,7 +32,13 @@ class Pretraining:
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         check_meaning(config)
-        return {n: ModalityData(config.seed, n, m, rank, world) for n, m in config.modalities.items()}
+        judged = held_out(config)
+        data = {
+            n: ModalityData(config.seed, n, m, rank, world, held_out=judged.get(n))
+            for n, m in config.modalities.items()
+        }
+        check_held_apart(data)
+        return data
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         return resolve_statistics(config, data) if old is None else with_statistics(config, old)
@@ -49,7 +56,7 @@ class Pretraining:
     def evaluate(
         self, model: nn.Module, config: Config, data: dict[str, ModalityData], ranks: Ranks
     ) -> dict[str, float]:
-        return {}
+        return held_out_losses(model, config, data, ranks)
 
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None

@@ -1,10 +1,7 @@
 """A trained encoder with everything that its checkpoint says about its input: reader, evaluation crop, statistics."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -14,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig, one_modality
-from mae_ext.cores import cores
 from mae_ext.data.crops import evaluation_sampler
+from mae_ext.data.loading.ahead import read_ahead
 from mae_ext.data.loading.batches import build_reader
-from mae_ext.data.sample import Reader, Sample, read_checked, stack
+from mae_ext.data.sample import Reader, Sample, stack
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.cpu import on_device
@@ -221,30 +218,9 @@ class FrozenEncoder(nn.Module):
         )
 
     def decode(self, items: Items, threads: int | None = None) -> Iterator[Sample | BadSample]:
-        """Every sample in order, decoded ahead by threads: Pillow lets go of the interpreter lock, as torch does.
-
-        threads: default one per core, at most 8. At most four samples per thread are decoded ahead of their use.
-        """
-        reader, crop = self.reader(), evaluation_sampler(self.modality.data.augment, self.modality.size)
-
-        def read(index: int) -> Sample | BadSample:
-            try:
-                return read_checked(reader, items.addresses[index], [crop])[0]
-            except BadSample as error:
-                return error
-
-        threads = threads or min(8, cores())
-        indices = iter(range(len(items)))
-        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-            ahead: deque[Future[Sample | BadSample]] = deque(pool.submit(read, i) for i in islice(indices, 4 * threads))
-            try:
-                while ahead:
-                    outcome = ahead.popleft().result()
-                    ahead.extend(pool.submit(read, i) for i in islice(indices, 1))
-                    yield outcome
-            finally:
-                for future in ahead:
-                    future.cancel()
+        """Every sample in order, decoded ahead by threads; see `read_ahead`."""
+        crop = evaluation_sampler(self.modality.data.augment, self.modality.size)
+        yield from read_ahead(self.reader(), items.addresses, crop, threads)
 
     def _check_pool(self, pool: str) -> None:
         if pool not in get_args(Pool):

@@ -137,8 +137,8 @@ class MAE(nn.Module):
         The encoder sees the patches mask.keep and no others; the decoder predicts mask.pred from what it made of them.
         valid: (B, 1, *S) bool, where the loss counts. Sample by sample, so that the loss of a batch is the mean of its
         parts however it is cut over ranks and accumulation steps. A target's `term`, if it has one, is added to it. The
-        term of `train.uniformity`, where it is asked for, is of the whole batch; files: (B,) of which file each sample
-        is.
+        term of `train.uniformity`, where it is asked for, is of the whole batch and of training alone: in eval mode
+        there is none. files: (B,) of which file each sample is.
         """
         modality = self.modality(name)
         modality.check_mask(x, mask)
@@ -148,7 +148,7 @@ class MAE(nn.Module):
         loss = modality.loss(predicted.float(), x, mask.pred, valid)
         if (term := getattr(modality.target, "term", None)) is not None:
             loss = loss + term(self.encoder.patches(encoded), predicted, x, mask, valid)
-        if self.uniformity:
+        if self.uniformity and self.training:
             loss = loss + self.uniformity * uniformity(self.encoder.patches(encoded), files)
         return loss
 

@@ -12,9 +12,10 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.examples import Examples, HeldOut
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.evaluation import of_all_ranks
 from mae_ext.engine.pretrain import with_statistics
 from mae_ext.engine.task import backbone_of
-from mae_ext.errors import ConfigError, UserError, check_bad
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.interop.origin import Report
 from mae_ext.tasks.backbone import load_backbone
 
@@ -79,12 +80,9 @@ class FineTuning(ABC):
         held_out = data[name].held_out
         if held_out is None:
             return {}
-        examples, mine_bad = held_out.examples, list[Any]()
+        examples, bad = held_out.examples, list[Any]()
+        assert examples is not None
         rows = range(ranks.rank, len(examples.items), ranks.world)
-        mine = list(self.answers(model, config, examples, rows, ranks.device, mine_bad))
-        shares = ranks.gather((mine, mine_bad))
-        bad = [one for _, share in shares for one in share]
-        check_bad(bad, len(examples.items), modality.data.max_bad_fraction, str(modality.data.test))
-        # In the order of the list, so that sums are the same for any number of ranks.
-        answers = sorted((one for share, _ in shares for one in share), key=lambda one: one[0])
+        mine = list(self.answers(model, config, examples, rows, ranks.device, bad))
+        answers, bad = of_all_ranks(ranks, mine, bad, len(examples.items), modality.data)
         return self.scores(examples, answers, bad)

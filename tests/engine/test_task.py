@@ -1,14 +1,19 @@
 """The engine trains whatever keeps the task contract, and learns nothing else of it."""
 
+import shutil
+
 import pytest
 import torch
 
 from mae_ext.config import parse_config
+from mae_ext.engine.checkpoint import load_run
 from mae_ext.engine.optim import depth_of, freeze, layer_of, parameter_groups
 from mae_ext.engine.pretrain import Pretraining
 from mae_ext.engine.task import build_model, task_of
+from mae_ext.engine.train import train
 from mae_ext.errors import ConfigError
 from mae_ext.model.mae import MAE
+from mae_ext.overrides import configured
 
 
 class Headed(torch.nn.Module):
@@ -42,14 +47,6 @@ def test_an_unknown_task_is_refused_with_those_there_are(config):
         parse_config(config.model_dump(mode="json") | {"task": "pretrian"})
 
 
-@pytest.mark.parametrize(("key", "value"), [("init", "run"), ("train.freeze", "encoder")])
-def test_pretraining_refuses_what_only_a_task_with_an_encoder_can_do(config, key, value):
-    values = config.model_dump(mode="json")
-    values = values | {"init": value} if key == "init" else values | {"train": values["train"] | {"freeze": value}}
-    with pytest.raises(ConfigError, match=f"^{key} "):
-        Pretraining().data(parse_config(values))
-
-
 def test_layers_are_numbered_as_beit_and_mae_number_them(model):
     layers = {name: layer_of(name, 2) for name, _ in model.named_parameters()}
     assert {layers[f"backbone.{name}"] for name in ("encoder.class_token", "modalities.image.position.table")} == {0}
@@ -77,6 +74,41 @@ def test_freezing_takes_the_embedding_and_the_first_blocks(model, what, left):
     assert {layer_of(name, 2) for name, p in model.named_parameters() if p.requires_grad} == left
     assert model.backbone.encoder.trunk.norm.weight.requires_grad == (what != "encoder")
     assert model.head.weight.requires_grad
+
+
+FROZEN = ("encoder.", "modalities.image.embed.", "modalities.image.position.")
+FIRST = ("encoder.class_token", "encoder.trunk.blocks.0.", *FROZEN[1:])
+
+
+@pytest.mark.parametrize(("what", "frozen"), [("none", ()), (1, FIRST), ("encoder", FROZEN)])
+def test_of_a_model_that_pretrains_the_same_is_frozen_and_the_decoder_learns(config, what, frozen):
+    model = MAE(config)
+    freeze(model, what)
+    kept = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert kept == {name for name, _ in model.named_parameters() if name.startswith(frozen)} and bool(kept) == bool(
+        frozen
+    )
+    assert model.modality().predict.weight.requires_grad and model.decoder.trunk.blocks[0].norm1.weight.requires_grad
+
+
+@pytest.mark.parametrize("what", ["encoder", 1])
+def test_pretraining_leaves_what_is_frozen_as_it_was_and_goes_on_so(tiny, photos, tmp_path, what):
+    values = {
+        "train.steps": 4,
+        "train.warmup_steps": 0,
+        "train.save_every": 2,
+        "train.freeze": what,
+        "train.layer_decay": 0.5,
+    }
+    config = configured(str(tiny(values)), str(photos), None)
+    run, before = train(config, tmp_path / "run"), MAE(config).state_dict()
+    after = load_run(run).model.state_dict()
+    same = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
+    weights = {name for name, _ in MAE(config).named_parameters()}
+    assert same & weights == {name for name in weights if name.startswith(FROZEN if what == "encoder" else FIRST)}
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    again = load_run(train(config, run)).model.state_dict()
+    assert all(torch.equal(again[name], after[name]) for name in after)
 
 
 def test_more_frozen_blocks_than_there_are_is_an_error(model):

@@ -36,7 +36,7 @@ class ModalityData:
     """The files of one modality and the way from a key to a sample. Picklable: workers get a copy.
 
     examples: the task's own reading; None is pretraining's, whose answers are the hidden patches. held_out: what the
-    task is judged on, if anything, which no worker gets. A step's samples are those of rank `rank` of `world`. Raises
+    run is judged on, if anything, which no worker gets. A step's samples are those of rank `rank` of `world`. Raises
     UserError where the config names no files, or files that cannot be listed.
 
     >>> import mae_ext, numpy

@@ -54,8 +54,8 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a task is judged on, made once for a run. listed: all that its source holds, of which `examples` may be a
-    part: samples without a label cannot be judged.
+    """What a run is judged on, made once for it. listed: all that its source holds, of which a task's `examples` may be
+    a part: samples without a label cannot be judged. Pretraining has no examples, and is judged on all.
 
     >>> import mae_ext
     >>> class Named:  # examples of which nothing is read here
@@ -65,4 +65,4 @@ class HeldOut:
     """
 
     listed: Items
-    examples: Examples
+    examples: Examples | None = None
