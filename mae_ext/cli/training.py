@@ -60,7 +60,7 @@ def finetune(
     values, where = load_values(config, list(set_ or []))
     if init is None and not values.get("init"):
         raise UserError(f"{where}: what does it start from? Give --init WHAT (a run, or weights), or --init none")
-    loaded = with_start(values, init, where, out)
+    loaded = with_start(values, where, init, out)
     train(configured(check_task(loaded, where), data, None, steps, test), Path(out), allow_change)
 
 
