@@ -1,23 +1,25 @@
-"""Weights of transformers' `ViTMAEForPreTraining`, which are also the published weights of MAE in another naming.
+"""transformers' vision transformers for pictures: `ViTMAEForPreTraining` and its `ViTMAEModel`, `ViTModel`, `PixioModel`.
 
-Two quirks of theirs are kept by the mapping, not by our model: query, key and value are three matrices, and the patch
-projection is a convolution with channels first.
+Names: transformers 5.23, models/vit_mae, models/vit and models/pixio (modeling and configuration), and those of version
+4, which files on its hub still carry. Their quirk: query, key and value are three matrices.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from mae_ext.config import Config, Statistics, parse_config
 from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
-from mae_ext.interop.mapping import Theirs
-from mae_ext.model.position import coordinates_of, sincos
+from mae_ext.interop.format import Foreign, Hints, Written
+from mae_ext.interop.image import Facts, Names, expect, has_sines, read_image, write_image
+from mae_ext.interop.mapping import Trunk
+from mae_ext.interop.origin import Origin
+from mae_ext.interop.timm import HALVES
 
-TRUNKS = {"encoder": "vit.layers", "decoder": "decoder.decoder_layers"}
-NORMS = {"encoder": "vit.layernorm", "decoder": "decoder.decoder_norm"}
 ROLES = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
 PARTS = {
     "norm1": "layernorm_before",
@@ -26,95 +28,274 @@ PARTS = {
     "mlp.up": "mlp.fc1",
     "mlp.down": "mlp.fc2",
 }
+NAMES = Names(
+    patches="embeddings.patch_embeddings.projection",
+    places="embeddings.position_embeddings",
+    tokens=("embeddings.cls_token",),
+    trunk=Trunk("layers.{}", "layernorm", ROLES, PARTS),
+    project="decoder.decoder_embed",
+    mask="decoder.mask_token",
+    decoder_places="decoder.decoder_pos_embed",
+    decoder=Trunk("decoder.decoder_layers.{}", "decoder.decoder_norm", ROLES, PARTS),
+    predict="decoder.decoder_pred",
+)
 VERSION_4 = {
-    "vit.encoder.layer.": "vit.layers.",
-    "attention.attention.query.": "attention.q_proj.",
-    "attention.attention.key.": "attention.k_proj.",
-    "attention.attention.value.": "attention.v_proj.",
-    "attention.output.dense.": "attention.o_proj.",
-    "intermediate.dense.": "mlp.fc1.",
-    "output.dense.": "mlp.fc2.",
+    r"^encoder\.layer\.": "layers.",
+    r"attention\.attention\.query\.": "attention.q_proj.",
+    r"attention\.attention\.key\.": "attention.k_proj.",
+    r"attention\.attention\.value\.": "attention.v_proj.",
+    r"attention\.output\.dense\.": "attention.o_proj.",
+    r"\.intermediate\.dense\.": ".mlp.fc1.",
+    r"\.output\.dense\.": ".mlp.fc2.",
+    r"(layers\.\d+)\.norm1\.": r"\1.layernorm_before.",
+    r"(layers\.\d+)\.norm2\.": r"\1.layernorm_after.",
 }
-"""Names of transformers 4, which files on its hub still carry, to those of transformers 5. Tried in this order."""
+"""Names of transformers 4 to those of transformers 5, tried in this order (its conversion_mapping.py; the norms are
+Pixio's)."""
+
+WRAPPED = ("vit.", "pixio.")
+"""What stands before an encoder's names where a head or a decoder is beside it."""
+
+REFUSED = {
+    ".distillation_token": "a distillation token (DeiT)",
+    ".layer_scale": "layer scale (DINOv2); take its own file as dino:PATH",
+    ".lambda_": "layer scale (BEiT)",
+    ".weights_in.": "a gated MLP (SwiGLU)",
+    ".gate_proj.": "a gated MLP (SwiGLU)",
+    ".q_norm.": "a norm of queries",
+    ".k_norm.": "a norm of keys",
+    ".relative_position": "relative positions",
+    ".layernorm_pre": "a norm before the blocks",
+}
+LEFT = {
+    "pooler.": "the layer on the class token before a head",
+    "classifier.": "a head of theirs",
+    "embeddings.mask_token": "stands for hidden patches where they pretrain",
+    "decoder.": "a decoder of another kind",
+}
 
 
-def _renamed(name: str) -> str:
-    for old, new in VERSION_4.items():
-        name = name.replace(old, new)
-    return name
+def _plain(file: Foreign) -> Foreign:
+    """Names of transformers 5, without what stands before those of the encoder."""
+    weights: dict[str, Tensor] = {}
+    for name, weight in file.weights.items():
+        start = next((start for start in WRAPPED if name.startswith(start)), "")
+        new = name.removeprefix(start)
+        for old, now in VERSION_4.items():
+            new = re.sub(old, now, new)
+        # PixioBackbone has a second norm, of maps, of the name that the encoder's own has without its prefix.
+        weights[f"maps.{new}" if not start and f"pixio.{name}" in file.weights else new] = weight
+    return replace(file, weights=weights)
 
 
-def vitmae_config(theirs: Mapping[str, object], batch: int, steps: int = 1) -> Config:
-    """Our config for a transformers `ViTMAEConfig.to_dict()`: same shapes, same epsilon, same target.
-
-    As their model, it takes pixels that are normalised already. To feed it images in 0..1 or uint8, as our readers give
-    them, set the modality's data.statistics to "imagenet", with which the published weights were trained.
-    """
-    size, patch = theirs["image_size"], theirs["patch_size"]
-    return parse_config(
-        {
-            "modalities": {
-                "image": {
-                    "size": [size, size],
-                    "patch": [patch, patch],
-                    "channels": theirs["num_channels"],
-                    "batch": batch,
-                    "mask": {"name": "random", "ratio": theirs["mask_ratio"]},
-                    "target": {"name": "pixel", "normalize": "mae" if theirs["norm_pix_loss"] else "none"},
-                    "data": {"statistics": "none"},
-                }
-            },
-            "model": {
-                "width": theirs["hidden_size"],
-                "depth": theirs["num_hidden_layers"],
-                "heads": theirs["num_attention_heads"],
-                "mlp_ratio": float(theirs["intermediate_size"]) / float(theirs["hidden_size"]),  # type: ignore[arg-type]
-                "norm_eps": theirs["layer_norm_eps"],
-                "decoder": {
-                    "width": theirs["decoder_hidden_size"],
-                    "depth": theirs["decoder_num_hidden_layers"],
-                    "heads": theirs["decoder_num_attention_heads"],
-                },
-            },
-            "train": {"steps": steps, "precision": "fp32"},
-        },
-        "transformers ViTMAE config",
-    )
+def _kind(file: Foreign) -> str | None:
+    """Which of the three a file is, or None: what config.json says; else a decoder or a table of sines is ViTMAE's, and
+    several class tokens are Pixio's."""
+    weights = _plain(file).weights
+    kernel, table = weights.get(f"{NAMES.patches}.weight"), weights.get(NAMES.places)
+    token, first = weights.get(NAMES.tokens[0]), "layers.0.attention.q_proj.weight"
+    if kernel is None or kernel.ndim != 4 or table is None or table.ndim != 3 or token is None or first not in weights:
+        return None
+    said = {one.model_type: one.name for one in (ViTMAE, ViT, Pixio)}.get(file.config.get("model_type", ""))
+    if said is not None:
+        return said
+    if f"{NAMES.project}.weight" in weights:
+        return ViTMAE.name
+    if token.ndim == 3 and token.shape[1] > 1:
+        return Pixio.name
+    return ViTMAE.name if has_sines(table) else ViT.name
 
 
-def from_vitmae(weights: Mapping[str, Tensor], config: Config, name: str = "image") -> dict[str, Tensor]:
-    """Their state dict -> ours, complete, with the config's statistics. Raises CheckpointError for what is missing.
+def _number(config: Mapping[str, Any], key: str, where: str) -> int | None:
+    value = config.get(key)
+    if value is not None and not (type(value) is int and value > 0):
+        raise CheckpointError(f"{where}: config.json has {key}={value!r}; expected a whole number above 0")
+    return value
 
-    Position tables are not mapped: ours are the same fixed sines and cosines. Raises CheckpointError if theirs are not,
-    which happens: transformers 5.23 builds a new ViTMAE with all-zero position tables.
-    """
-    theirs = Theirs({_renamed(name): tensor for name, tensor in weights.items()}, "transformers' ViTMAEForPreTraining")
-    ours = theirs.ours
-    depths = {"encoder": config.model.depth, "decoder": config.model.decoder.depth}
-    for part, depth in depths.items():
-        theirs.put_trunk(part, depth or 0, TRUNKS[part], ROLES, PARTS, NORMS[part])
-    theirs.put("decoder.project", "decoder.decoder_embed")
-    theirs.put(f"modalities.{name}.predict", "decoder.decoder_pred")
-    projection = "vit.embeddings.patch_embeddings.projection"
-    ours[f"modalities.{name}.embed.project.weight"] = rearrange(
-        theirs.take(f"{projection}.weight"), "d c h w -> d (h w c)"
-    )
-    ours[f"modalities.{name}.embed.project.bias"] = theirs.take(f"{projection}.bias")
-    ours["encoder.class_token"] = theirs.take("vit.embeddings.cls_token").flatten()
-    ours["decoder.mask_token"] = theirs.take("decoder.mask_token").flatten()
-    widths = {
-        "vit.embeddings.position_embeddings": config.model.width,
-        "decoder.decoder_pos_embed": config.model.decoder.width,
-    }
-    for key, width in widths.items():
-        fixed, table = sincos(coordinates_of(config.modalities[name].grid), width or 0), theirs.take(key)[0, 1:]
-        if table.shape != fixed.shape or (table - fixed).abs().max() > 1e-4:
+
+def _pair(config: Mapping[str, Any], key: str, where: str) -> tuple[int, int] | None:
+    """One number for both, or height and width."""
+    value = config.get(key)
+    pair = list(value) if isinstance(value, list | tuple) else [value] * 2
+    if value is None:
+        return None
+    if len(pair) != 2 or not all(type(one) is int and one > 0 for one in pair):
+        raise CheckpointError(f"{where}: config.json has {key}={value!r}; expected one or two whole numbers above 0")
+    return pair[0], pair[1]
+
+
+def _one_or_both(pair: tuple[int, ...]) -> int | list[int]:
+    return pair[0] if len(set(pair)) == 1 else list(pair)
+
+
+class _Transformers:
+    """What the three have in common. model_type: of config.json, which gives sizes, heads and epsilon."""
+
+    name: str
+    title: str
+    model_type: str
+    eps: float
+    package = "transformers"
+
+    def recognises(self, file: Foreign) -> bool:
+        return _kind(file) == self.name
+
+    def read(self, file: Foreign, hints: Hints) -> Origin:
+        config, where = file.config, file.where
+        if (act := config.get("hidden_act", "gelu")) != "gelu":
+            raise CheckpointError(f"{where}: config.json has hidden_act={act!r}; only 'gelu' is what blocks here have")
+        eps = config.get("layer_norm_eps", self.eps)
+        if not (isinstance(eps, float | int) and eps > 0):
+            raise CheckpointError(f"{where}: config.json has layer_norm_eps={eps!r}; expected a number above 0")
+        facts = Facts(
+            self.name,
+            self.title,
+            eps,
+            heads=_number(config, "num_attention_heads", where),
+            decoder_heads=_number(config, "decoder_num_attention_heads", where),
+            size=_pair(config, "image_size", where),
+            refused=REFUSED,
+            left=LEFT,
+        )
+        plain = _plain(file)
+        aside = {name: "the norm of PixioBackbone's maps" for name in plain.weights if name.startswith("maps.")}
+        plain = replace(plain, weights={name: weight for name, weight in plain.weights.items() if name not in aside})
+        origin = read_image(plain, hints, NAMES, self.settled(facts, config))
+        _agree(file, origin)
+        return replace(origin, left={**origin.left, **{k.removeprefix("maps."): why for k, why in aside.items()}})
+
+    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
+        """What this one has besides."""
+        del config
+        return facts
+
+    def common(self, origin: Origin, name: str, architecture: str) -> dict[str, Any]:
+        """Of config.json."""
+        model, modality = origin.config.model, origin.config.modalities[name]
+        return {
+            "architectures": [architecture], "model_type": self.model_type, "hidden_size": model.width,
+            "num_hidden_layers": model.depth, "num_attention_heads": model.heads, "hidden_act": "gelu",
+            "layer_norm_eps": model.norm_eps, "image_size": _one_or_both(modality.size),
+            "patch_size": _one_or_both(modality.patch), "num_channels": modality.channels, "qkv_bias": True,
+            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        }  # fmt: skip
+
+    def built(self, written: Written, **settings: Any) -> Any:
+        """Their model in eval mode, or None where transformers is not installed."""
+        try:
+            import transformers  # optional
+        except ImportError:
+            return None
+        config = {**written.config, **settings}
+        architecture = config.pop("architectures")[0]
+        made = getattr(transformers, CONFIGS[config.pop("model_type")])(**config)
+        extra = {"add_pooling_layer": False} if architecture == "ViTModel" else {}
+        model = getattr(transformers, architecture)(made, **extra)
+        model.load_state_dict(dict(written.weights))
+        return model.eval()
+
+    def peer(self, written: Written) -> Callable[[Tensor], Tensor] | None:
+        model = self.built(written)
+        return None if model is None else torch.no_grad()(lambda x: model(x).last_hidden_state)
+
+
+CONFIGS = {"vit_mae": "ViTMAEConfig", "vit": "ViTConfig", "pixio": "PixioConfig"}
+
+
+def _agree(file: Foreign, origin: Origin) -> None:
+    """Raises CheckpointError for a config.json that is of other weights than those beside it."""
+    model, image = origin.config.model, origin.config.modalities["image"]
+    for key, value in {
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "num_channels": image.channels,
+        "n_cls_tokens": int(model.class_token),
+        **({"decoder_hidden_size": model.decoder.width} if origin.decodes else {}),
+        **({"decoder_num_hidden_layers": model.decoder.depth} if origin.decodes else {}),
+    }.items():
+        if file.config.get(key, value) != value:
+            raise CheckpointError(f"{file.where}: config.json has {key}={file.config[key]}, and the weights {value}")
+    if _pair(file.config, "patch_size", file.where) not in (None, image.patch):
+        raise CheckpointError(
+            f"{file.where}: config.json has patch_size={file.config['patch_size']}, and the weights {list(image.patch)}"
+        )
+
+
+class ViTMAE(_Transformers):
+    """`ViTMAEForPreTraining`, or its encoder alone, which are also MAE's published weights in another naming."""
+
+    name, title, model_type, eps = "hf-vitmae", "transformers' ViTMAE", "vit_mae", 1e-12
+
+    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
+        normalize = "mae" if config.get("norm_pix_loss", False) else "none"
+        return replace(facts, decodes=True, normalize=normalize, ratio=config.get("mask_ratio", 0.75))
+
+    def write(self, origin: Origin, name: str) -> Written:
+        expect(origin, name, self.title)
+        model, modality = origin.config.model, origin.config.modalities[name]
+        weights = write_image(origin, name, NAMES, 1, (1,))
+        if origin.decodes:
+            weights = {k if k.startswith("decoder.") else f"vit.{k}": weight for k, weight in weights.items()}
+        assert model.width
+        target = modality.target.arguments.get("normalize", "mae")
+        config = self.common(origin, name, "ViTMAEForPreTraining" if origin.decodes else "ViTMAEModel") | {
+            "intermediate_size": int(model.width * model.mlp_ratio), "decoder_hidden_size": model.decoder.width,
+            "decoder_num_hidden_layers": model.decoder.depth, "decoder_num_attention_heads": model.decoder.heads,
+            "decoder_intermediate_size": int(model.decoder.width * model.mlp_ratio),
+            "mask_ratio": modality.mask.arguments.get("ratio", 0.75), "norm_pix_loss": target != "none",
+        }  # fmt: skip
+        other = origin.decodes and (modality.target.name != "pixel" or target not in ("none", "mae"))
+        notes = (f"its decoder answers {modality.target.model_dump()}, and their loss is of another target",) * other
+        return Written(weights, config, notes)
+
+    def peer(self, written: Written) -> Callable[[Tensor], Tensor] | None:
+        """Without masks, which theirs draws in eval mode, too."""
+        model = self.built(written, mask_ratio=0.0)
+        if model is None:
+            return None
+        encoder = getattr(model, "vit", model)
+
+        def features(x: Tensor) -> Tensor:
+            count = encoder.embeddings.patch_embeddings.num_patches
+            out: Tensor = encoder(x, noise=torch.arange(count).float().expand(len(x), -1)).last_hidden_state
+            return out
+
+        return torch.no_grad()(features)
+
+
+class ViT(_Transformers):
+    """`ViTModel`, alone or within `ViTForImageClassification`."""
+
+    name, title, model_type, eps = "hf-vit", "transformers' ViT", "vit", 1e-12
+
+    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
+        del config
+        return replace(facts, statistics=HALVES)
+
+    def write(self, origin: Origin, name: str) -> Written:
+        """Strictly `ViTModel(config, add_pooling_layer=False)`'s."""
+        expect(origin, name, self.title, square=False)
+        model = origin.config.model
+        assert model.width
+        config = self.common(origin, name, "ViTModel") | {"intermediate_size": int(model.width * model.mlp_ratio)}
+        weights = write_image(replace(origin, decodes=False), name, NAMES, 1, (1,))
+        return Written(weights, config, ("it has no pooling layer (add_pooling_layer=False)",))
+
+
+class Pixio(_Transformers):
+    """`PixioModel`: several class tokens, each with a place of its own."""
+
+    name, title, model_type, eps = "hf-pixio", "transformers' Pixio", "pixio", 1e-6
+
+    def write(self, origin: Origin, name: str) -> Written:
+        expect(origin, name, self.title, tokens=None)
+        model = origin.config.model
+        count = int(model.class_token)
+        if not count or model.mlp_ratio != int(model.mlp_ratio):
+            key = "mlp_ratio" if count else "class_token"
             raise CheckpointError(
-                f"{key} is not MAE's sine-cosine table; these weights were trained with other positions"
+                f"{origin.where}: {self.title} has class tokens and a whole mlp_ratio; model.{key} is "
+                f"{getattr(model, key)}"
             )
-    channels, setting = config.modalities[name].channels, config.modalities[name].data.statistics
-    plain = Statistics(mean=(0.0,) * channels, std=(1.0,) * channels)
-    statistics = {"none": plain, "imagenet": IMAGENET}.get(setting) if isinstance(setting, str) else setting
-    if statistics is None:
-        raise CheckpointError(f"modalities.{name}.data.statistics={setting}: of weights from elsewhere, say which")
-    return ours | {f"modalities.{name}.{which}": torch.tensor(getattr(statistics, which)) for which in ("mean", "std")}
+        config = self.common(origin, name, "PixioModel") | {"mlp_ratio": int(model.mlp_ratio), "n_cls_tokens": count}
+        return Written(write_image(replace(origin, decodes=False), name, NAMES, count, (count,)), config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import inf, isqrt, nextafter, prod
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.format import Foreign, Hints
 from mae_ext.interop.origin import Origin
+from mae_ext.model.mae import MAE
 from mae_ext.model.position import SequenceSinCos, coordinates_of, sincos
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
@@ -43,10 +44,14 @@ TIMM = {"norm1": "norm1", "norm2": "norm2", "attention.out": "attn.proj", "mlp.u
 
 
 class Theirs:
-    """weights: their state dict. kind: what it is expected to be, for messages. ours: what has been mapped so far."""
+    """weights: their state dict. kind: what it is expected to be, where: its path, for messages.
 
-    def __init__(self, weights: Mapping[str, Tensor], kind: str) -> None:
-        self.weights, self.kind, self.ours, self.used = weights, kind, dict[str, Tensor](), set[str]()
+    ours: what has been mapped so far. names: ours -> theirs, of layers.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], kind: str, where: str = "") -> None:
+        self.weights, self.kind, self.where = weights, kind, f"{where}: " * bool(where)
+        self.ours, self.used, self.names = dict[str, Tensor](), set[str](), dict[str, str]()
 
     def has(self, name: str) -> bool:
         return name in self.weights
@@ -54,21 +59,28 @@ class Theirs:
     def take(self, name: str) -> Tensor:
         """In float32. Raises CheckpointError for a weight that is not there, or not finite."""
         if name not in self.weights:
-            raise CheckpointError(f"no weight '{name}'; expected those of {self.kind}")
+            raise CheckpointError(f"{self.where}no weight '{name}'; expected those of {self.kind}")
         self.used.add(name)
         weight = self.weights[name]
+        if not weight.is_floating_point():
+            raise CheckpointError(f"{self.where}weight '{name}' holds {weight.dtype}; expected floating point numbers")
         if not weight.isfinite().all():
-            raise CheckpointError(f"weight '{name}' holds numbers that are not finite: these weights are damaged")
+            raise CheckpointError(
+                f"{self.where}weight '{name}' holds numbers that are not finite: these weights are damaged"
+            )
         return weight.float()
 
     def put(self, mine: str, yours: str) -> None:
-        """A layer's weight and bias, from their name for it to ours. A layer without a bias gets zeros."""
-        self.ours[f"{mine}.weight"] = self.take(f"{yours}.weight")
-        self.ours[f"{mine}.bias"] = self.take(f"{yours}.bias")
+        """A layer's weight and bias, from their name for it to ours."""
+        for kind in ("weight", "bias"):
+            self.ours[f"{mine}.{kind}"] = self.take(f"{yours}.{kind}")
+            self.names[f"{mine}.{kind}"] = f"{yours}.{kind}"
 
     def put_qkv(self, mine: str, names: str | tuple[str, str, str]) -> None:
         """One map or three as one. A key's bias changes nothing in a softmax, and some have none at all: absent, it is
         0."""
+        first = names if isinstance(names, str) else names[0]
+        self.names |= {f"{mine}.{kind}": f"{first}.{kind}" for kind in ("weight", "bias")}
         if isinstance(names, str):
             self.ours[f"{mine}.weight"] = self.take(f"{names}.weight")
             rows = len(self.ours[f"{mine}.weight"])
@@ -81,6 +93,12 @@ class Theirs:
         if missing not in ([], [biases[1]], biases):
             self.take(missing[0])
         width = len(weights[0])
+        for role, weight in zip(names, weights, strict=True):
+            if weight.shape != weights[0].shape:
+                raise CheckpointError(
+                    f"{self.where}weight '{role}.weight' has the shape {list(weight.shape)}; expected "
+                    f"{list(weights[0].shape)}, as '{first}.weight' has it"
+                )
         parts = [torch.zeros(width) if name in missing else self.take(name) for name in biases]
         self.ours[f"{mine}.weight"], self.ours[f"{mine}.bias"] = torch.cat(weights), torch.cat(parts)
 
@@ -98,7 +116,11 @@ class Theirs:
             for mine, yours in trunk.parts.items():
                 self.put(f"{block}.{mine}", f"{theirs}.{yours}")
             for mine, yours in zip(("attention.out", "mlp.down"), trunk.scales, strict=False):
-                scale = self.take(f"{theirs}.{yours}")
+                scale, rows = self.take(f"{theirs}.{yours}"), len(self.ours[f"{block}.{mine}.bias"])
+                if scale.shape != (rows,):
+                    raise CheckpointError(
+                        f"{self.where}weight '{theirs}.{yours}' has the shape {list(scale.shape)}; expected [{rows}]"
+                    )
                 self.ours[f"{block}.{mine}.weight"] = scale[:, None] * self.ours[f"{block}.{mine}.weight"]
                 self.ours[f"{block}.{mine}.bias"] = scale * self.ours[f"{block}.{mine}.bias"]
         if trunk.norm is not None:
@@ -119,6 +141,31 @@ class Theirs:
             self.take(f"{trunk.block.format(missing)}.{trunk.parts['norm1']}.weight")
         return depth
 
+    def refuse(self, kinds: Mapping[str, str]) -> None:
+        """Raises CheckpointError for a weight whose name has one of the keys in it. kinds: a part of a name -> what it
+        is of."""
+        for name in self.weights:
+            what = next((what for part, what in kinds.items() if part in f".{name}"), None)
+            if what is not None:
+                raise CheckpointError(
+                    f"{self.where}weight '{name}' is of {what}, and nothing here does what that does; these weights "
+                    f"cannot be taken"
+                )
+
+    def checked(self, config: Config, decodes: bool) -> dict[str, Tensor]:
+        """Ours, whole but for statistics. Raises CheckpointError for a weight that is not of the shape that a model of
+        this config has, which the first block and the embedding have settled."""
+        with torch.device("meta"):
+            own = MAE(config, decodes).state_dict()
+        for mine, tensor in self.ours.items():
+            if mine in own and tensor.shape != own[mine].shape:
+                raise CheckpointError(
+                    f"{self.where}weight '{self.names.get(mine, mine)}' comes to the shape {list(tensor.shape)}; "
+                    f"expected {list(own[mine].shape)}, which fits the others"
+                )
+        assert self.ours.keys() == {mine for mine in own if not mine.endswith((".mean", ".std"))}
+        return self.ours
+
     def left(self, reasons: Mapping[str, str]) -> dict[str, str]:
         """Names that nothing was made of. reasons: the beginning of a name -> why that is right.
 
@@ -130,7 +177,7 @@ class Theirs:
                 why = next((why for start, why in reasons.items() if name.startswith(start)), None)
                 if why is None:
                     raise CheckpointError(
-                        f"weight '{name}' is none of {self.kind}, and nothing here does what it does; "
+                        f"{self.where}weight '{name}' is none of {self.kind}, and nothing here does what it does; "
                         f"these weights cannot be taken"
                     )
                 left[name] = why
@@ -192,6 +239,12 @@ def heads_of(width: int, said: int | None, where: str, key: str = "heads", known
     return heads
 
 
+def ratio_of(hidden: int, width: int) -> float:
+    """What `int(width * ratio)` makes `hidden` of, in floating point."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else nextafter(ratio, inf)
+
+
 def grid_from(count: int, axes: int, hints: Hints, where: str) -> tuple[int, ...]:
     """The grid of so many positions: what the hints say, or a square or cube. Raises CheckpointError for neither."""
     if hints.grid is not None:
@@ -210,12 +263,16 @@ def grid_from(count: int, axes: int, hints: Hints, where: str) -> tuple[int, ...
 def positions_like(table: Tensor, grid: tuple[int, ...]) -> str:
     """(N, D) of a grid -> which of our positions it is: "sincos", "sequence", or "learned" for any other.
 
-    Tables that were stored in half precision are told by what that can hold: 1e-3.
+    Sines in float32 are off by 1e-5 at most; of a table all of whose numbers half precision can hold, by what that can:
+    1e-3, or 8e-3 in bfloat16. One that was trained on from there, however little, is learned.
     """
-    width = table.shape[1]
+    table, width = table.float(), table.shape[1]
+    near = next(
+        (e for t, e in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)) if table.equal(table.to(t).float())), 1e-5
+    )
     if width >= 2 * len(grid):
         for name, fixed in (("sincos", sincos(coordinates_of(grid), width)), ("sequence", _sequence(grid, width))):
-            if (table.float() - fixed).abs().max() < 1e-3:
+            if (table - fixed).abs().max() < near:
                 return name
     return "learned"
 
