@@ -1,4 +1,4 @@
-"""transformers' vision transformers for pictures: `ViTMAEForPreTraining` and its `ViTMAEModel`, `ViTModel`, `PixioModel`.
+"""transformers' `ViTMAEForPreTraining` and its `ViTMAEModel`, `ViTModel`, `ViTForImageClassification` and `PixioModel`.
 
 Names: transformers 5.23, models/vit_mae, models/vit and models/pixio (modeling and configuration), and those of version
 4, which files on its hub still carry. Their quirk: query, key and value are three matrices.
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.image import Facts, Names, expect, has_sines, read_image, write_image
@@ -116,12 +115,12 @@ def _number(config: Mapping[str, Any], key: str, where: str) -> int | None:
 def _pair(config: Mapping[str, Any], key: str, where: str) -> tuple[int, int] | None:
     """One number for both, or height and width."""
     value = config.get(key)
-    pair = list(value) if isinstance(value, list | tuple) else [value] * 2
+    pair: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * 2
     if value is None:
         return None
     if len(pair) != 2 or not all(type(one) is int and one > 0 for one in pair):
         raise CheckpointError(f"{where}: config.json has {key}={value!r}; expected one or two whole numbers above 0")
-    return pair[0], pair[1]
+    return (pair[0], pair[1])
 
 
 def _one_or_both(pair: tuple[int, ...]) -> int | list[int]:

@@ -5,7 +5,7 @@ of both. Layer scale is multiplied into the layer before it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt, prod
 from typing import Any
 
@@ -76,8 +76,8 @@ class Facts:
     size: tuple[int, int] | None = None
     rows: tuple[int | None, ...] = (None,)
     bare: bool = False
-    refused: Mapping[str, str] = {}
-    left: Mapping[str, str] = {}
+    refused: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = IMAGENET
     decodes: bool = False
     normalize: str = "mae"
@@ -222,7 +222,7 @@ def _put_places(
     patches = [table[placed:] for table in tables]
     if len(patches) > 1 and len(patches[1]) != len(patches[0]):
         raise CheckpointError(
-            f"{theirs.where}the decoder's table has {len(tables[1])} places; expected {len(tables[0])}, as the encoder's"
+            f"{theirs.where}the decoder has a table of {len(tables[1])} places; expected {len(tables[0])}, as the other"
         )
     kinds = {positions_like(table, grid) for table in patches}
     notes = [] if all(table.any() for table in patches) else ["a position table is all zero: it was never filled"]
@@ -236,8 +236,8 @@ def _put_places(
 def write_image(origin: Origin, name: str, names: Names, rows: int, counts: Sequence[int]) -> dict[str, Tensor]:
     """The modality `name`, and the decoder where there is one, in their names.
 
-    rows: of zeros before the encoder's table, for class tokens; the decoder's gets one. counts: how many class tokens go
-    under each of `names.tokens`. Raises CheckpointError for what is no picture, and for positions that are no table.
+    rows: of zeros before the encoder's table, for class tokens; the decoder's gets one. counts: how many class tokens
+    go under each of `names.tokens`. Raises CheckpointError for what is no picture, and for positions that are no table.
     """
     weights, modality = only_modality(origin, name)
     model, where = origin.config.model, f"modalities.{name}"

@@ -1,6 +1,6 @@
 """What mapping weights onto ours and back takes, whatever the library: said once, for all formats."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isqrt, nextafter, prod
 from typing import Any
@@ -222,8 +222,8 @@ def patches_in(convolution: Tensor) -> Tensor:
 
 def patches_out(matrix: Tensor, patch: Sequence[int], channels: int) -> Tensor:
     """The way back: (D, pix) -> (D, C, *patch)."""
-    convolution: Tensor = matrix.reshape(len(matrix), *patch, channels)
-    return convolution.movedim(-1, 1).contiguous()
+    kernel: Tensor = matrix.unflatten(1, (*patch, channels))
+    return kernel.movedim(-1, 1).contiguous()
 
 
 def heads_of(width: int, said: int | None, where: str, key: str = "heads", known: Mapping[int, int] = HEADS) -> int:
@@ -267,19 +267,16 @@ def positions_like(table: Tensor, grid: tuple[int, ...]) -> str:
     1e-3, or 8e-3 in bfloat16. One that was trained on from there, however little, is learned.
     """
     table, width = table.float(), table.shape[1]
-    near = next(
-        (e for t, e in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)) if table.equal(table.to(t).float())), 1e-5
-    )
-    if width >= 2 * len(grid):
-        for name, fixed in (("sincos", sincos(coordinates_of(grid), width)), ("sequence", _sequence(grid, width))):
-            if (table - fixed).abs().max() < near:
-                return name
+    halves = ((torch.float16, 1e-3), (torch.bfloat16, 8e-3))
+    near = next((e for t, e in halves if torch.equal(table, table.to(t).float())), 1e-5)
+    fixed: dict[str, Callable[[], Tensor]] = {
+        "sincos": lambda: sincos(coordinates_of(grid), width),
+        "sequence": lambda: SequenceSinCos(grid, width).table,
+    }
+    for name, make in fixed.items():
+        if width >= 2 * len(grid) and (table - make()).abs().max() < near:
+            return name
     return "learned"
-
-
-def _sequence(grid: tuple[int, ...], width: int) -> Tensor:
-    table: Tensor = SequenceSinCos(grid, width).table
-    return table
 
 
 def plain(channels: int) -> dict[str, Any]:

@@ -206,7 +206,7 @@ class DINO:
         return _read(file, hints, facts)
 
     def write(self, origin: Origin, name: str) -> Written:
-        """Strictly DINOv2's (block_chunks=0): layer scale of ones, and a mask token of zeros, which nothing here has."""
+        """Strictly DINOv2's (block_chunks=0): layer scale of ones, and a mask token of zeros: nothing here has one."""
         expect(origin, name, self.title, tokens=None)
         model = origin.config.model
         count, width = int(model.class_token), model.width or 0

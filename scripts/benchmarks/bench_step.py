@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from turns import serve, take_turns
 
-from mae_ext.config import Config
+from mae_ext.config import Config, parse_config
 from mae_ext.data.batch import Batch
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
@@ -29,7 +29,6 @@ from mae_ext.engine.precision import DTYPES
 from mae_ext.engine.run import assembled
 from mae_ext.engine.step import Step
 from mae_ext.engine.task import backbone_of
-from mae_ext.interop.hf import vitmae_config
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
 
@@ -72,9 +71,11 @@ def peer_step(args: argparse.Namespace, device: torch.device, precision: str, fu
 
 
 def our_config(args: argparse.Namespace, precision: str) -> Config:
-    config = vitmae_config(sizes(args.size, args.patch), args.batch)
-    changes = {"precision": precision, "compile": args.compile}
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+    width, depth, heads = SHAPES[args.size]
+    image = {"size": [224, 224], "patch": [args.patch] * 2, "batch": args.batch, "data": {"statistics": "none"}}
+    model = {"width": width, "depth": depth, "heads": heads, "norm_eps": 1e-12}
+    train = {"steps": 1, "precision": precision, "compile": args.compile}
+    return parse_config({"modalities": {"image": image}, "model": model, "train": train}, "bench_step")
 
 
 def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> Callable[[], float]:
