@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,3 +65,34 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
         for beside in partial:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def assembled(out: Path, as_folder: bool) -> Iterator[Path]:
+    """A folder beside `out` to write into. At the end it becomes `out`, or, unless as_folder, its files go where `out`
+    is to stand, which is one of them. Nothing is written over, and nothing is left where the work fails.
+
+    Raises UserError at once where `out` is there already, or nothing can be written beside it.
+    """
+    with folder_for(out.parent, "the folder"):
+        _refuse(out)
+        beside = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+        try:
+            with blamed_on(out):
+                beside.mkdir()
+            yield beside
+            files = [] if as_folder else sorted(beside.iterdir())
+            for path in [out, *(out.with_name(file.name) for file in files)]:
+                _refuse(path)
+            with blamed_on(out):
+                if as_folder:
+                    beside.rename(out)
+                for file in files:
+                    file.rename(out.with_name(file.name))
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UserError(f"{path}: is there already, and is not written over; remove it, or name another")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("config", "model", "data", "interop", "engine", "drawing", "features", "probing", "tasks", "report", "cli")
+LAYERS = (
+    "config", "model", "data", "interop", "engine", "drawing", "features", "probing", "tasks", "export", "report", "cli",
+)  # fmt: skip
 """Lowest first. "config" are the modules beside it, at the top of the package."""
 
 DATA = (("contracts",), ("sources",), ("loading",), ("change",), ("image", "video", "volume"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -53,7 +53,8 @@ def read_foreign(path: str | Path) -> Foreign:
     # Of a file with a name of its own, among others, it is not known that they belong together.
     together = path.is_dir() or file.name in FOLDER
     beside = [_json(folder / name) if together else {} for name in ("config.json", "preprocessor_config.json")]
-    return Foreign(unwrapped(weights, str(path)), str(path), *beside)
+    metadata = _metadata(file) if file.suffix in SAFE else {}
+    return Foreign(unwrapped(weights, str(path)), str(path), *beside, metadata)
 
 
 def _in_folder(folder: Path) -> Path:
@@ -116,6 +117,12 @@ def _safe(file: Path, start: bytes) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from None
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file that can be read says of itself."""
+    with safe_open(file, "pt") as content:
+        return dict(content.metadata() or {})
 
 
 def _pickled(file: Path) -> Mapping[str, Any]:

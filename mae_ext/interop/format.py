@@ -18,13 +18,15 @@ class Foreign:
     """A file or folder of another program, opened safely (interop/files.py) and not yet understood.
 
     weights: their names -> tensors, taken out of containers ("model", "state_dict", "module." and so on). config,
-    processor: of config.json and preprocessor_config.json beside the weights; {} without. where: the path.
+    processor: of config.json and preprocessor_config.json beside the weights; {} without. where: the path. metadata:
+    what a safetensors file says of itself; {} of others.
     """
 
     weights: Mapping[str, Tensor]
     where: str
     config: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Hints:
 class Written:
     """A model of ours in their names. weights: as their `load_state_dict` takes them. config: their config.json, or {}.
 
-    notes: what is not as it was (layer scale that is one, tables that were folded), for the user.
+    notes: what is not as it was (layer scale that is one, tables that were folded), for the user. metadata: of the
+    safetensors file; transformers opens none without a "format".
     """
 
     weights: Mapping[str, Tensor]
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
 
 
 class Format(Protocol):
