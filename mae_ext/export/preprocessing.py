@@ -29,9 +29,9 @@ UNITS = {
 }
 
 DECODED = {
-    "image": "decoded upright (EXIF orientation), palettes as colours, alpha laid on white, colour profiles not applied",
-    "clip": "frames decoded upright, scaled to a short side of short_side pixels where they are larger (null: 8/7 of size)",
-    "volume": "voxels as value * slope + intercept of the header, axes turned as above, and, with a spacing, resampled to it",
+    "image": "decoded upright (EXIF orientation), palettes as colours, alpha on white, colour profiles not applied",
+    "clip": "frames upright, and scaled to a short side of short_side pixels where larger (null: 8/7 of size, 0: never)",
+    "volume": "voxels as value * slope + intercept of the header, axes turned as above, on a lattice of that spacing",
 }
 """What readers do before anything is cut out."""
 
@@ -54,7 +54,7 @@ def preprocessing(subject: Subject, to: str, notes: tuple[str, ...] = ()) -> dic
     """What preprocessing.json holds: numbers that a reader of another program can go by."""
     encoder, modality = subject.encoder, subject.encoder.modality
     part, reader = encoder.model.modality(subject.name), encoder.reader()
-    inside = to in SUFFIXES
+    inside, before = to in SUFFIXES, int(encoder.config.model.class_token)
     names = list(AXES.get(_display(reader), ()))
     channels = COLOURS.get(modality.channels) if _display(reader) in UNITS else None
     facts: dict[str, Any] = {
@@ -79,8 +79,8 @@ def preprocessing(subject: Subject, to: str, notes: tuple[str, ...] = ()) -> dic
             "patch": list(modality.patch),
             "grid": list(modality.grid),
             "order": "row by row over the grid, the last axis fastest"
-            + "; the class token before them" * encoder.config.model.class_token,
-            "class_token": encoder.config.model.class_token,
+            + f"; {before} of no patch before them" * bool(before),
+            "class_tokens": before,
             "width": encoder.width,
         },
         "positions": modality.position.model_dump(mode="json"),

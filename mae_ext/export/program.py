@@ -93,7 +93,12 @@ def open_program(to: str, path: Path) -> Run:
     if to == "torch-export":
         with _quiet():
             module = torch.export.load(path).module()
-        return lambda x, spacing: list(module(x) if spacing is None else module(x, spacing))
+
+        def run_traced(x: Tensor, spacing: Tensor | None) -> list[Tensor]:
+            with torch.no_grad():
+                return list(module(x) if spacing is None else module(x, spacing))
+
+        return run_traced
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
