@@ -52,9 +52,11 @@ def read_foreign(path: str | Path) -> Foreign:
     weights = _sharded(file) if file.name.endswith(".index.json") else _weights(file)
     # Of a file with a name of its own, among others, it is not known that they belong together.
     together = path.is_dir() or file.name in FOLDER
-    beside = [_json(folder / name) if together else {} for name in ("config.json", "preprocessor_config.json")]
+    config, processor = (
+        _json(folder / name) if together else {} for name in ("config.json", "preprocessor_config.json")
+    )
     metadata = _metadata(file) if file.suffix in SAFE else {}
-    return Foreign(unwrapped(weights, str(path)), str(path), *beside, metadata)
+    return Foreign(unwrapped(weights, str(path)), str(path), config, processor, metadata)
 
 
 def _in_folder(folder: Path) -> Path:
