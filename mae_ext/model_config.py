@@ -35,6 +35,10 @@ class DecoderConfig(Section):
     """Blocks."""
     heads: Positive = 16
     """Of attention; they divide the width."""
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Width between a block's two layers over that of a token. null is the encoder's ratio."""
+    class_token: bool = False
+    """A class token of its own, which nothing of the sample is in, instead of the encoder's (MAE-ST, 2205.09113)."""
 
 
 class ModelConfig(Section):
@@ -50,7 +54,7 @@ class ModelConfig(Section):
     heads: Positive | None = None
     """Of its attention; they divide the width."""
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    """Width between a block's two layers over that of a token, in encoder and decoder."""
+    """Width between a block's two layers over that of a token; in the decoder, too, where it has none of its own."""
     class_token: Annotated[bool | StrictInt, BeforeValidator(_one_form)] = True
     """A token of no patch before the others, or that many of them (2 to 64), as weights with registers have. The pool
     `class` takes the first."""
@@ -74,11 +78,13 @@ class ModelConfig(Section):
     def _heads(self) -> "ModelConfig":
         if None in (self.width, self.depth, self.heads):
             raise ValueError("give `size`, or all of `width`, `depth` and `heads`")
-        for name, width, heads in (("", self.width, self.heads), ("decoder.", self.decoder.width, self.decoder.heads)):
+        wide = self.decoder
+        for name, width, heads, ratio in (
+            ("", self.width, self.heads, self.mlp_ratio),
+            ("decoder.", wide.width, wide.heads, wide.mlp_ratio or self.mlp_ratio),
+        ):
             if width % heads:  # type: ignore[operator]
                 raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
-            if width * self.mlp_ratio < 1:  # type: ignore[operator]
-                raise ValueError(
-                    f"mlp_ratio={self.mlp_ratio:g} leaves nothing of {name}width={width} between two layers"
-                )
+            if width * ratio < 1:  # type: ignore[operator]
+                raise ValueError(f"mlp_ratio={ratio:g} leaves nothing of {name}width={width} between two layers")
         return self

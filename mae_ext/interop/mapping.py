@@ -133,7 +133,9 @@ class Theirs:
         numbers = {
             int(number)
             for name in self.weights
-            if name.startswith(before) and (number := name[len(before) :].partition(after or ".")[0]).isdigit()
+            if name.startswith(before)
+            and (number := (rest := name[len(before) :].partition(after or "."))[0]).isdigit()
+            and "." in rest[2]  # of layers: MONAI's norm after the last block is one more number in the same row
         }
         depth = max(numbers, default=-1) + 1
         if numbers != set(range(depth)) or not depth:

@@ -60,7 +60,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.project = nn.Linear(encoder_width, config.width)
         self.mask_token = nn.Parameter(torch.zeros(config.width))
-        self.trunk = Transformer(config.width, config.depth, config.heads, mlp_ratio, eps)
+        self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
+        self.trunk = Transformer(config.width, config.depth, config.heads, config.mlp_ratio or mlp_ratio, eps)
 
     def forward(self, encoded: Tensor, keep_places: Tensor, pred_places: Tensor) -> Tensor:
         """(B, [c +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E): the predicted tokens, no others.
@@ -69,7 +70,10 @@ class Decoder(nn.Module):
         """
         visible = self.project(encoded)
         extra = visible.shape[1] - keep_places.shape[1]  # class tokens have no place in the grid
-        visible = torch.cat([visible[:, :extra], visible[:, extra:] + keep_places.to(visible.dtype)], dim=1)
+        first = visible[:, :extra]
+        if self.class_token is not None:
+            first = self.class_token.to(visible.dtype).expand(len(visible), 1, -1)
+        visible = torch.cat([first, visible[:, extra:] + keep_places.to(visible.dtype)], dim=1)
         tokens = torch.cat([visible.to(pred_places.dtype), self.mask_token + pred_places], dim=1)
         out: Tensor = self.trunk(tokens)[:, visible.shape[1] :]
         return out
@@ -102,7 +106,8 @@ class MAE(nn.Module):
             width = model.decoder.width if decodes else None
             self.modalities = Named({n: Modality(n, m, model.width, width) for n, m in config.modalities.items()})
             self.apply(initialize)
-            for token in (self.encoder.class_token, None if self.decoder is None else self.decoder.mask_token):
+            decoder = [] if self.decoder is None else [self.decoder.mask_token, self.decoder.class_token]
+            for token in (self.encoder.class_token, *decoder):
                 if token is not None:
                     nn.init.normal_(token, std=0.02)
         self.uniformity = config.train.uniformity

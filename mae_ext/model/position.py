@@ -157,26 +157,41 @@ class Learned(nn.Module):
 class Separable(nn.Module):
     """The sum of one free vector for each coordinate of each axis (MAE-ST, 2205.09113; std .02).
 
-    Another grid has them in between, axis by axis: `resampled`.
+    groups: of axes that share a table, which then has a vector for each of their common places: [[0], [1, 2]] is one
+    table for time and one for height and width together. None is a table for each axis. Another grid has vectors in
+    between, table by table: `resampled`. Raises ValueError for groups that do not name each axis once.
     """
 
     any_size = True
 
-    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+    def __init__(self, grid: tuple[int, ...], width: int, groups: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
         self.grid = grid
-        self.tables = nn.ParameterList(nn.Parameter(torch.empty(extent, width)) for extent in grid)
+        self.groups = [[axis] for axis in range(len(grid))] if groups is None else [list(group) for group in groups]
+        if sorted(axis for group in self.groups for axis in group) != list(range(len(grid))):
+            raise ValueError(f"groups={groups} must name each of the axes 0 to {len(grid) - 1} once")
+        self.tables = nn.ParameterList(nn.Parameter(torch.empty(prod(part), width)) for part in self._parts(grid))
         for table in self.tables:
             nn.init.trunc_normal_(table, std=0.02)
 
     def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K) -> (B, K, D)."""
-        tables = list(self.tables)
+        tables, parts = list(self.tables), self._parts(grid or self.grid)
         if grid is not None:
-            tables = [resampled(t, (len(t),), (extent,)) for t, extent in zip(tables, grid, strict=True)]
-        parts = [table[i] for table, i in zip(tables, unravel(index, grid or self.grid), strict=True)]
-        return torch.stack(parts).sum(0)
+            tables = [resampled(t, *sizes) for t, *sizes in zip(tables, self._parts(self.grid), parts, strict=True)]
+        places, rows = unravel(index, grid or self.grid), []
+        for table, group, part in zip(tables, self.groups, parts, strict=True):
+            row = places[group[0]]
+            for axis, extent in zip(group[1:], part[1:], strict=True):
+                row = row * extent + places[axis]
+            rows.append(table[row])
+        return torch.stack(rows).sum(0)
 
     def fitted(self, key: str, theirs: Tensor, grid: tuple[int, ...]) -> Tensor:
         """As of Learned."""
-        return resampled(theirs, (len(theirs),), (self.grid[int(key.rpartition(".")[2])],))
+        number = int(key.rpartition(".")[2])
+        return resampled(theirs, self._parts(grid)[number], self._parts(self.grid)[number])
+
+    def _parts(self, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The extents of each group."""
+        return [tuple(grid[axis] for axis in group) for group in self.groups]

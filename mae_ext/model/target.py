@@ -10,6 +10,7 @@ precision; x: (B, C, *S) normalised; valid: (B, 1, *S) bool or None. It has to b
 comes to: a batch is cut over ranks and accumulation steps.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import Literal
 
@@ -29,7 +30,9 @@ class PixelTarget(nn.Module):
 
     Where only a part of a patch counts (`valid`), mean and variance are those of that part: air beside a body would
     otherwise set both. floor: smallest standard deviation a patch is divided by, in the units of the normalised input,
-    so that the noise of an empty patch is not blown up into a target. loss: "mse" or "l1".
+    so that the noise of an empty patch is not blown up into a target. loss: "mse" or "l1". planes: places along a
+    patch's first axis that alone count, as MAE-ST (2205.09113) answers for one frame of a tubelet of two; elsewhere in
+    the patch the nearest of them is what is wanted. None is all.
 
     >>> import torch
     >>> from mae_ext import PixelTarget
@@ -46,6 +49,7 @@ class PixelTarget(nn.Module):
         normalize: Normalize = "mae",
         floor: float = 0.0,
         loss: Literal["mse", "l1"] = "mse",
+        planes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if normalize not in ("none", "mae", "channel", "layernorm"):
@@ -54,7 +58,11 @@ class PixelTarget(nn.Module):
             raise ValueError(f"loss={loss!r} must be mse or l1")
         if not floor >= 0:
             raise ValueError(f"floor={floor} must be at least 0")
+        if planes is not None and not (planes and sorted({*planes} & {*range(patch[0])}) == list(planes)):
+            raise ValueError(f"planes={planes} must be some of 0 to {patch[0] - 1}, ascending")
         self.pix, self.channels = prod(patch) * channels, channels
+        self.planes, self.first = planes and list(planes), patch[0]
+        self.nearest = [min(planes or [i], key=lambda plane: abs(plane - i)) for i in range(patch[0])]
         self.normalize, self.floor, self.loss = normalize, floor, loss
 
     def statistics(self, tokens: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -65,11 +73,11 @@ class PixelTarget(nn.Module):
         if self.normalize == "none":
             zero = torch.zeros_like(self._by_channel(tokens)[..., 0, :])
             return zero, zero + 1
-        values = self._by_channel(tokens)
+        values = self._by_channel(self._at(tokens, self.planes))
         correction = 0 if self.normalize == "layernorm" else 1
         var, mean = torch.var_mean(values, dim=-2, correction=correction)
         if weight is not None:
-            counts = self._by_channel(weight)
+            counts = self._by_channel(self._at(weight, self.planes))
             count = counts.sum(-2)
             some = (count > 0) & (count < values.shape[-2])  # a patch that counts whole keeps its numbers to the bit
             part = (values * counts).sum(-2) / count.clamp(min=1)
@@ -78,6 +86,10 @@ class PixelTarget(nn.Module):
         if self.floor:
             var = var.clamp(min=self.floor**2)
         return mean, var.sqrt() + 1e-6 if self.normalize == "channel" else (var + 1e-6).sqrt()
+
+    def _at(self, tokens: Tensor, planes: Sequence[int] | None) -> Tensor:
+        """(B, P, pix) -> the same of so many places along the first axis of a patch, (B, P, pix')."""
+        return tokens if self.planes is None else tokens.unflatten(-1, (self.first, -1))[:, :, planes].flatten(2)
 
     def _by_channel(self, tokens: Tensor) -> Tensor:
         """(B, P, pix) -> (B, P, pixels, C) for "channel", else (B, P, pix, 1)."""
@@ -90,10 +102,11 @@ class PixelTarget(nn.Module):
 
     def forward(self, tokens: Tensor, weight: Tensor | None = None) -> Tensor:
         """(B, P, pix) normalised pixels -> (B, P, pix) what is to be predicted. weight: of `statistics`."""
+        wanted = self._at(tokens, self.nearest)
         if self.normalize == "none":
-            return tokens
+            return wanted
         mean, divisor = self.statistics(tokens, weight)
-        return (tokens - self.spread(mean)) / self.spread(divisor)
+        return (wanted - self.spread(mean)) / self.spread(divisor)
 
     def error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """(B, P, pix), (B, P, pix) -> (B, P, pix), not yet averaged."""

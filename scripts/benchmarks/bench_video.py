@@ -35,7 +35,7 @@ from mae_ext.engine.precision import DTYPES
 from mae_ext.engine.run import assembled
 from mae_ext.engine.step import Step
 from mae_ext.engine.task import backbone_of
-from mae_ext.interop.videomae import videomae_config
+from mae_ext.interop.format import Foreign, Hints, format_of
 from mae_ext.model.mask import Mask
 from mae_ext.rng import rng
 
@@ -53,7 +53,10 @@ def peer_config(size: str) -> VideoMAEConfig:
 
 
 def our_config(args: argparse.Namespace, precision: str, half: bool) -> Config:
-    values = videomae_config(peer_config(args.size).to_dict(), args.batch).model_dump(mode="json")
+    settings = peer_config(args.size)
+    file = Foreign(VideoMAEForPreTraining(settings).state_dict(), "transformers VideoMAE", settings.to_dict())
+    values = format_of("hf-videomae").read(file, Hints()).config.model_dump(mode="json")
+    values["modalities"]["video"]["batch"] = args.batch
     values["train"]["precision"] = precision
     if half:
         values["modalities"]["video"]["decode"] = {"name": "running_cell", "ratio": 0.5}
