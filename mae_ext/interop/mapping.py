@@ -269,7 +269,7 @@ def positions_like(table: Tensor, grid: tuple[int, ...]) -> str:
     1e-3, or 8e-3 in bfloat16. One that was trained on from there, however little, is learned.
     """
     table, width = table.float(), table.shape[1]
-    halves = ((torch.float16, 1e-3), (torch.bfloat16, 8e-3))
+    halves = ((torch.bfloat16, 8e-3), (torch.float16, 1e-3))  # the coarser first
     near = next((e for t, e in halves if torch.equal(table, table.to(t).float())), 1e-5)
     fixed: dict[str, Callable[[], Tensor]] = {
         "sincos": lambda: sincos(coordinates_of(grid), width),

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mae_ext.config import Statistics
-from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.image import Facts, Names, expect, has_sines, read_image, write_image
@@ -110,6 +109,8 @@ def _read(file: Foreign, hints: Hints, facts: Facts) -> Origin:
         left["head"] = f"a head for {len(head)} classes"
     if not facts.decodes:
         left["decoder_"] = "a decoder; mae:PATH takes it"
+        # timm's registers go with a table of patches alone (no_embed_class), DINOv2's with a row for the class token.
+        facts = replace(facts, rows=(0, None) if "reg_token" in weights else (1, 0))
     elif "decoder_embed.weight" in weights:
         notes = (*notes, "its decoder's target is taken to be normalised patches (--norm_pix_loss), which no file says")
     heads = arguments.get("num_heads")
@@ -153,7 +154,7 @@ class ViT:
         return _kind(file) == self.name
 
     def read(self, file: Foreign, hints: Hints) -> Origin:
-        facts = Facts(self.name, self.title, EPS, rows=(None, 0), bare=True, statistics=HALVES)
+        facts = Facts(self.name, self.title, EPS, bare=True, statistics=HALVES)
         return _read(file, hints, facts)
 
     def write(self, origin: Origin, name: str) -> Written:
@@ -162,7 +163,7 @@ class ViT:
         expect(origin, name, self.title, square=False, tokens=None)
         model, modality = origin.config.model, origin.config.modalities[name]
         count = int(model.class_token)
-        weights = write_image(replace(origin, decodes=False), name, NAMES, int(count == 1), (1, count - 1))
+        weights = write_image(replace(origin, decodes=False), name, NAMES, int(count == 1), (1, count - 1)[:count])
         arguments = {
             "img_size": list(modality.size), "patch_size": list(modality.patch), "in_chans": modality.channels,
             "embed_dim": model.width, "depth": model.depth, "num_heads": model.heads, "mlp_ratio": model.mlp_ratio,
@@ -201,8 +202,8 @@ class DINO:
         return _kind(file) == self.name
 
     def read(self, file: Foreign, hints: Hints) -> Origin:
-        """Registers stand between the class token and the patches, and have no place in the table."""
-        facts = Facts(self.name, self.title, EPS, rows=(1, None, 0), bare=True, statistics=IMAGENET)
+        """Registers stand between the class token and the patches."""
+        facts = Facts(self.name, self.title, EPS, bare=True)
         return _read(file, hints, facts)
 
     def write(self, origin: Origin, name: str) -> Written:
