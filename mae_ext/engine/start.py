@@ -1,11 +1,11 @@
 """What a run starts from, by one name: a run, a checkpoint of one, or weights of another program."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from mae_ext.config import Config
+from mae_ext.config import Config, parse_config
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_state, read_tensors
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
@@ -57,7 +57,7 @@ def opened(what: str | Path) -> Origin:
         return _of_a_run(_checkpoint(named))
     hints, file = parse_hints(named.hints, str(named.path)), read_foreign(named.path)
     one = recognise(file) if named.format is None else format_of(named.format)
-    return one.read(file, hints)
+    return resized(one.read(file, hints), hints.at)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,23 @@ def _checkpoint(named: Named) -> Path:
     if named.hints:
         raise CheckpointError(f"{named.path}: a run says all of itself; remove '::{named.hints}'")
     return find(named.path)
+
+
+def resized(origin: Origin, size: tuple[int, ...] | None) -> Origin:
+    """The same weights for samples of another size (all of its axes), whose grid spans what the grid of before did."""
+    (name, modality), *others = origin.config.modalities.items()
+    if size is None or size == modality.size or others:
+        return origin
+    values = origin.config.model_dump(mode="json")
+    own = values["modalities"][name]
+    if len(size) != len(modality.size):
+        raise CheckpointError(f"{origin.where}: at={'x'.join(map(str, size))}: it has {len(modality.size)} axes")
+    own["size"] = list(size)
+    if modality.position.name == "sincos" and "unit" not in own["position"]:
+        own["position"] = {"span": list(modality.grid), **own["position"]}
+    config = parse_config(values, origin.where)
+    weights, report = fitted(origin, MAE(config, decodes=origin.decodes), config)
+    return replace(origin, config=config, weights=weights, notes=(*origin.notes, *report.notes))
 
 
 def _of_a_run(path: Path) -> Origin:

@@ -35,7 +35,8 @@ class Hints:
 
     heads, decoder_heads: of attention, where the width is not one that is known (`interop.mapping.heads_of`). grid:
     tokens along each axis, where the number of positions is of no square or cube. size, patch: where weights do not
-    say them (a patch embedding that is one matrix). eps: what layer norms add to a variance.
+    say them (a patch embedding that is one matrix). eps: what layer norms add to a variance. at: the size to be used
+    at, whatever they were trained at: positions are fitted to it.
     """
 
     heads: int | None = None
@@ -44,6 +45,7 @@ class Hints:
     size: tuple[int, ...] | None = None
     patch: tuple[int, ...] | None = None
     eps: float | None = None
+    at: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ FORMATS = {
     "dino": "mae_ext.interop.timm:DINO",
     "hf-vitmae": "mae_ext.interop.hf:ViTMAE",
     "hf-vit": "mae_ext.interop.hf:ViT",
+    "hf-dinov2": "mae_ext.interop.dinov2:DINOv2",
     "hf-pixio": "mae_ext.interop.hf:Pixio",
     "hf-videomae": "mae_ext.interop.videomae:Transformers",
     "videomae": "mae_ext.interop.videomae:VideoMAE",
@@ -141,11 +144,11 @@ def parse_hints(text: str, where: str) -> Hints:
         key, _, value = part.partition("=")
         if key in ("heads", "decoder_heads") and re.fullmatch(r"[1-9]\d*", value):
             values[key] = int(value)
-        elif key in ("grid", "size", "patch") and re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value):
+        elif key in ("grid", "size", "patch", "at") and re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value):
             values[key] = tuple(int(extent) for extent in value.split("x"))
         elif key == "eps" and re.fullmatch(r"\d*\.?\d+(e-?\d+)?", value):
             values[key] = float(value)
         else:
-            known = "heads=12, decoder_heads=16, grid=10x18, size=160x288, patch=16x16, eps=1e-6"
+            known = "heads=12, decoder_heads=16, grid=10x18, size=160x288, patch=16x16, eps=1e-6, at=112x112"
             raise CheckpointError(f"{where}: '{part}' after '::': expected some of {known}")
     return Hints(**values)

@@ -50,7 +50,7 @@ VERSION_4 = {
     r"(layers\.\d+)\.norm2\.": r"\1.layernorm_after.",
 }
 """Names of transformers 4 to those of transformers 5, tried in this order (its conversion_mapping.py; the norms are
-Pixio's)."""
+Pixio's and DINOv2's)."""
 
 WRAPPED = ("vit.", "pixio.")
 """What stands before an encoder's names where a head or a decoder is beside it."""
@@ -95,6 +95,8 @@ def _kind(file: Foreign) -> str | None:
     token, first = weights.get(NAMES.tokens[0]), "layers.0.attention.q_proj.weight"
     if kernel is None or kernel.ndim != 4 or table is None or table.ndim != 3 or token is None or first not in weights:
         return None
+    if "layers.0.layer_scale1.lambda1" in weights:
+        return "hf-dinov2"
     said = {one.model_type: one.name for one in (ViTMAE, ViT, Pixio)}.get(file.config.get("model_type", ""))
     if said is not None:
         return said
@@ -127,7 +129,7 @@ def _one_or_both(pair: tuple[int, ...]) -> int | list[int]:
     return pair[0] if len(set(pair)) == 1 else list(pair)
 
 
-class _Transformers:
+class Transformers:
     """What the three have in common. model_type: of config.json, which gives sizes, heads and epsilon."""
 
     name: str
@@ -135,6 +137,7 @@ class _Transformers:
     model_type: str
     eps: float
     package = "transformers"
+    names = NAMES
 
     def recognises(self, file: Foreign) -> bool:
         return _kind(file) == self.name
@@ -159,7 +162,7 @@ class _Transformers:
         plain = _plain(file)
         aside = {name: "the norm of PixioBackbone's maps" for name in plain.weights if name.startswith("maps.")}
         plain = replace(plain, weights={name: weight for name, weight in plain.weights.items() if name not in aside})
-        origin = read_image(plain, hints, NAMES, self.settled(facts, config))
+        origin = read_image(plain, hints, self.names, self.settled(facts, config))
         _agree(file, origin)
         return replace(origin, left={**origin.left, **{k.removeprefix("maps."): why for k, why in aside.items()}})
 
@@ -199,6 +202,7 @@ class _Transformers:
 
 
 CONFIGS = {"vit_mae": "ViTMAEConfig", "vit": "ViTConfig", "pixio": "PixioConfig"}
+CONFIGS |= {"dinov2": "Dinov2Config", "dinov2_with_registers": "Dinov2WithRegistersConfig"}
 
 
 def _agree(file: Foreign, origin: Origin) -> None:
@@ -220,7 +224,7 @@ def _agree(file: Foreign, origin: Origin) -> None:
         )
 
 
-class ViTMAE(_Transformers):
+class ViTMAE(Transformers):
     """`ViTMAEForPreTraining`, or its encoder alone, which are also MAE's published weights in another naming."""
 
     name, title, model_type, eps = "hf-vitmae", "transformers' ViTMAE", "vit_mae", 1e-12
@@ -262,7 +266,7 @@ class ViTMAE(_Transformers):
         return torch.no_grad()(features)
 
 
-class ViT(_Transformers):
+class ViT(Transformers):
     """`ViTModel`, alone or within `ViTForImageClassification`."""
 
     name, title, model_type, eps = "hf-vit", "transformers' ViT", "vit", 1e-12
@@ -281,7 +285,7 @@ class ViT(_Transformers):
         return Written(weights, config, ("it has no pooling layer (add_pooling_layer=False)",))
 
 
-class Pixio(_Transformers):
+class Pixio(Transformers):
     """`PixioModel`: several class tokens, each with a place of its own."""
 
     name, title, model_type, eps = "hf-pixio", "transformers' Pixio", "pixio", 1e-6
