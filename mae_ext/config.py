@@ -62,11 +62,13 @@ class Config(Section):
     """Of what a task starts from: whether patches, channels and axes may be others than the config's, and weights are
     fitted; else they are refused. Pretraining always fits."""
     init_channels: Literal["mean", "repeat", "first"] = "mean"
-    """Where it has other channels: each channel is their mean; theirs in turn; or the first so many of theirs, and
-    zeros for more. All scaled so that a grey input says the same."""
+    """Where it has other channels. `mean`: each of ours has the mean of theirs. `repeat`: ours have theirs in turn (R,
+    G, B, R, ...), shared where several have the same; of fewer, theirs are added to ours in turn. `first`: ours have
+    the first so many of theirs, and zeros for more; of fewer, the rest of theirs is spread over ours. All such that an
+    input whose channels are equal has the same tokens. The decoder draws a channel as the mean of those it is of."""
     init_inflate: Literal["centre", "mean"] = "centre"
-    """Where it has fewer axes: along a new axis of a patch its weights stand in its middle alone, or in equal
-    shares."""
+    """Where it has fewer axes: along a new axis of a patch its weights stand in the middle alone (of an even patch of n
+    in plane n / 2, counted from 0), or in equal shares. Where it has more, weights are summed over the first ones."""
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
     """By names of your choice: one, or several that share the encoder and the decoder."""
     model: ModelConfig

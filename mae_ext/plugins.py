@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from mae_ext.errors import ConfigError
+from mae_ext.sections import PlugIn
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -89,6 +90,15 @@ class Registry:
         except TypeError as error:
             raise ConfigError(f"{where}: {self.kind} '{name}': {error}") from None
         return factory
+
+    def settings(self, spec: PlugIn) -> dict[str, Any]:
+        """All arguments by name, those that are left at their default included."""
+        parameters = inspect.signature(self.get(spec.name)).parameters.values()
+        stated = {p.name: p.default for p in parameters if p.default is not p.empty} | spec.arguments
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}
+
+    def same(self, one: PlugIn, other: PlugIn) -> bool:
+        return one.name == other.name and self.settings(one) == self.settings(other)
 
     def build(self, name: str, arguments: Mapping[str, Any], where: str = "", **supplied: Any) -> Any:
         """Call the factory with the user's arguments and the framework's own keywords."""

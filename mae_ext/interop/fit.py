@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from mae_ext import plugins
 from mae_ext.config import Config, Statistics
 from mae_ext.errors import CheckpointError
 from mae_ext.interop import patches
 from mae_ext.interop.origin import Origin, Outcome, Report
-from mae_ext.interop.places import Places, moved, same
+from mae_ext.interop.places import Places, differing, moved
 from mae_ext.modality_config import ModalityConfig
 from mae_ext.model.mae import MAE
 from mae_ext.model.modality import Modality
@@ -21,6 +22,18 @@ STATISTICS = ("mean", "std")
 
 ENCODER, DECODER = ("width", "depth", "heads", "mlp_ratio", "norm_eps", "class_token"), ("width", "depth", "heads")
 """Keys of `model` and of `model.decoder`."""
+
+PIXELS = {"embed.project.weight": 1, "predict.weight": 0, "predict.bias": 0}
+"""Tensors of a modality that have an axis of the pixels of a patch, and which it is."""
+
+PLUG_INS = {
+    "embed": ("embed", plugins.embedders),
+    "target": ("target", plugins.targets),
+    "predict": ("target", plugins.targets),
+    "masker": ("mask", plugins.maskers),
+    "decode": ("decode", plugins.maskers),
+}
+"""Parts of a modality: the key of the config that names the plug-in, of which it is or for which it is made."""
 
 DECODING = ("decoder_position", "predict")
 """Parts of a modality that belong to the decoder."""
@@ -150,7 +163,7 @@ class _Fit:
             elif part in ("position", "decoder_position"):
                 continue
             elif part == "embed" and ours.embed.name == theirs.embed.name == "patch":
-                self._patches(pairs, ours, theirs)
+                self._of_a_patch(pairs, ours, theirs)
             elif part == "predict":
                 self._predict(pairs, ours, theirs)
             else:
@@ -169,54 +182,58 @@ class _Fit:
             else:
                 self._new([key], "statistics are this config's")
 
-    def _patches(self, pairs: Mapping[str, str], ours: ModalityConfig, theirs: ModalityConfig) -> None:
+    def _of_a_patch(self, pairs: Mapping[str, str], ours: ModalityConfig, theirs: ModalityConfig) -> None:
+        """Of the embedder or the predictor, whose weights are about the pixels of a patch."""
         for key, name in pairs.items():
-            if key.endswith(".bias"):
+            stored, width = self.origin.weights.get(name), prod(theirs.patch) * theirs.channels
+            pixels = PIXELS.get(key.split(".", 2)[2])
+            want = list(self.own[key].shape)
+            if pixels is not None:
+                want[pixels] = width
+            if stored is None or list(stored.shape) != want:
+                self._new(
+                    [key], f"absent at {name}" if stored is None else f"{name} is {list(stored.shape)}, not {want}"
+                )
+            elif pixels is None:
                 self._take(key, name)
             else:
-                self._take(key, name, *patches.embedding(self.origin.weights[name], theirs, ours, self.config))
+                fit = patches.embedding if pixels else patches.prediction
+                self._take(key, name, *fit(stored, theirs, ours, self.config))
 
     def _predict(self, pairs: Mapping[str, str], ours: ModalityConfig, theirs: ModalityConfig) -> None:
-        normalized = [m.target.arguments.get("normalize", "mae") for m in (ours, theirs)]
-        if ours.target.name == theirs.target.name == "pixel" and len(set(normalized)) == 1:
-            for key, name in pairs.items():
-                self._take(key, name, *patches.prediction(self.origin.weights[name], theirs, ours, self.config))
-        elif ours.target == theirs.target and not any(self._misfit(*pair) for pair in pairs.items()):
-            for key, name in pairs.items():
-                self._take(key, name)
+        mine, yours = ours.target, theirs.target
+        pixels = mine.name == yours.name == "pixel"
+        if pixels and len({plugins.targets.settings(target)["normalize"] for target in (mine, yours)}) == 1:
+            self._of_a_patch(pairs, ours, theirs)
         else:
-            self._new(pairs, f"target {_said(theirs.target)} there, {_said(ours.target)} here")
+            self._plug_in("predict", pairs, ours, theirs)
 
     def _plug_in(self, part: str, pairs: Mapping[str, str], ours: ModalityConfig, theirs: ModalityConfig) -> None:
         """Weights of any other part: of the same plug-in, arguments and shapes, or new."""
-        key = {"masker": "mask"}.get(part, part)
-        mine, yours = getattr(ours, key, None), getattr(theirs, key, None)
+        key, registry = PLUG_INS[part]
+        mine, yours = getattr(ours, key), getattr(theirs, key)
         wrong = [problem for pair in pairs.items() if (problem := self._misfit(*pair))]
-        if mine != yours:
+        if mine is None or yours is None or not registry.same(mine, yours):
             self._new(pairs, f"{key} {_said(yours)} there, {_said(mine)} here")
         elif wrong or (ours.patch, ours.channels) != (theirs.patch, theirs.channels):
             self._new(pairs, "; ".join(wrong[:1]) or f"{key} {_said(mine)} is of another patch there")
         else:
-            for ours_key, name in pairs.items():
-                self._take(ours_key, name)
+            for own, name in pairs.items():
+                self._take(own, name)
 
     def _position(
         self, part: str, modality: Modality, ours: ModalityConfig, theirs: tuple[str, ModalityConfig]
     ) -> None:
         source, config = theirs
-        module, prefix, key = (
-            getattr(modality, part),
-            f"modalities.{source}.{part}.",
-            f"modalities.{modality.name}.{part}",
-        )
+        prefix, key = f"modalities.{source}.{part}.", f"modalities.{modality.name}.{part}"
         stored = {k.removeprefix(prefix): v for k, v in self.origin.weights.items() if k.startswith(prefix)}
-        model = self.config.model
-        width = model.decoder.width if part in DECODING else model.width
+        width = self.config.model.decoder.width if part in DECODING else self.config.model.width
+        module: nn.Module = getattr(modality, part)
         assert width is not None
         have, want = Places.of(config, width, stored), Places.of(ours, width, module.state_dict())
         if not want.weights:
-            if not same(have, want):
-                self.notes.append(f"{key}: {want} here, {have} there; {want.spec.name} has no weights to carry it over")
+            if says := differing(have, want):
+                self.notes.append(f"{key}: {says}")
             return
         made = moved(have, want, module)
         if isinstance(made, str):

@@ -85,8 +85,8 @@ def embedding(weight: Tensor, theirs: ModalityConfig, ours: ModalityConfig, conf
         out = out[:, None] * _inflation(config.init_inflate, extent).view(-1, *[1] * (out.ndim - 1))
     if theirs.channels != ours.channels:
         out = along(out, out.ndim - 1, heard(config.init_channels, theirs.channels, ours.channels))
-    how = _how(theirs, ours, config, "pseudo-inverse", "summed over", f"inflated along ({config.init_inflate})")
-    return out.flatten(1).to(weight.dtype), how
+    words = ("summed over axis {}", "pseudo-inverse", f"inflated along axis {{}}, {config.init_inflate}")
+    return out.flatten(1).to(weight.dtype), _how(theirs, ours, config, words)
 
 
 def prediction(rows: Tensor, theirs: ModalityConfig, ours: ModalityConfig, config: Config) -> tuple[Tensor, str]:
@@ -103,7 +103,7 @@ def prediction(rows: Tensor, theirs: ModalityConfig, ours: ModalityConfig, confi
     if theirs.channels != ours.channels:
         out = along(out, out.ndim - 2, drawn(config.init_channels, theirs.channels, ours.channels))
     out = out.expand(*ours.patch[:more], *out.shape).reshape(prod(ours.patch) * ours.channels, *rows.shape[1:])
-    return out.to(rows.dtype), _how(theirs, ours, config, "bilinear", "mean over", "repeated along")
+    return out.to(rows.dtype), _how(theirs, ours, config, ("mean over axis {}", "bilinear", "repeated along axis {}"))
 
 
 def _axes(theirs: ModalityConfig, ours: ModalityConfig) -> tuple[tuple[int, ...], int]:
@@ -120,15 +120,15 @@ def _inflation(how: Literal["centre", "mean"], extent: int) -> Tensor:
     return F.one_hot(torch.tensor(extent // 2), extent).double()
 
 
-def _how(theirs: ModalityConfig, ours: ModalityConfig, config: Config, resized: str, gone: str, new: str) -> str:
-    """What was done, in words; "" for nothing."""
+def _how(theirs: ModalityConfig, ours: ModalityConfig, config: Config, words: tuple[str, str, str]) -> str:
+    """What was done, in order; "" for nothing. words: for axes that go, for another size and for new axes."""
     fewer, more = _axes(theirs, ours)
     common = min(len(theirs.patch), len(ours.patch))
     have, want = theirs.patch[-common:], ours.patch[-common:]
-    names = ", ".join(str(axis) for axis in range(more or len(fewer)))
-    parts = [f"{gone} axis {names}"] if fewer else []
-    parts += [f"patch {across(have)} -> {across(want)}, {resized}"] if have != want else []
-    parts += [f"{new} axis {names}"] if more else []
+    axes = ", ".join(str(axis) for axis in range(more or len(fewer)))
+    parts = [words[0].format(axes)] if fewer else []
+    parts += [f"patch {across(have)} -> {across(want)}, {words[1]}"] if have != want else []
+    parts += [words[2].format(axes)] if more else []
     if theirs.channels != ours.channels:
         count = "1 channel" if theirs.channels == 1 else f"{theirs.channels} channels"
         parts.append(f"{count} -> {ours.channels}, {config.init_channels}")

@@ -42,7 +42,10 @@ class Places:
 
     @torch.no_grad()
     def table(self) -> Tensor:
-        """-> (N, D): what the module says of every place of its grid. Raises NoSpacing for mm that nobody states."""
+        """-> (N, D): what the module says of every place of its grid.
+
+        Raises NoSpacing for mm that nobody states, and RuntimeError for weights that are not its own.
+        """
         module = self.build()
         module.load_state_dict(dict(self.weights))
         return _everywhere(module, self.grid, self.mm)
@@ -58,9 +61,9 @@ def _everywhere(module: nn.Module, grid: tuple[int, ...], mm: tuple[float, ...] 
     return table
 
 
-def same(theirs: Places, ours: Places) -> bool:
-    """Whether each place is what it was."""
-    return (theirs.spec, theirs.grid) == (ours.spec, ours.grid) and not by_mm(theirs, ours)
+def alike(theirs: Places, ours: Places) -> bool:
+    """Whether it is the same plug-in with the same arguments."""
+    return plugins.positions.same(theirs.spec, ours.spec)
 
 
 def by_mm(theirs: Places, ours: Places) -> bool:
@@ -72,24 +75,44 @@ def by_mm(theirs: Places, ours: Places) -> bool:
 def moved(theirs: Places, ours: Places, module: nn.Module) -> tuple[dict[str, Tensor], str] | str:
     """Weights for our position `module`, and how; or why there are none."""
     shapes = {key: value.shape for key, value in module.state_dict().items()}
-    if same(theirs, ours) and shapes == {key: value.shape for key, value in theirs.weights.items()}:
+    known = ours.spec.name in ("learned", "separable")
+    stay = theirs.grid == ours.grid and not (known and by_mm(theirs, ours))
+    if alike(theirs, ours) and stay and shapes == {key: value.shape for key, value in theirs.weights.items()}:
         return dict(theirs.weights), ""
     own = getattr(module, "fitted", None)
-    alike = theirs.spec == ours.spec and len(theirs.grid) == len(ours.grid) and theirs.weights.keys() == shapes.keys()
-    if own is not None and alike and not by_mm(theirs, ours):
+    fits = alike(theirs, ours) and len(theirs.grid) == len(ours.grid) and theirs.weights.keys() == shapes.keys()
+    if own is not None and fits and not (known and by_mm(theirs, ours)):
         made = {key: own(key, value, theirs.grid) for key, value in theirs.weights.items()}
         return made, f"positions {across(theirs.grid)} -> {across(ours.grid)}, cubic"
-    if ours.spec.name not in ("learned", "separable"):
-        return f"positions '{ours.spec.name}' cannot be made of {theirs}"
+    if not known:
+        return f"positions {ours} cannot be made of {theirs}"
     try:
         table = carried(theirs.table(), theirs, ours)
     except NoSpacing:
-        return f"{theirs} are in mm, and the reader there states no spacing"
+        return f"positions {theirs} are in mm, and the reader there states no spacing"
+    except RuntimeError as error:
+        return f"weights there are none of positions {theirs}: {' '.join(str(error).split())}"
     how = _how(theirs, ours)
     if ours.spec.name == "learned":
         return {"table": table}, how
     weights, kept = _least_squares(table, ours, shapes)
     return weights, how if kept > 0.9995 else f"{how}, least squares with {kept:.1%} of their variance"
+
+
+def differing(theirs: Places, ours: Places) -> str:
+    """How our fixed positions are others than theirs, and what would carry them over; "" where they are the same."""
+    if alike(theirs, ours) and theirs.grid == ours.grid:
+        return ""
+    says = f"{ours} here, {theirs} there"
+    if ours.spec.name == theirs.spec.name == "sincos" and len(ours.grid) == len(theirs.grid):
+        units = [side.spec.arguments.get("unit") for side in (ours, theirs)]
+        span, extent = (list(side.spec.arguments.get("span") or side.grid) for side in (ours, theirs))
+        if units[0] is not None and units[0] == units[1]:
+            return f"{says}; both are places in mm or seconds"
+        if units == [None, None]:
+            spanning = f"{{name: sincos, span: {extent}}} would span the same"
+            return f"{says}; {'both span the same' if span == extent else spanning}"
+    return f"{says}; 'learned' would begin with theirs"
 
 
 def carried(table: Tensor, theirs: Places, ours: Places) -> Tensor:
@@ -143,7 +166,7 @@ def _least_squares(table: Tensor, ours: Places, shapes: Mapping[str, Any]) -> tu
 def _how(theirs: Places, ours: Places) -> str:
     common, more = min(len(theirs.grid), len(ours.grid)), len(ours.grid) - len(theirs.grid)
     axes = ", ".join(str(axis) for axis in range(abs(more)))
-    if theirs.spec == ours.spec:
+    if alike(theirs, ours):
         parts = [f"positions {across(theirs.grid)} -> {across(ours.grid)}"]
     else:
         parts = [f"positions, {theirs} -> {ours}"]
