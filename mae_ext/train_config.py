@@ -80,6 +80,9 @@ class TrainConfig(Section):
     """Steps between two checkpoints."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Checkpoints that are kept, the newest."""
+    keep_best: bool = False
+    """Whether the one that is best on data.test is kept beside them: of pretraining by its loss there, of tasks by
+    accuracy, mean Dice or mAP. best.json in the run names it."""
     log_every: Positive = 1
     """Steps between two times that the device is asked how they went; the rows of all of them are written then."""
     tensorboard: bool = True

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,10 @@ from mae_ext.strict_yaml import read_yaml
 from mae_ext.version import __version__
 
 FORMAT = 1
+BEST = "best.json"
+"""In a run's directory, beside checkpoints/: which one is best on held-out data; see engine/best.py."""
+
+NAME = re.compile(r"step-[0-9]{8,}")
 
 
 def fsync(path: Path) -> None:
@@ -156,16 +161,56 @@ def latest(run: Path, warn: Any = None) -> Path | None:
 
 
 def prune(directory: Path, keep: int) -> None:
-    """Delete all but the newest `keep`, after the newest was verified; and what killed savers left behind."""
+    """Delete all but the newest `keep` and the run's best, after the newest was verified; and what killed savers left.
+
+    Where best.json cannot be read nothing is deleted that may be the best.
+    """
     paths = steps_of(directory)
-    if len(paths) > keep:
+    try:
+        spared = noted_best(directory.parent)
+        older = [path for path in paths[:-keep] if path.name != spared]
+    except CheckpointError:
+        older = []
+    if older:
         verify(paths[-1])
-        for path in paths[:-keep]:
-            # Out of sight first: a half-deleted directory must not look like a checkpoint.
-            doomed = path.with_name(f"{path.name}.tmp-old")
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+    for path in older:
+        # Out of sight first: a half-deleted directory must not look like a checkpoint.
+        doomed = path.with_name(f"{path.name}.tmp-old")
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     sweep(directory)
+
+
+def noted_best(run: Path) -> str | None:
+    """The name of the checkpoint that best.json names; None where there is no such file. Raises CheckpointError."""
+    file = run / BEST
+    try:
+        name = json.loads(file.read_text(encoding="utf-8"))["checkpoint"]
+        if not NAME.fullmatch(name):
+            raise ValueError(f"'{name}' is no name of a checkpoint")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error!r}") from None
+    return str(name)
+
+
+def best(run: str | Path) -> Path:
+    """The checkpoint of a run that is best on held-out data (`train.keep_best`), verified. Raises CheckpointError."""
+    path = Path(run)
+    if not path.is_dir():
+        raise CheckpointError(f"{run}: no such directory; expected a run (with checkpoints/ and {BEST})")
+    name = noted_best(path)
+    if name is None:
+        raise CheckpointError(
+            f"{run}: which of its checkpoints is the best is not known: there is no {BEST}, which a run writes with "
+            f"train.keep_best=true when it is judged on data.test; name one of {run}/checkpoints instead"
+        )
+    checkpoint = path / "checkpoints" / name
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"{run}: {BEST} names {name}, and there is no {checkpoint}: it was removed or moved")
+    verify(checkpoint)
+    return checkpoint
 
 
 def sweep(directory: Path) -> None:

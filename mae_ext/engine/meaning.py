@@ -5,15 +5,22 @@ from collections.abc import Mapping
 from mae_ext.config import AugmentConfig, Config, ModalityConfig
 from mae_ext.data.batch import Batch
 from mae_ext.engine.optim import rising
+from mae_ext.engine.task import chief_of
 from mae_ext.errors import ConfigError
 
 DEFAULT = AugmentConfig()
 
 
 def check_meaning(config: Config) -> None:
-    """Raises ConfigError, with every key at fault, for what cannot have the effect that it asks for."""
+    """Raises ConfigError for what cannot have the effect that it asks for."""
     if config.task.name != "pretrain" and config.train.uniformity:
         raise ConfigError(f"train.uniformity is of pretraining's loss, and the task is {config.task.name}: set it to 0")
+    if config.train.keep_best:
+        if not _is_judged(config):
+            raise ConfigError(
+                "train.keep_best has nothing to judge on: data.test is not set; give --test, or set it to false"
+            )
+        chief_of(config)
 
 
 def remarks(config: Config, steps: int, warmup: int) -> list[str]:
@@ -47,9 +54,15 @@ def of_first_batch(config: Config, batches: Mapping[str, Batch]) -> list[str]:
     ]
 
 
+def _is_judged(config: Config) -> bool:
+    return any(m.data.test is not None for m in config.modalities.values())
+
+
 def _of_judging(config: Config, steps: int) -> list[str]:
     every = config.train.evaluate_every
-    if every is not None and all(m.data.test is None for m in config.modalities.values()):
+    if every is None and config.train.keep_best:
+        return ["train.keep_best has one checkpoint to choose from, the last: train.evaluate_every is not set"]
+    if every is not None and not _is_judged(config):
         return [f"train.evaluate_every={every} has nothing to judge on: data.test is not set"]
     if every is not None and every > steps:
         return [f"train.evaluate_every={every} is more than the run's {steps} steps: only the end"]

@@ -22,6 +22,8 @@ from mae_ext.progress import Progress
 
 
 class Pretraining:
+    chief = ("loss", "least")
+
     def check(self, config: Config) -> None:
         """Raises ConfigError for masks under which nothing is hidden, or nothing answered."""
         for name, m in config.modalities.items():

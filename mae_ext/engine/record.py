@@ -10,6 +10,7 @@ from typing import Any
 from mae_ext.data.batch import Batch
 from mae_ext.data.loading.loader import Loader
 from mae_ext.data.sources.meant import one_sided
+from mae_ext.engine.best import Best
 from mae_ext.engine.cpu import is_native
 from mae_ext.engine.evaluation import Evaluations, evaluate
 from mae_ext.engine.ledger import Ledger
@@ -40,6 +41,8 @@ class Record:
         self.run, self.stop = run, stop
         self.ledger = Ledger(out, start, run.ranks)
         self.evaluations = Evaluations(out, start, run.config.train.evaluate_every, total, run.ranks)
+        rows = self.evaluations.journal.rows if self.evaluations.journal else []
+        self.best = Best(run.config, out, rows) if run.ranks.main and run.config.train.keep_best else None
         self.observers = Observers(run, out)  # before loggers, which a service would show as running for ever
         self.loggers = Loggers(run.loggers if run.ranks.main else {}, out, run.config, start)
         self.metrics = Journal(out / "metrics.jsonl", start) if run.ranks.main else None
@@ -91,11 +94,13 @@ class Record:
             run = self.run
             scores = evaluate(run.task, run.model, run.config, run.data, run.ranks, self.stop)
             self.evaluations.write(step, scores)
+            if self.best and self.evaluations.journal:
+                self.best.judge(step, scores, self.evaluations.journal)
             self.loggers.write(step, {f"held_out/{key}": value for key, value in scores.items()})
 
     def sync(self) -> None:
         """Everything is on the disk, or OSError. A checkpoint must not be ahead of the rows that led to it."""
-        for journal in (self.ledger.journal, self.metrics):
+        for journal in (self.ledger.journal, self.metrics, self.evaluations.journal):
             if journal:
                 journal.sync()
         self.observers.sync()

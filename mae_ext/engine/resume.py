@@ -1,6 +1,7 @@
 """Going on exactly where a run stopped: what is saved beside the weights, and what may not have changed."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os.path import commonprefix
 from pathlib import Path
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 from mae_ext import plugins
 from mae_ext.config import Config, Statistics
 from mae_ext.data.loading.batches import ModalityData
+from mae_ext.data.loading.examples import Examples
 from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.sources.table import Items
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state, read_tensors
 from mae_ext.engine.task import backbone_of
 from mae_ext.errors import CheckpointError
 
 FREE_TO_CHANGE = {
-    "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.log_every",
-    "train.tensorboard", "train.loggers", "train.observe", "train.device", "train.checkpointing", "train.compile",
-    "train.evaluate_every",
+    "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.keep_best",
+    "train.log_every", "train.tensorboard", "train.loggers", "train.observe", "train.device", "train.checkpointing",
+    "train.compile", "train.evaluate_every",
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 
@@ -41,6 +44,8 @@ class Standing:
     """Updates in a row that fp16's loss scaler had left out."""
     statistics: dict[str, str] = field(default_factory=dict)
     """What the config of each modality asked for: "measured", "imagenet", "none" or "given" (as numbers)."""
+    held_out: dict[str, str] = field(default_factory=dict)
+    """As `files`, of data.test, where there is one."""
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Standing":
@@ -48,7 +53,7 @@ class Standing:
             state = read_state(checkpoint)
             return cls(
                 state["step"], state["files"], state["quarantined"], state["scaler"], state["plugins"],
-                state.get("skipped", 0), state.get("statistics", {}),
+                state.get("skipped", 0), state.get("statistics", {}), state.get("held_out", {}),
             )  # fmt: skip
         except KeyError as error:
             raise CheckpointError(f"{checkpoint}/state.json has no {error}") from None
@@ -62,15 +67,28 @@ class Standing:
 
 def fingerprint(data: ModalityData) -> str:
     """Of the file list: names and order, without the folder they are in, which may move; and of a task's answers."""
-    addresses = [data.items.addresses[i] for i in range(len(data.items))]
-    root = str(Path(data.config.data.path or "."))
+    return _fingerprint(data.items, data.config.data.path, data.examples)
+
+
+def held_out_fingerprints(data: Mapping[str, ModalityData]) -> dict[str, str]:
+    """The same of what is held out of each modality, where anything is."""
+    return {
+        name: _fingerprint(d.held_out.listed, d.config.data.test, d.held_out.examples)
+        for name, d in data.items()
+        if d.held_out is not None
+    }
+
+
+def _fingerprint(items: Items, path: str | None, examples: Examples | None) -> str:
+    addresses = [items.addresses[i] for i in range(len(items))]
+    root = str(Path(path or "."))
     if not all(address.startswith(root) for address in addresses):  # a list: of files that are somewhere else
         root = commonprefix([min(addresses), max(addresses)]).rpartition("/")[0]  # noqa: RUF071 absolute or not
     digest = hashlib.sha256()
     for address in addresses:
         digest.update(address[len(root) :].encode("utf-8", "surrogateescape") + b"\0")
-    if data.examples is not None:
-        digest.update(data.examples.identity)
+    if examples is not None:
+        digest.update(examples.identity)
     return f"{len(addresses)} files, {digest.hexdigest()[:16]}"
 
 
@@ -100,6 +118,8 @@ def snapshot(
         "plugins": plugin_versions(config),
         **extra,
     }
+    if held_out := held_out_fingerprints(data):
+        state["held_out"] = held_out
     return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
 
 
@@ -186,6 +206,11 @@ def check_same(
         f"files of {name}: {at.files.get(name, 'none')} -> {fingerprint(d)}"
         for name, d in data.items()
         if at.files.get(name) != fingerprint(d)
+    ]
+    changed += [
+        f"held-out files of {name}: {at.held_out[name]} -> {now_held}"  # scores before and after could not be compared
+        for name, now_held in held_out_fingerprints(data).items()
+        if at.held_out.get(name, now_held) != now_held
     ]
     changed += [
         f"plug-in {what}: {at.plugins[what]} -> {source}"

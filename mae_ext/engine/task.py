@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
+from mae_ext.errors import ConfigError
 from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
@@ -60,7 +61,8 @@ class Task(Protocol):
     """
 
     # A task may also have `check(config)`: called when a config is read, it raises ConfigError for what is not for this
-    # task.
+    # task; and `chief`, a pair such as ("accuracy", "most") or ("loss", "least"): the score of `evaluate` that says
+    # which checkpoint is the best, and whether most or least of it is (train.keep_best).
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         """For each modality its files, with the task's own Examples where it is not pretraining, and, as `held_out`,
@@ -113,6 +115,28 @@ class Task(Protocol):
         cannot be read is left out, by name. Raises UserError, where nothing can be read for instance.
         """
         ...
+
+
+class Chief(NamedTuple):
+    """The score of a task that says which checkpoint is the best."""
+
+    score: str
+    best: Literal["most", "least"]
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether `one` is; NaN is better than nothing."""
+        return one > other if self.best == "most" else one < other
+
+
+def chief_of(config: Config) -> Chief:
+    """Raises ConfigError where the task has none, or one that is no such pair."""
+    pair = getattr(task_of(config), "chief", None)
+    if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and pair[1] in ("most", "least"):
+        return Chief(*pair)
+    raise ConfigError(
+        f"train.keep_best: task {config.task.name} does not say which of its scores is the chief one (its attribute "
+        f"`chief` is {pair!r}; expected a pair such as ('accuracy', 'most')): set it to false"
+    )
 
 
 def task_of(config: Config) -> Task:

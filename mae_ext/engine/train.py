@@ -142,4 +142,4 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
     if run.ranks.main and start < total:
         skipped = f"; {record.skipped} updates were skipped by fp16's loss scaler" if record.skipped else ""
-        say(f"done: {total} steps{skipped}, run in {out}")
+        say(f"done: {total} steps{skipped}, run in {out}{record.best or ''}")

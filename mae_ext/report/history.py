@@ -25,6 +25,16 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The checkpoint that best.json names, and its score on held-out data by name."""
+
+    step: int
+    checkpoint: str
+    score: str
+    value: float
+
+
+@dataclass(frozen=True)
 class History:
     """metrics: column -> (n,) float64, NaN where a line lacks it; evaluations: the same, of scores on held-out data.
 
@@ -40,6 +50,7 @@ class History:
     checkpoints: list[Checkpoint]
     evaluations: dict[str, np.ndarray] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    best: Best | None = None
 
     def column(self, name: str) -> np.ndarray:
         column: np.ndarray = self.metrics.get(name, np.empty(0))
@@ -75,7 +86,22 @@ def read_history(run: Path) -> History:
         f"The run was stopped by a non-finite loss: see {path.parent.name}/record.json"
         for path in sorted(run.glob("failure-*/record.json"))
     ]
-    return History(run, config, text, columns(metrics), bad, probes, checkpoints, evaluations, problems)
+    best = _best(run / "best.json", problems)
+    return History(run, config, text, columns(metrics), bad, probes, checkpoints, evaluations, problems, best)
+
+
+def _best(path: Path, problems: list[str]) -> Best | None:
+    """{"step", "checkpoint", SCORE}, as engine/best.py writes it."""
+    if not path.exists():
+        return None
+    try:
+        row = json.loads(path.read_bytes())
+        step, checkpoint = row.pop("step"), row.pop("checkpoint")
+        (score, value), *_ = row.items()
+        return Best(int(step), str(checkpoint), score, float(value))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problems.append(f"{path.name} cannot be read: {error!r}")
+        return None
 
 
 def _config(path: Path, problems: list[str]) -> tuple[str, Config | None]:

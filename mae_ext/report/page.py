@@ -15,6 +15,7 @@ from mae_ext.config import Config
 from mae_ext.engine.optim import peak_lr
 from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
+from mae_ext.report.held_out import held_out_losses
 from mae_ext.report.history import OVERVIEW, History, parameters, read_history
 from mae_ext.report.probes import probes_section
 from mae_ext.version import __version__
@@ -54,7 +55,7 @@ def page(history: History) -> str:
         _facts(history),
         *(f'<p class="warn">{escape(problem)}</p>' for problem in history.problems),
         _section("Training", _charts(history)),
-        _section("Scores on held-out data", _evaluations(history.evaluations)),
+        _section("Scores on held-out data", _evaluations(history.evaluations, any(held_out_losses(history)))),
         _section("Reconstructions", _pictures(history.run / "pictures")),
         _section("Probes of the frozen encoder", probes_section(history.probes)),
         _section("Features", _maps(history.run / "maps")),
@@ -118,6 +119,8 @@ def _facts(history: History) -> str:
         if counts:
             rest = f"encoder {short(counts['encoder'])}" if "encoder" in counts else ""
             facts.append(("parameters", short(sum(counts.values())), rest))
+    if best := history.best:
+        facts.append(("best on held-out data", f"{best.value:.4f}", f"{best.score} at step {best.step:,}"))
     facts.append(("bad samples", str(len({str(b.get("path")) for b in history.bad})), "different files"))
     boxes = (
         f'<div class="fact"><span>{escape(name)}</span><b>{escape(value)}</b><small>{escape(note)}</small></div>'
@@ -147,9 +150,10 @@ def _charts(history: History) -> str:
         return [Series(name, steps, history.metrics[column])] if column in history.metrics else []
 
     per_modality = [s for c in history.metrics if c.startswith("loss/") for s in series(c.removeprefix("loss/"), c)]
+    total, each = held_out_losses(history)
     charts = [
-        curve("loss", series("loss", "loss"), width=WIDE),
-        curve("loss by modality", per_modality, width=WIDE),
+        curve("loss", series("loss", "loss") + total, width=WIDE),
+        curve("loss by modality", per_modality + each, width=WIDE),
         curve("learning rate", series("lr", "lr"), zero=True),
         curve("gradient norm", series("grad_norm", "grad_norm"), zero=True),
         curve("samples per second", series("samples/s", "samples_per_s"), zero=True),
@@ -164,13 +168,13 @@ def _share(steps: np.ndarray, history: History) -> list[Series]:
     return [Series("data wait", steps, 100 * share)] if len(share) else []
 
 
-def _evaluations(scores: dict[str, np.ndarray]) -> str:
-    """Of a fine-tuned run: how each score went, and what it is now. The number of samples is no score."""
+def _evaluations(scores: dict[str, np.ndarray], with_losses: bool = False) -> str:
+    """How each score went, if it is not drawn with the losses, and what it is now. The number of samples is none."""
     steps = scores.get("step", np.empty(0))
     named = {name: values for name, values in scores.items() if name not in ("step", "samples")}
     if not len(steps) or not named:
         return ""
-    shown = list(named.items())[:MAX_SCORES] if len(steps) > 1 else []
+    shown = list(named.items())[:MAX_SCORES] if len(steps) > 1 and not with_losses else []
     charts = [curve(name, [Series(name, steps, values)]) for name, values in shown]
     rows = [(name, f"{values[-1]:.4f}", *_spread(steps, values)) for name, values in named.items()]
     last = f"{int(steps[-1]):,}"
@@ -265,7 +269,11 @@ def _setup(history: History) -> str:
         parts.append(f'<div class="columns"><div>{left}</div><div>{right}</div></div>')
     if history.checkpoints:
         newest = history.checkpoints[-1]
-        rows = [(c.name, f"{c.step:,}", f"{c.megabytes:,.1f}") for c in history.checkpoints]
+        best = "" if history.best is None else history.best.checkpoint
+        rows = [
+            (c.name + ", the best" * (c.name == best), f"{c.step:,}", f"{c.megabytes:,.1f}")
+            for c in history.checkpoints
+        ]
         versions = newest.manifest.get("versions")
         pairs = sorted(versions.items()) if isinstance(versions, dict) else []
         saved = table(("checkpoint", "step", "MB"), rows, (1, 2))

@@ -6,6 +6,7 @@ from mae_ext.cli import run
 from mae_ext.config import load_config, parse_config
 from mae_ext.engine.meaning import check_meaning, of_first_batch, remarks
 from mae_ext.errors import ConfigError
+from mae_ext.tasks.classify.task import Classification
 
 MASK = "modalities.image.mask"
 DECODE = "modalities.image.decode"
@@ -49,6 +50,23 @@ def test_what_the_task_has_no_use_for_is_refused_before_any_work(tiny, photos, t
     assert told in capfd.readouterr().err and not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("task", ["pretrain", "classify"])
+def test_the_best_of_what_is_never_judged_is_refused(tiny, photos, tmp_path, capfd, task):
+    config = tiny({"task": task, "train.keep_best": True})
+    verb = ["pretrain", str(config)] if task == "pretrain" else ["finetune", str(config), "--init", "none"]
+    assert run([*verb, "--data", str(photos), "--out", str(tmp_path / "run")]) == 2
+    assert "train.keep_best has nothing to judge on: data.test is not set" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("chief", [None, "loss", ("loss", "lowest"), ("loss",)])
+def test_a_task_that_names_no_chief_score_has_no_best_checkpoint(tiny, monkeypatch, chief):
+    monkeypatch.setattr(Classification, "chief", chief)
+    config = load_config(tiny({"task": "classify", "train.keep_best": True, "modalities.image.data.test": "b"}))
+    with pytest.raises(ConfigError, match=r"task classify does not say which of its scores .* \('accuracy', 'most'\)"):
+        check_meaning(config)
+
+
 CLASSIFY = {"task": "classify"}
 
 
@@ -72,6 +90,7 @@ CLASSIFY = {"task": "classify"}
         (CLASSIFY | {"train.freeze": "encoder"}, "model.drop_path=0.1 drops parts of an encoder that does not learn"),
         ({"train.evaluate_every": 61, "modalities.image.data.test": "b"}, "evaluate_every=61 is more than"),
         ({"train.evaluate_every": 5}, "train.evaluate_every=5 has nothing to judge on"),
+        ({"train.keep_best": True, "modalities.image.data.test": "b"}, "keep_best has one checkpoint to choose from"),
         ({"train.freeze": 1}, "train.freeze=1 keeps weights as they are that have learned nothing"),
         ({"train.freeze": "encoder", "train.layer_decay": 0.7}, "train.layer_decay=0.7 has no layer"),
         ({"train.freeze": "encoder", "train.uniformity": 0.1}, "train.uniformity=0.1 moves no encoder"),

@@ -109,6 +109,8 @@ class Classification(FineTuning):
     them, a config need not.
     """
 
+    chief = ("accuracy", "most")
+
     def __init__(
         self,
         pool: Pooling = "mean",

@@ -109,6 +109,8 @@ class Detection(FineTuning):
     the aspect of the images.
     """
 
+    chief = ("mAP", "most")
+
     def __init__(
         self,
         labels: str | None = None,

@@ -92,6 +92,8 @@ class Segmentation(FineTuning):
     with a spacing).
     """
 
+    chief = ("dice", "most")
+
     def __init__(
         self,
         classes: Sequence[str],

@@ -65,6 +65,8 @@ class Numbers:
 class Regression(FineTuning):
     """mean, std: of the training answers. They are found in the data, and a checkpoint holds them."""
 
+    chief = ("mae", "least")  # what train.keep_best goes by
+
     def __init__(self, mean: float | None = None, std: float | None = None) -> None:
         self.mean, self.std = mean, std
 
