@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from mae_ext.errors import CheckpointError
-from mae_ext.interop.deduced import table_of
 from mae_ext.interop.format import Foreign, Hints
 from mae_ext.interop.mapping import (
     Ours,
@@ -19,6 +18,7 @@ from mae_ext.interop.mapping import (
     statistics_of,
 )
 from mae_ext.interop.origin import Origin
+from mae_ext.interop.tables import table_of
 
 NAME = "video"
 CLIP = (16, 224, 224)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.errors import CheckpointError
-from mae_ext.interop.deduced import model_of, or_else, origin_of, put_positions, table_of
+from mae_ext.interop.deduced import model_of, one_class_token, or_else, origin_of, put_positions
 from mae_ext.interop.format import Foreign, Format, Hints, Written
 from mae_ext.interop.mapping import (
     READERS,
@@ -31,6 +31,7 @@ from mae_ext.interop.mapping import (
     statistics_of,
 )
 from mae_ext.interop.origin import Origin
+from mae_ext.interop.tables import table_of
 
 EPS = 1e-5
 """Of nn.LayerNorm, which MONAI's blocks leave as it is."""
@@ -109,6 +110,7 @@ def placed_modality(origin: Origin, name: str, title: str) -> Any:
     _, modality = only_modality(origin, name)
     if len(modality.size) not in READERS:
         raise CheckpointError(f"{origin.where}: samples of {len(modality.size)} axes; {title} has 2 or 3")
+    one_class_token(origin, title)
     return modality
 
 
@@ -158,7 +160,7 @@ def about_eps(origin: Origin) -> list[str]:
 
 def read_encoder(file: Foreign, hints: Hints, one: Format, start: str, reasons: Mapping[str, str]) -> Origin:
     """A ViT whose names begin with `start`. reasons: of `leftovers`."""
-    theirs, hints = Theirs(file.weights, f"{one.title} ({file.where})"), said(hints, file.config)
+    theirs, hints = Theirs(file.weights, one.title, file.where), said(hints, file.config)
     modality = put_embedding(theirs, start, file, hints)
     name = modality["data"]["reader"]
     theirs.put_trunk("encoder", trunk(start, "blocks", f"{start}norm"))
@@ -168,7 +170,7 @@ def read_encoder(file: Foreign, hints: Hints, one: Format, start: str, reasons: 
     grid = tuple(s // p for s, p in zip(modality["size"], modality["patch"], strict=True))
     modality["position"] = put_positions(theirs.ours, name, {"position": table}, grid)
     model, left = model_of(theirs.ours, hints, file.where, EPS), leftovers(theirs, reasons)
-    return origin_of(file, one.name, theirs.ours, (name, modality, model), left, (AXES,) * (len(grid) > 2))
+    return origin_of(theirs, file, one.name, (name, modality, model), left, (AXES,) * (len(grid) > 2))
 
 
 class ViT:
@@ -189,7 +191,7 @@ class ViT:
         ours, model, notes = Ours(origin.weights), origin.config.model, about_eps(origin)
         config = give_encoder(ours, origin, name, "")
         ours.give("encoder.trunk.norm", "norm")
-        config |= {"num_layers": model.depth, "qkv_bias": biased(ours), "classification": model.class_token}
+        config |= {"num_layers": model.depth, "qkv_bias": biased(ours), "classification": bool(model.class_token)}
         if model.class_token:
             ours.theirs["cls_token"] = ours.weights["encoder.class_token"][None, None]
             ours.theirs["classification_head.0.weight"] = torch.zeros(2, model.width or 0)
@@ -254,7 +256,7 @@ class MAE:
         return is_monai(file.weights, "") and "decoder_embed.weight" in file.weights
 
     def read(self, file: Foreign, hints: Hints) -> Origin:
-        theirs, hints = Theirs(file.weights, f"{self.title} ({file.where})"), said(hints, file.config)
+        theirs, hints = Theirs(file.weights, self.title, file.where), said(hints, file.config)
         modality = put_embedding(theirs, "", file, hints)
         name = modality["data"]["reader"]
         tables = {}
@@ -275,7 +277,7 @@ class MAE:
         modality["target"] = {"name": "pixel", "normalize": "none"}
         model, left = model_of(theirs.ours, hints, file.where, EPS, DECODER_HEADS), leftovers(theirs, {})
         notes = ("MONAI has no loss for it: the target is set to pixels as they are", *(AXES,) * (len(grid) > 2))
-        return origin_of(file, self.name, theirs.ours, (name, modality, model), left, notes)
+        return origin_of(theirs, file, self.name, (name, modality, model), left, notes)
 
     def write(self, origin: Origin, name: str) -> Written:
         modality, model, ours = placed_modality(origin, name, self.title), origin.config.model, Ours(origin.weights)
@@ -294,7 +296,7 @@ class MAE:
         ours.give(f"modalities.{name}.predict", "decoder_pred")
         ours.theirs["cls_token"] = ours.weights["encoder.class_token"][None, None]
         ours.theirs["mask_tokens"] = ours.weights["decoder.mask_token"][None, None]
-        ours.theirs["decoder_pos_embedding"] = table_of(origin, name, "decoder_position")[None]
+        ours.theirs["decoder_pos_embedding"] = table_of(origin, name, decoder=True)[None]
         config |= {
             "num_layers": model.depth,
             "decoder_hidden_size": wide.width,

@@ -72,7 +72,7 @@ class Transformers:
         return any(kernel.ndim == 5 for kernel in kernels)
 
     def read(self, file: Foreign, hints: Hints) -> Origin:
-        theirs, config = Theirs(self._renamed(file.weights), f"{self.title} ({file.where})"), file.config
+        theirs, config = Theirs(self._renamed(file.weights), self.title, file.where), file.config
         notes: list[str] = []
         decodes = any(name.startswith(("decoder.", "encoder_to_decoder.")) for name in theirs.weights)
         self._refuse(config, decodes, theirs.has("videomae.layernorm.weight"), file.where)
@@ -91,7 +91,7 @@ class Transformers:
         modality = clips(file, hints, convolution)
         model = model_of(theirs.ours, hints, file.where, config.get("layer_norm_eps", self.EPS), DECODER_HEADS)
         self._compare(config, model, theirs.ours, file.where)
-        return origin_of(file, self.name, theirs.ours, (NAME, modality, model), left, tuple(notes))
+        return origin_of(theirs, file, self.name, (NAME, modality, model), left, tuple(notes))
 
     def write(self, origin: Origin, name: str) -> Written:
         modality, ours, notes = unplaced(origin, name, self.title), Ours(origin.weights), list[str]()
@@ -220,7 +220,7 @@ class VideoMAE:
 
     def read(self, file: Foreign, hints: Hints) -> Origin:
         theirs, start, notes = (
-            Theirs(file.weights, f"{self.title} ({file.where})"),
+            Theirs(file.weights, self.title, file.where),
             self._start(file.weights),
             list[str](),
         )
@@ -236,7 +236,7 @@ class VideoMAE:
         model = model_of(theirs.ours, hints, file.where, self.EPS, DECODER_HEADS)
         self._placed(theirs, start, modality, file.where, notes)
         left = theirs.left({f"{start}head.": "a head for classes", f"{start}fc_norm.": "a norm of pooled features"})
-        return origin_of(file, self.name, theirs.ours, (NAME, modality, model), left, tuple(notes))
+        return origin_of(theirs, file, self.name, (NAME, modality, model), left, tuple(notes))
 
     def write(self, origin: Origin, name: str) -> Written:
         modality, ours, notes = unplaced(origin, name, self.title), Ours(origin.weights), list[str]()

@@ -219,5 +219,5 @@ def test_missing_damaged_and_unknown_weights_are_named():
         opened(NAME, weights | {"decoder.norm.bias": torch.full((36,), torch.nan)}, config)
     with pytest.raises(CheckpointError, match=r"'videomae\.pooler\.weight' is none of transformers VideoMAE"):
         opened(NAME, weights | {"videomae.pooler.weight": torch.ones(3)}, config)
-    with pytest.raises(CheckpointError, match=r"norm1\.bias expected \[48\]"):
+    with pytest.raises(CheckpointError, match=r"layernorm_before\.bias' comes to the shape \[47\]; expected \[48\]"):
         opened(NAME, weights | {"videomae.encoder.layer.0.layernorm_before.bias": torch.ones(47)}, config)
