@@ -262,8 +262,11 @@ class LoadedRun:
 
 
 def find(run_or_checkpoint: str | Path) -> Path:
-    """A verified checkpoint from a run directory or a checkpoint directory. Raises CheckpointError."""
+    """A verified checkpoint: of a run the newest, of "RUN::best" the one that was best on held-out data, or the one that
+    is named. Raises CheckpointError."""
     path = Path(run_or_checkpoint)
+    if not path.exists() and path.name.endswith("::best"):
+        return best(str(run_or_checkpoint).removesuffix("::best"))
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such directory; expected a run (with checkpoints/) or one checkpoint in it")
     if (path / "manifest.json").exists():

@@ -81,9 +81,10 @@ def known_of(what: str) -> Known:
 
 
 def _checkpoint(named: Named) -> Path:
-    if named.hints:
-        raise CheckpointError(f"{named.path}: a run says all of itself; remove '::{named.hints}'")
-    return find(named.path)
+    """Of a run, the newest, or with `RUN::best` the one that was best on held-out data."""
+    if named.hints not in ("", "best"):
+        raise CheckpointError(f"{named.path}: a run says all of itself; remove '::{named.hints}', or write '::best'")
+    return find(str(named))
 
 
 def resized(origin: Origin, size: tuple[int, ...] | None) -> Origin:

@@ -64,8 +64,19 @@ def test_a_hint_that_is_not_known_is_refused(hints, tmp_path):
 
 
 def test_a_run_needs_no_hints(make_run):
-    with pytest.raises(CheckpointError, match="a run says all of itself; remove '::heads=3'"):
+    with pytest.raises(CheckpointError, match="a run says all of itself; remove '::heads=3', or write '::best'"):
         opened(f"{make_run()}::heads=3")
+
+
+def test_the_best_checkpoint_of_a_run_has_a_name_of_its_own(make_run):
+    run = make_run()
+    shutil.copytree(checkpoint.latest(run), run / "checkpoints" / "step-00000009")
+    with pytest.raises(CheckpointError, match="which of its checkpoints is the best is not known"):
+        opened(f"{run}::best")
+    (run / "best.json").write_text(json.dumps({"step": 7, "checkpoint": "step-00000007", "loss": 0.5}))
+    assert opened(f"{run}::best").where.endswith("step-00000007") and opened(run).where.endswith("step-00000009")
+    assert with_start(values(), "config", f"{run}::best").init == str(run / "checkpoints" / "step-00000007")
+    assert load_encoder(f"{run}::best", device="cpu").path.name == "step-00000007"
 
 
 def test_what_a_config_of_pretraining_leaves_out_is_the_start_s(make_run):
