@@ -52,6 +52,17 @@ REFUSED = {
     ".mlp.fc1_g.": "a gated MLP (SwiGLU)",
     ".mlp.norm.": "a norm within the MLP",
 }
+TANH = "GELU by a tanh"
+OTHERS = {
+    "_rpn_": "norms after its layers",
+    "quickgelu": "GELU by a sigmoid",
+    "so400m": TANH,
+    "giantopt": TANH,
+    "patch32_siglip": TANH,
+}
+"""Architectures of timm whose weights have a ViT's names and which compute something else (vision_transformer.py). In a
+bare file nothing tells them."""
+
 LEFT = {
     "head": "a head of theirs",
     "fc_norm.": "the norm before their head",
@@ -93,12 +104,22 @@ def _beside(file: Foreign) -> tuple[Foreign, Mapping[str, Any]]:
     data = file.config.get("pretrained_cfg", file.config)
     arguments = file.config.get("model_args", {})
     known = {"image_mean": data.get("mean"), "image_std": data.get("std")} if isinstance(data, Mapping) else {}
+    name = str(file.config["architecture"])
+    if (other := next((what for part, what in OTHERS.items() if part in name), None)) is not None:
+        raise CheckpointError(
+            f"{file.where}: config.json has the architecture '{name}', with {other}; blocks here differ"
+        )
     return replace(file, processor={**known, **file.processor}), arguments if isinstance(arguments, Mapping) else {}
 
 
 def _read(file: Foreign, hints: Hints, facts: Facts) -> Origin:
     file, arguments = _beside(_plain(file))
     weights, trunk, notes = file.weights, NAMES.trunk, facts.notes
+    up, down = (weights.get(f"blocks.0.mlp.{layer}.weight", torch.empty(0, 0)) for layer in ("fc1", "fc2"))
+    if up.ndim == down.ndim == 2 and len(up) == 2 * down.shape[1] > 0:
+        raise CheckpointError(
+            f"{file.where}: 'blocks.0.mlp.fc1.weight' is of a gated MLP (SwiGLU), which no block here has"
+        )
     if "norm.weight" not in weights and "fc_norm.weight" in weights:
         trunk = replace(trunk, norm="fc_norm")
         notes = (*notes, "their last norm is of the mean over tokens (fc_norm); here each token is normed by it")
