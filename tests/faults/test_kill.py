@@ -6,13 +6,20 @@ In full, 20 kills of 300 steps, on images in each precision, on clips and on vol
 """
 
 import json
+import threading
 
 import av
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from faults.kills import command, finish, run_with_kills, trajectory
 from PIL import Image
+
+from mae_ext.config import load_config
+from mae_ext.interop.format import format_of
+from mae_ext.interop.origin import Origin
+from mae_ext.model.mae import MAE
 
 
 def undisturbed(config, photos, out):
@@ -33,6 +40,52 @@ def check(config, photos, tmp_path, steps, kills, seed):
 def test_a_run_killed_twice_logs_the_bits_of_an_undisturbed_one(photos, tiny, tmp_path):
     config = tiny({"train.steps": 60, "train.save_every": 10})
     check(config, photos, tmp_path, steps=60, kills=2, seed=1)
+
+
+def check_from_weights(photos, tiny, tmp_path, steps, kills):
+    """Another program's weights, which are gone when the first checkpoint is there."""
+    config = tiny({"train.steps": steps, "train.save_every": 10})
+    loaded = load_config(config)
+    origin = Origin(MAE(loaded.model_copy(update={"seed": 99})).state_dict(), loaded, "random")
+    file = tmp_path / "theirs.pth"
+    torch.save({"model": dict(format_of("mae").write(origin, "image").weights)}, file)
+    heads, decoder_heads = loaded.model.heads, loaded.model.decoder.heads
+    more = ("--init", f"{file}::heads={heads},decoder_heads={decoder_heads}")
+    whole, killed = tmp_path / "reference", tmp_path / "killed"
+    done = finish(command(config, photos, whole, "--set", "train.workers=0", *more))
+    assert done.returncode == 0, done.stderr
+    scratch = finish(command(config, photos, tmp_path / "scratch", "--set", "train.workers=0", "--steps", "1"))
+    assert scratch.returncode == 0 and trajectory(tmp_path / "scratch")[0] != trajectory(whole)[0]
+    over = threading.Event()
+
+    def removes():
+        while not over.wait(0.005):
+            if any((killed / "checkpoints").glob("step-*/manifest.json")):
+                file.unlink()
+                return
+
+    watcher = threading.Thread(target=removes)
+    watcher.start()
+    try:
+        report = run_with_kills(config, photos, killed, kills, seed=7, more=more)
+    finally:
+        over.set()
+        watcher.join()
+    assert trajectory(killed) == trajectory(whole) and not file.exists()
+    last = f"checkpoints/step-{steps:08d}/model.safetensors"
+    assert (killed / last).read_bytes() == (whole / last).read_bytes()
+    return report
+
+
+def test_a_run_from_other_programs_weights_killed_twice_needs_them_no_more(photos, tiny, tmp_path):
+    check_from_weights(photos, tiny, tmp_path, steps=40, kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_five_kills_of_a_run_from_other_programs_weights_change_no_bit(photos, tiny, tmp_path):
+    report = check_from_weights(photos, tiny, tmp_path, steps=300, kills=5)
+    print(f"\nfrom weights: 5 SIGKILLs after steps {report.kills}: 300 of 300 losses identical, {report.seconds:.0f} s")
 
 
 CLASSIFY = {
