@@ -40,6 +40,7 @@ NAMES = Names(
 )
 VERSION_4 = {
     r"^encoder\.layer\.": "layers.",
+    r"decoder_encoder\.layer\.": "decoder_layers.",
     r"attention\.attention\.query\.": "attention.q_proj.",
     r"attention\.attention\.key\.": "attention.k_proj.",
     r"attention\.attention\.value\.": "attention.v_proj.",
@@ -50,10 +51,10 @@ VERSION_4 = {
     r"(layers\.\d+)\.norm2\.": r"\1.layernorm_after.",
 }
 """Names of transformers 4 to those of transformers 5, tried in this order (its conversion_mapping.py; the norms are
-Pixio's and DINOv2's)."""
+Pixio's and DINOv2's). `save_pretrained` of 5.23 writes the old names, and "decoder_encoder.layer", which none had before."""
 
-WRAPPED = ("vit.", "pixio.")
-"""What stands before an encoder's names where a head or a decoder is beside it."""
+WRAPPED = ("vit.", "pixio.", "encoder.", "dinov2.", "dinov2_with_registers.")
+"""What stands before an encoder's names where a head, a decoder or a second norm is beside it."""
 
 REFUSED = {
     ".distillation_token": "a distillation token (DeiT)",
@@ -68,39 +69,50 @@ REFUSED = {
 }
 LEFT = {
     "pooler.": "the layer on the class token before a head",
+    "vit.pooler.": "the layer on the class token before a head",
     "classifier.": "a head of theirs",
     "embeddings.mask_token": "stands for hidden patches where they pretrain",
+    "vit.embeddings.mask_token": "stands for hidden patches where they pretrain",
+    "layernorm.": "the norm of PixioBackbone's maps",
     "decoder.": "a decoder of another kind",
 }
 
 
-def _plain(file: Foreign) -> Foreign:
-    """Names of transformers 5, without what stands before those of the encoder."""
-    weights: dict[str, Tensor] = {}
+def _plain(file: Foreign, known: Names = NAMES) -> tuple[Foreign, Names]:
+    """Names of transformers 5, and which of them are the encoder's; known: which are, where nothing is before them."""
+    start = next((start for start in WRAPPED if f"{start}{NAMES.places}" in file.weights), "")
+    weights = {}
     for name, weight in file.weights.items():
-        start = next((start for start in WRAPPED if name.startswith(start)), "")
         new = name.removeprefix(start)
         for old, now in VERSION_4.items():
             new = re.sub(old, now, new)
-        # PixioBackbone has a second norm, of maps, of the name that the encoder's own has without its prefix.
-        weights[f"maps.{new}" if not start and f"pixio.{name}" in file.weights else new] = weight
-    return replace(file, weights=weights)
+        weights[name[: len(name) - len(name.removeprefix(start))] + new] = weight
+    names = replace(
+        known,
+        patches=start + known.patches,
+        places=start + known.places,
+        tokens=tuple(start + name for name in known.tokens),
+        trunk=replace(known.trunk, block=start + known.trunk.block, norm=f"{start}{known.trunk.norm}"),
+    )
+    return replace(file, weights=weights), names
 
 
 def _kind(file: Foreign) -> str | None:
-    """Which of the three a file is, or None: what config.json says; else a decoder or a table of sines is ViTMAE's, and
-    several class tokens are Pixio's."""
-    weights = _plain(file).weights
-    kernel, table = weights.get(f"{NAMES.patches}.weight"), weights.get(NAMES.places)
-    token, first = weights.get(NAMES.tokens[0]), "layers.0.attention.q_proj.weight"
-    if kernel is None or kernel.ndim != 4 or table is None or table.ndim != 3 or token is None or first not in weights:
+    """Which of the four a file is, or None: what config.json says; else a decoder or a table of sines is ViTMAE's, layer
+    scale is DINOv2's, and several class tokens are Pixio's."""
+    plain, names = _plain(file)
+    kernel, table = plain.weights.get(f"{names.patches}.weight"), plain.weights.get(names.places)
+    token, first = plain.weights.get(names.tokens[0]), f"{names.trunk.block.format(0)}.{ROLES[0]}.weight"
+    if kernel is None or table is None or token is None or first not in plain.weights:
         return None
-    if "layers.0.layer_scale1.lambda1" in weights:
+    if kernel.ndim != 4 or table.ndim != 3:
+        return None
+    if f"{names.trunk.block.format(0)}.layer_scale1.lambda1" in plain.weights:
         return "hf-dinov2"
     said = {one.model_type: one.name for one in (ViTMAE, ViT, Pixio)}.get(file.config.get("model_type", ""))
     if said is not None:
         return said
-    if f"{NAMES.project}.weight" in weights:
+    if f"{names.project}.weight" in plain.weights:
         return ViTMAE.name
     if token.ndim == 3 and token.shape[1] > 1:
         return Pixio.name
@@ -159,12 +171,10 @@ class Transformers:
             refused=REFUSED,
             left=LEFT,
         )
-        plain = _plain(file)
-        aside = {name: "the norm of PixioBackbone's maps" for name in plain.weights if name.startswith("maps.")}
-        plain = replace(plain, weights={name: weight for name, weight in plain.weights.items() if name not in aside})
-        origin = read_image(plain, hints, self.names, self.settled(facts, config))
+        plain, names = _plain(file, self.names)
+        origin = read_image(plain, hints, names, self.settled(facts, config))
         _agree(file, origin)
-        return replace(origin, left={**origin.left, **{k.removeprefix("maps."): why for k, why in aside.items()}})
+        return origin
 
     def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
         """What this one has besides."""

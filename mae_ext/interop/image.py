@@ -105,6 +105,7 @@ def read_image(file: Foreign, hints: Hints, names: Names, facts: Facts) -> Origi
     width, channels, *patch = kernel.shape
     theirs.ours["modalities.image.embed.project.weight"] = patches_in(kernel)
     theirs.ours["modalities.image.embed.project.bias"] = theirs.take(f"{names.patches}.bias")
+    heads = heads_of(width, hints.heads or facts.heads, file.where, known=HEADS)
     decodes = facts.decodes and theirs.has(f"{names.project}.weight")
     decoder = _read_decoder(theirs, names, hints, facts) if decodes else {}
     tokens, table = _tokens(theirs, names, width, facts), _table(theirs, names.places, width)
@@ -129,7 +130,7 @@ def read_image(file: Foreign, hints: Hints, names: Names, facts: Facts) -> Origi
         {
             "width": width,
             "depth": depth,
-            "heads": heads_of(width, hints.heads or facts.heads, file.where, known=HEADS),
+            "heads": heads,
             "mlp_ratio": ratio_of(hidden, width),
             "class_token": len(tokens),
             "norm_eps": hints.eps or facts.eps,
