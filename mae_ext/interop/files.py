@@ -20,7 +20,7 @@ from torch import Tensor
 from mae_ext.errors import CheckpointError, cause_of
 from mae_ext.interop.format import Foreign
 
-SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth")
+SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth", ".torch")
 FOLDER = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip

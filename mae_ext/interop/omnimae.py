@@ -78,7 +78,9 @@ class OmniMAE:
             theirs.ours[f"modalities.{NAME}.position.table"] = table
         if decodes:
             self._put_decoder(theirs)
-            notes.append("its fixed positions are learned ones here: a decoder's are gone through a map that is trained")
+            notes.append(
+                "its fixed positions are learned ones here: a decoder's are gone through a map that is trained"
+            )
         else:
             notes.append(POOLED)
         left = theirs.left({} if decodes else {"head.": "a head for classes", "trunk.mask_token": "of pretraining"})

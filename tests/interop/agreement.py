@@ -11,7 +11,7 @@ from mae_ext.model.mae import MAE
 CLOSE = 1e-5
 """Largest difference, in float32, of what two programs say."""
 
-HERE = ("hf-videomae", "videomae", "mae-st", "omnimae", "monai-vit", "monai-unetr", "monai-mae")
+HERE = ("hf-videomae", "videomae", "mae-st", "omnimae", "monai-vit", "monai-unetr", "monai-mae", "selfmedmae")
 """Formats of clips and volumes."""
 
 

@@ -15,9 +15,7 @@ HEADS = {"heads": 3, "decoder_heads": 2}
 
 
 def attention(width):
-    return {
-        f"{role}.{kind}": shape for role in "qkv" for kind, shape in (("weight", (width, width)), ("bias", (width,)))
-    }
+    return {f"{role}.weight": (width, width) for role in "qkv"} | {f"{role}.bias": (width,) for role in "qkv"}
 
 
 def stack(start, width, depth, grid, hidden):
@@ -191,7 +189,5 @@ def test_missing_damaged_and_unknown_weights_are_named():
         opened(NAME, weights | {"rel_pos_h": torch.ones(3)}, **HEADS)
     with pytest.raises(CheckpointError, match="answers 100 numbers; expected those of 1 to 2 frames of 48"):
         opened(NAME, weights | {"decoder_pred.weight": torch.ones(100, 24)}, **HEADS)
-    with pytest.raises(
-        CheckpointError, match=r"positions for 3 times 16 tokens, and a grid of \[3, 4, 5\] has 3 times 20"
-    ):
+    with pytest.raises(CheckpointError, match=r"for 3 times 16 tokens, and a grid of \[3, 4, 5\] has 3 times 20"):
         opened(NAME, weights, **HEADS, grid=(3, 4, 5))
