@@ -1,7 +1,7 @@
 """Weights of one model for another: of other sizes, patches, channels and axes. Said once, for every start."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -57,7 +57,7 @@ class _Fit:
         self.rows: dict[str, tuple[Outcome, str]] = {}
         self.used: set[str] = set()
         self.why: dict[str, str] = {}
-        """Beginnings of names at the origin -> why nothing is made of them."""
+        """Names at the origin -> why nothing is made of them."""
         self.notes = list(origin.notes)
         self.sources = {name: self._source(name) for name in model.modalities}
         self.undecoded = self._undecoded()
@@ -68,7 +68,7 @@ class _Fit:
         self._trunk("encoder")
         if self.model.decoder is not None:
             if self.undecoded:
-                self._new([key for key in self.own if key.startswith("decoder.")], self.undecoded)
+                self._new({key: key for key in self.own if key.startswith("decoder.")}, self.undecoded)
             else:
                 self._trunk("decoder")
         for name, source in self.sources.items():
@@ -144,8 +144,10 @@ class _Fit:
         self.weights[ours] = self.origin.weights[theirs] if value is None else value
         self.rows[ours] = ("fitted", how) if how else ("taken", "")
 
-    def _new(self, keys: Iterable[str], why: str) -> None:
-        self.rows |= dict.fromkeys(keys, ("new", why))
+    def _new(self, pairs: Mapping[str, str], why: str) -> None:
+        """pairs: of our names and those at the origin that they would have been made of, be they there or not."""
+        self.rows |= dict.fromkeys(pairs, ("new", why))
+        self.why |= dict.fromkeys(pairs.values(), why)
 
     def _modality(self, name: str, source: str) -> None:
         modality, prefix = self.model.modality(name), f"modalities.{name}."
@@ -159,7 +161,7 @@ class _Fit:
             if part in STATISTICS:
                 self._statistics(pairs, ours)
             elif part in DECODING and self.undecoded:
-                self._new(keys, self.undecoded)
+                self._new(pairs, self.undecoded)
             elif part in ("position", "decoder_position"):
                 continue
             elif part == "embed" and ours.embed.name == theirs.embed.name == "patch":
@@ -180,7 +182,7 @@ class _Fit:
             if stored is not None and stored.shape == own.shape and (not measured or stored.equal(own.cpu())):
                 self._take(key, theirs)
             else:
-                self._new([key], "statistics are this config's")
+                self._new({key: theirs}, "statistics are this config's")
 
     def _of_a_patch(self, pairs: Mapping[str, str], ours: ModalityConfig, theirs: ModalityConfig) -> None:
         """Of the embedder or the predictor, whose weights are about the pixels of a patch."""
@@ -192,7 +194,8 @@ class _Fit:
                 want[pixels] = width
             if stored is None or list(stored.shape) != want:
                 self._new(
-                    [key], f"absent at {name}" if stored is None else f"{name} is {list(stored.shape)}, not {want}"
+                    {key: name},
+                    f"absent at {name}" if stored is None else f"{name} is {list(stored.shape)}, not {want}",
                 )
             elif pixels is None:
                 self._take(key, name)
@@ -237,7 +240,7 @@ class _Fit:
             return
         made = moved(have, want, module)
         if isinstance(made, str):
-            self._new((f"{key}.{name}" for name in want.weights), made)
+            self._new({f"{key}.{name}": prefix + name for name in want.weights}, made)
             return
         self.used |= {prefix + name for name in stored}
         for name, value in made[0].items():
@@ -249,21 +252,19 @@ class _Fit:
 
     def _unused(self, name: str) -> str:
         """Why nothing is made of one of the origin's tensors."""
-        first, _, rest = name.partition(".")
+        if name in self.why:
+            return self.why[name]
+        part, _, rest = name.partition(".")
         source, _, rest = rest.partition(".")
-        part = rest.partition(".")[0]
-        if first == "decoder" or (first == "modalities" and part in DECODING and self.undecoded):
+        feature = rest.partition(".")[0]
+        if self.undecoded and (part == "decoder" or feature in DECODING):
             return self.undecoded
-        if first != "modalities":
-            return "no such tensor in this model"
         mine = [ours for ours, theirs in self.sources.items() if theirs == source]
-        if not mine:
+        if part == "modalities" and not mine:
             return f"no modality here starts from '{source}'"
-        if part in STATISTICS:
-            return "statistics are this config's"
-        if part in ("position", "decoder_position"):
-            return f"positions here are {self.config.modalities[mine[0]].position.name}"
-        return "another plug-in here"
+        if part == "modalities" and feature in ("position", "decoder_position"):
+            return f"positions here are {Places.of(self.config.modalities[mine[0]], 0, {})}"
+        return "no such tensor here"
 
 
 def refuse(where: str, part: str, own: Mapping[str, Tensor], wrong: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Small models of two configs, and inputs that are the same picture at any size."""
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -48,7 +49,8 @@ def model_of(origin):
     return model
 
 
-def waves(size, channels, periods, number=6, seed=0):
+@lru_cache
+def waves(size, channels, periods, number=4, seed=0):
     """(number, channels, *size): sums of four plane waves over the unit box, at most `periods` along each axis."""
     generator = torch.Generator().manual_seed(seed)
     axes = torch.meshgrid(*[(torch.arange(s) + 0.5) / s for s in size], indexing="ij")

@@ -26,16 +26,16 @@ PATCHES = {
     "patch 8 to 16": ([56, 56], [8, 8], [112, 112], [16, 16]),
 }
 BOUNDS = {
-    "224 to 448": (0.15, 0.1),
-    "224 to 160x288": (0.12, 0.08),
-    "16 to 32 frames": (0.1, 0.07),
-    "96^3 to 128x128x64": (0.13, 0.1),
-    "patch 16 to 8 of the same picture": (0.2, 0.2),
-    "patch 16 to 14": (0.003, 0.003),
+    "224 to 448": (0.12, 0.12),
+    "224 to 160x288": (0.09, 0.08),
+    "16 to 32 frames": (0.1, 0.09),
+    "96^3 to 128x128x64": (0.14, 0.17),
+    "patch 16 to 8 of the same picture": (0.17, 0.17),
+    "patch 16 to 14": (0.002, 0.002),
     "patch 16 to 8": (0.01, 0.01),
-    "patch 8 to 16": (0.01, 0.01),
+    "patch 8 to 16": (0.015, 0.015),
 }
-"""(of tokens, of pooled features), about one and a half times what was measured."""
+"""(of tokens, of pooled features): a tenth or so above the largest of eight sets of pictures."""
 
 
 def smooth_origin(size, patch, position):
@@ -46,20 +46,40 @@ def smooth_origin(size, patch, position):
     weights = dict(origin.weights)
     for seed, (key, value) in enumerate(module.state_dict().items()):
         over = grid if position == "learned" else (len(value),)
-        weights[f"modalities.x.position.{key}"] = 0.3 * waves(over, 24, [1.0] * len(over), 1, seed)[0].flatten(1).T
+        weights[f"modalities.x.position.{key}"] = 0.3 * waves(over, 24, (1.0,) * len(over), 1, seed)[0].flatten(1).T
     return Origin(weights, config, "w", decodes=False)
 
 
 def errors(origin, model, size):
-    """-> those of tokens and of pooled features of `model` against the origin's, of the same six pictures."""
+    """-> those of tokens and of pooled features of `model` against the origin's, of the same four pictures."""
     first = model_of(origin)
-    grid, periods = first.modality().grid, [extent / 12 for extent in first.modality().grid]
+    grid, periods = first.modality().grid, tuple(extent / 12 for extent in first.modality().grid)
     with torch.no_grad():
-        one, other = first.encode(waves(first.modality().size, 3, periods)), model.encode(waves(size, 3, periods))
+        one, other = (
+            first.encode(waves(first.modality().size, 3, periods)),
+            model.encode(waves(tuple(size), 3, periods)),
+        )
     wanted = torch.stack([resampled(tokens, grid, model.modality().grid) for tokens in one])
     tokens = (other - wanted).square().mean() / (wanted - wanted.mean((0, 1))).square().mean()
     pooled = (other.mean(1) - one.mean(1)).square().mean() / (one.mean(1) - one.mean((0, 1))).square().mean()
     return tokens.sqrt().item(), pooled.sqrt().item()
+
+
+@torch.no_grad()
+def copied(model, origin):
+    """In place, what is done without a thought: a table's rows as far as they go and new ones after them, tokens of
+    sines numbered on, a filter that is interpolated as a picture."""
+    modality, theirs = model.modality(), origin.config.modalities["x"]
+    for key, value in modality.position.named_parameters():
+        old = origin.weights[f"modalities.x.position.{key}"][: len(value)]
+        torch.nn.init.normal_(value, std=0.02, generator=torch.Generator().manual_seed(0))
+        value[: len(old)] = old
+    if isinstance(modality.position, SinCos):
+        modality.position.table.copy_(SinCos(modality.grid, 24).table)
+    if theirs.patch != modality.patch:
+        weight = origin.weights["modalities.x.embed.project.weight"].unflatten(1, (*theirs.patch, 3)).movedim(-1, 1)
+        resized = torch.nn.functional.interpolate(weight, modality.patch, mode="bilinear", align_corners=False)
+        modality.embed.project.weight.copy_(resized.movedim(1, -1).flatten(1))
 
 
 @pytest.mark.parametrize("position", ["learned", "separable", "sincos"])
@@ -67,22 +87,13 @@ def errors(origin, model, size):
 def test_features_of_a_smooth_picture_on_another_grid_are_what_they_were(case, position):
     size, patch, other, new = GRIDS[case]
     origin = smooth_origin(size, patch, position)
-    grid = origin.config.modalities["x"].grid
-    fixed = {"name": "sincos", "span": list(grid)} if position == "sincos" else position
-    model, _ = fit(origin, config_of(x={"size": other, "patch": new, "position": fixed}), decodes=False)
+    span = {"name": "sincos", "span": list(origin.config.modalities["x"].grid)}
+    ours = {"size": other, "patch": new, "position": span if position == "sincos" else position}
+    model, _ = fit(origin, config_of(x=ours), decodes=False)
     tokens, pooled = errors(origin, model, other)
-    print(case, position, tokens, pooled)
     assert tokens < BOUNDS[case][0] and pooled < BOUNDS[case][1]
-    # What copying tables as far as they go, or numbering tokens as without a span, comes to.
-    with torch.no_grad():
-        for key, value in model.modality().position.named_parameters():
-            old = origin.weights[f"modalities.x.position.{key}"][: len(value)]
-            torch.nn.init.normal_(value, std=0.02, generator=torch.Generator().manual_seed(0))
-            value[: len(old)] = old
-        if position == "sincos":
-            model.modality().position.table.copy_(SinCos(model.modality().grid, 24).table)
-    print(case, position, errors(origin, model, other))
-    assert errors(origin, model, other)[0] > 1.5 * BOUNDS[case][0]
+    copied(model, origin)
+    assert errors(origin, model, other)[0] > 1.4 * BOUNDS[case][0]
 
 
 @pytest.mark.parametrize("case", PATCHES)
@@ -92,11 +103,7 @@ def test_features_of_a_smooth_picture_with_another_patch_are_what_they_were(case
     model, _ = fit(origin, config_of(x={"size": other, "patch": new, "position": "learned"}), decodes=False)
     tokens, pooled = errors(origin, model, other)
     assert tokens < BOUNDS[case][0] and pooled < BOUNDS[case][1]
-    # What a filter that is interpolated as a picture comes to.
-    weight = origin.weights["modalities.x.embed.project.weight"].unflatten(1, (*patch, 3)).movedim(-1, 1)
-    filtered = torch.nn.functional.interpolate(weight, tuple(new), mode="bilinear", align_corners=False)
-    with torch.no_grad():
-        model.modality().embed.project.weight.copy_(filtered.movedim(1, -1).flatten(1))
+    copied(model, origin)
     assert errors(origin, model, other)[0] > 10 * BOUNDS[case][0]
 
 

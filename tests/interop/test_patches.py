@@ -1,5 +1,6 @@
 """Patches of another size, with other channels, of other axes: what a token says of the same picture stays the same."""
 
+from functools import lru_cache
 from math import prod
 
 import pytest
@@ -7,18 +8,24 @@ import torch
 from interop.fitted_models import config_of
 
 from mae_ext.interop.patches import bilinear, embedding, prediction, seeing
+from mae_ext.modality_config import ModalityConfig
 from mae_ext.model.grid import patchify, unpatchify
 
 CHANNELS = ("mean", "repeat", "first")
 
 
-def modality(patch, channels=3):
-    return {"size": [4 * extent for extent in patch], "patch": list(patch), "channels": channels}
+def modality(patch, channels):
+    return ModalityConfig(size=[4 * extent for extent in patch], patch=patch, channels=channels, batch=1)
+
+
+@lru_cache
+def some_config():
+    return config_of(x={"size": [8, 8], "patch": [4, 4]})
 
 
 def pair(theirs, ours, **init):
-    config = config_of(init, ours=modality(*ours), theirs=modality(*theirs))
-    return config.modalities["theirs"], config.modalities["ours"], config
+    config = some_config().model_copy(update={f"init_{key}": value for key, value in init.items()})
+    return modality(*theirs), modality(*ours), config
 
 
 def numbers(*shape):

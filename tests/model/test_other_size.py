@@ -15,12 +15,14 @@ KINDS = {
     "clip": ({"size": [4, 16, 8], "patch": [2, 8, 8], "data": {"reader": "video"}}, (6, 24, 40)),
     "scan": ({"size": [8, 16, 8], "patch": [4, 8, 4], "channels": 1, "data": {"reader": "volume"}}, (12, 8, 20)),
 }
-POSITIONS = ["sincos", "sequence", "learned", "separable", {"name": "sincos", "unit": 6.0}]
+POSITIONS = ["sincos", "sequence", "learned", "separable", {"name": "sincos", "unit": 6.0}, "span"]
+SPAN = {"image": [4, 5.5], "clip": [3, 4, 2], "scan": [2, 3.5, 7]}
 
 
 def modality(kind, position, size=None):
     own, other = KINDS[kind]
     data = {"statistics": {"mean": [0.4] * own.get("channels", 3), "std": [0.3] * own.get("channels", 3)}}
+    position = {"name": "sincos", "span": SPAN[kind]} if position == "span" else position
     return {**own, "position": position, "data": own.get("data", {}) | data} | ({"size": list(other)} if size else {})
 
 

@@ -120,6 +120,29 @@ def test_a_unit_that_is_no_length_is_refused(unit):
         SinCos((4, 3), 16, unit=unit)
 
 
+def test_a_grid_that_spans_another_has_the_places_in_between():
+    """28 tokens over the extent of 14 stand at -0.25, 0.25, 0.75, ...; each pair's middle is the old place."""
+    fine = SinCos((28, 7), 16, span=[14, 14])
+    table = fine(everything((28, 7)))[0].view(28, 7, 16)
+    rows, columns = torch.arange(28) / 2 - 0.25, 2 * torch.arange(7) + 0.5
+    assert torch.equal(table, sincos(torch.cartesian_prod(rows, columns), 16).view(28, 7, 16))
+    own = SinCos((4, 3), 16)
+    assert torch.equal(SinCos((4, 3), 16, span=[4, 3]).table, own.table)
+    # On a grid that is handed to it, the same extent: of its own length, the table itself.
+    assert torch.equal(SinCos((8, 5), 16, span=(4, 3))(everything((4, 3)), None, (4, 3)), own(everything((4, 3))))
+
+
+@pytest.mark.parametrize("span", [[14], [14, 0], [14, -1], [14, float("nan")], [14, float("inf")], 14, "14"], ids=str)
+def test_a_span_that_is_no_number_of_tokens_for_each_axis_is_refused(span):
+    with pytest.raises(ValueError, match="must be a positive number of tokens for each of the 2 axes"):
+        SinCos((4, 3), 16, span=span)
+
+
+def test_a_span_and_a_unit_are_refused():
+    with pytest.raises(ValueError, match="a place has one measure; give one of them"):
+        SinCos((4, 3), 16, unit=2.0, span=[4, 3])
+
+
 def test_fixed_positions_are_neither_trained_nor_saved():
     position = SinCos((4, 3), 16)
     assert not list(position.parameters()) and not position.state_dict()
