@@ -30,7 +30,7 @@ UNITS = {
 
 DECODED = {
     "image": "decoded upright (EXIF orientation), palettes as colours, alpha on white, colour profiles not applied",
-    "clip": "frames upright, and scaled to a short side of short_side pixels where larger (null: 8/7 of size, 0: never)",
+    "clip": "frames upright, scaled to a short side of short_side pixels where larger (null: 8/7 of size; 0: none)",
     "volume": "voxels as value * slope + intercept of the header, axes turned as above, on a lattice of that spacing",
 }
 """What readers do before anything is cut out."""
@@ -146,7 +146,7 @@ def _frames(count: int, fixed: bool, reader: Reader) -> str:
     if not fixed:
         return f"{count} frames, spread evenly over the film, the first and the last among them"
     fps = getattr(reader, "fps", None)
-    every = f"{fps:g} of each second" if fps else f"every {getattr(reader, 'stride', 1)}th frame (1: each)"
+    every = f"{fps:g} of each second" if fps else f"one of each {getattr(reader, 'stride', 1)}"
     return f"{count} frames, {every}, from the middle of the places where such a clip can begin"
 
 

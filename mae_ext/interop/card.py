@@ -4,6 +4,7 @@ What a run keeps for going on (moments, counters) stays behind, and so do paths 
 what `load_encoder` and `--init` take, as they take a run.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,11 +16,14 @@ from mae_ext.errors import CheckpointError
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.origin import Origin
 from mae_ext.model.mae import MAE
-from mae_ext.strict_yaml import read_yaml
+from mae_ext.strict_json import dumps
 from mae_ext.version import __version__
 
-FORMAT = "mae_ext"
-VERSION = "1"
+KEY = "mae_ext"
+"""Of the card in the metadata: JSON of one key, since safetensors writes several in any order, and a file that is made
+again would have other bytes."""
+
+VERSION = 1
 """Of the card. Raise it when a card means something else than before."""
 
 OURS = ("encoder.trunk.", "backbone.encoder.trunk.")
@@ -30,21 +34,21 @@ class Card:
     name, title, package = "safetensors", "safetensors with a card of mae-ext", None
 
     def recognises(self, file: Foreign) -> bool:
-        return file.metadata.get("format") == FORMAT or any(key.startswith(OURS) for key in file.weights)
+        return KEY in file.metadata or any(key.startswith(OURS) for key in file.weights)
 
     def read(self, file: Foreign, hints: Hints) -> Origin:
         """Raises CheckpointError for no card, one of another version, and weights that are not those it speaks of."""
-        where, card = file.where, file.metadata
+        where, card = file.where, _card(file)
         if hints != Hints():
             raise CheckpointError(f"{where}: its card says all of it; remove what stands after '::'")
-        if card.get("format") != FORMAT or "config" not in card:
+        if card is None:
             raise CheckpointError(
                 f"{where}: weights of mae-ext without a card that says their config; expected the run, or the folder "
                 f"of the checkpoint that they are in"
             )
         if (version := card.get("version")) != VERSION:
             raise CheckpointError(f"{where}: a card of version {version}; this version of mae-ext reads {VERSION}")
-        config = parse_config(read_yaml(card["config"], where), where)
+        config = parse_config(card.get("config") or {}, f"{where}: its card")
         decodes = any(key.startswith("decoder.") for key in file.weights)
         _check(file.weights, config, decodes, where)
         weights = {key: weight.float() for key, weight in file.weights.items()}
@@ -54,15 +58,31 @@ class Card:
         config = _portable(origin.config, name)
         others = tuple(f"modalities.{other}." for other in origin.config.modalities if other != name)
         weights = {key: weight for key, weight in origin.weights.items() if not key.startswith(others)}
-        metadata = {"format": FORMAT, "version": VERSION, "mae_ext": __version__, "config": config.to_yaml()}
-        return Written(weights, _for_people(config, name, weights, origin.decodes), metadata=metadata)
+        card = {"format": KEY, "version": VERSION, "mae_ext": __version__, "config": config.model_dump(mode="json")}
+        return Written(weights, _for_people(config, name, weights, origin.decodes), metadata={KEY: dumps(card)})
 
     def peer(self, written: Written) -> Callable[[Tensor], Tensor] | None:
         return None
 
 
+def _card(file: Foreign) -> dict[str, Any] | None:
+    if KEY not in file.metadata:
+        return None
+    try:
+        card = json.loads(file.metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file.where}: its card cannot be read: {error}") from None
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file.where}: its card is no object, but {type(card).__name__}")
+    return card
+
+
 def _check(weights: Mapping[str, Tensor], config: Config, decodes: bool, where: str) -> None:
     """That these are all weights of that model, and finite."""
+    depths = {"encoder": config.model.depth, **({"decoder": config.model.decoder.depth} if decodes else {})}
+    for part, depth in depths.items():  # before a model of that depth is made, whatever it is
+        if (last := f"{part}.trunk.blocks.{(depth or 0) - 1}.norm1.weight") not in weights:
+            raise CheckpointError(f"{where}: no weight '{last}', which its card speaks of: it is damaged")
     with torch.device("meta"):
         wanted = {key: weight.shape for key, weight in MAE(config, decodes).state_dict().items()}
     for key in sorted(wanted.keys() | weights.keys()):
@@ -93,7 +113,7 @@ def _for_people(config: Config, name: str, weights: Mapping[str, Tensor], decode
     """What stands in card.json: nothing that the file itself doesn't say."""
     modality, model = config.modalities[name], config.model
     return {
-        "format": f"{FORMAT} {VERSION}",
+        "format": f"{KEY} {VERSION}",
         "mae_ext": __version__,
         "modality": name,
         "size": list(modality.size),
