@@ -18,6 +18,8 @@ from mae_ext.plugins import nearest
 from mae_ext.strict_json import dumps
 from mae_ext.writing import assembled, blamed_on
 
+SUFFIX = ".safetensors"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -35,15 +37,16 @@ def export(
 ) -> Exported:  # fmt: skip
     """Write the encoder of `what`, and what of it the format has a place for, to `out`, which must not be there yet.
 
-    what: as `engine.start.opened` takes it. to: a name of interop.format.FORMATS, "torch-export" or "onnx". sample: a
-    file on which the two are compared. Raises UserError for whatever cannot be written, before anything is, and
-    RunError where the file is not what was written. Whether the other program says the same is for the caller to ask
-    (`Exported.proof.holds`): the files stay either way.
+    what: as `engine.start.opened` takes it. to: a name of interop.format.FORMATS, "torch-export" or "onnx". out: a
+    file, by its suffix, or a folder, without one: transformers has folders, programs are files, others are either.
+    sample: a file on which the two are compared. Raises UserError for whatever cannot be written, before anything is,
+    and RunError where the file is not what was written. Whether the other program says the same is for the caller to
+    ask (`Exported.proof.holds`): the files stay either way.
     """
     out = Path(out)
     one = _format(to, out)
     check_packages(to)
-    with assembled(out, as_folder=one is not None and is_folder(one)) as beside:
+    with assembled(out, as_folder=not out.suffix) as beside:
         subject = subject_of(what, name, encoder_only)
         x, spacing = subject.samples(sample)
         if one is None:
@@ -68,16 +71,17 @@ def _format(to: str, out: Path) -> Format | None:
     one = None if to in SUFFIXES else format_of(to)
     if one is not None and not hasattr(one, "write"):
         raise UserError(f"--to {to}: {one.title} can be read, and not be written")
-    suffix = SUFFIXES.get(to, "" if one is not None and is_folder(one) else ".safetensors")
-    if suffix and out.suffix != suffix:
-        raise UserError(f"--out {out}: --to {to} writes a file; name it {out.name}{suffix}")
-    if not suffix and out.suffix in (*SUFFIXES.values(), ".safetensors", ".bin", ".pth"):
-        raise UserError(f"--out {out}: --to {to} writes a folder, with {WEIGHTS} in it; name it {out.stem}")
+    if one is None and out.suffix != SUFFIXES[to]:
+        raise UserError(f"--out {out}: --to {to} writes a file; name it {out.name}{SUFFIXES[to]}")
+    if one is not None and out.suffix and is_of_transformers(one):
+        raise UserError(f"--out {out}: --to {to} writes a folder, with {WEIGHTS} in it; give a name without a point")
+    if one is not None and out.suffix not in ("", SUFFIX):
+        raise UserError(f"--out {out}: --to {to} writes a file {SUFFIX}, or a folder; name it {out.stem}{SUFFIX}")
     return one
 
 
-def is_folder(one: Format) -> bool:
-    """Whether it is a folder that transformers' `from_pretrained` opens, and not one file."""
+def is_of_transformers(one: Format) -> bool:
+    """Whether its `from_pretrained` opens it: a folder, never a file alone."""
     return one.name.startswith("hf-")
 
 
@@ -105,16 +109,16 @@ def _write_program(subject: Subject, to: str, beside: Path, out: Path) -> tuple[
 
 
 def _write_weights(subject: Subject, one: Format, written: Written, beside: Path, out: Path) -> tuple[str, ...]:
-    remarks, start = (*subject.remarks, *written.notes), f"{out.name}."
+    remarks, start = (*subject.remarks, *written.notes), f"{out.name}." if out.suffix else ""
     tensors = {key: weight.detach().contiguous().clone() for key, weight in written.weights.items()}
     with blamed_on(out):
-        if is_folder(one):
-            start, part = "", subject.encoder.model.modality(subject.name)
+        if is_of_transformers(one):
+            part = subject.encoder.model.modality(subject.name)
             values, remark = processor(subject.encoder.modality, part.mean.tolist(), part.std.tolist())
             remarks = remarks if remark is None else (*remarks, remark)
             _describe(beside / "preprocessor_config.json", values)
         try:
-            save_file(tensors, beside / (WEIGHTS if is_folder(one) else out.name), dict(written.metadata))
+            save_file(tensors, beside / (out.name if out.suffix else WEIGHTS), dict(written.metadata))
         except SafetensorError as error:
             raise UserError(f"{out}: cannot be written: {error}") from None
         if written.config:

@@ -3,7 +3,7 @@
 import builtins
 import json
 from dataclasses import replace
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -66,8 +66,12 @@ def test_onnx_tells_users_nothing_but_what_is_theirs(runs, tmp_path, capfd, recw
         ),
         ("onnx", "e.pt2", r"--to onnx writes a file; name it e.pt2.onnx"),
         ("torch-export", "e", r"--to torch-export writes a file; name it e.pt2"),
-        ("safetensors", "e.pth", r"--to safetensors writes a file; name it e.pth.safetensors"),
-        ("hf-vitmae", "e.safetensors", r"--to hf-vitmae writes a folder, with model.safetensors in it; name it e"),
+        ("safetensors", "e.pth", r"--to safetensors writes a file .safetensors, or a folder; name it e.safetensors"),
+        (
+            "hf-vitmae",
+            "e.safetensors",
+            r"--to hf-vitmae writes a folder, with model.safetensors in it; give a name without",
+        ),
     ],
 )
 def test_a_format_or_a_path_that_cannot_be_meant_is_refused_before_the_work(tmp_path, to, out, message):
@@ -208,33 +212,47 @@ def test_a_classifiers_head_is_said_to_stay_behind_where_there_is_no_place_for_i
     assert not [key for key in load_file(exported.path) if key.startswith("head")]
 
 
+WIDE = {"width": 48, "heads": 2, "decoder": {"width": 32, "depth": 1, "heads": 2}}
+BARE = {**WIDE, "class_token": False}
 CAN = {
-    **dict.fromkeys(("mae", "timm", "hf-vitmae", "hf-vit", "hf-pixio"), "square"),
-    **dict.fromkeys(("hf-videomae", "videomae"), "sequence"),
-    "safetensors": "square",
+    **dict.fromkeys(("mae", "timm", "dino", "hf-vitmae", "hf-vit", "hf-pixio", "safetensors"), ("image", {})),
+    **dict.fromkeys(("hf-videomae", "videomae"), ("clip", {"position": "sequence", "model": BARE})),
+    "mae-st": ("clip", {"position": "separable", "model": WIDE}),
+    "omnimae": ("clip", {"size": [4, 32, 32], "position": "sequence", "model": BARE}),
+    "monai-vit": ("volume", {"model": {**BARE, "norm_eps": 1e-5}}),
+    "monai-mae": ("volume", {"model": {**WIDE, "norm_eps": 1e-5}}),
+    "monai-unetr": (
+        "volume",
+        {"size": [16, 32, 32], "patch": [16, 16, 16], "model": {**BARE, "norm_eps": 1e-5, "depth": 12}},
+    ),
+    "selfmedmae": ("volume", {"model": WIDE}),
 }
-"""Formats that these tests have a run for; the others have theirs in tests/interop."""
+"""Of each format a run that it has a place for."""
 
 
-@pytest.mark.parametrize("to", CAN)
-def test_every_format_says_the_same_elsewhere_and_has_its_files(tmp_path, to):
+def test_there_is_a_run_for_every_format():
+    assert CAN.keys() == FORMATS.keys()
+
+
+@pytest.mark.parametrize(("to", "shape"), [(to, "folder" if to.startswith(("hf-", "timm")) else "file") for to in CAN])
+def test_every_format_says_the_same_elsewhere_and_has_its_files(tmp_path, to, shape):
     missing_until(to)
-    config = {
-        "square": tiny("image", size=[16, 16]),
-        "sequence": tiny("clip", position="sequence", model={"class_token": False}),
-    }[CAN[to]]
-    run, one = saved(tmp_path / "run", config), format_of(to)
-    out = tmp_path / ("folder" if weights.is_folder(one) else "e.safetensors")
+    kind, keys = CAN[to]
+    run = saved(tmp_path / "run", tiny(kind, **({"size": [16, 16]} if kind == "image" else {}), **keys))
+    out = tmp_path / {"file": "e.safetensors", "folder": "folder"}[shape]
     exported = export(run, to, out)
     assert exported.proof.holds and exported.proof.difference < 1e-5
-    names = {file.relative_to(tmp_path).as_posix() for file in exported.files}
-    if weights.is_folder(one):
-        assert names == {
-            f"folder/{name}"
-            for name in ("model.safetensors", "config.json", "preprocessor_config.json", "preprocessing.json")
-        }
-        assert "with transformers" in exported.proof.words
+    package = format_of(to).package
+    if package is None or find_spec(package) is None:
+        assert "read it back in" in exported.proof.words
     else:
-        assert names >= {"e.safetensors", "e.safetensors.preprocessing.json"}
+        assert f"with {package} " in exported.proof.words
+    prefix = "e.safetensors." if shape == "file" else "folder/"
+    names = {file.relative_to(tmp_path).as_posix() for file in exported.files}
+    assert names >= {"e.safetensors" if shape == "file" else "folder/model.safetensors", f"{prefix}preprocessing.json"}
+    if weights.is_of_transformers(format_of(to)):
+        assert names >= {"folder/config.json", "folder/preprocessor_config.json"}
     assert {file for file in tmp_path.rglob("*") if file.is_file() and run not in file.parents} == set(exported.files)
-    assert Path(exported.path) == out
+    grid = "x".join(map(str, subject_of(run).encoder.modality.grid))
+    back = subject_of(f"{to}:{out}" + f"::heads=2,decoder_heads=2,grid={grid}" * (to != "safetensors"))
+    assert back.encoder.width == subject_of(run).encoder.width
