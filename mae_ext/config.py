@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from os.path import isfile  # Path.is_file raises for a name that is too long, this does not
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,7 +14,7 @@ from mae_ext.modality_config import AugmentConfig, DataConfig, ModalityConfig, S
 from mae_ext.model_config import SIZES, DecoderConfig, ModelConfig
 from mae_ext.sections import Named, PlugIn, Section
 from mae_ext.strict_yaml import read_yaml, write_yaml
-from mae_ext.train_config import TrainConfig
+from mae_ext.train_config import NAMED, ONE, TrainConfig
 
 __all__ = [
     "SIZES",
@@ -196,29 +196,35 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
 def _message(error: ValidationError, where: str) -> str:
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        location = [part for part in item["loc"] if part not in (ONE, NAMED)]
+        key = ".".join(str(part) for part in location)
         text = item["msg"].removeprefix("Value error, ")
         value, shown = item["input"], ""
         if item["type"] == "extra_forbidden":
-            text = f"unknown key{_nearest_key(item['loc'])}"
+            text = f"unknown key{_nearest_key(location)}"
         elif item["type"] != "missing" and isinstance(value, (str, int, float, bool, list, type(None))):
             shown = f" (given: {value!r})"
         lines.append(f"{key}: {text}{shown}" if key else text)
     return f"{where}: " + "; ".join(lines)
 
 
-def _nearest_key(location: tuple[int | str, ...]) -> str:
+def _nearest_key(location: Sequence[int | str]) -> str:
     section: Any = Config
     for part in location[:-1]:
-        fields = getattr(section, "model_fields", {})
-        if part not in fields:
-            continue
-        section = {"modalities": ModalityConfig}.get(str(part), fields[part].annotation)
+        if part in (fields := getattr(section, "model_fields", {})):  # or it is a name among others
+            section = _section_in(fields[part].annotation)
     known = list(getattr(section, "model_fields", {}))
     name, colon, value = str(location[-1]).partition(":")
     if colon and name in known:
         return f": YAML has a space after a colon; write '{name}: {value}'"
     return plugins.nearest(str(location[-1]), known) + (f" (known: {', '.join(known)})" if known else "")
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a key holds, or several of by name, or None."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((section for part in get_args(annotation) if (section := _section_in(part)) is not None), None)
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:

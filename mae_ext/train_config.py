@@ -1,8 +1,9 @@
 """`train:` of a config: how long, how fast, how exactly, what is kept of it, and who looks on."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from mae_ext.sections import Named, PlugIn, Positive, Section
 
@@ -25,6 +26,41 @@ class ProbeConfig(Section):
 
     def due(self, step: int, total: int) -> bool:
         return step % self.every == 0 or step == total
+
+
+ONE, NAMED = "(one)", "(named)"
+"""Which form `train.probe` has; of messages these are no part."""
+
+
+def _form(value: Any) -> str:
+    """Named sets are sections under names that are no keys of one."""
+    keys = value if isinstance(value, dict) else {}
+    sections = any(isinstance(section, dict | ProbeConfig) for section in keys.values())
+    return NAMED if sections and not keys.keys() & ProbeConfig.model_fields.keys() else ONE
+
+
+def _one_form(value: Any) -> Any:
+    """Raises ValueError for keys of one set beside named ones, and for names that no row or chart could have."""
+    if not isinstance(value, dict):
+        return value
+    keys = [str(key) for key in value if key in ProbeConfig.model_fields]
+    sets = [str(key) for key, section in value.items() if isinstance(section, dict | ProbeConfig) and key not in keys]
+    if keys and sets:
+        raise ValueError(f"{', '.join(keys)} beside the named {', '.join(sets)}: write a set's keys into each set")
+    if keys and all(isinstance(section, dict | ProbeConfig) for section in value.values()):
+        raise ValueError(f"no set can be called as a key of one is: {', '.join(keys)}")
+    for name in sets:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"set {name!r}: a name is letters, digits, '_', '-' and '.'")
+    return value
+
+
+Probes = Annotated[
+    Annotated[ProbeConfig, Tag(ONE)] | Annotated[dict[str, ProbeConfig], Tag(NAMED)],
+    Discriminator(_form),
+    BeforeValidator(_one_form),
+]
+"""One set of labelled data, or several by name."""
 
 
 class TrainConfig(Section):
@@ -89,8 +125,9 @@ class TrainConfig(Section):
     """Short for the logger of that name."""
     loggers: tuple[Named, ...] = ()
     """Who is told of losses and scores beside metrics.jsonl: wandb, mlflow, a plug-in."""
-    probe: ProbeConfig | None = None
-    """Judges the encoder while it trains; changes no loss. Short for the observer of that name."""
+    probe: Probes | None = None
+    """Judges the encoder while it trains; changes no loss. Short for the observer of that name. Several sets of data
+    have names, {old: {every: ...}, new: {every: ...}}: what is won on one, and forgotten on another."""
     observe: tuple[Named, ...] = ()
     """Who else looks at the model while it trains, and changes nothing."""
 
@@ -101,8 +138,19 @@ class TrainConfig(Section):
 
     @property
     def all_observers(self) -> tuple[PlugIn, ...]:
-        probe = [] if self.probe is None else [PlugIn(name="probe", **self.probe.model_dump())]
-        return (*probe, *self.observe)
+        if self.probe is None:
+            return self.observe
+        if isinstance(self.probe, ProbeConfig):
+            return (PlugIn(name="probe", **self.probe.model_dump()), *self.observe)
+        sets = {name: spec.model_dump() for name, spec in self.probe.items()}
+        return (PlugIn(name="probe", sets=sets), *self.observe)  # type: ignore[call-arg]
+
+    @property
+    def probes(self) -> dict[str, ProbeConfig]:
+        """By their keys in a config: "train.probe", or "train.probe.NAME"."""
+        if self.probe is None or isinstance(self.probe, ProbeConfig):
+            return {} if self.probe is None else {"train.probe": self.probe}
+        return {f"train.probe.{name}": spec for name, spec in self.probe.items()}
 
     @model_validator(mode="after")
     def _each_once(self) -> "TrainConfig":

@@ -101,7 +101,7 @@ def sections(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
     yield prefix, model
     for name, field in model.model_fields.items():
         many = ".NAME" if get_origin(field.annotation) is dict else ""
-        for inner in _models(field.annotation):
+        for inner in dict.fromkeys(_models(field.annotation)):
             yield from sections(inner, f"{prefix}.{name}{many}".lstrip("."))
 
 
@@ -129,8 +129,9 @@ def config_keys() -> Iterator[tuple[str, type[BaseModel], list[Key]]]:
 
 def _kind(schema: dict[str, Any]) -> str:
     """A JSON schema in words: "whole number, from 1", "`mean` or `class`"."""
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(part) for part in schema["anyOf"]))
+    for union in ("anyOf", "oneOf"):
+        if union in schema:
+            return " or ".join(dict.fromkeys(_kind(part) for part in schema[union]))
     if "enum" in schema or "const" in schema:
         return " or ".join(f"`{value}`" for value in schema.get("enum") or [schema["const"]])
     if "$ref" in schema:

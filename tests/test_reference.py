@@ -92,6 +92,7 @@ def test_text_of_a_docstring_means_to_sphinx_what_it_says_and_examples_are_left_
 def keys_of_schema(schema: dict[str, Any], node: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Every dotted key that a JSON schema allows, with NAME for one of the user's own."""
     parts = [node, *node.get("anyOf", [])]
+    parts = [part.get("oneOf", [part])[0] for part in parts]  # several by name have the keys of one
     parts = [schema["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in parts]
     for part in (part for part in parts if part.get("title") != "PlugIn"):
         for name, inner in part.get("properties", {}).items():

@@ -33,8 +33,9 @@ def remarks(config: Config, steps: int, warmup: int) -> list[str]:
         )
     if remark := rising(config):
         notes.append(remark)
-    if train.probe and train.probe.every > steps:
-        notes.append(f"train.probe.every={train.probe.every} is more than the run's {steps} steps: only begin and end")
+    for key, probe in train.probes.items():
+        if probe.every > steps:
+            notes.append(f"{key}.every={probe.every} is more than the run's {steps} steps: only begin and end")
     if config.model.drop_path > 0 and config.model.depth == 1:
         notes.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
     notes += _of_judging(config, steps) + _of_the_frozen(config)

@@ -51,7 +51,8 @@ VERSION_4 = {
     r"(layers\.\d+)\.norm2\.": r"\1.layernorm_after.",
 }
 """Names of transformers 4 to those of transformers 5, tried in this order (its conversion_mapping.py; the norms are
-Pixio's and DINOv2's). `save_pretrained` of 5.23 writes the old names, and "decoder_encoder.layer", which none had before."""
+Pixio's and DINOv2's). `save_pretrained` of 5.23 writes the old names, and "decoder_encoder.layer",
+which none had before."""
 
 WRAPPED = ("vit.", "pixio.", "encoder.", "dinov2.", "dinov2_with_registers.")
 """What stands before an encoder's names where a head, a decoder or a second norm is beside it."""
@@ -98,8 +99,8 @@ def _plain(file: Foreign, known: Names = NAMES) -> tuple[Foreign, Names]:
 
 
 def _kind(file: Foreign) -> str | None:
-    """Which of the four a file is, or None: what config.json says; else a decoder or a table of sines is ViTMAE's, layer
-    scale is DINOv2's, and several class tokens are Pixio's."""
+    """Which of the four a file is, or None: what config.json says; else a decoder or a table of sines is ViTMAE's,
+    layer scale is DINOv2's, and several class tokens are Pixio's."""
     plain, names = _plain(file)
     kernel, table = plain.weights.get(f"{names.patches}.weight"), plain.weights.get(names.places)
     token, first = plain.weights.get(names.tokens[0]), f"{names.trunk.block.format(0)}.{ROLES[0]}.weight"

@@ -47,19 +47,26 @@ def _part(probe: dict[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
+def _source(probe: dict[str, Any], whole: bool = False) -> str:
+    """The name of what was judged on: of a set that has one its own; whole: and of its data."""
+    data = Path(str(probe.get("test", "–"))).name
+    return data if "set" not in probe else f"{probe['set']}: {data}" if whole else str(probe["set"])
+
+
 def _curves(probes: list[dict[str, Any]]) -> str:
     """Scores over steps, one chart for each score; only what was asked of trained weights at two steps or more."""
     by_source: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for p in probes:
         if p.get("weights") != "random" and _number(p.get("step")) is not None:
-            by_source[tuple(str(p.get(key, "–")) for key in ("test", "train", "pool"))].append(p)
+            by_source[tuple(str(p.get(key, "–")) for key in ("set", "test", "train", "pool"))].append(p)
     several = [rows for rows in by_source.values() if len({p["step"] for p in rows}) > 1][:MAX_TESTS]
     charts = []
     for rows in several:
         rows.sort(key=lambda p: float(p["step"]))
-        steps = np.array([float(p["step"]) for p in rows])
-        named = f" on {Path(str(rows[0].get('test', '–'))).name}" if len(several) > 1 else ""
-        for score, title in SCORES.items():
+    for score, title in SCORES.items():  # sources side by side
+        for rows in several:
+            steps = np.array([float(p["step"]) for p in rows])
+            named = f" on {_source(rows[0])}" if len(several) > 1 or "set" in rows[0] else ""
             drawn = []
             for kind, name in KINDS.items():
                 values = [_number(_part(p, kind).get(score)) for p in rows]
@@ -90,7 +97,7 @@ def _table(probes: list[dict[str, Any]]) -> str:
             ("n best" if tops[1] else "n", _interval(knn, "accuracy")),
             ("n", _percent(p.get("chance"))),
             ("n", f"{p.get('n_train', '–')} / {p.get('n_test', '–')}"), ("n", p.get("n_classes", "–")),
-            ("", Path(str(p.get("test", "–"))).name + (f", {p['folds']} folds" if "folds" in p else "")),
+            ("", _source(p, whole=True) + (f", {p['folds']} folds" if "folds" in p else "")),
         ]  # fmt: skip
         row = "".join(f'<td class="{kind}">{escape(str(cell))}</td>' for kind, cell in cells)
         body.append(f"<tr{plain}>{row}</tr>")

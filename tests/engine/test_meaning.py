@@ -77,6 +77,10 @@ CLASSIFY = {"task": "classify"}
         ({"train.min_lr": 1.0}, "train.min_lr=1 is above the learning rate at its peak"),
         ({"train.probe": {"every": 99, "train": "a", "test": "b"}}, "train.probe.every=99 is more than the run's 60"),
         ({"train.probe": {"every": 61, "train": "a", "test": "b"}}, "train.probe.every=61 is more than the run's 60"),
+        (
+            {"train.probe": {"old": {"every": 61, "train": "a", "test": "b"}}},
+            "train.probe.old.every=61 is more than the run's 60",
+        ),
         (CLASSIFY | {"train.evaluate_every": 61, "modalities.image.data.test": "b"}, "evaluate_every=61 is more than"),
         ({"model.depth": 1}, "model.drop_path=0.1 rises from 0 over the blocks, and there is only one"),
         ({"modalities.image.weight": 2.0}, "modalities.image.weight=2 weighs one loss against no other"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mae_ext.overrides import configured
 from mae_ext.probing.during import ProbesDuring
 from mae_ext.probing.probe import probe
 from mae_ext.probing.spec import ProbeSpec
+from mae_ext.report.page import write_report
 
 
 def rows(path: Path):
@@ -107,6 +109,71 @@ def test_a_probe_is_the_observer_of_its_name_and_is_named_once(asked, striped, t
     with pytest.raises(UserError, match=r"train\.observe: observer 'probe': every: Input should be greater than"):
         train(wrong, tmp_path / "wrong")
     assert not (tmp_path / "wrong" / "config.yaml").exists()
+
+
+@pytest.fixture
+def of_sets(asked, striped, tmp_path):
+    """A run of 3 steps with the sets "old" and "new", of 6 samples each, with such settings beside."""
+    for side in ("train", "test"):
+        for kind in ("across", "down"):
+            (tmp_path / side / kind).mkdir(parents=True)
+            for path in sorted((striped / side / kind).iterdir())[:3]:
+                shutil.copy(path, tmp_path / side / kind)
+
+    def config(old, new):
+        one = {"every": 2, "train": str(tmp_path / "train"), "test": str(tmp_path / "test"), "k": 1}
+        sets = json.dumps({"old": one | old, "new": one | new})
+        return configured(asked(False), None, ["train.warmup_steps=1", f"train.probe={sets}"], 3)
+
+    return config
+
+
+def test_sets_have_names_rows_and_steps_of_their_own(of_sets, tmp_path, capfd):
+    config = of_sets({}, {"every": 99})
+    run = train(config, tmp_path / "run")
+    found = rows(run / "probes.jsonl")
+    assert [(row["step"], row["set"]) for row in found] == [(0, "old"), (0, "new"), (2, "old"), (3, "old"), (3, "new")]
+    assert f"step 2: probe old: linear {found[2]['linear']['accuracy']:.4f}" in capfd.readouterr().err
+    (run / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found[:-1]))  # killed between them
+    train(config, run)
+    assert [{**row, "seconds": 0} for row in rows(run / "probes.jsonl")] == [{**row, "seconds": 0} for row in found]
+    page = write_report(run).read_text()
+    titles = re.findall(r"<b>([^<]* on (?:old|new), %)</b>", page)
+    assert titles[:2] == ["accuracy on old, %", "accuracy on new, %"] and '<td class="">new: test</td>' in page
+
+
+def test_what_is_logged_of_a_set_has_its_name_and_a_set_that_breaks_stops_no_other(of_sets, tmp_path, capfd):
+    config = of_sets({"test": str(tmp_path / "gone")}, {"every": 3})
+    (spec,) = config.train.all_observers
+    probes = ProbesDuring(**spec.arguments)
+    probes.open(MAE.from_config(config).eval(), config, tmp_path, 0)
+    assert [step for step in range(6) if probes.due(step, 5)] == [0, 2, 3, 4, 5]
+    assert (
+        probes.due(3, 5)
+        and set(probes(3)) == {"new/linear", "new/knn"}
+        and not capfd.readouterr().err.count("no probe")
+    )
+    assert probes.due(5, 5) and set(probes(5)) == {"new/linear", "new/knn"}
+    assert "step 5: no probe of 'old'" in capfd.readouterr().err
+    probes.close()
+
+
+def test_a_set_that_cannot_be_probed_is_refused_by_its_key(of_sets, photos, tmp_path):
+    for old, told in (
+        ({"test": str(photos)}, r"probe\.old\.test .*no labels"),
+        ({"modality": "x"}, "train.probe.old: no mod"),
+    ):
+        with pytest.raises(UserError, match=told):
+            train(of_sets(old, {}), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    one = {"every": 3, "train": "a", "test": "b"}
+    for wrong, said in (
+        ({"sets": {"old": one}, "every": 3}, "sets have keys of their own"),
+        ({"sets": {"old": {"every": 3, "train": "a"}}}, r"^old\.test: Field required"),
+        ({"every": 3, "train": "a"}, "^test: Field required"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ProbesDuring(**wrong)
 
 
 def test_a_source_that_vanishes_is_a_warning_and_training_goes_on(asked, striped, tmp_path, capsys):
