@@ -262,8 +262,8 @@ class LoadedRun:
 
 
 def find(run_or_checkpoint: str | Path) -> Path:
-    """A verified checkpoint: of a run the newest, of "RUN::best" the one that was best on held-out data, or the one that
-    is named. Raises CheckpointError."""
+    """A verified checkpoint: of a run the newest, of "RUN::best" the one that was best on held-out data; or
+    the one that is named. Raises CheckpointError."""
     path = Path(run_or_checkpoint)
     if not path.exists() and path.name.endswith("::best"):
         return best(str(run_or_checkpoint).removesuffix("::best"))

@@ -16,14 +16,11 @@ import torch
 from faults.kills import command, finish, run_with_kills, trajectory
 from PIL import Image
 
-<<<<<<< HEAD
 from mae_ext.config import load_config
+from mae_ext.engine import checkpoint
 from mae_ext.interop.format import format_of
 from mae_ext.interop.origin import Origin
 from mae_ext.model.mae import MAE
-=======
-from mae_ext.engine import checkpoint
->>>>>>> 312d8ff (train.probe takes several named sets: rows, logs and charts have the set's name, so that what is forgotten stands beside what is won)
 
 
 def undisturbed(config, photos, out):
@@ -46,7 +43,6 @@ def test_a_run_killed_twice_logs_the_bits_of_an_undisturbed_one(photos, tiny, tm
     check(config, photos, tmp_path, steps=60, kills=2, seed=1)
 
 
-<<<<<<< HEAD
 def check_from_weights(photos, tiny, tmp_path, steps, kills):
     """Another program's weights, which are gone when the first checkpoint is there."""
     config = tiny({"train.steps": steps, "train.save_every": 10})
@@ -91,7 +87,8 @@ def test_a_run_from_other_programs_weights_killed_twice_needs_them_no_more(photo
 def test_five_kills_of_a_run_from_other_programs_weights_change_no_bit(photos, tiny, tmp_path):
     report = check_from_weights(photos, tiny, tmp_path, steps=300, kills=5)
     print(f"\nfrom weights: 5 SIGKILLs after steps {report.kills}: 300 of 300 losses identical, {report.seconds:.0f} s")
-=======
+
+
 def test_a_killed_run_has_the_held_out_losses_and_the_best_checkpoint_of_an_undisturbed_one(striped, tiny, tmp_path):
     values = {"steps": 40, "save_every": 20, "evaluate_every": 5, "keep_best": True, "lr": 0.5}
     config, runs = tiny({f"train.{key}": value for key, value in values.items()}), []
@@ -104,7 +101,6 @@ def test_a_killed_run_has_the_held_out_losses_and_the_best_checkpoint_of_an_undi
         runs.append([trajectory(run), *files, [path.name for path in checkpoint.steps_of(run / "checkpoints")]])
         checkpoint.best(run)
     assert runs[0] == runs[1] and runs[0][2] and len(runs[0][3]) >= 2
->>>>>>> 312d8ff (train.probe takes several named sets: rows, logs and charts have the set's name, so that what is forgotten stands beside what is won)
 
 
 CLASSIFY = {
