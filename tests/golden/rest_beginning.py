@@ -99,8 +99,9 @@ def beginning(note: Note) -> None:
     for changes in ({}, {M + "position": "learned"}, {"model.width": 24}, {"model.depth": 1}, {M + "size": [16, 8]}):
 
         def loaded(changes: Any = changes) -> Any:
-            model = MAE(given(changes), decodes=False)
-            load_backbone(model, str(path))
+            config = given(changes).model_copy(update={"init": str(path)})
+            model = MAE(config, decodes=False)
+            load_backbone(model, config)
             return [float(v.norm()) for v in model.state_dict().values()]
 
         note(f"backbone {changes}", loaded)
@@ -119,8 +120,9 @@ def beginning(note: Note) -> None:
     for size in ([8, 8], [16, 8], [12, 12]):
 
         def fitted(size: Any = size) -> Any:
-            model = MAE(given({M + "position": "learned", M + "size": size}), decodes=False)
-            load_backbone(model, str(placed))
+            config = given({M + "position": "learned", M + "size": size}).model_copy(update={"init": str(placed)})
+            model = MAE(config, decodes=False)
+            load_backbone(model, config)
             return model.state_dict()["modalities.image.position.table"]
 
         note(f"backbone learned {size}", fitted)
