@@ -173,6 +173,28 @@ tasks = Registry(
     },
     contract="mae_ext.engine.task:Task",
 )
+formats = Registry(
+    "format",
+    {
+        "mae": "mae_ext.interop.timm:MAE",
+        "timm": "mae_ext.interop.timm:ViT",
+        "dino": "mae_ext.interop.timm:DINO",
+        "hf-vitmae": "mae_ext.interop.hf:ViTMAE",
+        "hf-vit": "mae_ext.interop.hf:ViT",
+        "hf-dinov2": "mae_ext.interop.dinov2:DINOv2",
+        "hf-pixio": "mae_ext.interop.hf:Pixio",
+        "hf-videomae": "mae_ext.interop.videomae:Transformers",
+        "videomae": "mae_ext.interop.videomae:VideoMAE",
+        "mae-st": "mae_ext.interop.maest:MAEST",
+        "omnimae": "mae_ext.interop.omnimae:OmniMAE",
+        "monai-vit": "mae_ext.interop.monai:ViT",
+        "monai-unetr": "mae_ext.interop.monai:UNETR",
+        "monai-mae": "mae_ext.interop.monai:MAE",
+        "selfmedmae": "mae_ext.interop.selfmedmae:SelfMedMAE",
+        "safetensors": "mae_ext.interop.card:Card",
+    },
+    contract="mae_ext.interop.format:Format",
+)
 observers = Registry(
     "observer", {"probe": "mae_ext.probing.during:ProbesDuring"}, contract="mae_ext.engine.observe:Observer"
 )
@@ -186,4 +208,4 @@ loggers = Registry(
     contract="mae_ext.engine.loggers:Logger",
 )
 
-ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks, observers, loggers)}
+ALL = {r.group: r for r in (embedders, positions, maskers, readers, targets, tasks, formats, observers, loggers)}

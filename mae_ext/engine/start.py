@@ -5,13 +5,14 @@ from pathlib import Path
 
 from torch import nn
 
+from mae_ext import plugins
 from mae_ext.config import Config, parse_config
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_state, read_tensors
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.files import read_foreign
 from mae_ext.interop.fit import fitted
-from mae_ext.interop.format import FORMATS, format_of, parse_hints, recognise
+from mae_ext.interop.format import format_of, parse_hints, recognise
 from mae_ext.interop.origin import Origin, Report
 from mae_ext.model.mae import MAE
 
@@ -31,7 +32,7 @@ class Named:
             return cls(Path(what))
         rest, _, hints = str(what).partition("::")
         head, colon, tail = rest.partition(":")
-        if colon and head in FORMATS:
+        if colon and head in plugins.formats.sources():
             return cls(Path(tail), head, hints)
         return cls(Path(rest), None, hints)
 

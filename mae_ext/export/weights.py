@@ -7,13 +7,14 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from mae_ext import plugins
 from mae_ext.errors import CheckpointError, UserError
 from mae_ext.export.folder import processor
 from mae_ext.export.preprocessing import preprocessing
 from mae_ext.export.program import SUFFIXES, check_packages, write_program
 from mae_ext.export.proof import WEIGHTS, Proof, prove_program, prove_weights
 from mae_ext.export.subject import Subject, subject_of
-from mae_ext.interop.format import FORMATS, Format, Written, format_of
+from mae_ext.interop.format import Format, Written, format_of
 from mae_ext.plugins import nearest
 from mae_ext.strict_json import dumps
 from mae_ext.writing import assembled, blamed_on
@@ -65,7 +66,7 @@ def export(
 
 def _format(to: str, out: Path) -> Format | None:
     """None for a program. Raises UserError for a name that is none, and for a path that cannot be meant."""
-    known = [*FORMATS, *SUFFIXES]
+    known = [*plugins.formats.sources(), *SUFFIXES]
     if to not in known:
         raise UserError(f"--to {to}: no such format{nearest(to, known)} (there are: {', '.join(known)})")
     one = None if to in SUFFIXES else format_of(to)

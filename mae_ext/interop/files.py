@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import pickle
 import pickletools
 import re
 import warnings
@@ -144,16 +143,16 @@ def _pickled(file: Path) -> Mapping[str, Any]:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of pickles of newer protocols, which are refused or read like others
             values = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # noqa: BLE001 torch raises whatever its readers do of a damaged file
+        if type(error).__name__ != "UnpicklingError":
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CheckpointError(f"{file} cannot be read as weights: {first}") from None
         what = re.search(r"(?:GLOBAL|class|function) [`']?([\w.]+)", str(error))
-        asked = what[1] if what else _first_global(file)
+        wants = what[1] if what else _first_global(file)
         raise CheckpointError(
-            f"{file} is a pickle that {f'asks for {asked}' if asked else 'is not plain tensors'}, which could run "
+            f"{file} is a pickle that {f'asks for {wants}' if wants else 'is not plain tensors'}, which could run "
             f"anything, and was not opened; ask for the weights as safetensors, or convert them where you trust them"
         ) from None
-    except Exception as error:  # noqa: BLE001 torch raises whatever its readers do of a damaged file
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{file} cannot be read as weights: {first}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: expected names and tensors, found {type(values).__name__}")
     return values

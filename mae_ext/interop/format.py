@@ -3,14 +3,13 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from mae_ext import plugins
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.origin import Origin
-from mae_ext.plugins import nearest
 
 
 @dataclass(frozen=True)
@@ -90,40 +89,19 @@ class Format(Protocol):
         ...
 
 
-FORMATS = {
-    "mae": "mae_ext.interop.timm:MAE",
-    "timm": "mae_ext.interop.timm:ViT",
-    "dino": "mae_ext.interop.timm:DINO",
-    "hf-vitmae": "mae_ext.interop.hf:ViTMAE",
-    "hf-vit": "mae_ext.interop.hf:ViT",
-    "hf-dinov2": "mae_ext.interop.dinov2:DINOv2",
-    "hf-pixio": "mae_ext.interop.hf:Pixio",
-    "hf-videomae": "mae_ext.interop.videomae:Transformers",
-    "videomae": "mae_ext.interop.videomae:VideoMAE",
-    "mae-st": "mae_ext.interop.maest:MAEST",
-    "omnimae": "mae_ext.interop.omnimae:OmniMAE",
-    "monai-vit": "mae_ext.interop.monai:ViT",
-    "monai-unetr": "mae_ext.interop.monai:UNETR",
-    "monai-mae": "mae_ext.interop.monai:MAE",
-    "selfmedmae": "mae_ext.interop.selfmedmae:SelfMedMAE",
-    "safetensors": "mae_ext.interop.card:Card",
-}
+FORMATS = plugins.formats.builtins
 """By name, "module:class", imported on first use."""
 
 
 def format_of(name: str) -> Format:
-    """Raises CheckpointError for an unknown name."""
-    if name not in FORMATS:
-        known = list(FORMATS)
-        raise CheckpointError(f"unknown format '{name}'{nearest(name, known)} (there are: {', '.join(known)})")
-    module, _, attribute = FORMATS[name].partition(":")
-    made: Format = getattr(import_module(module), attribute)()
+    """Raises ConfigError for an unknown name."""
+    made: Format = plugins.formats.build(name, {})
     return made
 
 
 def recognise(file: Foreign) -> Format:
     """The format of a file. Raises CheckpointError, with its first keys, where none or several fit."""
-    fitting = [one for one in map(format_of, FORMATS) if one.recognises(file)]
+    fitting = [one for one in map(format_of, plugins.formats.sources()) if one.recognises(file)]
     if len(fitting) == 1:
         return fitting[0]
     keys = list(file.weights)
@@ -133,7 +111,7 @@ def recognise(file: Foreign) -> Format:
         raise CheckpointError(f"{file.where}: could be of several formats; say which: {ways}")
     raise CheckpointError(
         f"{file.where}: weights of no format that is known here ({len(keys)} tensors: {shown}); expected a run of "
-        f"mae-ext or one of {', '.join(FORMATS)}"
+        f"mae-ext or one of {', '.join(plugins.formats.sources())}"
     )
 
 
