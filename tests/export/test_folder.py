@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from export.tiny_runs import saved, tiny
+from export.tiny_runs import missing_until, saved, tiny
 from PIL import Image
 
 from mae_ext.export.folder import processor
 from mae_ext.export.subject import subject_of
+from mae_ext.export.weights import export
 
 transformers = pytest.importorskip("transformers", reason="what opens the folder, an optional library")
 
@@ -67,3 +68,28 @@ def test_another_aspect_is_squeezed_and_that_is_said(tmp_path):
     assert remark.startswith("transformers' image processor has no box of the aspect 16:24: it squeezes whole images")
     theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     assert theirs(smooth(50, 50), return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 24)
+
+
+NAMES = {"hf-vitmae": "ViTMAEModel", "hf-vit": "ViTModel", "hf-pixio": "PixioModel", "hf-videomae": "VideoMAEModel"}
+
+
+@pytest.mark.parametrize("to", NAMES)
+def test_from_pretrained_opens_the_folder_and_gives_the_same_features(tmp_path, to):
+    missing_until(to)
+    clip = to == "hf-videomae"
+    config = tiny("clip", position="sequence", model={"class_token": False}) if clip else tiny("image", size=[16, 16])
+    run = saved(tmp_path / "run", config)
+    export(run, to, tmp_path / "theirs")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "theirs").eval()
+    assert type(model).__name__ == NAMES[to]
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "theirs")
+    pictures = [smooth(16, 16).rotate(90 * i) for i in range(4)]
+    pixels = processor(pictures if clip else pictures[0], return_tensors="pt")["pixel_values"]
+    keys = {}
+    if to == "hf-vitmae":  # which masks always, and shuffles
+        model.config.mask_ratio, keys = 0.0, {"noise": torch.arange(4.0)[None]}
+    with torch.no_grad():
+        theirs = model(pixels, **keys).last_hidden_state
+    levels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])) / 255  # (4, H, W, 3)
+    x = levels.permute(3, 0, 1, 2)[None] if clip else levels[:1].permute(0, 3, 1, 2)
+    torch.testing.assert_close(theirs, subject_of(run).tokens(x, None), atol=1e-5, rtol=0)

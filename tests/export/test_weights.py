@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from export.tiny_runs import saved, tiny
+from export.tiny_runs import missing_until, saved, tiny
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -80,13 +80,6 @@ def test_a_format_or_a_path_that_cannot_be_meant_is_refused_before_the_work(tmp_
     with pytest.raises(UserError, match=message):
         export(tmp_path / "no run", to, tmp_path / "out" / out)
     assert not list(tmp_path.iterdir())
-
-
-def missing_until(name: str) -> None:
-    try:
-        format_of(name)
-    except (ImportError, AttributeError) as error:
-        pytest.skip(f"the module of '{name}' is not there: {error}")
 
 
 @pytest.mark.parametrize("taken", ["e.safetensors", "e.safetensors.card.json", "e.safetensors.preprocessing.json"])
@@ -217,7 +210,7 @@ BARE = {**WIDE, "class_token": False}
 CAN = {
     **dict.fromkeys(("mae", "timm", "dino", "hf-vitmae", "hf-vit", "hf-pixio", "safetensors"), ("image", {})),
     **dict.fromkeys(("hf-videomae", "videomae"), ("clip", {"position": "sequence", "model": BARE})),
-    "mae-st": ("clip", {"position": "separable", "model": WIDE}),
+    "mae-st": ("clip", {"size": [4, 32, 32], "position": "separable", "model": WIDE}),
     "omnimae": ("clip", {"size": [4, 32, 32], "position": "sequence", "model": BARE}),
     "monai-vit": ("volume", {"model": {**BARE, "norm_eps": 1e-5}}),
     "monai-mae": ("volume", {"model": {**WIDE, "norm_eps": 1e-5}}),
