@@ -92,8 +92,6 @@ def preprocessing(subject: Subject, to: str, notes: tuple[str, ...] = ()) -> dic
             facts["opset"] = OPSET
         if subject.classes:
             facts["classes"] = list(subject.classes)
-    if modality.data.statistics == "measured":
-        notes = (*notes, "mean and std are not known: nobody measured them; the model takes values as they come")
     return {**facts, "notes": list(notes)}
 
 

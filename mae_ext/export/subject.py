@@ -22,6 +22,9 @@ from mae_ext.rng import rng
 from mae_ext.tasks.classify.task import Classifier
 
 
+UNKNOWN = "mean and std are not known: nobody measured them; the model takes values as they come"
+
+
 @dataclass(frozen=True)
 class Subject:
     """origin: as opened. encoder: of one modality and without a decoder, plain PyTorch on the CPU, in eval mode.
@@ -76,7 +79,8 @@ def subject_of(what: str | Path, name: str | None = None, encoder_only: bool = F
     model = MAE(config, decodes=False)
     weights = {key: origin.weights[key] for key in model.state_dict() if key in origin.weights}
     load_weights(model, weights, origin.where)
-    subject = Subject(origin, FrozenEncoder(model.eval(), config, name, 0, Path(origin.where)), remarks=origin.notes)
+    remarks = (*origin.notes, *([UNKNOWN] if config.modalities[name].data.statistics == "measured" else []))
+    subject = Subject(origin, FrozenEncoder(model.eval(), config, name, 0, Path(origin.where)), remarks=remarks)
     task = config.task.name
     if not named.ours or task == "pretrain" or encoder_only:
         return subject

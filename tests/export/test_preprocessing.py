@@ -155,6 +155,7 @@ def test_a_volume_read_by_hand_gives_the_samples_that_the_run_gives(tmp_path):
 
 def test_statistics_that_nobody_measured_are_said_to_be_unknown(tmp_path):
     run = saved(tmp_path / "run", tiny("image", data={"statistics": "measured"}))
-    assert preprocessing(subject_of(run), "onnx")["notes"] == [
-        "mean and std are not known: nobody measured them; the model takes values as they come"
-    ]
+    exported = export(run, "safetensors", tmp_path / "e.safetensors")
+    (remark,) = exported.remarks
+    assert remark == "mean and std are not known: nobody measured them; the model takes values as they come"
+    assert json.loads((tmp_path / "e.safetensors.preprocessing.json").read_text())["notes"] == [remark]
