@@ -21,7 +21,6 @@ from mae_ext.model.units import in_units
 from mae_ext.rng import rng
 from mae_ext.tasks.classify.task import Classifier
 
-
 UNKNOWN = "mean and std are not known: nobody measured them; the model takes values as they come"
 
 
