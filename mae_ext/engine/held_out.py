@@ -1,11 +1,11 @@
 """The loss of pretraining on held-out data: of the same samples under the same masks, so that only weights matter."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mae_ext.config import Config
 from mae_ext.data.batch import Batch
@@ -20,9 +20,13 @@ from mae_ext.data.sources.table import list_items
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.evaluation import of_all_ranks
 from mae_ext.engine.log import warn
+from mae_ext.engine.task import backbone_of
 from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.model.mae import MAE
 from mae_ext.rng import rng
+
+Loss = Callable[[nn.Module, str, Batch], Tensor]
+"""`Task.loss`."""
 
 BLOCK = 16
 """Samples encoded at once, at most, and never more than a step computes at once: without gradients they take less."""
@@ -48,27 +52,36 @@ def check_held_apart(data: Mapping[str, ModalityData]) -> None:
 
 
 def held_out_losses(
-    model: nn.Module, config: Config, data: Mapping[str, ModalityData], ranks: Ranks
+    loss: Loss, model: nn.Module, config: Config, data: Mapping[str, ModalityData], ranks: Ranks
 ) -> dict[str, float]:
     """-> "loss", weighted as in training, and with several modalities "loss/NAME"; of those that have a data.test.
 
     {} where none has. The mean over samples as evaluation sees them, whole and unchanged, each under the mask that its
     place in the list has at every evaluation, and counted where it is valid, as in training. Neither drop path nor
     train.uniformity, which compares the samples of a batch, is in it. The same bits for any number of ranks.
+
+    loss: the task's, a mean over the samples of a batch.
     """
-    assert isinstance(model, MAE)
-    losses = {name: _loss(model, config, d, ranks) for name, d in data.items() if d.held_out is not None}
+    losses = {name: _of_all(loss, model, config, d, ranks) for name, d in data.items() if d.held_out is not None}
     if not losses:
         return {}
-    total = sum(config.modalities[name].weight * loss for name, loss in losses.items())
-    each = {f"loss/{name}": loss for name, loss in losses.items()} if len(config.modalities) > 1 else {}
+    total = sum(config.modalities[name].weight * mean for name, mean in losses.items())
+    each = {f"loss/{name}": mean for name, mean in losses.items()} if len(config.modalities) > 1 else {}
     return {"loss": total, **each}
 
 
-def _loss(model: MAE, config: Config, data: ModalityData, ranks: Ranks) -> float:
+def _of_all(loss: Loss, model: nn.Module, config: Config, data: ModalityData, ranks: Ranks) -> float:
     assert data.held_out is not None
     count, source, bad = len(data.held_out.listed), data.config.data, list[Any]()
-    parts, bad = of_all_ranks(ranks, list(_blocks(model, config, data, ranks, bad)), bad, count, source)
+    size = min(BLOCK, data.config.batch // config.train.accumulate)
+    rows = [row for row in range(count) if row // size % ranks.world == ranks.rank]
+    mine = []
+    # Blocks are the same for any number of ranks: in another company a sample's last bits may differ.
+    for number, block in groupby(_readable(data, rows, bad), key=lambda pair: pair[0] // size):
+        samples = dict(block)
+        batch = _batch(backbone_of(model), config.seed, data, samples).to(ranks.device)
+        mine.append((number, (len(samples), loss(model, data.name, batch).item())))
+    parts, bad = of_all_ranks(ranks, mine, bad, count, source)
     if not parts:
         raise UserError(f"{source.test}: none of its {count} samples can be read: {reasons(bad)}")
     if bad and ranks.main:
@@ -76,31 +89,17 @@ def _loss(model: MAE, config: Config, data: ModalityData, ranks: Ranks) -> float
     return sum(size * mean for _, (size, mean) in parts) / sum(size for _, (size, _) in parts)
 
 
-def _blocks(
-    model: MAE, config: Config, data: ModalityData, ranks: Ranks, bad: list[Any]
-) -> Iterator[tuple[int, tuple[int, float]]]:
-    """(number, (samples, their mean loss)) of every `world`th block of the list. bad: gains what cannot be read.
-
-    Blocks are the same for any number of ranks: in another company a sample's last bits may differ.
-    """
+def _readable(data: ModalityData, rows: Sequence[int], bad: list[Any]) -> Iterator[tuple[int, Sample]]:
+    """Those of the held-out samples at `rows` that can be read, as encoders see them. bad: gains the others."""
     assert data.held_out is not None
     items, m = data.held_out.listed, data.config
-    size = min(BLOCK, m.batch // config.train.accumulate)
-    rows = [row for row in range(len(items)) if row // size % ranks.world == ranks.rank]
-    crop = evaluation_sampler(m.data.augment, m.size)
     reader = keeping(build_reader(m, f"modalities.{data.name}.data.reader"), "if possible")
-    read = read_ahead(reader, [items.addresses[row] for row in rows], crop)
-    for number, block in groupby(zip(rows, read, strict=True), key=lambda one: one[0] // size):
-        samples = dict[int, Sample]()
-        for row, outcome in block:
-            if isinstance(outcome, BadSample):
-                bad.append(outcome.row)
-            else:
-                samples[row] = outcome
-        if samples:
-            batch = _batch(model, config.seed, data, samples).to(ranks.device)
-            loss = model(batch.x, batch.mask, data.name, batch.valid, batch.spacing)
-            yield number, (len(samples), float(loss))
+    crop = evaluation_sampler(m.data.augment, m.size)
+    for row, outcome in zip(rows, read_ahead(reader, [items.addresses[row] for row in rows], crop), strict=True):
+        if isinstance(outcome, BadSample):
+            bad.append(outcome.row)
+        else:
+            yield row, outcome
 
 
 def _batch(model: MAE, seed: int, data: ModalityData, samples: Mapping[int, Sample]) -> Batch:

@@ -58,7 +58,7 @@ class Pretraining:
     def evaluate(
         self, model: nn.Module, config: Config, data: dict[str, ModalityData], ranks: Ranks
     ) -> dict[str, float]:
-        return held_out_losses(model, config, data, ranks)
+        return held_out_losses(self.loss, model, config, data, ranks)
 
     def predict(
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None

@@ -66,7 +66,7 @@ class ProbesDuring:
         if sets is not None and (every, train, test, modality) != (None,) * 4:
             raise ValueError("sets have keys of their own: write every, train, test and modality into each")
         self.specs = {
-            name: _spec(name, values) for name, values in (sets if sets is not None else {ALONE: one}).items()
+            name: _spec(name, values) for name, values in (sets if sets is not None else {UNNAMED: one}).items()
         }
         self.total: int | None = None
 
@@ -84,7 +84,7 @@ class ProbesDuring:
             modality = one_modality(spec.modality, config, _key(name), _key(name) + ".modality={}")
             self.encoders[name] = FrozenEncoder(backbone_of(model), config, modality, start, out, keeps=True)
         self.journal = Journal(out / PROBES, start)
-        self.done = {(row.get("set", ALONE), row["step"]) for row in self.journal.rows if row.get("in_training")}
+        self.done = {(row.get("set", UNNAMED), row["step"]) for row in self.journal.rows if row.get("in_training")}
 
     def __call__(self, step: int) -> dict[str, float]:
         scores = dict[str, float]()
@@ -93,11 +93,11 @@ class ProbesDuring:
                 try:
                     looked = self._look(name, spec, step)
                 except (UserError, RunError, OSError) as error:
-                    if name == ALONE:
+                    if name == UNNAMED:
                         raise
                     warn(f"step {step}: no probe of '{name}' ({error}); the others go on")  # and so does training
                     continue
-                scores |= {f"{name}/{key}" if name != ALONE else key: value for key, value in looked.items()}
+                scores |= {f"{name}/{key}" if name != UNNAMED else key: value for key, value in looked.items()}
         return scores
 
     def _look(self, name: str, spec: ProbeConfig, step: int) -> dict[str, float]:
@@ -105,12 +105,12 @@ class ProbesDuring:
         self.encoders[name].step = step
         asked_of = ProbeSpec(spec.train, spec.test, pool=spec.pool, k=spec.k)
         row = probe_encoder(self.encoders[name], asked_of, "pretrained" if step or self.initialised else "untrained")
-        named = {} if name == ALONE else {"set": name}
+        named = {} if name == UNNAMED else {"set": name}
         self.journal.write({**named, **row, "in_training": True})
         scores = {kind: row[kind].get("accuracy", row[kind]["auroc"]) for kind in ("linear", "knn")}
         scores = {kind: value for kind, value in scores.items() if value is not None}
         said = ", ".join(f"{kind} {value:.4f}" for kind, value in scores.items())
-        say(f"step {step}: probe {f'{name}: ' * (name != ALONE)}{said} ({row['seconds']:.1f} s)")
+        say(f"step {step}: probe {f'{name}: ' * (name != UNNAMED)}{said} ({row['seconds']:.1f} s)")
         return scores
 
     def sync(self) -> None:
@@ -120,17 +120,17 @@ class ProbesDuring:
         self.journal.close()
 
 
-ALONE = ""
+UNNAMED = ""
 """The name of a set that needs none."""
 
 
 def _key(name: str) -> str:
-    return f"train.probe.{name}" if name != ALONE else "train.probe"
+    return f"train.probe.{name}" if name != UNNAMED else "train.probe"
 
 
 def _spec(name: str, values: Mapping[str, Any]) -> ProbeConfig:
     try:
         return ProbeConfig(**{key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
-        prefix = f"{name}." if name != ALONE else ""
+        prefix = f"{name}." if name != UNNAMED else ""
         raise ValueError("; ".join(f"{prefix}{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
