@@ -32,7 +32,8 @@ def test_what_a_config_does_not_say_is_what_maes_recipe_says_or_nothing_special(
     assert (config["seed"], config["task"], config["init"]) == (0, {"name": "pretrain"}, None)
     assert config["model"] == {
         "size": None, "width": 12, "depth": 1, "heads": 1, "mlp_ratio": 4.0, "class_token": True, "drop_path": 0.0,
-        "norm_eps": 1e-6, "decoder": {"width": 512, "depth": 8, "heads": 16},
+        "norm_eps": 1e-6,
+        "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_ratio": None, "class_token": False},
     }  # fmt: skip
     image = config["modalities"]["image"]
     assert {k: v for k, v in image.items() if k not in ("size", "patch", "batch", "data")} == {

@@ -43,11 +43,8 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
         kept, decoded, pix = mask.keep.shape[1], mask.pred.shape[1], prod(m.patch) * m.channels
         extra = int(shape.class_token)
         forward = shape.depth * block_flops(kept + extra, shape.width, int(shape.width * shape.mlp_ratio))
-        forward += wide.depth * block_flops(
-            kept + (wide.class_token or extra) + decoded,
-            wide.width,
-            int(wide.width * (wide.mlp_ratio or shape.mlp_ratio)),
-        )
+        first, hidden = int(wide.class_token) or extra, int(wide.width * (wide.mlp_ratio or shape.mlp_ratio))
+        forward += wide.depth * block_flops(kept + first + decoded, wide.width, hidden)
         forward += 2 * (
             kept * pix * shape.width + (kept + extra) * shape.width * wide.width + decoded * wide.width * pix
         )

@@ -22,7 +22,7 @@ from mae_ext.interop.tables import table_of
 
 NAME = "video"
 CLIP = (16, 224, 224)
-"""Frames, height, width of every published model (MCG-NJU/VideoMAE, MODEL_ZOO.md; OpenGVLab/VideoMAEv2, docs)."""
+"""Frames, height, width of every published model: the model zoos of MCG-NJU/VideoMAE and OpenGVLab/VideoMAEv2."""
 
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 """By width: MCG-NJU/VideoMAE and OpenGVLab/VideoMAEv2, modeling_pretrain.py."""

@@ -1,7 +1,7 @@
 """Weights of MONAI's ViT, UNETR and MaskedAutoEncoderViT, of images and volumes.
 
-Names and sizes: MONAI 1.6, networks/nets/vit.py, unetr.py and masked_autoencoder_vit.py, networks/blocks. What differs
-from ours and how it is met: queries, keys and values have no biases unless asked for (ours are set to 0); positions are
+Names and sizes: MONAI 1.6, networks.nets (vit, unetr, masked_autoencoder_vit) and networks.blocks. What differs from
+ours and how it is met: queries, keys and values have no biases unless asked for (ours are set to 0); positions are
 a table, also where it is of sines and cosines, whose axes are in another order than ours (kept as `learned` where it is
 so); the class token has no position; the norm after the blocks of MaskedAutoEncoderViT is one more of them;
 `norm_cross_attn` stands in every block and does nothing without cross-attention, which none of the three has; norms add

@@ -1,11 +1,11 @@
 """Weights of OmniMAE (`omnimae`), one masked autoencoder of images and clips. Its clips are taken in.
 
-Names and sizes: facebookresearch/omnivore, omnimae/omni_mae_model.py and omnivision/models/vision_transformer.py. What
+Names and sizes: facebookresearch/omnivore, omnimae.omni_mae_model and omnivision.models.vision_transformer. What
 differs from ours and how it is met: the decoder's positions and the mask token are as wide as the encoder's tokens, and
 go through the map into the decoder (here they are gone through it, as a table and as the mask token); its attention has
 no biases (ours are set to 0). Positions are stored, a fixed sequence, and kept as learned tables, since the decoder's
 are none of ours. An image is a tubelet of the same picture twice, at the places of the first. The loss adds 1e-6 to the
-variance of a channel where our `channel` adds it to the deviation (omnivision/losses/mae_loss.py).
+variance of a channel where our `channel` adds it to the deviation (omnivision.losses.mae_loss).
 """
 
 from math import isqrt, prod

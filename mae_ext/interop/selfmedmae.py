@@ -1,6 +1,6 @@
 """Weights of SelfMedMAE (`selfmedmae`): its masked autoencoder of volumes, and the encoder of its UNETR.
 
-Names and sizes: cvlab-stonybrook/SelfMedMAE, lib/models/mae3d.py, lib/networks/mae_vit.py and vision_transformer.py.
+Names and sizes: cvlab-stonybrook/SelfMedMAE, lib.models.mae3d, lib.networks (mae_vit, vision_transformer).
 What differs from ours and how it is met: sines and cosines lie first axis first (kept as learned tables); the class
 token has no position in pretraining, and one in the UNETR, which is added to it. The target is normalised by a layer
 norm (our `layernorm`). Its transformer of images has another target and other positions, and is not taken.

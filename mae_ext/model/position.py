@@ -168,30 +168,30 @@ class Separable(nn.Module):
         super().__init__()
         self.grid = grid
         self.groups = [[axis] for axis in range(len(grid))] if groups is None else [list(group) for group in groups]
-        if sorted(axis for group in self.groups for axis in group) != list(range(len(grid))):
+        if not all(self.groups) or sorted(axis for group in self.groups for axis in group) != list(range(len(grid))):
             raise ValueError(f"groups={groups} must name each of the axes 0 to {len(grid) - 1} once")
-        self.tables = nn.ParameterList(nn.Parameter(torch.empty(prod(part), width)) for part in self._parts(grid))
+        self.tables = nn.ParameterList(nn.Parameter(torch.empty(prod(size), width)) for size in self._sizes(grid))
         for table in self.tables:
             nn.init.trunc_normal_(table, std=0.02)
 
     def forward(self, index: Tensor, step: Tensor | None = None, grid: tuple[int, ...] | None = None) -> Tensor:
         """(B, K) -> (B, K, D)."""
-        tables, parts = list(self.tables), self._parts(grid or self.grid)
+        tables, sizes = list(self.tables), self._sizes(grid or self.grid)
         if grid is not None:
-            tables = [resampled(t, *sizes) for t, *sizes in zip(tables, self._parts(self.grid), parts, strict=True)]
-        places, rows = unravel(index, grid or self.grid), []
-        for table, group, part in zip(tables, self.groups, parts, strict=True):
+            tables = [resampled(t, *each) for t, *each in zip(tables, self._sizes(self.grid), sizes, strict=True)]
+        places, parts = unravel(index, grid or self.grid), []
+        for table, group, size in zip(tables, self.groups, sizes, strict=True):
             row = places[group[0]]
-            for axis, extent in zip(group[1:], part[1:], strict=True):
+            for axis, extent in zip(group[1:], size[1:], strict=True):
                 row = row * extent + places[axis]
-            rows.append(table[row])
-        return torch.stack(rows).sum(0)
+            parts.append(table[row])
+        return torch.stack(parts).sum(0)
 
     def fitted(self, key: str, theirs: Tensor, grid: tuple[int, ...]) -> Tensor:
         """As of Learned."""
         number = int(key.rpartition(".")[2])
-        return resampled(theirs, self._parts(grid)[number], self._parts(self.grid)[number])
+        return resampled(theirs, self._sizes(grid)[number], self._sizes(self.grid)[number])
 
-    def _parts(self, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
+    def _sizes(self, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The extents of each group."""
         return [tuple(grid[axis] for axis in group) for group in self.groups]

@@ -170,3 +170,40 @@ def test_a_sequence_numbers_tokens_row_by_row_and_interleaves_sines_and_cosines(
     assert torch.allclose(row, torch.tensor(expected), atol=1e-7)
     odd = plugins.positions.build("sequence", {}, grid=(2, 3, 5), width=7)(everything((2, 3, 5)))
     assert odd.shape == (1, 30, 7) and len(odd[0].unique(dim=0)) == 30
+
+
+def test_axes_in_a_group_share_a_table_of_their_common_places():
+    """MAE-ST's: one table for time, one for height and width together. Token (2, 1, 4) of a 4 x 3 x 5 grid."""
+    position = plugins.positions.build("separable", {"groups": [[0], [1, 2]]}, grid=(4, 3, 5), width=16)
+    time, space = position.tables
+    assert (time.shape, space.shape) == ((4, 16), (15, 16))
+    assert torch.allclose(position(torch.tensor([[2 * 15 + 1 * 5 + 4]]))[0, 0], time[2] + space[1 * 5 + 4])
+    position = Separable((4, 3, 5), 16, groups=[[1, 0], [2]])  # axes of a group in its own order
+    one, other = position.tables
+    assert torch.allclose(position(torch.tensor([[2 * 15 + 1 * 5 + 4]]))[0, 0], one[1 * 4 + 2] + other[4])
+
+
+def test_a_table_for_each_axis_is_as_it_was_without_groups():
+    torch.manual_seed(0)
+    one = Separable((4, 3, 5), 16)
+    torch.manual_seed(0)
+    other = Separable((4, 3, 5), 16, groups=[[0], [1], [2]])
+    assert list(one.state_dict()) == ["tables.0", "tables.1", "tables.2"]
+    assert torch.equal(one(everything((4, 3, 5))), other(everything((4, 3, 5))))
+
+
+def test_a_shared_table_serves_another_grid_as_a_learned_one_of_its_axes_does():
+    position, alone = Separable((2, 3, 5), 8, groups=[[0], [1, 2]]), Learned((3, 5), 8)
+    alone.table.data.copy_(position.tables[1])
+    wider = position(everything((2, 6, 10)), None, (2, 6, 10)).unflatten(1, (2, 60))
+    space = alone(everything((6, 10)), None, (6, 10))
+    assert torch.allclose(wider, position.tables[0][:, None] + space[:, None], atol=1e-6)
+    larger = Separable((2, 6, 10), 8, groups=[[0], [1, 2]])
+    assert torch.allclose(larger.fitted("tables.1", position.tables[1], (2, 3, 5)), space[0], atol=1e-6)
+    assert torch.equal(larger.fitted("tables.0", position.tables[0], (2, 3, 5)), position.tables[0])
+
+
+@pytest.mark.parametrize("groups", [[[0], [1]], [[0], [1, 1], [2]], [[0, 1, 2, 3]], [[0, 1, 2], []]], ids=str)
+def test_groups_that_do_not_name_each_axis_once_are_refused(groups):
+    with pytest.raises(ValueError, match="must name each of the axes 0 to 2 once"):
+        Separable((4, 3, 5), 16, groups=groups)

@@ -135,3 +135,28 @@ def test_a_single_pixel_that_counts_is_a_target_of_zero_and_no_infinity(normaliz
     assert found.isfinite().all()
     if normalize == "channel":
         assert (found[..., CHANNELS : 2 * CHANNELS].abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize("normalize", ["none", "mae", "channel", "layernorm"])
+def test_planes_alone_say_what_is_wanted_and_the_others_want_what_the_nearest_does(normalize):
+    """Of three frames of a tubelet the first and the last: the middle one wants the first."""
+    tokens = torch.randn(2, 5, 3 * 2 * 2 * 3, generator=torch.Generator().manual_seed(0))
+    some = PixelTarget((3, 2, 2), 3, normalize, planes=[0, 2])
+    frames = tokens.unflatten(-1, (3, -1))
+    alone = PixelTarget((2, 2, 2), 3, normalize)(frames[:, :, [0, 2]].flatten(2)).unflatten(-1, (2, -1))
+    wanted = some(tokens).unflatten(-1, (3, -1))
+    assert torch.equal(wanted[:, :, [0, 2]], alone) and torch.equal(wanted[:, :, 1], wanted[:, :, 0])
+    assert some.pix == 36 and torch.equal(PixelTarget((3, 2, 2), 3, normalize, planes=[0, 1, 2])(tokens),
+                                          PixelTarget((3, 2, 2), 3, normalize)(tokens))  # fmt: skip
+
+
+def test_what_does_not_count_in_planes_that_are_wanted_does_not_count_in_their_mean():
+    tokens, weight = torch.tensor([[[1.0, 3.0, 9.0, 9.0]]]), torch.tensor([[[1.0, 0.0, 1.0, 1.0]]])
+    target = PixelTarget((2, 2), 1, "layernorm", planes=[0])
+    assert target.statistics(tokens)[0].item() == 2.0 and target.statistics(tokens, weight)[0].item() == 1.0
+
+
+@pytest.mark.parametrize("planes", [[], [2], [1, 0], [0, 0], [-1]], ids=str)
+def test_planes_that_a_patch_does_not_have_are_refused(planes):
+    with pytest.raises(ValueError, match=r"must be some of 0 to 1, ascending"):
+        PixelTarget((2, 4), 1, planes=planes)
