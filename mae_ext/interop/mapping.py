@@ -40,7 +40,7 @@ class Trunk:
 
 
 TIMM = {"norm1": "norm1", "norm2": "norm2", "attention.out": "attn.proj", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
-"""Parts of a block as timm names them (rwightman/timm, vision_transformer.py), and all research code built on it."""
+"""Parts of a block as timm names them (rwightman/timm, vision_transformer), and all research code built on it."""
 
 
 class Theirs:

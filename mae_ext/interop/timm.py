@@ -1,8 +1,8 @@
 """Layouts of timm's `VisionTransformer`: timm itself, MAE of facebookresearch, DINO and DINOv2.
 
-Names: rwightman/timm, models/vision_transformer.py; facebookresearch/mae, models_mae.py and models_vit.py;
-facebookresearch/dino, vision_transformer.py; facebookresearch/dinov2, models/vision_transformer.py. Norms have 1e-6 in
-all of them.
+Names: rwightman/timm, models/vision_transformer; facebookresearch/mae, models_mae.py and models_vit.py;
+facebookresearch/dino, vision_transformer; facebookresearch/dinov2, models/vision_transformer. Norms have 1e-6 in all
+of them.
 """
 
 import re
@@ -22,7 +22,7 @@ from mae_ext.interop.origin import Origin
 
 EPS = 1e-6
 HALVES = Statistics(mean=(0.5,) * 3, std=(0.5,) * 3)
-"""timm's default for its ViTs (IMAGENET_INCEPTION_MEAN in vision_transformer.py)."""
+"""timm's default for its ViTs (IMAGENET_INCEPTION_MEAN in its vision_transformer)."""
 
 NAMES = Names(
     patches="patch_embed.proj",
@@ -60,8 +60,8 @@ OTHERS = {
     "giantopt": TANH,
     "patch32_siglip": TANH,
 }
-"""Architectures of timm whose weights have a ViT's names and which compute something else (vision_transformer.py). In a
-bare file nothing tells them."""
+"""Architectures of timm whose weights have a ViT's names and which compute something else (its vision_transformer).
+In a bare file nothing tells them."""
 
 LEFT = {
     "head": "a head of theirs",
@@ -98,7 +98,7 @@ def _kind(file: Foreign) -> str | None:
 
 
 def _beside(file: Foreign) -> tuple[Foreign, Mapping[str, Any]]:
-    """timm's config.json (models/_hub.py), where there is one: statistics as a processor says them, and arguments."""
+    """timm's config.json (its models/_hub), where there is one: statistics as a processor says them, and arguments."""
     if "architecture" not in file.config:
         return file, {}
     data = file.config.get("pretrained_cfg", file.config)
