@@ -20,7 +20,7 @@ class ProbeConfig(Section):
     modality: str | None = None
     """Which one, if the run has several."""
     pool: Literal["mean", "class"] = "mean"
-    """What becomes of a sample's tokens: their mean, or the class token."""
+    """What becomes of a sample's tokens: their mean, or the first class token."""
     k: Positive = 20
     """Neighbours of kNN."""
 
