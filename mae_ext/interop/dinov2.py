@@ -4,14 +4,12 @@ Their quirk beside those of transformers' ViT is layer scale, which is multiplie
 the largest is refused by name.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from mae_ext.errors import CheckpointError
-from mae_ext.interop.format import Written
+from mae_ext.interop.format import Foreign, Written
 from mae_ext.interop.hf import NAMES, REFUSED, Transformers
 from mae_ext.interop.image import Facts, Names, expect, write_image
 from mae_ext.interop.mapping import Trunk
@@ -29,9 +27,9 @@ class DINOv2(Transformers):
     name, title, model_type, eps = "hf-dinov2", "transformers' DINOv2", "dinov2", 1e-6
     names: Names = replace(NAMES, tokens=TOKENS, trunk=replace(NAMES.trunk, scales=SCALES))
 
-    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
-        if config.get("use_swiglu_ffn"):
-            raise CheckpointError(f"{self.title}: config.json has use_swiglu_ffn, a gated MLP, which no block here has")
+    def settled(self, facts: Facts, file: Foreign) -> Facts:
+        if file.config.get("use_swiglu_ffn"):
+            raise CheckpointError(f"{file.where}: config.json has use_swiglu_ffn, a gated MLP, which no block here has")
         refused = {part: what for part, what in REFUSED.items() if part != ".layer_scale"}
         return replace(facts, rows=(1, None), refused=refused)
 

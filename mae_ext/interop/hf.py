@@ -110,7 +110,7 @@ def _kind(file: Foreign) -> str | None:
         return None
     if f"{names.trunk.block.format(0)}.layer_scale1.lambda1" in plain.weights:
         return "hf-dinov2"
-    said = {one.model_type: one.name for one in (ViTMAE, ViT, Pixio)}.get(file.config.get("model_type", ""))
+    said = {one.model_type: one.name for one in (ViTMAE, ViT, Pixio)}.get(str(file.config.get("model_type")))
     if said is not None:
         return said
     if f"{names.project}.weight" in plain.weights:
@@ -173,13 +173,13 @@ class Transformers:
             left=LEFT,
         )
         plain, names = _plain(file, self.names)
-        origin = read_image(plain, hints, names, self.settled(facts, config))
+        origin = read_image(plain, hints, names, self.settled(facts, file))
         _agree(file, origin)
         return origin
 
-    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
+    def settled(self, facts: Facts, file: Foreign) -> Facts:
         """What this one has besides."""
-        del config
+        del file
         return facts
 
     def common(self, origin: Origin, name: str, architecture: str) -> dict[str, Any]:
@@ -240,9 +240,15 @@ class ViTMAE(Transformers):
 
     name, title, model_type, eps = "hf-vitmae", "transformers' ViTMAE", "vit_mae", 1e-12
 
-    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
-        normalize = "mae" if config.get("norm_pix_loss", False) else "none"
-        return replace(facts, decodes=True, normalize=normalize, ratio=config.get("mask_ratio", 0.75))
+    def settled(self, facts: Facts, file: Foreign) -> Facts:
+        """A ratio of 0, with which theirs gives features, is no ratio to train with: then MAE's is taken."""
+        normalize = "mae" if file.config.get("norm_pix_loss", False) else "none"
+        ratio = file.config.get("mask_ratio", 0.75)
+        if not (isinstance(ratio, float | int) and 0 <= ratio < 1):
+            raise CheckpointError(
+                f"{file.where}: config.json has mask_ratio={ratio!r}; expected a number of at least 0 and below 1"
+            )
+        return replace(facts, decodes=True, normalize=normalize, ratio=ratio or 0.75)
 
     def write(self, origin: Origin, name: str) -> Written:
         expect(origin, name, self.title)
@@ -282,8 +288,8 @@ class ViT(Transformers):
 
     name, title, model_type, eps = "hf-vit", "transformers' ViT", "vit", 1e-12
 
-    def settled(self, facts: Facts, config: Mapping[str, Any]) -> Facts:
-        del config
+    def settled(self, facts: Facts, file: Foreign) -> Facts:
+        del file
         return replace(facts, statistics=HALVES)
 
     def write(self, origin: Origin, name: str) -> Written:

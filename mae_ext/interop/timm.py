@@ -195,8 +195,10 @@ class ViT:
             "input_size": [modality.channels, *modality.size], "fixed_input_size": True, "crop_pct": 1.0,
             "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head",
         }  # fmt: skip
-        if isinstance(modality.data.statistics, Statistics):
-            data |= modality.data.statistics.model_dump(mode="json")
+        said = modality.data.statistics
+        for key in ("mean", "std"):  # those that were measured are beside the weights
+            measured = origin.weights[f"modalities.{name}.{key}"].tolist()
+            data[key] = list(getattr(said, key)) if isinstance(said, Statistics) else measured
         config = {
             "architecture": "vit_base_patch16_224", "num_classes": 0, "num_features": model.width,
             "global_pool": arguments["global_pool"], "model_args": arguments, "pretrained_cfg": data,

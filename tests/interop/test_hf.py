@@ -208,6 +208,8 @@ def test_their_config_becomes_ours():
     assert (model.decoder.width, model.decoder.depth, model.decoder.heads) == (16, 1, 2)
     assert (image.mask.arguments, image.target.arguments) == ({"ratio": 0.6}, {"normalize": "mae"})
     assert read(peers.vitmae(transformers)).config.model.norm_eps == 1e-12
+    for_features = read(peers.vitmae(transformers), mask_ratio=0.0)
+    assert for_features.config.modalities["image"].mask.arguments == {"ratio": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,7 @@ def test_their_config_becomes_ours():
         ({"patch_size": 4}, r"patch_size=4, and the weights \[8, 8\]"),
         ({"image_size": 32}, "expected those of a grid of 4x4"),
         ({"image_size": [24, 24, 24]}, "expected one or two whole numbers"),
+        ({"mask_ratio": 1.0}, "mask_ratio=1.0; expected a number of at least 0 and below 1"),
         ({"layer_norm_eps": 0}, "layer_norm_eps=0; expected a number above 0"),
     ],
 )

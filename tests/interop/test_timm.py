@@ -1,6 +1,7 @@
 """MAE's, timm's and DINO's files go in and compute what was published, and come out again as they were."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,6 +191,17 @@ def test_heads_and_statistics_come_from_a_config_json_of_timm_and_else_are_its_d
     assert origin.weights["modalities.image.std"].tolist() == pytest.approx([0.4, 0.5, 0.6])
     assert read("timm").weights["modalities.image.mean"].tolist() == [0.5] * 3
     assert read("mae").weights["modalities.image.mean"].tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_a_config_json_for_timm_has_the_statistics_of_the_run_measured_or_not():
+    origin = read("mae")
+    assert format_of("timm").write(origin, "image").config["pretrained_cfg"]["mean"] == [0.485, 0.456, 0.406]
+    image = origin.config.modalities["image"]
+    measured = image.model_copy(update={"data": image.data.model_copy(update={"statistics": "measured"})})
+    config = origin.config.model_copy(update={"modalities": {"image": measured}})
+    weights = dict(origin.weights) | {"modalities.image.std": torch.tensor([0.5, 0.25, 2.0])}
+    said = format_of("timm").write(replace(origin, config=config, weights=weights), "image").config["pretrained_cfg"]
+    assert said["std"] == [0.5, 0.25, 2.0] and said["input_size"] == [3, 24, 24]
 
 
 def test_without_biases_of_queries_keys_and_values_they_are_zero():
