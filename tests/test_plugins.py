@@ -10,7 +10,7 @@ from mae_ext import plugins
 from mae_ext.errors import ConfigError
 from mae_ext.plugins import ALL, Registry, maskers
 
-KINDS = ("embedder", "position", "masker", "reader", "target", "task", "observer", "logger")
+KINDS = ("embedder", "position", "masker", "reader", "target", "task", "format", "observer", "logger")
 BUILTINS = [(registry, name) for registry in ALL.values() for name in registry.builtins]
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from export.tiny_runs import missing_until, saved, tiny
+from export.tiny_runs import saved, tiny
 from PIL import Image
 
 from mae_ext.export.folder import processor
@@ -75,7 +75,6 @@ NAMES = {"hf-vitmae": "ViTMAEModel", "hf-vit": "ViTModel", "hf-pixio": "PixioMod
 
 @pytest.mark.parametrize("to", NAMES)
 def test_from_pretrained_opens_the_folder_and_gives_the_same_features(tmp_path, to):
-    missing_until(to)
     clip = to == "hf-videomae"
     config = tiny("clip", position="sequence", model={"class_token": False}) if clip else tiny("image", size=[16, 16])
     run = saved(tmp_path / "run", config)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from export.tiny_runs import missing_until, saved, tiny
+from export.tiny_runs import saved, tiny
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -75,8 +75,6 @@ def test_onnx_tells_users_nothing_but_what_is_theirs(runs, tmp_path, capfd, recw
     ],
 )
 def test_a_format_or_a_path_that_cannot_be_meant_is_refused_before_the_work(tmp_path, to, out, message):
-    if to.startswith("hf-"):
-        missing_until(to)
     with pytest.raises(UserError, match=message):
         export(tmp_path / "no run", to, tmp_path / "out" / out)
     assert not list(tmp_path.iterdir())
@@ -178,7 +176,6 @@ def test_the_sample_is_read_as_the_run_reads_and_a_folder_gives_its_first(runs, 
 
 def test_physical_positions_have_no_place_where_tokens_are_counted(tmp_path):
     run = saved(tmp_path / "run", tiny("image", position={"name": "sincos", "unit": 2.0}))
-    missing_until("timm")
     with pytest.raises(CheckpointError, match=r"its positions are physical \(unit: 2.0\)"):
         export(run, "timm", tmp_path / "e.safetensors")
 
@@ -229,7 +226,6 @@ def test_there_is_a_run_for_every_format():
 
 @pytest.mark.parametrize(("to", "shape"), [(to, "folder" if to.startswith(("hf-", "timm")) else "file") for to in CAN])
 def test_every_format_says_the_same_elsewhere_and_has_its_files(tmp_path, to, shape):
-    missing_until(to)
     kind, keys = CAN[to]
     run = saved(tmp_path / "run", tiny(kind, **({"size": [16, 16]} if kind == "image" else {}), **keys))
     out = tmp_path / {"file": "e.safetensors", "folder": "folder"}[shape]

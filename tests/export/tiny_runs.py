@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from mae_ext.config import Config, parse_config
 from mae_ext.engine import checkpoint
 from mae_ext.engine.task import build_model
-from mae_ext.interop.format import format_of
 
 KINDS = {
     "image": {"size": [16, 24], "patch": [8, 8], "channels": 3},
@@ -48,13 +46,6 @@ def tiny(kind: str, task: dict | None = None, data: dict | None = None, **keys) 
             "train": {"steps": 1, "precision": "fp32"},
         }
     )
-
-
-def missing_until(name: str) -> None:
-    try:
-        format_of(name)
-    except (ImportError, AttributeError) as error:
-        pytest.skip(f"the module of '{name}' is not there: {error}")
 
 
 def saved(folder: Path, config: Config) -> Path:
