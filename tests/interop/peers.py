@@ -47,6 +47,13 @@ def pixio(transformers, kind="PixioModel", **other):
     return random(getattr(transformers, kind)(transformers.PixioConfig(**{**SIZES, "n_cls_tokens": 3, **other})))
 
 
+def dinov2(transformers, kind="Dinov2Model", **other):
+    """With layer scale that is no one, and so counts."""
+    registers = {"num_register_tokens": 4} if "Registers" in kind else {}
+    config = getattr(transformers, kind.replace("Model", "Config"))(**{**SIZES, **registers, **other})
+    return random(getattr(transformers, kind)(config))
+
+
 def pixels(channels=3, size=(IMAGE, IMAGE)):
     return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
 

@@ -2,16 +2,13 @@
 
 import torch
 
-from mae_ext.interop.format import Foreign, format_of
+from mae_ext.interop.format import FORMATS, Foreign, format_of
 from mae_ext.model.mae import MAE
-
-PICTURES = ("mae", "timm", "dino", "hf-vitmae", "hf-vit", "hf-pixio")
-"""Formats of pictures."""
 
 
 def names_of(weights, **beside):
-    """Of all formats of pictures that say a file is theirs."""
-    return [name for name in PICTURES if format_of(name).recognises(Foreign(weights, "file", **beside))]
+    """Of all formats that say a file is theirs."""
+    return [name for name in FORMATS if format_of(name).recognises(Foreign(weights, "file", **beside))]
 
 
 def model_of(origin):
