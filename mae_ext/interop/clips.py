@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.errors import CheckpointError
+from mae_ext.interop.deduced import with_axes
 from mae_ext.interop.format import Foreign, Hints
 from mae_ext.interop.mapping import (
     Ours,
@@ -97,7 +98,7 @@ def give_ends(ours: Ours, name: str, modality: Any, projection: str, head: str |
 
 def put_ends(theirs: Theirs, name: str, projection: str, head: str | None) -> Tensor:
     """The way in; -> the convolution, (D, C, t, h, w)."""
-    convolution = theirs.take(f"{projection}.weight")
+    convolution = with_axes(theirs, f"{projection}.weight", 5)
     theirs.ours[f"modalities.{name}.embed.project.weight"] = patches_in(convolution)
     theirs.ours[f"modalities.{name}.embed.project.bias"] = theirs.take(f"{projection}.bias")
     if head is not None:

@@ -24,9 +24,21 @@ def or_else(hints: Hints, **values: Any) -> Hints:
     return replace(hints, **{key: value for key, value in values.items() if getattr(hints, key) is None})
 
 
+def with_axes(theirs: Theirs, name: str, *axes: int) -> Tensor:
+    """A weight of theirs. Raises CheckpointError unless it has so many axes (one of `axes`), none of length 0."""
+    tensor = theirs.take(name)
+    if tensor.ndim not in axes or not tensor.numel():
+        raise CheckpointError(
+            f"{theirs.where}weight '{name}' has the shape {list(tensor.shape)}; expected "
+            f"{' or '.join(map(str, axes))} axes"
+        )
+    return tensor
+
+
 def trunk_of(ours: Mapping[str, Tensor], part: str) -> tuple[int, int, int]:
     """(width, depth, numbers between the two layers of an MLP) of "encoder" or "decoder"."""
-    hidden, width = ours[f"{part}.trunk.blocks.0.mlp.up.weight"].shape
+    first = f"{part}.trunk.blocks.0"
+    hidden, width = len(ours[f"{first}.mlp.up.bias"]), len(ours[f"{first}.norm1.weight"])
     depth = sum(name.startswith(f"{part}.trunk.blocks.") and name.endswith(".norm1.weight") for name in ours)
     return width, depth, hidden
 

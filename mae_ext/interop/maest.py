@@ -15,7 +15,7 @@ import torch
 from mae_ext.config import Statistics
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.clips import CLIP, NAME, POOLED, clips, depths_of
-from mae_ext.interop.deduced import model_of, one_class_token, or_else, origin_of
+from mae_ext.interop.deduced import model_of, one_class_token, or_else, origin_of, with_axes
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.mapping import (
     TIMM,
@@ -44,23 +44,22 @@ TRUNKS = {
 }
 
 
-def grid_of(file: Foreign, hints: Hints, patch: tuple[int, ...]) -> tuple[int, ...]:
+def grid_of(theirs: Theirs, hints: Hints, patch: tuple[int, ...]) -> tuple[int, ...]:
     """Of the tables of positions. Raises CheckpointError for one of another length, and one that is of no square."""
     size = hints.size or (CLIP if hints.grid is None else None)
     grid = hints.grid or tuple(s // p for s, p in zip(size or (), patch, strict=True))
-    lengths = [file.weights[key].shape[1] for key in ("pos_embed_temporal", "pos_embed_spatial") if key in file.weights]
-    if len(lengths) == 2:
+    if theirs.has("pos_embed_spatial"):
+        lengths = [with_axes(theirs, f"pos_embed_{key}", 3).shape[1] for key in ("temporal", "spatial")]
         edge = isqrt(lengths[1])
         if hints.grid is None and hints.size is None and edge**2 == lengths[1]:
             return (lengths[0], edge, edge)
         counts = [grid[0], prod(grid[1:])]
-    elif "pos_embed" in file.weights:
-        lengths, counts = [file.weights["pos_embed"].shape[1] - ("cls_token" in file.weights)], [prod(grid)]
     else:
-        raise CheckpointError(f"{file.where}: no weight 'pos_embed_spatial'; expected those of MAE-ST")
+        joint = "pos_embed" if theirs.has("pos_embed") else "pos_embed_spatial"
+        lengths, counts = [with_axes(theirs, joint, 3).shape[1] - theirs.has("cls_token")], [prod(grid)]
     if counts != lengths:
         raise CheckpointError(
-            f"{file.where}: positions for {' times '.join(map(str, lengths))} tokens, and a grid of {list(grid)} has "
+            f"{theirs.where}positions for {' times '.join(map(str, lengths))} tokens, and a grid of {list(grid)} has "
             f"{' times '.join(map(str, counts))}; say the grid: PATH::grid=8x14x14"
         )
     return grid
@@ -71,23 +70,28 @@ def put_places(theirs: Theirs, decodes: bool) -> str | dict[str, Any]:
     separable = theirs.has("pos_embed_spatial")
     for part, start in (("", ""), *[("decoder_", "decoder_")] * decodes):
         ours, tokens = f"modalities.{NAME}.{part}position", f"{start}cls_token"
-        token = theirs.take(tokens).flatten() if theirs.has("cls_token") else None
+        placed = theirs.has("cls_token") or theirs.has("pos_embed_class")
+        token = theirs.take(tokens).flatten() if placed else None
         if separable:
-            theirs.ours[f"{ours}.tables.0"] = theirs.take(f"{start}pos_embed_temporal")[0]
-            theirs.ours[f"{ours}.tables.1"] = theirs.take(f"{start}pos_embed_spatial")[0]
+            theirs.ours[f"{ours}.tables.0"] = with_axes(theirs, f"{start}pos_embed_temporal", 3)[0]
+            theirs.ours[f"{ours}.tables.1"] = with_axes(theirs, f"{start}pos_embed_spatial", 3)[0]
             place = None if token is None else theirs.take(f"{start}pos_embed_class").flatten()
         else:
-            table = theirs.take(f"{start}pos_embed")[0]
+            table = with_axes(theirs, f"{start}pos_embed", 3)[0]
             theirs.ours[f"{ours}.table"] = table if token is None else table[1:].clone()
             place = None if token is None else table[0]
         if token is not None and place is not None:
+            if token.shape != place.shape:
+                raise CheckpointError(
+                    f"{theirs.where}'{tokens}' is of {len(token)} and its place of {len(place)} numbers"
+                )
             theirs.ours[f"{'decoder' if part else 'encoder'}.class_token"] = token + place
     return {"name": "separable", "groups": GROUPS} if separable else "learned"
 
 
 def put_answers(theirs: Theirs, patch: tuple[int, ...], channels: int, grid: tuple[int, ...], notes: list[str]) -> Any:
     """The map to pixels, of as many frames of a tubelet as theirs answers for. -> our target."""
-    weight, bias = theirs.take("decoder_pred.weight"), theirs.take("decoder_pred.bias")
+    weight, bias = with_axes(theirs, "decoder_pred.weight", 2), with_axes(theirs, "decoder_pred.bias", 1)
     target: dict[str, Any] = {"name": "pixel", "normalize": "mae"}
     frames, rest = divmod(len(weight), prod(patch[1:]) * channels)
     if rest or not 1 <= frames <= patch[0]:
@@ -129,11 +133,11 @@ class MAEST:
         decodes = any(name.startswith("decoder_") for name in file.weights)
         for part in ("encoder", *["decoder"] * decodes):
             theirs.put_trunk(part, TRUNKS[part])
-        convolution = theirs.take("patch_embed.proj.weight")
+        convolution = with_axes(theirs, "patch_embed.proj.weight", 5)
         _, channels, *patch = convolution.shape
         theirs.ours[f"modalities.{NAME}.embed.project.weight"] = patches_in(convolution)
         theirs.ours[f"modalities.{NAME}.embed.project.bias"] = theirs.take("patch_embed.proj.bias")
-        grid = grid_of(file, hints, tuple(patch))
+        grid = grid_of(theirs, hints, tuple(patch))
         modality = clips(file, or_else(hints, grid=grid), convolution)
         modality |= {"position": put_places(theirs, decodes), "mask": {"name": "random", "ratio": 0.9}}
         modality["data"]["statistics"] = statistics_of(file, channels, KINETICS)

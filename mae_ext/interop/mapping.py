@@ -65,6 +65,8 @@ class Theirs:
         weight = self.weights[name]
         if not weight.is_floating_point():
             raise CheckpointError(f"{self.where}weight '{name}' holds {weight.dtype}; expected floating point numbers")
+        if not weight.ndim or not weight.numel():
+            raise CheckpointError(f"{self.where}weight '{name}' has the shape {list(weight.shape)}: nothing is in it")
         if not weight.isfinite().all():
             raise CheckpointError(
                 f"{self.where}weight '{name}' holds numbers that are not finite: these weights are damaged"
@@ -92,7 +94,7 @@ class Theirs:
         biases = [f"{role}.bias" for role in names]
         missing = [name for name in biases if not self.has(name)]
         if missing not in ([], [biases[1]], biases):
-            self.take(missing[0])
+            self.take(next(name for name in missing if name != biases[1]))
         width = len(weights[0])
         for role, weight in zip(names, weights, strict=True):
             if weight.shape != weights[0].shape:
@@ -101,6 +103,11 @@ class Theirs:
                     f"{list(weights[0].shape)}, as '{first}.weight' has it"
                 )
         parts = [torch.zeros(width) if name in missing else self.take(name) for name in biases]
+        for name, bias in zip(biases, parts, strict=True):
+            if bias.shape != (width,):
+                raise CheckpointError(
+                    f"{self.where}weight '{name}' has the shape {list(bias.shape)}; expected [{width}]"
+                )
         self.ours[f"{mine}.weight"], self.ours[f"{mine}.bias"] = torch.cat(weights), torch.cat(parts)
 
     def put_trunk(self, part: str, trunk: Trunk) -> int:

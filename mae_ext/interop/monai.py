@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.errors import CheckpointError
-from mae_ext.interop.deduced import model_of, one_class_token, or_else, origin_of, put_positions
+from mae_ext.interop.deduced import model_of, one_class_token, or_else, origin_of, put_positions, with_axes
 from mae_ext.interop.format import Foreign, Format, Hints, Written
 from mae_ext.interop.mapping import (
     READERS,
@@ -62,10 +62,10 @@ def trunk(start: str, blocks: str, norm: str | None) -> Trunk:
 def put_embedding(theirs: Theirs, start: str, file: Foreign, hints: Hints) -> dict[str, Any]:
     """Patch embedding -> the modality, of its axes. Raises CheckpointError for a matrix whose patch nothing says."""
     name = f"{start}patch_embedding.patch_embeddings"
-    count = theirs.take(f"{start}patch_embedding.position_embeddings").shape[1]
+    count = with_axes(theirs, f"{start}patch_embedding.position_embeddings", 3).shape[1]
     if theirs.has(f"{name}.1.weight"):
         name = f"{name}.1"
-        matrix = theirs.take(f"{name}.weight")
+        matrix = with_axes(theirs, f"{name}.weight", 2)
         if hints.patch is None or matrix.shape[1] % prod(hints.patch):
             raise CheckpointError(
                 f"{file.where}: a perceptron embeds patches of {matrix.shape[1]} numbers, whose extents are not in the "
@@ -73,11 +73,11 @@ def put_embedding(theirs: Theirs, start: str, file: Foreign, hints: Hints) -> di
             )
         patch, channels = list(hints.patch), matrix.shape[1] // prod(hints.patch)
     else:
-        convolution = theirs.take(f"{name}.weight")
+        convolution = with_axes(theirs, f"{name}.weight", 4, 5)
         matrix, (_, channels, *patch) = patches_in(convolution), convolution.shape
-    modality = READERS.get(len(patch))
-    if modality is None:
+    if len(patch) not in READERS:
         raise CheckpointError(f"{file.where}: patches of {len(patch)} axes; MONAI's networks have 2 or 3")
+    modality = READERS[len(patch)]
     theirs.ours[f"modalities.{modality}.embed.project.weight"] = matrix
     theirs.ours[f"modalities.{modality}.embed.project.bias"] = theirs.take(f"{name}.bias")
     if hints.size is not None and len(hints.size) == len(patch):
@@ -267,7 +267,7 @@ class MAE:
             ("position", "patch_embedding.position_embeddings"),
             ("decoder_position", "decoder_pos_embedding"),
         ):
-            tables[key] = theirs.take(table)[0]
+            tables[key] = with_axes(theirs, table, 3)[0]
         theirs.ours["encoder.class_token"] = theirs.take("cls_token").flatten()
         theirs.ours["decoder.mask_token"] = theirs.take("mask_tokens").flatten()
         theirs.put("decoder.project", "decoder_embed")

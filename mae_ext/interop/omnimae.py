@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.clips import CLIP, NAME, POOLED, clips, depths_of
-from mae_ext.interop.deduced import model_of, or_else, origin_of
+from mae_ext.interop.deduced import model_of, or_else, origin_of, with_axes
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.mapping import TIMM, Ours, Theirs, Trunk, only_modality, patches_in, patches_out, positions_like
 from mae_ext.interop.origin import Origin
@@ -67,7 +67,7 @@ class OmniMAE:
         decodes = any(name.startswith("trunk.decoder.") for name in file.weights)
         for part in ("encoder", *["decoder"] * decodes):
             theirs.put_trunk(part, TRUNKS[part])
-        convolution, table = theirs.take(f"{PROJECTION}.weight"), theirs.take("trunk.pos_embed")[0]
+        convolution, table = with_axes(theirs, f"{PROJECTION}.weight", 5), with_axes(theirs, "trunk.pos_embed", 3)[0]
         grid = grid_of(len(table), hints, tuple(convolution.shape[2:]), file.where)
         modality = clips(file, or_else(hints, grid=grid), convolution)
         theirs.ours[f"modalities.{NAME}.embed.project.weight"] = patches_in(convolution)
@@ -119,8 +119,13 @@ class OmniMAE:
         theirs.put("decoder.project", MAP)
         theirs.put(f"modalities.{NAME}.predict", "head")
         matrix, bias = (theirs.ours[f"decoder.project.{kind}"].double() for kind in ("weight", "bias"))
-        table = theirs.take("trunk.decoder.pos_embed")[0].double() @ matrix.T
-        token = matrix @ theirs.take("trunk.mask_token").flatten().double() + bias
+        places, token = with_axes(theirs, "trunk.decoder.pos_embed", 3)[0], theirs.take("trunk.mask_token").flatten()
+        if matrix.shape != (len(bias), len(token)) or places.shape[1] != len(token):
+            raise CheckpointError(
+                f"{theirs.where}'trunk.mask_token' is {len(token)} wide and '{MAP}.weight' is {list(matrix.shape)}; "
+                f"expected positions and a mask token as wide as what goes through it"
+            )
+        table, token = places.double() @ matrix.T, matrix @ token.double() + bias
         theirs.ours[f"modalities.{NAME}.decoder_position.table"] = table.float()
         theirs.ours["decoder.mask_token"] = token.float()
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mae_ext.errors import CheckpointError
-from mae_ext.interop.deduced import model_of, one_class_token, origin_of, put_positions
+from mae_ext.interop.deduced import model_of, one_class_token, origin_of, put_positions, with_axes
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.mapping import (
     READERS,
@@ -55,19 +55,19 @@ class SelfMedMAE:
         theirs, decodes = Theirs(file.weights, self.title, file.where), "encoder_to_decoder.weight" in file.weights
         for part in ("encoder", *["decoder"] * decodes):
             theirs.put_trunk(part, TRUNKS[part])
-        convolution, token = theirs.take(f"{PROJECTION}.weight"), theirs.take("encoder.cls_token").flatten()
-        if convolution.ndim != 5:
-            raise CheckpointError(
-                f"{file.where}: patches of {convolution.ndim - 2} axes; {self.title} has volumes here"
-            )
+        convolution, token = with_axes(theirs, f"{PROJECTION}.weight", 5), theirs.take("encoder.cls_token").flatten()
         _, channels, *patch = convolution.shape
         theirs.ours[f"modalities.{NAME}.embed.project.weight"] = patches_in(convolution)
         theirs.ours[f"modalities.{NAME}.embed.project.bias"] = theirs.take(f"{PROJECTION}.bias")
         if theirs.has("encoder.pos_embed"):
-            joint = theirs.take("encoder.pos_embed")[0]
+            joint = with_axes(theirs, "encoder.pos_embed", 3)[0]
+            if joint.shape[1] != len(token):
+                raise CheckpointError(
+                    f"{theirs.where}'encoder.cls_token' is of {len(token)}, its place of {joint.shape[1]}"
+                )
             token, tables = token + joint[0], {"position": joint[1:].clone()}
         else:
-            tables = {k: theirs.take(v)[0] for k, v in TABLES.items() if decodes or k == "position"}
+            tables = {k: with_axes(theirs, v, 3)[0] for k, v in TABLES.items() if decodes or k == "position"}
         theirs.ours["encoder.class_token"] = token
         if hints.size is not None:
             grid = tuple(s // p for s, p in zip(hints.size, patch, strict=True))

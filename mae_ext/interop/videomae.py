@@ -31,7 +31,7 @@ from mae_ext.interop.clips import (
     put_norm,
     unplaced,
 )
-from mae_ext.interop.deduced import model_of, or_else, origin_of
+from mae_ext.interop.deduced import model_of, or_else, origin_of, with_axes
 from mae_ext.interop.format import Foreign, Hints, Written
 from mae_ext.interop.mapping import TIMM, Ours, Theirs, Trunk, positions_like
 from mae_ext.interop.origin import Origin
@@ -229,7 +229,7 @@ class VideoMAE:
         for part in ("encoder", *["decoder"] * decodes):
             trunk = self._trunk(part, start, file.weights)
             for i in range(theirs.put_trunk(part, trunk)):
-                q, v = (theirs.take(f"{trunk.block.format(i)}.attn.{role}_bias") for role in "qv")
+                q, v = (with_axes(theirs, f"{trunk.block.format(i)}.attn.{role}_bias", 1) for role in "qv")
                 theirs.ours[f"{part}.trunk.blocks.{i}.attention.qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
         put_norm(theirs, {f"{start}norm": "", f"{start}fc_norm": POOLED}, notes)
         modality = clips(file, hints, convolution)
@@ -275,7 +275,7 @@ class VideoMAE:
         for key in (f"{start}pos_embed", "pos_embed" if start else None):
             if key is None or not theirs.has(key):
                 continue
-            table = theirs.take(key)[0]
+            table = with_axes(theirs, key, 3)[0]
             if len(table) != prod(grid):
                 raise CheckpointError(
                     f"{where}: {len(table)} positions, and clips of {modality['size']} have {prod(grid)} tokens; say "
