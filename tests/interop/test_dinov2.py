@@ -39,11 +39,13 @@ def test_features_agree_in_and_out_and_only_what_is_folded_comes_back_as_another
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bare_file_is_recognised_under_the_names_of_both_versions(kind):
     weights = peers.dinov2(transformers, kind).state_dict()
-    old = {}
-    for name, weight in weights.items():
+
+    def older(name):
         for new, role in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
             name = name.replace(f"attention.{new}", f"attention.attention.{role}")
-        old[name.replace("attention.o_proj", "attention.output.dense")] = weight
+        return name.replace("attention.o_proj", "attention.output.dense")
+
+    old = {older(name): weight for name, weight in weights.items()}
     assert names_of(weights) == names_of(old) == ["hf-dinov2"]
     one, other = (ONE.read(Foreign(each, "file"), Hints(heads=2)) for each in (weights, old))
     assert not different(one.weights, other.weights)
