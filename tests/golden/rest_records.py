@@ -71,7 +71,9 @@ def journals(note: Note) -> None:
 
 def data_of(config: Config, count: int, name: str = "image") -> dict[str, Any]:
     items = Items(PathTable(f"d/{i}.png" for i in range(count)))
-    return {name: SimpleNamespace(items=items, config=config.modalities[name], quarantined={}, examples=None)}
+    return {
+        name: SimpleNamespace(items=items, config=config.modalities[name], quarantined={}, examples=None, held_out=None)
+    }
 
 
 @area()

@@ -64,6 +64,7 @@ def resuming(note: Note) -> None:
         "train.layer_decay": 0.9,
         "train.freeze": "encoder",
         "train.evaluate_every": 3,
+        "train.keep_best": True,
         "train.clip": 1.0,
         "train.uniformity": 0.1,
         "train.accumulate": 2,

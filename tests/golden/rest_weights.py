@@ -1,17 +1,15 @@
-"""Weights of other libraries, and configs of their models."""
-
-# ruff: noqa: SIM401
+"""Weights of other programs in our names, and back in theirs, of files of numbers."""
 
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from golden.rest import Note, area, digest
 from golden.rest_model import numbers
 
-from mae_ext.interop import hf, mapping, videomae
-from mae_ext.model.position import coordinates_of, sincos
+from mae_ext.interop import mapping
+from mae_ext.interop.format import FORMATS, Foreign, Hints, format_of, recognise
+from mae_ext.interop.hf import _plain
 
 
 @area()
@@ -29,149 +27,65 @@ def weights(note: Note) -> None:
     theirs.put_qkv("here", ("q", "k", "v"))
     note("qkv", theirs.ours)
     note("absent", lambda: theirs.take("x"))
-    note(
-        "half a bias",
-        lambda: mapping.Theirs({k: v for k, v in theirs.weights.items() if k != "v.bias"}, "kind").put_qkv(
-            "here", ("q", "k", "v")
-        ),
-    )
-    shape = {
-        "image_size": 8,
-        "patch_size": 4,
-        "num_channels": 3,
-        "mask_ratio": 0.5,
-        "norm_pix_loss": True,
-        "hidden_size": 8,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 20,
-        "layer_norm_eps": 1e-5,
-        "decoder_hidden_size": 4,
-        "decoder_num_hidden_layers": 1,
-        "decoder_num_attention_heads": 2,
-        "decoder_intermediate_size": 10,
-        "num_frames": 4,
-        "tubelet_size": 2,
-        "use_mean_pooling": False,
-    }
-    for kind, make, roles, trunks, norms, parts in (
-        ("image", hf.vitmae_config, hf.ROLES, hf.TRUNKS, hf.NORMS, hf.PARTS),
-        ("video", videomae.videomae_config, videomae.ROLES, videomae.TRUNKS, videomae.NORMS, videomae.PARTS),
-    ):
-        for changes in (
-            {},
-            {"norm_pix_loss": False},
-            {"use_mean_pooling": True},
-            {"num_channels": 1},
-            {"patch_size": 3},
-        ):
-            note(
-                f"{kind} config {changes}",
-                lambda make=make, c=changes: str(make({**shape, **c}, 4).model_dump(mode="json")),
-            )
-
-        held: Any = SimpleNamespace()
-        held.asked = []
-
-        def weight(name: str, held: Any = held) -> Any:
-            held.asked.append(name)
-            return numbers(3) if name.endswith("bias") else numbers(3, 3)
-
-        class Weights(dict):
-            def __missing__(self, name: str, weight: Any = weight) -> Any:
-                return weight(name)
-
-            def __contains__(self, name: object) -> bool:
-                return "key.bias" not in str(name)
-
-            def get(self, name: str, default: Any = None) -> Any:
-                return self[name] if name in self else default
-
-        def mapped(
-            roles: Any = roles,
-            trunks: Any = trunks,
-            norms: Any = norms,
-            parts: Any = parts,
-            held: Any = held,
-            Weights: Any = Weights,
-        ) -> Any:
-            table = mapping.Theirs(Weights(), "kind")
-            for part, depth in (("encoder", 2), ("decoder", 1)):
-                table.put_trunk(part, depth, trunks[part], roles, parts, norms[part])
-            return [digest(list(table.ours)), digest(held.asked)]
-
-        note(f"{kind} mapped", mapped)
-    for told, shift in (("as they are", 0.0), ("moved", 0.01), ("moved a little", 5e-5), ("moved in one place", None)):
-        for statistics in ("none", "imagenet", "measured"):
-            config = hf.vitmae_config(shape, 4)
-            image = config.modalities["image"]
-            config = config.model_copy(
-                update={
-                    "modalities": {
-                        "image": image.model_copy(
-                            update={"data": image.data.model_copy(update={"statistics": statistics})}
-                        )
-                    }
-                }
-            )
-
-            def taken(self: Any, name: str, shift: Any = shift) -> Any:
-                if "pos" in name:
-                    width = 4 if "decoder" in name else 8
-                    return torch.cat(
-                        [
-                            torch.zeros(1, width),
-                            sincos(coordinates_of((2, 2)), width)
-                            + (torch.eye(4, width) * 0.1 if shift is None else shift),
-                        ]
-                    )[None]
-                return (
-                    numbers(8, 3, 4, 4)
-                    if "projection.weight" in name
-                    else numbers(8, seed=len(name))
-                    if name.endswith("bias")
-                    else numbers(8, 8, seed=len(name))
-                )
-
-            def whole(taken: Any = taken, config: Any = config) -> Any:
-                with mock.patch.object(mapping.Theirs, "take", taken):
-                    ours = hf.from_vitmae({}, config)
-                return [
-                    digest(list(ours)),
-                    ours["modalities.image.embed.project.weight"],
-                    ours["modalities.image.mean"],
-                    ours["encoder.class_token"],
-                    ours["encoder.trunk.blocks.1.attention.qkv.weight"],
-                ]
-
-            note(f"weights of ViTMAE {told} {statistics}", whole)
-    clip = videomae.videomae_config(shape, 4)
-
-    def cut(self: Any, name: str) -> Any:
-        return (
-            numbers(8, 3, 2, 4, 4)
-            if "projection.weight" in name
-            else numbers(8, seed=len(name))
-            if name.endswith("bias")
-            else numbers(8, 8, seed=len(name))
-        )
-
-    def filmed() -> Any:
-        with mock.patch.object(mapping.Theirs, "take", cut):
-            ours = videomae.from_videomae({}, clip)
-        return [
-            digest(list(ours)),
-            ours["modalities.video.embed.project.weight"],
-            ours["modalities.video.std"],
-            ours["decoder.project.bias"],
-        ]
-
-    note("weights of VideoMAE", filmed)
-    for name in (
-        "vit.encoder.layer.0.attention.attention.query.weight",
-        "vit.encoder.layer.3.attention.output.dense.bias",
-        "decoder.decoder_layers.1.output.dense.weight",
-        "decoder.decoder_layers.1.intermediate.dense.weight",
+    half = {k: v for k, v in theirs.weights.items() if k != "v.bias"}
+    note("half a bias", lambda: mapping.Theirs(half, "kind").put_qkv("here", ("q", "k", "v")))
+    note("formats", list(FORMATS))
+    old = (
+        "vit.encoder.layer.0.attention.attention.query.weight", "vit.encoder.layer.3.attention.output.dense.bias",
+        "decoder.decoder_layers.1.output.dense.weight", "decoder.decoder_layers.1.intermediate.dense.weight",
         "vit.layernorm.weight",
-    ):
-        note(f"renamed {name}", hf._renamed(name))
+    )  # fmt: skip
+    note("renamed", list(_plain(Foreign({name: numbers(1) for name in old}, "here"))[0].weights))
+    files = pictures()
+    for kind, (file, hints) in files.items():
+
+        def read(file: Foreign = file, hints: Hints = hints) -> Any:
+            one = recognise(file)
+            origin = one.read(file, hints)
+            back = one.write(origin, next(iter(origin.config.modalities))).weights
+            config = origin.config.model_dump(mode="json")
+            config.pop("train")
+            norms = {name: float(weight.double().norm()) for name, weight in origin.weights.items()}
+            return [one.name, digest(config), norms, digest(list(back)), dict(origin.left), list(origin.notes)]
+
+        note(kind, read)
+        lacking = Foreign({k: weight for k, weight in file.weights.items() if "norm1.weight" not in k}, "here")
+        note(f"{kind} without a norm", lambda file=lacking: format_of("timm").read(file, Hints(heads=2)))
+
+
+def pictures() -> dict[str, tuple[Foreign, Hints]]:
+    """Files in timm's names: bare, with registers and layer scale, with a decoder, and with a head."""
+    held = SimpleNamespace(seed=0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        held.seed += 1
+        return numbers(*shape, seed=held.seed)
+
+    def linear(name: str, rows: int, columns: int) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": drawn(rows, columns), f"{name}.bias": drawn(rows)}
+
+    def trunk(block: str, norm: str, width: int, depth: int, scaled: bool = False) -> dict[str, torch.Tensor]:
+        made = {f"{norm}.weight": drawn(width), f"{norm}.bias": drawn(width)}
+        for i in range(depth):
+            at = f"{block}.{i}"
+            for part in ("norm1", "norm2"):
+                made |= {f"{at}.{part}.weight": drawn(width), f"{at}.{part}.bias": drawn(width)}
+            made |= linear(f"{at}.attn.qkv", 3 * width, width) | linear(f"{at}.attn.proj", width, width)
+            made |= linear(f"{at}.mlp.fc1", 2 * width, width) | linear(f"{at}.mlp.fc2", width, 2 * width)
+            made |= {f"{at}.{part}.gamma": drawn(width) for part in ("ls1", "ls2") if scaled}
+        return made
+
+    def encoder(scaled: bool = False) -> dict[str, torch.Tensor]:
+        made = {"cls_token": drawn(1, 1, 8), "pos_embed": drawn(1, 5, 8), "patch_embed.proj.bias": drawn(8)}
+        return made | {"patch_embed.proj.weight": drawn(8, 3, 4, 4)} | trunk("blocks", "norm", 8, 2, scaled)
+
+    decoder = {"mask_token": drawn(1, 1, 4), "decoder_pos_embed": drawn(1, 5, 4)} | linear("decoder_embed", 4, 8)
+    decoder["decoder_pos_embed"][:, :1] = 0
+    decoder |= trunk("decoder_blocks", "decoder_norm", 4, 1) | linear("decoder_pred", 48, 4)
+    files = {
+        "bare": encoder(),
+        "registers and scales": encoder(scaled=True) | {"register_tokens": drawn(1, 2, 8)},
+        "a decoder": encoder() | decoder,
+        "a head": encoder() | linear("head", 3, 8),
+    }
+    return {kind: (Foreign(each, "here"), Hints(heads=2, decoder_heads=2)) for kind, each in files.items()}
