@@ -98,7 +98,7 @@ def _pretraining(settings: dict[str, Any], start: Known, named: tuple[str, str])
         decoder = _section(model.get("decoder"), "model.decoder", where)
         own = run.model.decoder.model_dump(mode="json")
         for key in own.keys() & decoder.keys():
-            _compare(f"model.decoder.{key}", decoder[key], own[key], problems, "; or set init_parts=encoder")
+            _compare(f"model.decoder.{key}", decoder[key], own[key], problems)
         model["decoder"] = {**decoder, **own}
     sections = settings.get("modalities") or {}
     if not isinstance(sections, dict) or not sections:
@@ -122,6 +122,7 @@ def _parsed(values: dict[str, Any], problems: list[str], named: tuple[str, str])
     if problems:
         raise ConfigError(
             f"{where}: does not fit --init {what}: {'; '.join(problems)}. Remove the keys, or choose another"
+            + "; the encoder alone goes with any decoder: init_parts=encoder" * any(".decoder." in p for p in problems)
         )
     return parse_config(values, where)
 
@@ -217,9 +218,9 @@ def _reader(reader: Any, own: dict[str, Any], where: str, problems: list[str]) -
             _compare(f"{where}.data.reader.{key}", value, own.get(key, default), problems)
 
 
-def _compare(key: str, value: Any, own: Any, problems: list[str], way_out: str = "") -> None:
+def _compare(key: str, value: Any, own: Any, problems: list[str]) -> None:
     if _plain(value) != _plain(own):
-        problems.append(f"{key} is {value}, and {own} there{way_out}")
+        problems.append(f"{key} is {value}, and {own} there")
 
 
 def _plain(value: Any) -> Any:
