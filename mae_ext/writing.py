@@ -96,3 +96,8 @@ def assembled(out: Path, as_folder: bool) -> Iterator[Path]:
 def _refuse(path: Path) -> None:
     if os.path.lexists(path):
         raise UserError(f"{path}: is there already, and is not written over; remove it, or name another")
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path's bytes are UTF-8; of others Python keeps each as a sign of its own (PEP 383)."""
+    return not any("\udc80" <= sign <= "\udcff" for sign in str(path))

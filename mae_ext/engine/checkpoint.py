@@ -30,6 +30,7 @@ from mae_ext.model.mae import MAE
 from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import read_yaml
 from mae_ext.version import __version__
+from mae_ext.writing import is_text
 
 FORMAT = 1
 BEST = "best.json"
@@ -137,7 +138,10 @@ def set_aside(path: Path) -> None:
 
 def is_run(path: str | Path) -> bool:
     """Whether it is the directory of a run, and not of one checkpoint in it, which has a config of its own."""
-    return (Path(path) / "config.yaml").is_file() and not (Path(path) / "manifest.json").is_file()
+    path = Path(path)
+    if not (path / "checkpoints").is_dir():  # what other programs call config.yaml is no config of ours
+        return False
+    return (path / "config.yaml").is_file() and not (path / "manifest.json").is_file()
 
 
 def latest(run: Path, warn: Any = None) -> Path | None:
@@ -217,11 +221,6 @@ def sweep(directory: Path) -> None:
     """Remove what killed savers and killed pruners left behind."""
     for leftover in directory.glob("step-*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def is_text(path: Path) -> bool:
-    """Whether a path's bytes are UTF-8; of others Python keeps each as a sign of its own (PEP 383)."""
-    return not any("\udc80" <= sign <= "\udcff" for sign in str(path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

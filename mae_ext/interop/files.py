@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from mae_ext.errors import CheckpointError, cause_of
 from mae_ext.interop.format import Foreign
+from mae_ext.writing import is_text
 
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pyth", ".torch")
 FOLDER = (
@@ -25,11 +26,14 @@ FOLDER = (
 )  # fmt: skip
 """What a folder is searched for, the first that is there: safetensors first."""
 
-CONTAINERS = ("model", "state_dict", "module", "model_state", "teacher", "student", "net", "network", "ema")
+CONTAINERS = (
+    "model", "state_dict", "module", "model_state", "model_state_dict", "teacher", "student", "net", "network", "ema",
+    "model_ema", "state_dict_ema",
+)  # fmt: skip
 """Keys under which training scripts put weights, beside their optimiser. Tried in this order."""
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
-"""What wrappers put before every name."""
+"""What wrappers put before every name, one before the other in any order."""
 
 INSTEAD = {
     b"version https://git-lfs": "a pointer of Git LFS and not the weights; run `git lfs pull` where it was cloned",
@@ -48,21 +52,26 @@ def read_foreign(path: str | Path) -> Foreign:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder; expected a run, or weights of another program")
     folder, file = (path, _in_folder(path)) if path.is_dir() else (path.parent, path)
-    weights = _sharded(file) if file.name.endswith(".index.json") else _weights(file)
+    values = _sharded(file) if file.name.endswith(".index.json") else _weights(file)
     # Of a file with a name of its own, among others, it is not known that they belong together.
     together = path.is_dir() or file.name in FOLDER
     config, processor = (
         _json(folder / name) if together else {} for name in ("config.json", "preprocessor_config.json")
     )
-    metadata = _metadata(file) if file.suffix in SAFE else {}
-    return Foreign(unwrapped(weights, str(path)), str(path), config, processor, metadata)
+    metadata = _metadata(file) if file.suffix.lower() in SAFE else {}
+    weights, notes = unwrapped(values, str(path))
+    return Foreign(weights, str(path), config, processor, metadata, notes)
 
 
 def _in_folder(folder: Path) -> Path:
     for name in FOLDER:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder} holds no weights; expected one of {', '.join(FOLDER)}, or a run with checkpoints/")
+    others = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in (*SAFE, *PICKLED))
+    raise CheckpointError(
+        f"{folder} holds no weights; expected one of {', '.join(FOLDER)}, or a run with checkpoints/"
+        + f"; of files with names of their own (here {', '.join(others[:3])}) name the one that is meant" * bool(others)
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -95,38 +104,46 @@ def _sharded(index: Path) -> dict[str, Tensor]:
 
 
 def _weights(file: Path) -> Mapping[str, Any]:
+    if file.exists() and not file.is_file():  # reading it might never end
+        raise CheckpointError(f"{file} is no file, but a folder, a pipe or a device; expected a file of weights")
     try:
         with file.open("rb") as opened:
             start = opened.read(64)
     except OSError as error:
         raise CheckpointError(f"{file}: {cause_of(error)}") from None
+    if not start:
+        raise CheckpointError(f"{file} is empty: it has 0 bytes; copy or download it again")
     for begins, what in INSTEAD.items():
         if start.lstrip().lower().startswith(begins):
             raise CheckpointError(f"{file} is {what}")
-    if file.suffix in SAFE:
+    if file.suffix.lower() in SAFE:
         return _safe(file, start)
-    if file.suffix in PICKLED:
-        return _pickled(file)
+    if file.suffix.lower() in PICKLED:
+        return _pickled(file, start)
     raise CheckpointError(f"{file}: expected a file of weights ({', '.join((*SAFE, *PICKLED))}) or a folder with one")
 
 
 def _safe(file: Path, start: bytes) -> dict[str, Tensor]:
     declared, size = int.from_bytes(start[:8], "little"), file.stat().st_size
+    if zipfile.is_zipfile(file):
+        raise CheckpointError(f"{file} cannot be read as safetensors: torch.save wrote it; name it {file.stem}.pth")
     if len(start) < 8 or declared + 8 > size:
         raise CheckpointError(f"{file} is damaged: its header declares {declared} bytes and the file has {size}")
     try:
-        return load_file(file)
+        # The library opens only names that are UTF-8.
+        return load_file(file) if is_text(file) else load(file.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from None
 
 
 def _metadata(file: Path) -> dict[str, str]:
     """What a safetensors file that can be read says of itself."""
-    with safe_open(file, "pt") as content:
-        return dict(content.metadata() or {})
+    with file.open("rb") as content:
+        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+    return dict(header.get("__metadata__") or {})
 
 
-def _pickled(file: Path) -> Mapping[str, Any]:
+def _pickled(file: Path, start: bytes) -> Mapping[str, Any]:
     """What torch.save wrote, tensors and plain containers alone. A file of the settings that a script was called with
     (argparse.Namespace, in facebookresearch's checkpoints) is one of them: making one runs nothing."""
     if zipfile.is_zipfile(file):
@@ -145,10 +162,17 @@ def _pickled(file: Path) -> Mapping[str, Any]:
             values = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 torch raises whatever its readers do of a damaged file
         if type(error).__name__ != "UnpicklingError":
+            if "TorchScript" in str(error):
+                raise CheckpointError(f"{file} is a program of TorchScript; expected its weights: save its state_dict()")
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise CheckpointError(f"{file} cannot be read as weights: {first}") from None
         what = re.search(r"(?:GLOBAL|class|function) [`']?([\w.]+)", str(error))
         wants = what[1] if what else _first_global(file)
+        if wants is None and not start.startswith((b"PK", b"\x80")):
+            other = "; it may be safetensors: name it so" if start[8:9] == b"{" else ""
+            raise CheckpointError(
+                f"{file} cannot be read as weights: it begins with {start[:8]!r}, as no file of torch.save does{other}"
+            ) from None
         raise CheckpointError(
             f"{file} is a pickle that {f'asks for {wants}' if wants else 'is not plain tensors'}, which could run "
             f"anything, and was not opened; ask for the weights as safetensors, or convert them where you trust them"
@@ -177,17 +201,25 @@ def _first_global(file: Path) -> str | None:
     return None
 
 
-def unwrapped(values: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """Names -> tensors, out of the containers of training scripts. Raises CheckpointError where there are none."""
+def unwrapped(values: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Names -> tensors, out of the containers of training scripts; and which of several was taken, for the user.
+
+    Raises CheckpointError where there are none, or one that has no numbers of its own for each of its places."""
+    notes: list[str] = []
     for _ in range(3):
-        inner = next((values[key] for key in CONTAINERS if isinstance(values.get(key), Mapping)), None)
-        if inner is None or any(isinstance(value, Tensor) for value in values.values()):
+        kinds = [key for key in CONTAINERS if isinstance(values.get(key), Mapping)]
+        if not kinds or any(isinstance(value, Tensor) for value in values.values()):
             break
-        values = inner
+        if others := [key for key in kinds[1:] if any(isinstance(v, Tensor) for v in values[key].values())]:
+            notes.append(f"the weights under '{kinds[0]}' are taken, and those under '{', '.join(others)}' are not")
+        values = values[kinds[0]]
     weights = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
     if not weights:
         raise CheckpointError(f"{where} holds no tensors, but {', '.join(map(str, list(values)[:4])) or 'nothing'}")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
+    for name, value in weights.items():
+        if value.is_meta or value.layout != torch.strided:
+            kind = "a name and a shape without numbers" if value.is_meta else f"of the layout {value.layout}"
+            raise CheckpointError(f"{where}: weight '{name}' is {kind}; expected a plain tensor: save it as one")
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in weights)), ""):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights, tuple(notes)

@@ -18,7 +18,7 @@ class Foreign:
 
     weights: their names -> tensors, taken out of containers ("model", "state_dict", "module." and so on). config,
     processor: of config.json and preprocessor_config.json beside the weights; {} without. where: the path. metadata:
-    what a safetensors file says of itself; {} of others.
+    what a safetensors file says of itself; {} of others. notes: for the user, of how it was read.
     """
 
     weights: Mapping[str, Tensor]
@@ -26,6 +26,7 @@ class Foreign:
     config: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

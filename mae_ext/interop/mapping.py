@@ -67,11 +67,12 @@ class Theirs:
             raise CheckpointError(f"{self.where}weight '{name}' holds {weight.dtype}; expected floating point numbers")
         if not weight.ndim or not weight.numel():
             raise CheckpointError(f"{self.where}weight '{name}' has the shape {list(weight.shape)}: nothing is in it")
+        weight = weight.float()  # of 8 bits nothing else can be asked
         if not weight.isfinite().all():
             raise CheckpointError(
                 f"{self.where}weight '{name}' holds numbers that are not finite: these weights are damaged"
             )
-        return weight.float()
+        return weight
 
     def put(self, mine: str, yours: str) -> None:
         """A layer's weight and bias, from their name for it to ours."""
