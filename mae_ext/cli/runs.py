@@ -10,6 +10,8 @@ from mae_ext.config import uncached
 from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
 
+TunedArg = Annotated[str, typer.Argument(metavar="RUN", help="A run that is fine-tuned, or a checkpoint of one.")]
+
 
 @app.command()
 def reconstruct(
@@ -111,7 +113,7 @@ def probe(
 
 @app.command()
 def predict(
-    run: RunArg,
+    run: TunedArg,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, lists, shards or .npz.")],
     out: Annotated[str, typer.Option("--out", help="Folder for what is predicted.")] = "predictions",
 ) -> None:
@@ -135,7 +137,7 @@ def predict(
 
 
 @app.command()
-def report(run: RunArg) -> None:
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
     """Write report.html: curves, reconstructions, probes, loader health, bad samples.
 
     Example: mae-ext report runs/photos

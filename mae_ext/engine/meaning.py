@@ -9,6 +9,7 @@ from mae_ext.engine.task import chief_of
 from mae_ext.errors import ConfigError
 
 DEFAULT = AugmentConfig()
+STARTS = ("init_parts", "init_fit", "init_channels", "init_inflate")
 
 
 def check_meaning(config: Config) -> None:
@@ -38,7 +39,7 @@ def remarks(config: Config, steps: int, warmup: int) -> list[str]:
             notes.append(f"{key}.every={probe.every} is more than the run's {steps} steps: only begin and end")
     if config.model.drop_path > 0 and config.model.depth == 1:
         notes.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
-    notes += _of_judging(config, steps) + _of_the_frozen(config)
+    notes += _of_judging(config, steps) + _of_the_frozen(config) + _of_the_start(config)
     for name, m in config.modalities.items():
         notes += [f"modalities.{name}.{sentence}" for sentence in _of_a_modality(m, alone=len(config.modalities) < 2)]
     return notes
@@ -84,6 +85,19 @@ def _of_the_frozen(config: Config) -> list[str]:
         if train.uniformity:
             notes.append(f"train.uniformity={train.uniformity:g} moves no encoder: train.freeze=encoder")
     return notes
+
+
+def _of_the_start(config: Config) -> list[str]:
+    """Of keys that say how a start is taken, where nothing asks them."""
+    keys = [key for key in STARTS if getattr(config, key) != Config.model_fields[key].default]
+    if config.init is None:
+        why = dict.fromkeys(keys, "init is none")
+    elif config.task.name == "pretrain":
+        why = {"init_fit": "pretraining always fits"}
+    else:
+        fitting = {} if config.init_fit else dict.fromkeys(("init_channels", "init_inflate"), "init_fit is false")
+        why = {"init_parts": f"{config.task.name} takes the encoder alone", **fitting}
+    return [f"{key}={getattr(config, key)} has no effect: {why[key]}" for key in keys if key in why]
 
 
 def _of_a_modality(m: ModalityConfig, alone: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.files import read_foreign
 from mae_ext.interop.fit import fitted
-from mae_ext.interop.format import format_of, parse_hints, recognise
+from mae_ext.interop.format import Hints, format_of, parse_hints, recognise
 from mae_ext.interop.origin import Origin, Report
 from mae_ext.model.mae import MAE
 
@@ -27,7 +28,11 @@ class Named:
 
     @classmethod
     def of(cls, what: str | Path) -> "Named":
-        """A path that is there is a path, whatever it looks like."""
+        """A path that is there is a path, whatever it looks like. Raises CheckpointError for an empty name."""
+        if not str(what):
+            raise CheckpointError(
+                "the start has an empty name; expected a run, or weights of another program, or 'none'"
+            )
         if Path(what).exists():
             return cls(Path(what))
         rest, _, hints = str(what).partition("::")
@@ -56,9 +61,38 @@ def opened(what: str | Path) -> Origin:
     named = Named.of(what)
     if named.ours:
         return _of_a_run(_checkpoint(named))
+    if not named.path.exists() and (unknown := _no_format(str(named.path))):
+        raise CheckpointError(f"{what}: {unknown}")
     hints, file = parse_hints(named.hints, str(named.path)), read_foreign(named.path)
     one = recognise(file) if named.format is None else format_of(named.format)
-    return resized(one.read(file, hints), hints.at)
+    origin = one.read(file, hints)
+    _check_hints(origin, hints)
+    return resized(replace(origin, notes=(*file.notes, *origin.notes)), hints.at)
+
+
+def _no_format(path: str) -> str:
+    """What to say of "tim:weights.pth", where there is weights.pth; or ""."""
+    name, colon, rest = path.partition(":")
+    if not colon or not Path(rest).exists():
+        return ""
+    known = list(plugins.formats.sources())
+    return f"'{name}' is no format that is read{plugins.nearest(name, known)} (there are: {', '.join(known)})"
+
+
+def _check_hints(origin: Origin, hints: Hints) -> None:
+    """Raises CheckpointError for a hint that was not followed, since the weights say otherwise."""
+    config = origin.config
+    facts: dict[str, Any] = {"heads": config.model.heads, "eps": config.model.norm_eps}
+    if origin.decodes:
+        facts["decoder_heads"] = config.model.decoder.heads
+    if len(config.modalities) == 1:
+        (only,) = config.modalities.values()
+        facts |= {"grid": only.grid, "size": only.size, "patch": only.patch}
+    for key, fact in facts.items():
+        hint = getattr(hints, key)
+        if hint is not None and hint != fact:
+            says, is_ = ("x".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" for v in (hint, fact))
+            raise CheckpointError(f"{origin.where}: {key}={says} after '::', and the weights say {is_}; remove it")
 
 
 @dataclass(frozen=True)

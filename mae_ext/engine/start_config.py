@@ -1,5 +1,6 @@
 """A config and what its run starts from, made one: what the origin was is not said twice."""
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ def with_start(values: Mapping[str, Any], where: str, what: str | Path | None, o
     """
     what = values.get("init") if what is None else str(what)
     settings = {k: v for k, v in values.items() if k != "init"}
+    if what is None and out is not None:
+        _check_no_start(Path(out), where)
     if not isinstance(what, str) or what == NONE:  # what is no text the schema refuses, by name
         return parse_config(dict(values) if what != NONE else settings, where)
     task = settings.get("task", "pretrain")
@@ -51,16 +54,30 @@ def check_task(config: Config, where: str) -> Config:
 
 def _begun(out: Path, what: str) -> Known | None:
     """The config of the newest checkpoint in `out`, where that started from the same: it has all that the start had."""
-    named = Named.of(what).absolute()
+    named, config = Named.of(what).absolute(), _newest(out)
+    if config is None:
+        return None
+    init = Path(config.init or "")
+    same = config.init == str(named) or (named.format is None and init.parent == named.path / "checkpoints")
+    return Known(config, str(config.init)) if same else None
+
+
+def _newest(out: Path) -> Config | None:
+    """The config of the newest checkpoint in `out` that has one."""
     for path in reversed(steps_of(out / "checkpoints")):
-        try:
-            config = read_config(path)
-        except (CheckpointError, ConfigError):
-            continue
-        init = Path(config.init or "")
-        same = config.init == str(named) or (named.format is None and init.parent == named.path / "checkpoints")
-        return Known(config, str(config.init)) if same else None
+        with contextlib.suppress(CheckpointError, ConfigError):
+            return read_config(path)
     return None
+
+
+def _check_no_start(out: Path, where: str) -> None:
+    """Raises ConfigError where the run in `out` began from a start, and is to go on without one being named."""
+    config = _newest(out)
+    if config is not None and config.init is not None:
+        raise ConfigError(
+            f"{where}: names no start, and the run in {out} started from {config.init}; to go on with it give "
+            f"--init {config.init} (it may be gone by now), or choose another --out"
+        )
 
 
 def _task(settings: dict[str, Any], start: Known, named: tuple[str, str]) -> Config:
@@ -131,7 +148,7 @@ def _fitted(values: dict[str, Any], source: ModalityConfig, name: str, where: st
     """A modality whose weights are fitted to what it says; what it does not say is the start's, where that can be."""
     own, data = source.model_dump(mode="json"), _section(values.get("data"), f"modalities.{name}.data", where)
     size = values.get("size", own["size"])
-    if not isinstance(size, list | tuple) or len(size) != len(own["size"]):
+    if isinstance(size, list | tuple) and len(size) != len(own["size"]):
         return {**values, "position": values.get("position", "learned")}  # where new axes have their own, learned
     whole = {key: values.get(key, own[key]) for key in ("size", "patch", "channels", "embed", *MASKED)}
     kept = {"reader": data.get("reader", own["data"]["reader"]), "augment": data.get("augment", own["data"]["augment"])}
@@ -166,13 +183,16 @@ def _section(values: Any, key: str, where: str) -> dict[str, Any]:
 
 
 def _model(values: dict[str, Any], run: Config, problems: list[str]) -> dict[str, Any]:
-    size = SIZES.get(str(values.pop("size", None)), {})
+    named = values.pop("size", None)
+    size = SIZES.get(str(named), {})
     own = run.model.model_dump(mode="json")
     for key in ARCHITECTURE:
-        if values.get(key, size.get(key)) is not None:
-            _compare(f"model.{key}", values.get(key, size.get(key)), own[key], problems)
-    kept = {key: own[key] for key in ARCHITECTURE}
-    return {**{k: v for k, v in values.items() if k not in ARCHITECTURE}, **kept, "size": None}
+        if values.get(key) is not None:
+            _compare(f"model.{key}", values[key], own[key], problems)
+        elif key not in values and key in size:
+            _compare(f"model.{key}", size[key], own[key], problems, f" (model.size={named} asks for it)")
+    kept = {key: own[key] for key in ARCHITECTURE} | {"size": None if size else named}
+    return {**{k: v for k, v in values.items() if k not in ARCHITECTURE}, **kept}
 
 
 def _modality(values: dict[str, Any], run: ModalityConfig, name: str, problems: list[str]) -> dict[str, Any]:

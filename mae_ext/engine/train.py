@@ -21,6 +21,7 @@ from mae_ext.engine.start_config import with_start
 from mae_ext.engine.step import Step
 from mae_ext.engine.stop import Interrupted, StopFlag
 from mae_ext.errors import NoneUsable, NonFinite, RunError, Stopped, UserError, cause_of
+from mae_ext.interop.files import FOLDER
 from mae_ext.overrides import configured
 
 START = "start.json"
@@ -70,6 +71,7 @@ def train(
     unset = [name for name, modality in config.modalities.items() if modality.data.path is None]
     if unset:
         raise UserError(f"modalities.{unset[0]}.data.path is not set: give --data PATH, in Python data=PATH")
+    _check_place(out)
     settle_in()  # before torch's threads are there, which take it over
     ranks = join(config.train.device)
     try:
@@ -89,6 +91,13 @@ def train(
     finally:
         leave()
     return out
+
+
+def _check_place(out: Path) -> None:
+    """Raises UserError where a run would hide weights of another program: a folder with both is taken for the run."""
+    held = next((name for name in FOLDER if (out / name).is_file()), None)
+    if held is not None and not (out / "checkpoints").is_dir():
+        raise UserError(f"{out}: holds weights of another program ({held}), which a run there would hide; name another")
 
 
 def _train(run: Run, out: Path, stop: StopFlag) -> None:

@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from mae_ext.data.sources.table import are_numbers
-from mae_ext.engine.checkpoint import is_run
+from mae_ext.engine.checkpoint import is_run, read_tensors
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
-from mae_ext.errors import UserError, reasons
+from mae_ext.errors import CheckpointError, UserError, reasons
 from mae_ext.features.encoder import Features, FrozenEncoder, Pool, load_encoder
 from mae_ext.features.map import draw_map
 from mae_ext.features.neighbours import draw_neighbours
@@ -55,6 +55,8 @@ def embed(
     sidecars = [out.with_suffix(suffix) for suffix in (".jsonl", ".bad.jsonl")]
     if not out.exists() and (strays := [path for path in sidecars if path.exists()]):
         raise UserError(f"{strays[0]}: belongs to no {out.name}, and would be written over; name another file")
+    if out.is_file() and not _is_of_features(out):
+        raise UserError(f"{out}: holds other tensors than features, and is not written over; name another file")
     with staged(out, *sidecars) as [table, lines, ledger]:
         encoder = load_encoder(run, name)
         warn_one_sided([encoder.modality], [source])
@@ -89,6 +91,14 @@ def embed(
             f"{reasons(features.bad)}"
         )
     return out
+
+
+def _is_of_features(file: Path) -> bool:
+    """Whether one of ours may take its place; one that cannot be read is nobody's."""
+    try:
+        return set(read_tensors(file)) <= {"features"}
+    except CheckpointError:
+        return True
 
 
 def _rows(features: Features) -> Iterable[dict[str, Any]]:

@@ -150,8 +150,11 @@ def _pickled(file: Path, start: bytes) -> Mapping[str, Any]:
         try:
             with zipfile.ZipFile(file) as archive:
                 declared = sum(entry.file_size for entry in archive.infolist())
+                program = any(name.endswith("/constants.pkl") for name in archive.namelist())
         except (zipfile.BadZipFile, OSError) as error:
             raise CheckpointError(f"{file} is damaged: {error}") from None
+        if program:
+            raise CheckpointError(f"{file} is a program of TorchScript; expected its weights: save its state_dict()")
         if declared > file.stat().st_size:
             raise CheckpointError(
                 f"{file} declares {declared} bytes of tensors and has {file.stat().st_size}: torch.save packs nothing"
@@ -162,8 +165,6 @@ def _pickled(file: Path, start: bytes) -> Mapping[str, Any]:
             values = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 torch raises whatever its readers do of a damaged file
         if type(error).__name__ != "UnpicklingError":
-            if "TorchScript" in str(error):
-                raise CheckpointError(f"{file} is a program of TorchScript; expected its weights: save its state_dict()")
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise CheckpointError(f"{file} cannot be read as weights: {first}") from None
         what = re.search(r"(?:GLOBAL|class|function) [`']?([\w.]+)", str(error))

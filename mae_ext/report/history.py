@@ -9,6 +9,7 @@ import numpy as np
 
 from mae_ext.config import Config, parse_config
 from mae_ext.errors import ConfigError, UserError
+from mae_ext.interop.files import FOLDER
 from mae_ext.strict_yaml import read_yaml
 
 TENSOR_HEADER_BYTES = 16 << 20
@@ -75,6 +76,11 @@ def read_history(run: Path) -> History:
         raise UserError(f"{run}: no such run directory")
     if not any((run / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
         raise UserError(f"{run}: not a run directory: it has neither config.yaml nor metrics.jsonl")
+    held = next((name for name in FOLDER if (run / name).is_file()), None)
+    if held is not None and not any((run / name).exists() for name in ("checkpoints", "metrics.jsonl")):
+        raise UserError(
+            f"{run}: not a run directory, but weights of another program ({held}), of which no run is known"
+        )
     problems: list[str] = []
     text, config = _config(run / "config.yaml", problems)
     metrics, probes = _lines(run / "metrics.jsonl", problems), _lines(run / "probes.jsonl", problems)

@@ -53,6 +53,10 @@ def reconstruct(
     encoder, out = load_encoder(run, name), Path(out)
     if encoder.model.decoder is None:
         task = encoder.config.task.name
+        if task == "pretrain":  # weights of another program, of which no run is known
+            raise UserError(
+                f"{run}: these weights have no decoder, which draws; pretrain from them (--init) to have one"
+            )
         raise UserError(f"{run}: a run of task '{task}' has no decoder; give the run of pretraining it started from")
     if any(Path(source).is_dir() and out.resolve() == Path(source).resolve() for source in inputs):
         raise UserError(f"--out {out}: is a folder of inputs, whose files are not written over; name another")

@@ -98,6 +98,12 @@ CLASSIFY = {"task": "classify"}
         ({"train.freeze": 1}, "train.freeze=1 keeps weights as they are that have learned nothing"),
         ({"train.freeze": "encoder", "train.layer_decay": 0.7}, "train.layer_decay=0.7 has no layer"),
         ({"train.freeze": "encoder", "train.uniformity": 0.1}, "train.uniformity=0.1 moves no encoder"),
+        ({"init_parts": "encoder"}, "init_parts=encoder has no effect: init is none"),
+        (CLASSIFY | {"init_fit": True}, "init_fit=True has no effect: init is none"),
+        ({"init": "run", "init_fit": True}, "init_fit=True has no effect: pretraining always fits"),
+        (CLASSIFY | {"init": "run", "init_parts": "encoder"}, "init_parts=encoder has no effect: classify takes"),
+        (CLASSIFY | {"init": "run", "init_channels": "first"}, "init_channels=first has no effect: init_fit is false"),
+        (CLASSIFY | {"init": "run", "init_inflate": "mean"}, "init_inflate=mean has no effect: init_fit is false"),
     ],
 )  # fmt: skip
 def test_what_is_followed_to_the_letter_and_hardly_meant_is_said(tiny, values, told):
@@ -127,6 +133,8 @@ def test_a_config_that_means_what_it_says_needs_no_remark(tiny):
         {"train.evaluate_every": 60, "modalities.image.data.test": "b"},
         {"init": "run", "train.freeze": 1, "train.layer_decay": 0.7},
         {"init": "run", "train.freeze": "encoder", "model.drop_path": 0.0},
+        {"init": "run", "init_parts": "all", "init_channels": "repeat", "init_inflate": "mean"},
+        CLASSIFY | {"init": "run", "init_fit": True, "init_channels": "first", "init_inflate": "mean"},
     ],
     ids=str,
 )

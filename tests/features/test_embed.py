@@ -6,13 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mae_ext.data.sample import Crop
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import UserError
+from mae_ext.export.weights import export
 from mae_ext.features.embed import embed
 from mae_ext.features.encoder import FrozenEncoder, load_encoder
+from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
 from mae_ext.report.page import write_report
 
 MakeRun = Callable[..., Path]
@@ -64,6 +67,30 @@ def test_an_embedding_that_fails_leaves_the_older_file_as_it_was(
         embed(run, str(tmp_path / "nowhere"), out)
     assert out.read_bytes() == before
     assert not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_weights_are_not_written_over_with_features(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+    run, weights = make_run(), tmp_path / "model.safetensors"
+    save_file({"head.weight": np.ones((2, 3), np.float32)}, weights)
+    before = weights.read_bytes()
+    with pytest.raises(UserError, match=r"model\.safetensors: holds other tensors than features"):
+        embed(run, str(striped / "test"), weights)
+    assert weights.read_bytes() == before
+
+
+def test_a_folder_with_another_program_s_config_yaml_is_no_run_to_add_pictures_to(
+    make_run: MakeRun, striped: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    foreign = tmp_path / "foreign"
+    export(run, "safetensors", foreign)
+    (foreign / "config.yaml").write_text("model: ours\n")
+    before = sorted(file.name for file in foreign.iterdir())
+    embed(str(foreign), str(striped / "test"), tmp_path / "f.safetensors", with_map=True)
+    probe(str(foreign), ProbeSpec(str(striped / "train"), str(striped / "test"), k=3, epochs=1))
+    assert sorted(file.name for file in foreign.iterdir()) == before
+    with pytest.raises(UserError, match=r"not a run directory, but weights of another program \(model\.safetensors\)"):
+        write_report(foreign)
 
 
 def test_a_link_at_the_place_of_the_output_is_replaced_not_written_through(

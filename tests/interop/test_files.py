@@ -48,6 +48,15 @@ def torch_file(values, new=True):
     return out.getvalue()
 
 
+def script():
+    """As far as one of TorchScript is told from tensors."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as target:
+        for name in ("constants.pkl", "data.pkl", "code/__torch__.py"):
+            target.writestr(f"model/{name}", b"x")
+    return out.getvalue()
+
+
 def rezipped(content, **changes):
     """A file of torch.save, packed again: with `compress`, or with members left out or in place of others."""
     source, out = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
@@ -99,8 +108,8 @@ def hostile(canary):
         "without_data.pth": (rezipped(plain, without="data/0"), "cannot be read as weights"),
         "cut.pth": (plain[: len(plain) // 2], "is a pickle|cannot be read|is damaged"),
         "flipped.pth": (plain[:100] + bytes([plain[100] ^ 255]) + plain[101:200], "is a pickle|cannot be read|damaged"),
-        "empty.pth": (b"", "cannot be read|is a pickle"),
-        "empty.safetensors": (b"", "header declares"),
+        "empty.pth": (b"", "is empty: it has 0 bytes"),
+        "empty.safetensors": (b"", "is empty: it has 0 bytes"),
         "list.pth": (torch_file([torch.ones(3)]), "expected names and tensors, found list"),
         "no_tensors.pth": (torch_file({"epoch": 3, "args": argparse.Namespace(lr=1)}), "holds no tensors, but epoch"),
         "cut.safetensors": (good[:-7], "cannot be read as safetensors"),
@@ -112,9 +121,14 @@ def hostile(canary):
         "negative.safetensors": (header({"a": {**F32, "shape": [-4]}}, bytes(16)), "as safetensors"),
         "dtype.safetensors": (header({"a": {**F32, "dtype": "F33"}}, bytes(16)), "as safetensors"),
         "no_json.safetensors": (header(b"{" * 4096, bytes(16)), "as safetensors"),
-        "a_pickle.safetensors": (plain, "header declares|as safetensors"),
+        "a_pickle.safetensors": (plain, r"torch\.save wrote it; name it a_pickle\.pth"),
         "nothing.safetensors": (save({}), "holds no tensors"),
         "pointer.safetensors": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        "a_picture.pth": (b"\x89PNG\r\n\x1a\n" + bytes(64), r"begins with b'.x89PNG.*', as no file of torch\.save"),
+        "safe.pth": (good, "as no file of torch.save does; it may be safetensors"),
+        "script.pt": (script(), r"a program of TorchScript; expected its weights: save its state_dict\(\)"),
+        "meta.pth": (torch_file({"x.weight": torch.ones(2, device="meta")}), "'x.weight' is a name and a shape"),
+        "sparse.pth": (torch_file({"x": torch.eye(2).to_sparse()}), "'x' is of the layout torch.sparse_coo; expected"),
         "page.pth": (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
         "weights.h5": (b"\x89HDF\r\n\x1a\n", r"expected a file of weights \(\.safetensors"),
         "weights.onnx": (b"\x08\x07", r"expected a file of weights"),
@@ -181,8 +195,12 @@ def test_parts_of_an_index_are_one_set_of_weights(tmp_path):
         {"state_dict": {f"module.{name}": value for name, value in WEIGHTS.items()}},
         {"module": WEIGHTS, "optimizer": {"state": {}}},
         {"student": {"x": torch.ones(1)}, "teacher": {f"backbone.{name}": value for name, value in WEIGHTS.items()}},
+        {"model.module." + name: value for name, value in WEIGHTS.items()},
+        {"model_state_dict": WEIGHTS, "optimizer_state_dict": {"state": {}}},
+        {"model_ema": {f"module.{name}": value for name, value in WEIGHTS.items()}},
+        {"state_dict_ema": WEIGHTS},
     ],
-    ids=["bare", "facebookresearch", "distributed", "deepspeed", "dino"],
+    ids=["bare", "facebookresearch", "distributed", "deepspeed", "dino", "wrapped twice", "pytorch", "ema", "timm"],
 )
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
 def test_weights_are_found_in_what_training_scripts_save(wrapped, new, tmp_path):
@@ -190,6 +208,34 @@ def test_weights_are_found_in_what_training_scripts_save(wrapped, new, tmp_path)
     file.write_bytes(torch_file(wrapped, new))
     read = read_foreign(file).weights
     assert read.keys() == WEIGHTS.keys() and all(torch.equal(read[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_which_of_several_sets_of_weights_was_taken_is_said(tmp_path):
+    torch.save({"model": WEIGHTS, "model_ema": WEIGHTS, "optimizer": {"state": {}}}, tmp_path / "two.pth")
+    torch.save({"model": WEIGHTS, "optimizer": {"state": {}}}, tmp_path / "one.pth")
+    note = "the weights under 'model' are taken, and those under 'model_ema' are not"
+    assert read_foreign(tmp_path / "two.pth").notes == (note,) and read_foreign(tmp_path / "one.pth").notes == ()
+
+
+@pytest.mark.parametrize("name", ["pipe.safetensors", "pipe.pth"])
+def test_a_pipe_is_no_file_of_weights_and_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match="is no file, but a folder, a pipe or a device"):
+        read_foreign(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [b"w\xff.safetensors", b"W.SAFETENSORS"], ids=["no text", "capitals"])
+def test_weights_are_read_whatever_the_file_is_called(name, tmp_path):
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(save(WEIGHTS, {"made": "by hand"}))
+    read = read_foreign(file)
+    assert read.weights.keys() == WEIGHTS.keys() and read.metadata == {"made": "by hand"}
+
+
+def test_a_folder_whose_weights_have_a_name_of_their_own_is_told_to_name_it(tmp_path):
+    save_file(WEIGHTS, tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError, match=r"names of their own \(here best\.safetensors\) name the one"):
+        read_foreign(tmp_path)
 
 
 def test_a_folder_is_read_safetensors_first_with_what_lies_beside(tmp_path):
