@@ -21,7 +21,7 @@ class UserError(Exception):
     ...     mae_ext.load_encoder("runs/none")
     ... except mae_ext.UserError as error:
     ...     print(error)
-    runs/none: no such directory; expected a run (with checkpoints/) or one checkpoint in it
+    runs/none: no such file or folder; expected a run, or weights of another program
     """
 
 
@@ -58,8 +58,8 @@ class CheckpointError(UserError):
     >>> try:
     ...     mae_ext.load_encoder("runs/empty")
     ... except mae_ext.CheckpointError as error:
-    ...     print(error)
-    runs/empty holds no checkpoint; expected runs/empty/checkpoints/step-XXXXXXXX/manifest.json
+    ...     print(error)  # doctest: +ELLIPSIS
+    runs/empty holds no weights; expected one of model.safetensors, ..., or a run with checkpoints/
     """
 
 

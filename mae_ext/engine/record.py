@@ -11,6 +11,7 @@ from mae_ext.data.batch import Batch
 from mae_ext.data.loading.loader import Loader
 from mae_ext.data.sources.meant import one_sided
 from mae_ext.engine.best import Best
+from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.cpu import is_native
 from mae_ext.engine.evaluation import Evaluations, evaluate
 from mae_ext.engine.ledger import Ledger
@@ -22,6 +23,9 @@ from mae_ext.engine.precision import DTYPES
 from mae_ext.engine.run import Run
 from mae_ext.engine.step import Taken
 from mae_ext.engine.stop import StopFlag
+
+START = "start.json"
+"""Of a run: what became of the weights that it started from, tensor by tensor."""
 
 
 @dataclass
@@ -141,6 +145,7 @@ def say_what_begins(run: Run, out: Path) -> None:
             warn(f"{name}: {unsaid}")
     files = ", ".join(f"{len(d.items)} {n} files" for n, d in run.data.items())
     if run.start is not None:
+        write_durably(out / START, run.start.to_json())
         say(f"starting from {run.start.summary()}")
     millions = sum(p.numel() for p in run.model.parameters()) / 1e6
     begins = f"going on from step {start}" if start else "starting"

@@ -11,6 +11,7 @@ from mae_ext.engine.log import warn
 from mae_ext.engine.record import Record
 from mae_ext.engine.run import Run
 from mae_ext.errors import CheckpointError, UserError, cause_of
+from mae_ext.interop.files import FOLDER
 
 
 class Saves:
@@ -49,6 +50,9 @@ def own(out: Path, ranks: Ranks) -> Iterator[None]:
     if not ranks.main:
         yield
         return
+    held = next((name for name in FOLDER if (out / name).is_file()), None)
+    if held is not None and not (out / "checkpoints").is_dir():  # a folder with both would be taken for the run
+        raise UserError(f"{out}: holds weights of another program ({held}), which a run there would hide; name another")
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / ".lock").open("w")

@@ -2,15 +2,16 @@
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mae_ext import plugins
-from mae_ext.config import SIZES, Config, ModalityConfig, Statistics, parse_config
+from mae_ext.config import SIZES, Config, ModalityConfig, Statistics, load_values, parse_config
 from mae_ext.engine.checkpoint import read_config, steps_of
 from mae_ext.engine.start import Known, Named, known_of
-from mae_ext.errors import CheckpointError, ConfigError
+from mae_ext.errors import CheckpointError, ConfigError, UserError
+from mae_ext.overrides import configured
 
 ARCHITECTURE = ("width", "depth", "heads", "mlp_ratio", "class_token", "norm_eps")
 TOKENS = ("patch", "channels", "embed", "position")
@@ -41,6 +42,24 @@ def with_start(values: Mapping[str, Any], where: str, what: str | Path | None, o
     begin = _pretraining if (task.get("name") if isinstance(task, dict) else task) == "pretrain" else _task
     start = (None if out is None else _begun(Path(out), what)) or known_of(what)
     return begin(settings, start, (what, where))
+
+
+def asked_for(
+    config: Config | str | Path, out: Path, data: str | Path | None, test: str | Path | None, steps: int | None,
+    sets: Sequence[str], init: str | Path | None,
+) -> Config:  # fmt: skip
+    """The config that `train` is asked for; arguments are its own. Raises UserError."""
+    paths = [None if path is None else str(path) for path in (data, test)]
+    if not isinstance(config, Config):
+        config, sets = with_start(*load_values(config, sets), init, out), ()
+    elif init is not None:
+        raise UserError("init is for a config by name or file; a Config in memory says it itself: config.init")
+    if sets or steps is not None or any(paths):
+        config = configured(config, paths[0], sets, steps, paths[1])
+    unset = [name for name, modality in config.modalities.items() if modality.data.path is None]
+    if unset:
+        raise UserError(f"modalities.{unset[0]}.data.path is not set: give --data PATH, in Python data=PATH")
+    return config
 
 
 def check_task(config: Config, where: str) -> Config:
@@ -238,9 +257,9 @@ def _reader(reader: Any, own: dict[str, Any], where: str, problems: list[str]) -
             _compare(f"{where}.data.reader.{key}", value, own.get(key, default), problems)
 
 
-def _compare(key: str, value: Any, own: Any, problems: list[str]) -> None:
+def _compare(key: str, value: Any, own: Any, problems: list[str], why: str = "") -> None:
     if _plain(value) != _plain(own):
-        problems.append(f"{key} is {value}, and {own} there")
+        problems.append(f"{key} is {value}, and {own} there{why}")
 
 
 def _plain(value: Any) -> Any:

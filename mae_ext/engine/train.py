@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mae_ext.config import Config, load_values
+from mae_ext.config import Config
 from mae_ext.data.batch import Batch
 from mae_ext.data.loading.batches import StepData
 from mae_ext.data.loading.loader import Loader
@@ -17,15 +17,10 @@ from mae_ext.engine.log import say
 from mae_ext.engine.record import Record, say_what_begins
 from mae_ext.engine.run import Run, begin
 from mae_ext.engine.saves import Saves, clear, own
-from mae_ext.engine.start_config import with_start
+from mae_ext.engine.start_config import asked_for
 from mae_ext.engine.step import Step
 from mae_ext.engine.stop import Interrupted, StopFlag
-from mae_ext.errors import NoneUsable, NonFinite, RunError, Stopped, UserError, cause_of
-from mae_ext.interop.files import FOLDER
-from mae_ext.overrides import configured
-
-START = "start.json"
-"""Of a run: what became of the weights that it started from, tensor by tensor."""
+from mae_ext.errors import NoneUsable, NonFinite, RunError, Stopped, cause_of
 
 
 def train(
@@ -60,18 +55,7 @@ def train(
     2
     """
     out = Path(out)
-    paths = [None if path is None else str(path) for path in (data, test)]
-    if not isinstance(config, Config):
-        config = with_start(*load_values(config, sets), init, out)
-        sets = ()
-    elif init is not None:
-        raise UserError("init is for a config by name or file; a Config in memory says it itself: config.init")
-    if sets or steps is not None or any(paths):
-        config = configured(config, paths[0], sets, steps, paths[1])
-    unset = [name for name, modality in config.modalities.items() if modality.data.path is None]
-    if unset:
-        raise UserError(f"modalities.{unset[0]}.data.path is not set: give --data PATH, in Python data=PATH")
-    _check_place(out)
+    config = asked_for(config, out, data, test, steps, sets, init)
     settle_in()  # before torch's threads are there, which take it over
     ranks = join(config.train.device)
     try:
@@ -93,20 +77,11 @@ def train(
     return out
 
 
-def _check_place(out: Path) -> None:
-    """Raises UserError where a run would hide weights of another program: a folder with both is taken for the run."""
-    held = next((name for name in FOLDER if (out / name).is_file()), None)
-    if held is not None and not (out / "checkpoints").is_dir():
-        raise UserError(f"{out}: holds weights of another program ({held}), which a run there would hide; name another")
-
-
 def _train(run: Run, out: Path, stop: StopFlag) -> None:
     start, total, done, alone = run.at.step, run.schedule.steps, run.at.step, run.ranks.world == 1
     if run.ranks.main:
         clear(out, run)  # before ranks meet, after which each writes files of its own
         write_durably(out / "config.yaml", run.config.to_yaml())
-        if run.start is not None:
-            write_durably(out / START, run.start.to_json())
         say_what_begins(run, out)
     record = Record(run, out, stop)
     take_step, saves = Step(run, record.share), Saves(run, out, record)

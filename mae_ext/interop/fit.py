@@ -1,6 +1,5 @@
 """Weights of one model for another: of other sizes, patches, channels and axes. Said once, for every start."""
 
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -16,6 +15,7 @@ from mae_ext.interop.places import Places, differing, moved
 from mae_ext.modality_config import ModalityConfig
 from mae_ext.model.mae import MAE
 from mae_ext.model.modality import Modality
+from mae_ext.strict_json import dumps
 
 STATISTICS = ("mean", "std")
 """Buffers of a modality that are measured and not learned."""
@@ -105,8 +105,8 @@ class _Fit:
         wrong = [key for key in ours if not self._alike(key, ours[key], theirs[key])]
         if not wrong:
             return
-        says = ", ".join(f"{key} is {json.dumps(ours[key])}, and {json.dumps(theirs[key])} there" for key in wrong)
-        sets = " ".join(f"--set {key}={json.dumps(theirs[key])}" for key in wrong)
+        says = ", ".join(f"{key} is {dumps(ours[key])}, and {dumps(theirs[key])} there" for key in wrong)
+        sets = " ".join(f"--set {key}={dumps(theirs[key])}" for key in wrong)
         if all(key.startswith("model.decoder.") for key in wrong):
             part, way = "a decoder", "begin with init_parts=encoder and a new decoder, or take theirs:"
         else:

@@ -312,8 +312,9 @@ def config_of(name: str, modality: Mapping[str, Any], model: Mapping[str, Any], 
     """
     if mask := modality.get("mask"):
         grid = grid_of(tuple(modality["size"]), tuple(modality["patch"]))
-        count = prod(grid[1:] if mask["name"] == "tube" else grid)
-        modality = {**modality, "mask": {**mask, "ratio": min(mask["ratio"], (count - 1) / count)}}
+        # A tube is rounded to one place at least, by its masker.
+        if mask["name"] != "tube" and prod(grid) * (1 - mask["ratio"]) < 1:
+            modality = {**modality, "mask": {**mask, "ratio": (prod(grid) - 1) / prod(grid)}}
     return parse_config(
         {
             "modalities": {name: {"batch": 1, **modality}},

@@ -8,9 +8,10 @@ import torch
 
 from mae_ext.config import Config
 from mae_ext.engine import checkpoint
+from mae_ext.engine.record import START
 from mae_ext.engine.start import Named, known_of, opened
 from mae_ext.engine.start_config import with_start
-from mae_ext.engine.train import START, train
+from mae_ext.engine.train import train
 from mae_ext.errors import CheckpointError, ConfigError, UserError
 from mae_ext.features.encoder import load_encoder
 

@@ -62,7 +62,7 @@ def test_onnx_tells_users_nothing_but_what_is_theirs(runs, tmp_path, capfd, recw
         (
             "onn",
             "e.onnx",
-            r"--to onn: no such format, did you mean 'onnx'\? \(there are: mae, timm, .*torch-export, onnx\)",
+            r"--to onn: no such format, did you mean 'onnx'\? \(there are: dino, .*torch-export, onnx\)",
         ),
         ("onnx", "e.pt2", r"--to onnx writes a file; name it e.pt2.onnx"),
         ("torch-export", "e", r"--to torch-export writes a file; name it e.pt2"),
