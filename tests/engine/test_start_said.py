@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mae_ext.engine.start import Named, opened
 from mae_ext.engine.start_config import with_start
@@ -60,7 +60,7 @@ def exported(run, tmp_path):
 @pytest.mark.parametrize(
     ("hints", "told"),
     [
-        ("patch=4x4", "patch=4x4 after '::', and the weights say 8x4; remove it"),
+        ("patch=4x4,grid=3x4", "patch=4x4 after '::', and the weights say 8x4; remove it"),
         ("size=48x48,grid=3x4", "size=48x48 after '::', and the weights say 24x16; remove it"),
     ],
 )
@@ -69,6 +69,16 @@ def test_a_hint_that_the_weights_contradict_is_refused(hints, told, make_run, tm
     assert opened(f"{file}::heads=2,grid=3x4,patch=8x4,size=24x16").config.model.heads == 2
     with pytest.raises(CheckpointError, match=re.escape(told)):
         opened(f"{file}::heads=2,{hints}")
+
+
+def test_weights_of_eight_bits_are_read_as_the_numbers_that_they_are(make_run, tmp_path):
+    file = exported(make_run(), tmp_path)
+    whole = opened(f"{file}::heads=2,grid=3x4").weights
+    small = {name: value.to(torch.float8_e4m3fn) for name, value in load_file(file).items()}
+    save_file(small, tmp_path / "small.safetensors")
+    read = opened(f"{tmp_path}/small.safetensors::heads=2,grid=3x4").weights
+    name = "encoder.trunk.blocks.0.mlp.up.weight"
+    assert read[name].equal(whole[name].to(torch.float8_e4m3fn).float())
 
 
 def test_weights_without_a_decoder_draw_nothing_and_it_is_said_how_they_would(make_run, striped, tmp_path):
