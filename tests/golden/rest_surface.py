@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import typer
-from golden.rest import Note, area, told
+from golden.rest import Note, area, digest, told
 from pydantic import BaseModel
 
 import mae_ext
@@ -55,7 +55,14 @@ def constants(note: Note) -> None:
                 if name in ("NATIVE", "ONEDNN", "T", "LOADED", "ALL"):
                     continue  # of this processor
                 value = sorted(value) if isinstance(value, set | frozenset) else value
-                note(f"{module.__name__}.{name}", plain(value))
+                shown = plain(value)
+                if (
+                    module.__name__.startswith("mae_ext.interop.")
+                    and isinstance(value, dict | tuple)
+                    and len(value) > 3
+                ):
+                    shown = digest(str(value))  # tables of other programs' names, which are long
+                note(f"{module.__name__}.{name}", shown)
 
 
 @area()

@@ -7,7 +7,7 @@ import pytest
 from golden import rest, rest_child
 
 AREAS = rest.load()
-MOST_BYTES = 360_000
+MOST_BYTES = 400_000
 
 pytestmark = pytest.mark.timeout(900)  # half a minute of one core, which may be shared
 pytest.importorskip("pycocotools", reason="pip install 'mae-ext[detect]'")
