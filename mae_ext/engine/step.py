@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mae_ext.config import Config
 from mae_ext.data.batch import Batch
+from mae_ext.engine.gate import Gate
 from mae_ext.engine.precision import autocast
 from mae_ext.engine.run import Run
 from mae_ext.engine.task import Task
@@ -18,14 +19,6 @@ from mae_ext.errors import NonFinite
 from mae_ext.model.mae import Encoder
 from mae_ext.model.transformer import drop_path_gates
 from mae_ext.rng import rng
-
-MAX_SKIPPED = 20
-"""Updates in a row that fp16's loss scaler may skip. It begins at 2^16 and halves with each: what 16 halvings do not
-cure, at any model's start, is not the scale. In a run that is under way one or two in a row are usual."""
-
-SMALLEST_SCALE = 1.0
-"""A gradient that is not finite at this scale is so by itself: below it, scaling makes gradients smaller than they are,
-and its purpose is the contrary."""
 
 LAG = {"cpu": 0}
 """Steps that the host reads behind, by kind of device; 1 where it is not named. A CPU has its answer at once."""
@@ -72,28 +65,6 @@ class Objective(nn.Module):
     def _drop(self, gates: Tensor | None) -> None:
         for encoder in self.encoders:
             encoder.gates = gates
-
-
-class Gate:
-    """Whether updates go through, decided on the device, so that the host need not wait for it before an update.
-
-    closed: () bool, true from the first step on that was not finite: no update goes through any more, however late the
-    host reads of it. skipped: () float32, updates in a row that fp16's loss scaler has left out.
-    """
-
-    def __init__(self, device: torch.device, skipped: int) -> None:
-        self.closed = torch.zeros((), dtype=torch.bool, device=device)
-        self.skipped = torch.full((), float(skipped), device=device)
-
-    def __call__(self, unhealthy: Tensor, infinite: Tensor, scale: Tensor) -> Tensor:
-        """() bool: a loss, or without fp16 a gradient, is not finite; any gradient is not. () float32: the loss scale.
-
-        -> () float32: 1 where the update must not happen, else 0, as PyTorch's fused optimisers take it.
-        """
-        self.skipped = (self.skipped + 1) * infinite
-        hopeless = infinite & ((self.skipped >= MAX_SKIPPED) | (scale <= SMALLEST_SCALE))
-        self.closed = self.closed | unhealthy | hopeless
-        return (self.closed | infinite).float()
 
 
 class Unread(NamedTuple):

@@ -10,9 +10,10 @@ import torch
 from mae_ext.config import parse_config
 from mae_ext.data.batch import Batch
 from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.gate import MAX_SKIPPED
 from mae_ext.engine.optim import Schedule
 from mae_ext.engine.run import assembled
-from mae_ext.engine.step import MAX_SKIPPED, Step
+from mae_ext.engine.step import Step
 from mae_ext.errors import NonFinite
 from mae_ext.rng import rng
 
