@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from mae_ext.data.image.channels import MODES, as_planes, meant, scaled
 from mae_ext.data.image.file import Tiles, deep, tiles_of
+from mae_ext.data.image.jpeg import decoded
 from mae_ext.data.image.tiff import Tiff
 from mae_ext.data.image.tiff_segment import Pixels
 from mae_ext.errors import BadSample
@@ -26,8 +27,11 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 Box = tuple[float, float, float, float]
 """left, top, right, bottom, in pixels."""
 
-Cut = tuple[list[Image.Image], Box]
-"""Planes, of L, RGB, RGBA or F each, and a box in their pixels."""
+Plane = Image.Image | NDArray[np.uint8]
+"""L, RGB, RGBA or F; as an array (H, W) or (H, W, 3), which L and RGB may be."""
+
+Cut = tuple[Sequence[Plane], Box]
+"""Planes and a box in their pixels."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +224,13 @@ def _orientation(image: Image.Image, content: bytes) -> Turn:
 
 def _planes(
     address: str, image: Image.Image, content: bytes, tiles: Tiles, channels: int, bands: tuple[int, ...] | None
-) -> list[Image.Image]:
+) -> Sequence[Plane]:
     """Decode: one image in L, RGB or RGBA (on its way to `channels`), or one for each channel."""
     if numbers := deep(image, content, tiles):
         pixels, form, full = numbers
         return as_planes(meant(address, pixels, form, full, channels, bands), bands is None)
+    if bands is None and (plane := decoded(image, content)) is not None:
+        return [plane]
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
         return as_planes(meant(address, np.asarray(image)[..., None], "grey", 65535, channels, bands), bands is None)
