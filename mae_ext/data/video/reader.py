@@ -50,11 +50,12 @@ Short = Literal["hold", "spread", "refuse"]
 
 @dataclass(frozen=True)
 class _Frames:
-    """times: (n,) seconds, ascending. extent: (H, W). take: ascending, different numbers -> (m, H, W, 1 or 3) uint8."""
+    """times: (n,) seconds, ascending. extent: (H, W). frames: (n, H, W, 1 or 3) uint8, of which no more than
+    boxes are touched, or what decodes some, by ascending, different numbers."""
 
     times: NDArray[np.float64]
     extent: tuple[int, int]
-    take: Callable[[Sequence[int]], NDArray[np.uint8]]
+    frames: NDArray[np.uint8] | Callable[[Sequence[int]], NDArray[np.uint8]]
 
 
 class VideoReader:
@@ -184,8 +185,11 @@ class VideoReader:
             starts = extent.size[0] - self.size[0] + 1
             numbers = [self._numbers(box, film.times, starts) for box in boxes]
             wanted = sorted({number for row in numbers for number in row})
-            frames = film.take(wanted)
             place = {number: i for i, number in enumerate(wanted)}
+            if isinstance(film.frames, np.ndarray):
+                frames, place = film.frames, {number: number for number in wanted}
+            else:
+                frames = film.frames(wanted)
             return [
                 Sample(self._view(frames, [place[number] for number in row], box), address, extent=extent, box=box)
                 for row, box in zip(numbers, boxes, strict=True)
@@ -233,8 +237,7 @@ class VideoReader:
         if ROW.fullmatch(address):
             yield _array(address, fetch(address, self.memory_bytes // 4))
         elif (entry := self._prepared(address, counted, fills)) is not None:
-            frames = entry.array
-            yield _Frames(np.array(entry.meta["times"]), frames.shape[1:3], lambda numbers: frames[list(numbers)])
+            yield _Frames(np.array(entry.meta["times"]), entry.array.shape[1:3], entry.array)
         else:
             with self._decode(address, counted) as opened:
                 yield _Frames(opened.clip.times, (opened.clip.height, opened.clip.width), opened.frames)
@@ -333,7 +336,7 @@ def _array(address: str, content: Any) -> _Frames:
     if frames.shape[3] not in (1, 3):
         raise BadSample(address, "channels", f"the array has {frames.shape[3]}, expected 1 or 3")
     times = np.arange(len(frames), dtype=np.float64)
-    return _Frames(times, (frames.shape[1], frames.shape[2]), lambda numbers: frames[list(numbers)])
+    return _Frames(times, (frames.shape[1], frames.shape[2]), frames)
 
 
 def _with_channels(x: Tensor, channels: int) -> Tensor:
