@@ -109,7 +109,7 @@ class TrainConfig(Section):
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read files; with 0 the run does."""
     prefetch: Positive = 2
-    """Steps that each worker is asked for ahead."""
+    """Batches (with `accumulate` parts of them) that each worker is asked for ahead."""
     worker_timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds without a batch after which a worker counts as hung and is replaced."""
     save_every: Positive = 500

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent / "mae_ext"
 ASIDE = {
     "cli/app.py": "how any command line becomes an exit code",
     "data/batch.py": "tensors to the device, rows of a batch",
+    "data/loading/copies.py": "the parts of a batch, one after the other, on the device",
     "data/loading/loader.py": "takes the batch that a worker has made",
     "engine/distributed.py": "what ranks tell each other",
     "engine/gate.py": "whether an update goes through",

@@ -51,5 +51,5 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The samples start..stop, for gradient accumulation."""
+        """The samples start..stop. They share this one's memory."""
         return replace(self._each(lambda t: t[start:stop]), sources=self.sources[start:stop], bad=[])

@@ -37,9 +37,9 @@ class Ledger:
             for file in others:
                 file.unlink()
 
-    def note(self, step: int, batches: Mapping[str, Batch]) -> bool:
-        """Whether this rank met a bad file, in the batches of a step, that nobody has met so far."""
-        self._note(step, [row for batch in batches.values() for row in batch.bad])
+    def note(self, step: int, parts: Sequence[Mapping[str, Batch]]) -> bool:
+        """Whether this rank met a bad file, in the parts of a step, that nobody has met so far."""
+        self._note(step, [row for batches in parts for batch in batches.values() for row in batch.bad])
         return bool(self.news)
 
     def _note(self, step: int, rows: Sequence[dict[str, Any]]) -> None:

@@ -55,16 +55,16 @@ class Record:
         """Updates that fp16's loss scaler left out since the beginning of the run."""
         self.clocks, self.incidents = dict[int, Clock](), 0
 
-    def met(self, step: int, batches: dict[str, Batch], loader: Loader, began: float) -> bool:
-        """Of the batches of a step: whether this rank met a bad file that nobody has met so far."""
+    def met(self, step: int, parts: list[dict[str, Batch]], loader: Loader, began: float) -> bool:
+        """Of the parts of a step: whether this rank met a bad file that nobody has met so far."""
         self.clocks[step] = Clock(began, loader.waited)
         if self.run.ranks.main and step == self.run.at.step:
-            for remark in of_first_batch(self.run.config, batches):
+            for remark in of_first_batch(self.run.config, parts[0]):
                 warn(remark)
         for incident in loader.incidents[self.incidents :]:
             warn(f"a loader worker was replaced at step {incident.step + 1}: {incident.what}")
         self.incidents = len(loader.incidents)
-        return self.ledger.note(step + 1, batches)
+        return self.ledger.note(step + 1, parts)
 
     def share(self, step: int) -> None:
         """What any rank met in a step becomes known to all. Raises RunError where that makes too many bad files."""

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mae_ext.config import Config
 from mae_ext.data.batch import Batch
+from mae_ext.data.loading.copies import Copies
 from mae_ext.engine.gate import Gate
 from mae_ext.engine.precision import autocast
 from mae_ext.engine.run import Run
@@ -98,22 +99,22 @@ class Step:
         self.objective: Callable[..., tuple[Tensor, Tensor]] = (
             torch.compile(objective) if run.config.train.compile else objective
         )
-        self.gate = Gate(run.ranks.device, run.at.skipped)
+        self.gate, self.copies = Gate(run.ranks.device, run.at.skipped), Copies(run.ranks.device)
         self.unread: deque[Unread] = deque()
 
-    def __call__(self, step: int, batches: dict[str, Batch], stop: bool, news: bool = False) -> None:
-        """Takes the step; `answers` says how it went. stop, news: of this rank."""
-        run, train = self.run, self.run.config.train
-        batches = {name: replace(b, gates=self._gates(name, step, len(b.x))) for name, b in batches.items()}
-        losses, parts = torch.zeros(len(batches), device=run.ranks.device), train.accumulate
-        for part in range(parts):
-            micro = {n: b.rows(part * len(b.x) // parts, (part + 1) * len(b.x) // parts) for n, b in batches.items()}
+    def __call__(self, step: int, parts: list[dict[str, Batch]], stop: bool, news: bool = False) -> None:
+        """Takes the step; `answers` says how it went. parts: equal shares of this rank's batch. stop, news: its own."""
+        run, train, count = self.run, self.run.config.train, len(parts)
+        gates = {name: self._gates(name, step, count * len(batch.x)) for name, batch in parts[0].items()}
+        losses = torch.zeros(len(gates), device=run.ranks.device)
+        for part, batches in enumerate(self.copies(parts)):
+            micro = {n: replace(b, gates=_share(gates[n], part, len(b.x))) for n, b in batches.items()}
             if isinstance(self.objective, DistributedDataParallel):
-                self.objective.require_backward_grad_sync = part == parts - 1  # gradients are exchanged once
+                self.objective.require_backward_grad_sync = part == count - 1  # gradients are exchanged once
             with autocast(run.ranks.device, train.precision):
                 loss, each = self.objective(micro)
-            run.scaler.scale(loss / parts).backward()
-            losses += each / parts
+            run.scaler.scale(loss / count).backward()
+            losses += each / count
         run.scaler.unscale_(run.optimizer)
 
         # What `get_total_norm` does, by hand: the norm of each gradient says which was not finite.
@@ -187,3 +188,7 @@ class Step:
         if ranks.device.type == "cuda":
             drawn = drawn.pin_memory()  # else the copy waits for the device
         return drawn.to(ranks.device, non_blocking=True)
+
+
+def _share(gates: Tensor | None, part: int, rows: int) -> Tensor | None:
+    return None if gates is None else gates[part * rows : (part + 1) * rows]

@@ -85,10 +85,10 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         say_what_begins(run, out)
     record = Record(run, out, stop)
     take_step, saves = Step(run, record.share), Saves(run, out, record)
-    loader = Loader(StepData(run.data), run.config, start, total, run.ranks.device)
+    loader = Loader(StepData(run.data, run.config.train.accumulate), run.config, start, total, run.ranks.device)
 
-    def batch() -> dict[str, Batch]:
-        """The next one. A rank that is alone waits for none after a signal, and saves what it has: data may be slow."""
+    def batch() -> list[dict[str, Batch]]:
+        """The next, in its parts. A rank that is alone waits for none after a signal, but saves: data may be slow."""
         try:
             with stop.interrupts() if alone else nullcontext():
                 return next(loader)
@@ -101,8 +101,8 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         record.look(start)  # untrained, or what a signal left no time for
         while done < total:
             began = time.perf_counter()
-            batches = batch()
-            take_step(done, batches, bool(stop.received), record.met(done, batches, loader, began))
+            parts = batch()
+            take_step(done, parts, bool(stop.received), record.met(done, parts, loader, began))
             done += 1
             stopping = record.write(take_step.answers(everything=alone and bool(stop.received)))
             if stopping or saves.due(done) or record.due(done):

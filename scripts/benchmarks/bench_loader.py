@@ -73,7 +73,7 @@ def ours(config: Config, model: MAE, steps: int) -> Iterator[torch.Tensor]:
     loader = Loader(StepData(data), config, 0, steps, torch.device("cpu"))
     modality = model.modality()
     try:
-        for batches in loader:
+        for (batches,) in loader:
             yield modality.normalize(batches["image"].x)
     finally:
         loader.close()

@@ -68,7 +68,7 @@ def build(config: Config, device: torch.device, compiled: bool) -> Callable[[], 
     take, batches = Step(run), samples(config, backbone_of(run.model), device)
 
     def step() -> float:
-        take(0, batches, stop=False)
+        take(0, [batches], stop=False)
         (taken,) = take.answers(everything=True)
         return taken.losses[0]
 

@@ -86,7 +86,7 @@ def our_step(args: argparse.Namespace, device: torch.device, precision: str) -> 
     batches = {"image": Batch(x, mask).to(device)}
 
     def step() -> float:
-        take(0, batches, stop=False)
+        take(0, [batches], stop=False)
         (taken,) = take.answers(everything=True)
         return taken.losses[0]
 

@@ -72,7 +72,7 @@ def our_step(config: Config, args: argparse.Namespace, device: torch.device) -> 
     batches = {"video": Batch(x, mask).to(device)}
 
     def step() -> float:
-        take(0, batches, stop=False)
+        take(0, [batches], stop=False)
         (taken,) = take.answers(everything=True)
         return taken.losses[0]
 

@@ -70,7 +70,7 @@ def our_step(args: argparse.Namespace, device: torch.device, half: bool = False)
     batches = {"volume": Batch(scans(args), mask).to(device)}
 
     def step() -> float:
-        take(0, batches, stop=False)
+        take(0, [batches], stop=False)
         (taken,) = take.answers(everything=True)
         return taken.losses[0]
 

@@ -22,7 +22,7 @@ def test_as_many_bad_files_as_are_allowed_stop_no_run_and_one_more_does(tiny, ph
 
     def meet(step, count):
         bad = [{"modality": "image", "path": f"{n}.png", "kind": "empty", "detail": ""} for n in range(count)]
-        ledger.note(step, {"image": Batch(torch.zeros(0), bad=bad + bad)})
+        ledger.note(step, [{"image": Batch(torch.zeros(0), bad=bad + bad)}])
         ledger.share(config, data, step)
 
     for step in (1, 2):
@@ -42,7 +42,7 @@ def test_what_is_met_in_a_step_is_shared_when_its_answer_is_read_and_not_before(
     ledger = Ledger(tmp_path, 0, Ranks(0, 1, torch.device("cpu")))
     for step, names in ((1, "abc"), (2, "cdef")):
         bad = [{"modality": "image", "path": name, "kind": "empty", "detail": ""} for name in names]
-        assert ledger.note(step, {"image": Batch(torch.zeros(0), bad=bad)})
+        assert ledger.note(step, [{"image": Batch(torch.zeros(0), bad=bad)}])
     ledger.share(config, data, 1)
     with pytest.raises(RunError, match="6 of 40 files are bad"):
         ledger.share(config, data, 2)

@@ -48,7 +48,7 @@ def load(tiny, photos):
 
 def everything(loader):
     try:
-        return [step["image"] for step in loader]
+        return [part["image"] for step in loader for part in step]
     finally:
         loader.close()
 
@@ -90,7 +90,7 @@ def test_a_worker_that_dies_or_hangs_once_changes_no_batch(load, tmp_path, fault
     timeout = 3.0
     loader = load(fault=fault, once=str(tmp_path / "marker"), timeout=timeout)
     waits, batches = [], []
-    for step in loader:
+    for (step,) in loader:
         waits.append(loader.waited)
         batches.append(step["image"])
     loader.close()
@@ -128,7 +128,7 @@ def test_a_batch_that_lies_ready_for_longer_than_the_timeout_is_taken_and_nobody
     reference = everything(load(workers=0, match="nothing"))
     loader, batches = load(timeout=1.0, match="nothing"), []
     try:
-        for step in loader:
+        for (step,) in loader:
             batches.append(step["image"])
             time.sleep(0.8)
     finally:

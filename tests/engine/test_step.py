@@ -40,9 +40,16 @@ def make(train=None, weights=(1.0,), drop_path=0.0, ranks=CPU, rate=1e-3, **more
     return step, batches
 
 
+def cut(step, batches):
+    """Batches as a loader gives them: the equal parts that they are computed in."""
+    count, (rows, *_) = step.run.config.train.accumulate, [len(b.x) for b in batches.values()]
+    edges = [part * rows // count for part in range(count + 1)]
+    return [{name: b.rows(start, stop) for name, b in batches.items()} for start, stop in pairwise(edges)]
+
+
 def take(step, number, batches, stop=False, news=False):
     """A step whose answer is read at once."""
-    step(number, batches, stop, news)
+    step(number, cut(step, batches), stop, news)
     (taken,) = step.answers(everything=True)
     return taken
 
@@ -126,7 +133,7 @@ def test_the_encoder_has_the_gates_of_a_batch_for_its_loss_and_none_afterwards()
     handle.remove()
     fails = encoder.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        step(4, batches, False)
+        step(4, cut(step, batches), False)
     fails.remove()
     assert encoder.gates is None
 
@@ -222,7 +229,7 @@ def test_an_answer_is_read_so_many_steps_later_and_all_of_them_when_asked(lag):
     step, batches = make(lag=lag)
     read = []
     for number in range(3):
-        step(number, batches, False)
+        step(number, cut(step, batches), False)
         read.append([taken.step for taken in step.answers()])
     assert read == [[[0], [1], [2]], [[], [0], [1]]][lag]
     assert [taken.step for taken in step.answers(everything=True)] == [[], [2]][lag]
@@ -234,7 +241,7 @@ def test_answers_are_read_every_so_many_steps_when_the_config_says_so(lag):
     step, batches = make({"log_every": 3}, lag=lag)
     read = []
     for number in range(6):
-        step(number, batches, False)
+        step(number, cut(step, batches), False)
         read.append([taken.step for taken in step.answers()])
     assert read == [[[], [], [0, 1, 2], [], [], [3, 4, 5]], [[], [], [0, 1], [], [], [2, 3, 4]]][lag]
 
@@ -260,11 +267,11 @@ def test_nothing_is_changed_by_a_step_that_is_not_finite_nor_by_any_after_it(pre
     bad = {"m0": replace(batches["m0"], x=batches["m0"].x.clone())}
     bad["m0"].x[0, 0, 0, 0] = float("nan")
     for number in range(3):
-        step(number, batches, False)
+        step(number, cut(step, batches), False)
     before = state_of(step)
-    step(3, bad, False)
+    step(3, cut(step, bad), False)
     for number in range(4, 8):  # good again, but the gate is closed
-        step(number, batches, False)
+        step(number, cut(step, batches), False)
         assert same(before, state_of(step))
     with pytest.raises(NonFinite) as caught:
         list(step.answers(everything=True))
@@ -282,7 +289,7 @@ def test_rows_of_the_steps_before_one_that_is_not_finite_are_read_first(lag):
     for number in range(4):
         if number == 2:
             step.run.model.encoder.class_token.register_hook(lambda gradient: gradient * float("nan"))
-        step(number, batches, False)
+        step(number, cut(step, batches), False)
     answers = step.answers(everything=True)
     assert [next(answers).step, next(answers).step] == [0, 1]
     with pytest.raises(NonFinite) as caught:
@@ -296,7 +303,7 @@ def test_fp16_leaves_out_the_update_that_overflows_and_no_other_whenever_that_is
     step, batches = poisoned({"precision": "fp16"}, lambda call: call in (1, 3), lag=lag)
     states, taken = [], []
     for number in range(5):
-        step(number, batches, False)
+        step(number, cut(step, batches), False)
         states.append(state_of(step))
         taken += step.answers()
     taken += step.answers(everything=True)
@@ -313,7 +320,7 @@ def test_fp16_that_gives_up_is_told_of_the_step_it_gives_up_in_and_of_the_state_
 
     def go():
         for number in range(20):  # from the 18th on gradients are finite, and nothing learns from them
-            step(number, batches, False)
+            step(number, cut(step, batches), False)
             list(step.answers())
 
     with pytest.raises(NonFinite) as caught:
@@ -328,7 +335,7 @@ def test_a_lag_changes_no_bit():
     for lag in (0, 1):
         step, batches = make({"clip": 0.1, "accumulate": 2}, weights=(0.5, 2.0), drop_path=0.3, lag=lag)
         for number in range(4):
-            step(number, batches, False)
+            step(number, cut(step, batches), False)
             list(step.answers())
         ends.append(state_of(step))
     assert same(*ends)

@@ -29,6 +29,7 @@ class Mix:
         """target: which of the batch's targets, (B, classes), is mixed as x is."""
         if not (self.mixup or self.cutmix):
             return batch
+        assert keys[0].slot % 2 == 0 and len(batch.x) % 2 == 0, "whole pairs: `Examples.together` says 2"
         x = in_units(batch.x).clone()
         y = batch.targets[target].clone()
         for i in range(0, len(x), 2):

@@ -1,6 +1,7 @@
 """From files to batches: a batch is a function of (config, step), whoever makes it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -108,9 +109,20 @@ class ModalityData:
             unusable,
         )
 
-    def batch(self, step: int) -> Batch:
-        """What this rank trains on in `step`."""
+    def keys(self, step: int, part: int = 0, parts: int = 1) -> tuple[list[Key], slice]:
+        """What is read for one of the equal parts of this rank's batch in `step`, and which of it are the part's rows.
+
+        More than the part where its ends lie within neighbours that `Examples.finish` has to see together.
+        """
         keys = self.plan.keys(step)
+        size, together = len(keys) // parts, getattr(self.examples, "together", 1)
+        start, stop = part * size, (part + 1) * size
+        first = start - start % together
+        return keys[first : stop + -stop % together], slice(start - first, stop - first)
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """What this rank trains on in `step`, or one of its equal parts: the same rows, whoever makes which of them."""
+        keys, rows = self.keys(step, part, parts)
         bad: list[dict[str, Any]] = []
         samples: list[Sample] = []
         files: list[int] = []
@@ -129,7 +141,9 @@ class ModalityData:
             bad=bad,
             targets={name: torch.stack([s.targets[name] for s in samples]) for name in samples[0].targets},
         )
-        return batch if self.examples is None else self.examples.finish(batch, keys, step)
+        if self.examples is not None:
+            batch = self.examples.finish(batch, keys, step)
+        return batch if len(keys) == rows.stop - rows.start else replace(batch.rows(rows.start, rows.stop), bad=bad)
 
     def _mask(self, step: int, keys: list[Key], samples: list[Sample]) -> Mask:
         def generators(kind: str) -> list[torch.Generator]:
@@ -148,10 +162,20 @@ def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
 
 
 class StepData:
-    """step -> one batch for each modality. A pure function of its arguments."""
+    """step -> its parts (`train.accumulate` of them), each a batch for each modality. A pure function of its arguments.
 
-    def __init__(self, modalities: Mapping[str, ModalityData]) -> None:
-        self.modalities = dict(modalities)
+    What is made at a time, by a worker or here, is a part: no process has to hold a rank's whole batch.
+    """
 
-    def __getitem__(self, step: int) -> dict[str, Batch]:
-        return {name: data.batch(step) for name, data in self.modalities.items()}
+    def __init__(self, modalities: Mapping[str, ModalityData], accumulate: int = 1) -> None:
+        self.modalities, self.accumulate = dict(modalities), accumulate
+
+    def part(self, step: int, part: int) -> dict[str, Batch]:
+        return {name: data.batch(step, part, self.accumulate) for name, data in self.modalities.items()}
+
+    def unit(self, number: int) -> dict[str, Batch]:
+        """The parts of all steps, counted through: part p of step s is number s * accumulate + p."""
+        return self.part(*divmod(number, self.accumulate))
+
+    def __getitem__(self, step: int) -> list[dict[str, Batch]]:
+        return [self.part(step, part) for part in range(self.accumulate)]

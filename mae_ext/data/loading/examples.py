@@ -14,7 +14,8 @@ class Examples(Protocol):
     """Files with answers: what a task that is not pretraining reads. Picklable; a function of (config, key) alone.
 
     items: the files to train on. identity: whatever of the answers is not in the files' names (labels, say), for the
-    comparison that a resume makes. They may have `summary`, a line on their answers that is said at the start.
+    comparison that a resume makes. They may have `summary`, a line on their answers that is said at the start, and
+    `together`, how many neighbours `finish` has to see at once (1 where it is not said).
 
     >>> import dataclasses, numpy, torch, mae_ext
     >>> class Brightness:  # the answer is the mean of what is seen
@@ -48,7 +49,12 @@ class Examples(Protocol):
         ...
 
     def finish(self, batch: Batch, keys: Sequence[Key], step: int) -> Batch:
-        """What is done to a rank's whole batch, once, before it is cut for accumulation: mixup, say. Or nothing."""
+        """What is done to samples that are stacked: mixup, say. Or nothing.
+
+        The batch is a rank's, or a part of it (`train.accumulate`), that begins and ends between groups of `together`
+        slots: 2 for what mixes slots 2i and 2i + 1. A part that does not, as one of a single sample, is made with its
+        neighbours and cut afterwards, so what becomes of a sample must not depend on those outside of its group.
+        """
         ...
 
 

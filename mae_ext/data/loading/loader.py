@@ -1,4 +1,4 @@
-"""From steps to batches, whatever files and workers do.
+"""From steps to their parts, whatever files and workers do.
 
 A bad file is replaced by the next of the same permutation and reported. A worker that dies or hangs costs time, never
 data: its batches are made again, to the same bits, because a batch is a function of (config, step). A file that brings
@@ -46,32 +46,30 @@ class Loader:
         self.next_step, self.stop_step = start, stop
         self.incidents: list[Incident] = []
         self.waited = 0.0
-        self._ahead: dict[str, Batch] | None = None
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, self.train.prefetch))
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(data.accumulate, self.train.prefetch))
+        self._parts: list[dict[str, Batch]] = []
         self._closed = threading.Event()
+        self._units = range(start * data.accumulate, stop * data.accumulate)
         self._thread = threading.Thread(target=self._produce, name="loader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[dict[str, Batch]]:
+    def __iter__(self) -> Iterator[list[dict[str, Batch]]]:
         return self
 
-    def __next__(self) -> dict[str, Batch]:
+    def __next__(self) -> list[dict[str, Batch]]:
+        """The parts of the next step, in this machine's memory: for a GPU in such as it copies by itself (pinned)."""
         if self.next_step >= self.stop_step:
             raise StopIteration
         began = time.perf_counter()
-        batch = self._ahead if self._ahead is not None else self._take(self._queue.get())
+        while len(self._parts) < self.data.accumulate:  # which a signal may interrupt, and somebody ask again
+            made = self._queue.get()
+            if isinstance(made, BaseException):
+                raise made
+            self._parts.append(made)
         self.waited = time.perf_counter() - began
-        self._ahead = None
+        parts, self._parts = self._parts, []
         self.next_step += 1
-        if self.device.type != "cpu" and not self._queue.empty():
-            # Sent one step early, so that the copy runs beside this step's kernels.
-            self._ahead = self._take(self._queue.get())
-        return batch
-
-    def _take(self, made: Any) -> dict[str, Batch]:
-        if isinstance(made, BaseException):
-            raise made
-        return {name: batch.to(self.device) for name, batch in made.items()}
+        return parts
 
     def close(self) -> None:
         self._closed.set()
@@ -92,31 +90,32 @@ class Loader:
     def _produce(self) -> None:
         try:
             if self.train.workers == 0:
-                for step in range(self.next_step, self.stop_step):
+                for unit in self._units:
                     if self._closed.is_set():
                         return
-                    self._put(self.data[step])
+                    self._put(self.data.unit(unit))
             else:
                 self._produce_with_workers()
         except BaseException as error:  # noqa: BLE001 - it is raised again where the batch is asked for
             self._put(error)
 
     def _produce_with_workers(self) -> None:
-        """Step s is made by worker s mod n, which is asked for it `prefetch` turns ahead."""
+        """Part u of all steps is made by worker u mod n, which is asked for it `prefetch` turns ahead."""
         lifeline, kept_open = Pipe(duplex=False)
-        count, next_asked = min(self.train.workers, self.stop_step - self.next_step), self.next_step
-        workers = [Worker(self.data.__getitem__, lifeline) for _ in range(count)]
+        count, next_asked = min(self.train.workers, len(self._units)), self._units.start
+        workers = [Worker(self.data.unit, lifeline) for _ in range(count)]
 
         def replace(which: int) -> None:
             owed = list(workers[which].owed)
             workers[which].end()
-            workers[which] = Worker(self.data.__getitem__, lifeline)
-            for step in owed:
-                workers[which].ask(step)
+            workers[which] = Worker(self.data.unit, lifeline)
+            for unit in owed:
+                workers[which].ask(unit)
 
         try:
-            for step in range(self.next_step, self.stop_step):
-                while next_asked < min(self.stop_step, step + count * self.train.prefetch):
+            for unit in self._units:
+                step, part = divmod(unit, self.data.accumulate)
+                while next_asked < min(self._units.stop, unit + count * self.train.prefetch):
                     workers[next_asked % count].ask(next_asked)
                     next_asked += 1
                 made, failures = None, 0
@@ -124,15 +123,15 @@ class Loader:
                     if self._closed.is_set():
                         return
                     try:
-                        made = workers[step % count].answer(self.train.worker_timeout, POLL_S)
+                        made = workers[unit % count].answer(self.train.worker_timeout, POLL_S)
                     except WorkerLost as lost:
                         failures += 1
                         self.incidents.append(Incident(step, str(lost)))
                         if failures > 3:
                             raise RunError(f"step {step + 1}: {failures} workers failed on it: {lost}") from None
                         # All of them have to hear of a file that is set aside.
-                        known = failures == 2 and self._quarantine(step)
-                        for which in range(count) if known else [step % count]:
+                        known = failures == 2 and self._quarantine(step, part)
+                        for which in range(count) if known else [unit % count]:
                             replace(which)
                 self._put(self._pinned(made[0]))
         finally:
@@ -144,12 +143,12 @@ class Loader:
     def _pinned(self, batches: dict[str, Batch]) -> dict[str, Batch]:
         return {n: b.pin_memory() for n, b in batches.items()} if self.device.type == "cuda" else batches
 
-    def _quarantine(self, step: int) -> bool:
-        """Read each file of the batch in a sandbox, and set aside those that kill or hang it."""
+    def _quarantine(self, step: int, part: int) -> bool:
+        """Read each file of the part in a sandbox, and set aside those that kill or hang it."""
         any_set_aside = False
         with Sandbox(deadline_s=min(30.0, self.train.worker_timeout)) as sandbox:
             for data in self.data.modalities.values():
-                for key in data.plan.keys(step):
+                for key in data.keys(step, part, self.data.accumulate)[0]:
                     # And those that stand in for it where it is bad.
                     for index in islice(data.plan.candidates(key), MAX_SUBSTITUTES):
                         try:

@@ -76,6 +76,7 @@ class ClassExamples:
         assert items.labels is not None
         self.numbers = items.labels
         self.identity = json.dumps([items.classes, items.labels.tolist()]).encode()
+        self.together = 2 if task.mix.mixup or task.mix.cutmix else 1
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         shape = (self.modality.channels, *self.modality.size)
