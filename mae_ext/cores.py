@@ -37,29 +37,36 @@ def _here() -> int:
     return os.cpu_count() or 1
 
 
-def _quotas(system: Path) -> list[float]:
-    """Processors' worth of time for each control group, of version 2 or 1, that this process is in and that is limited.
+def groups(system: Path, controller: str, mounted: tuple[str, ...]) -> list[Path]:
+    """The folders of each control group, of version 2 or 1, that this process is in, of those that may be there.
 
-    A container may see its own group as the root, or under the host's name for it that does not exist inside.
+    A container may see its own group as the root, or under the host's name for it that does not exist inside. mounted:
+    below which names version 1 may have the controller.
     """
-    quotas: list[float | None] = []
-    for line in _read(system / "proc/self/cgroup").splitlines():
+    folders = []
+    for line in read(system / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if number == "0" and not controllers:
             mounts = [system / "sys/fs/cgroup", system / "sys/fs/cgroup/unified"]
-        elif "cpu" in controllers.split(","):
-            mounts = [system / "sys/fs/cgroup" / mount for mount in ("cpu", "cpu,cpuacct", "cpuacct,cpu")]
+        elif controller in controllers.split(","):
+            mounts = [system / "sys/fs/cgroup" / mount for mount in mounted]
         else:
             continue
         group = Path(name.lstrip("/"))
-        quotas += [_quota(mount / at) for mount in mounts for at in (group, *group.parents)]
+        folders += [mount / at for mount in mounts for at in (group, *group.parents)]
+    return folders
+
+
+def _quotas(system: Path) -> list[float]:
+    """Processors' worth of time of each control group that is limited."""
+    quotas = [_quota(group) for group in groups(system, "cpu", ("cpu", "cpu,cpuacct", "cpuacct,cpu"))]
     return [share for share in quotas if share is not None]
 
 
 def _quota(group: Path) -> float | None:
-    words = _read(group / "cpu.max").split() or [
-        word for name in ("quota", "period") for word in _read(group / f"cpu.cfs_{name}_us").split()
+    words = read(group / "cpu.max").split() or [
+        word for name in ("quota", "period") for word in read(group / f"cpu.cfs_{name}_us").split()
     ]
     try:
         quota, period = map(int, words)
@@ -68,7 +75,8 @@ def _quota(group: Path) -> float | None:
     return quota / period if quota > 0 and period > 0 else None
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """A file's text, "" where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae_ext.data.room import stacked
 from mae_ext.errors import BadSample, RunError, UserError
 from mae_ext.model.units import in_units
 
@@ -279,7 +280,7 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
     if len({x.dtype for x in views}) > 1:
         views = [in_units(x) for x in views]
     spacing = [None if sample.spacing is None else torch.tensor(sample.spacing) for sample in samples]
-    return torch.stack(views), stack_optional(spacing, "spacing")
+    return stacked(views), stack_optional(spacing, "spacing")
 
 
 def stack_optional(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
@@ -287,4 +288,4 @@ def stack_optional(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
     present = [part for part in parts if part is not None]
     if present and len(present) < len(parts):
         raise RunError(f"the reader gave '{what}' for {len(present)} of {len(parts)} samples of a batch")
-    return torch.stack(present) if present else None
+    return stacked(present) if present else None

@@ -30,10 +30,14 @@ START = "start.json"
 
 @dataclass
 class Clock:
-    """Of a step, in seconds: when it began and ended, and how long it waited for its batch. ended: None until then."""
+    """Of a step, in seconds: when it began and ended, and how long it waited for its batch. ended: None until then.
+
+    stages: what it took to make the batch, as `Loader.stages`.
+    """
 
     began: float
     waited: float
+    stages: dict[str, float]
     ended: float | None = None
 
 
@@ -57,7 +61,7 @@ class Record:
 
     def met(self, step: int, parts: list[dict[str, Batch]], loader: Loader, began: float) -> bool:
         """Of the parts of a step: whether this rank met a bad file that nobody has met so far."""
-        self.clocks[step] = Clock(began, loader.waited)
+        self.clocks[step] = Clock(began, loader.waited, loader.stages)
         if self.run.ranks.main and step == self.run.at.step:
             for remark in of_first_batch(self.run.config, parts[0]):
                 warn(remark)
@@ -78,6 +82,7 @@ class Record:
             stopping = stopping or taken.stopping
             if self.metrics and self.terminal:
                 row = row_of(self.run, taken, clock.waited, (clock.ended or time.perf_counter()) - clock.began)
+                row |= {f"loader/{name}": seconds for name, seconds in clock.stages.items()}
                 self.metrics.write(row)
                 self.terminal.show(row)
                 self.skipped += row.get("skipped", 0)

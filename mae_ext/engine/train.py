@@ -85,7 +85,8 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         say_what_begins(run, out)
     record = Record(run, out, stop)
     take_step, saves = Step(run, record.share), Saves(run, out, record)
-    loader = Loader(StepData(run.data, run.config.train.accumulate), run.config, start, total, run.ranks.device)
+    data = StepData(run.data, run.config.train.accumulate)
+    loader = Loader(data, run.config, start, total, run.ranks.device, take_step.copies)
 
     def batch() -> list[dict[str, Batch]]:
         """The next, in its parts. A rank that is alone waits for none after a signal, but saves: data may be slow."""

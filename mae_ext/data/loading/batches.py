@@ -13,8 +13,10 @@ from mae_ext.data.batch import Batch
 from mae_ext.data.crops import crop_sampler
 from mae_ext.data.loading.examples import Examples, HeldOut
 from mae_ext.data.plan import Key, Plan
+from mae_ext.data.room import stacked
 from mae_ext.data.sample import Reader, Sample, read_checked, stack, stack_optional
 from mae_ext.data.sources.table import list_items
+from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import patches
 from mae_ext.model.mask import Mask, draw_mask
@@ -127,7 +129,8 @@ class ModalityData:
         samples: list[Sample] = []
         files: list[int] = []
         for _, group in groupby(keys, key=lambda key: (key.epoch, key.place)):
-            file, views = self.read_or_replace(list(group), bad)
+            with stage("decode"):
+                file, views = self.read_or_replace(list(group), bad)
             samples += views
             files += [file] * len(views)
         x, spacing = stack(samples)
@@ -139,7 +142,7 @@ class ModalityData:
             files=torch.tensor(files),
             sources=[s.source for s in samples],
             bad=bad,
-            targets={name: torch.stack([s.targets[name] for s in samples]) for name in samples[0].targets},
+            targets={name: stacked([s.targets[name] for s in samples]) for name in samples[0].targets},
         )
         if self.examples is not None:
             batch = self.examples.finish(batch, keys, step)

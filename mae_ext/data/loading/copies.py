@@ -52,12 +52,11 @@ class Copies:
 
     A part may be used from when it is given until the next one is asked for; its memory is the next but one's. At most
     three are on the device: the one that is computed, the one that is copied, and the one that was computed before.
-    `seconds` is what copies took that have ended; it is for whoever reads it to set it back to 0.
     """
 
     def __init__(self, device: torch.device, lane: Lane | None = None) -> None:
         self.lane = CudaLane(device) if lane is None and device.type == "cuda" else lane
-        self.seconds = 0.0
+        self._seconds = 0.0
         self._flying: deque[Sent] = deque()  # whose source is still read
         self._used: deque[Sent] = deque()  # whose memory is still read, by what was computed
 
@@ -76,6 +75,11 @@ class Copies:
             here.used = self.lane.computed()
             self._used.append(here)
 
+    def taken(self) -> float:
+        """Seconds that copies took which have ended since this was last asked."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
     def _send(self, part: Part) -> Sent:
         assert self.lane is not None
         # Memory that is let go is the next copy's. Of what was sent before, all but the newest is computed when the
@@ -91,7 +95,7 @@ class Copies:
         while self._flying and (len(self._flying) > most or self._flying[0].end.query()):
             sent = self._flying.popleft()
             sent.end.synchronize()
-            self.seconds += sent.began.elapsed_time(sent.end) / 1000
+            self._seconds += sent.began.elapsed_time(sent.end) / 1000
             sent.source = None
 
 

@@ -146,8 +146,6 @@ def _in_workers(read: _Read, workers: int, deadline_s: float) -> Generator[list[
             while made is None:
                 try:
                     made = crew[here].answer(deadline_s, POLL_S)
-                except BadSample as error:  # an answer that is an exception is raised
-                    made = (error,)
                 except WorkerLost:
                     # Once more, as the loader does: what passes by itself must not change the numbers.
                     owed = [step for step in crew[here].owed if step != index]

@@ -2,8 +2,8 @@
 
 Not torch's DataLoader: its workers share a queue and an event, which one that is killed may leave locked, and a tensor
 can be fetched only while the worker that made it still answers: one that spins in a decoder with the GIL held stops the
-run, not for a timeout but for ever. Here a batch is a file in memory whose descriptor travels with the message. Once
-sent, it needs nobody.
+run, not for a timeout but for ever. Here what is made lies in a slot of a ring (`ring.py`) that both sides have mapped.
+Once spoken of, it needs nobody.
 """
 
 import contextlib
@@ -12,19 +12,20 @@ import os
 import pickle
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import IO, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from mae_ext.data.loading.ring import Filled, Pin, Ring, Shelf
 from mae_ext.data.loading.sandbox import START_S, forkserver, start
+from mae_ext.data.room import made_in
+from mae_ext.data.stages import Stopwatch, stage, timed
 from mae_ext.errors import RunError, UserError
 
 
@@ -36,10 +37,13 @@ class Worker:
     """A process that answers make(step) for each step that it is asked for, in that order.
 
     make: picklable; what it returns may hold tensors. lifeline: the reading end of a pipe that only the parent writes.
+    pinned, stages: of the last answer, whether a GPU copies from its memory by itself (see `Pin`), and the seconds that
+    each of STAGES took.
     """
 
-    def __init__(self, make: Callable[[int], Any], lifeline: Connection) -> None:
+    def __init__(self, make: Callable[[int], Any], lifeline: Connection, pin: Pin | None = None) -> None:
         context = forkserver()
+        self.ring, self.pinned, self.stages = Ring(pin), False, dict[str, float]()
         self.owed: deque[int] = deque()
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_work, args=(end, lifeline, make), daemon=True, name="mae_ext worker")
@@ -53,7 +57,7 @@ class Worker:
             self._since = max(self._since, time.monotonic())
         self.owed.append(step)
         with contextlib.suppress(OSError):  # it is dead, which `answer` will find
-            self._pipe.send(step)
+            self._pipe.send((step, self.ring.freed()))
 
     def answer(self, timeout_s: float, patience_s: float) -> tuple[Any] | None:
         """The first owed result in a tuple, or None if it takes more than `patience_s` from now.
@@ -66,8 +70,10 @@ class Worker:
                 # Before its end, what it still had to say.
                 if self._pipe.poll(max(0.0, until - time.monotonic())):
                     kind, value = self._pipe.recv()
-                    if kind == "made":
-                        made = self._fetch()
+                    if kind != "begun":
+                        made, self.stages = value
+                        if kind == "made":
+                            made, self.pinned = self.ring.receive(made, self._pipe)
                         self.owed.popleft()
                         self._since = time.monotonic()
                         break
@@ -81,7 +87,7 @@ class Worker:
                 raise WorkerLost(f"no batch for {timeout_s:g} s")
             if now >= until:
                 return None
-        if isinstance(made, Exception):
+        if kind == "raised":
             raise made
         return (made,)
 
@@ -90,11 +96,7 @@ class Worker:
         self._process.kill()
         self._process.join(5.0)
         self._pipe.close()
-
-    def _fetch(self) -> Any:
-        with os.fdopen(reduction.recv_handle(self._pipe), "rb") as file:
-            file.seek(0)
-            return pickle.load(file)  # noqa: S301 our own child's
+        self.ring.close()
 
     def _obituary(self) -> str:
         self._process.join(5.0)
@@ -104,34 +106,43 @@ class Worker:
         return f"worker {self._process.pid} ended with exit code {code}"
 
 
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, value: Any) -> Any:
-        # As arrays, tensors are written and read without a copy in between.
-        return (torch.from_numpy, (value.numpy(),)) if type(value) is Tensor else NotImplemented
-
-
 def _work(pipe: Connection, lifeline: Connection, make: Callable[[int], Any]) -> None:
-    """The worker's life: a step, "begun", "made" with a descriptor, again, until the parent is gone."""
+    """The worker's life: a step, "begun", "made" with where it lies, again, until the parent is gone."""
     # Ctrl-C and a closed terminal reach the whole process group; the parent decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)
     _end_with_parent(lifeline)
+    shelf, watch = Shelf(), Stopwatch()
     while True:
         try:
-            step = pipe.recv()
+            step, freed = pipe.recv()
             pipe.send(("begun", time.monotonic()))  # a clock that all processes share
+            shelf.give(freed)
             try:
-                made = make(step)
+                with timed(watch):
+                    filled = _made(shelf, make, step)
             except Exception as error:  # noqa: BLE001 it is raised again where the batch is asked for
-                made = _portable(error)
-            with _memory_file() as file:
-                _Pickler(file, protocol=5).dump(made)
-                file.flush()
-                pipe.send(("made", step))
-                reduction.send_handle(pipe, file.fileno(), os.getppid())
+                pipe.send(("raised", (_portable(error), watch.taken())))
+                continue
+            pipe.send(("made", (filled, watch.taken())))
+            if filled.fresh:
+                reduction.send_handle(pipe, shelf.slots[filled.slot].handle, os.getppid())
         except (EOFError, ConnectionError):
             return
+
+
+def _made(shelf: Shelf, make: Callable[[int], Any], step: int) -> Filled:
+    """make(step), in a slot."""
+    slot = shelf.take()
+    try:
+        with made_in(slot), stage("transform"):
+            made = make(step)
+        with stage("share"):
+            return shelf.fill(slot, made)
+    except Exception:
+        shelf.give([slot.number])
+        raise
 
 
 def _portable(error: Exception) -> Exception:
@@ -143,12 +154,6 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001
         return RuntimeError("".join(traceback.format_exception(error)))
     return error
-
-
-def _memory_file() -> IO[bytes]:
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("mae_ext batch"), "wb")
-    return tempfile.TemporaryFile()
 
 
 def _end_with_parent(lifeline: Connection) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive
+from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample
 
 
@@ -90,10 +91,11 @@ def _opened(address: str) -> Iterator[tuple[int, int, int]]:
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:
-    content = os.pread(handle, size, offset)
-    while 0 < len(content) < size:  # one read returns at most 2 GiB, and less over a network
-        more = os.pread(handle, size - len(content), offset + len(content))
-        if not more:
-            break
-        content += more
+    with stage("read"):
+        content = os.pread(handle, size, offset)
+        while 0 < len(content) < size:  # one read returns at most 2 GiB, and less over a network
+            more = os.pread(handle, size - len(content), offset + len(content))
+            if not more:
+                break
+            content += more
     return content
