@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.model.mask import Mask
+from mae_ext.model.units import in_units
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Batch:
     mask: None where the task hides nothing. targets: (B, ...) each, by the names that the task's samples gave them.
     files: (B,) int64, the file of the list that a row is a view of. sources: its name. bad: rows of the ledger, for the
     files that were replaced. gates: (B, depth, 2) float32, what each branch of the encoder's blocks counts for a row
-    (drop path), or None; of the step, and drawn by it.
+    (drop path), or None; of the step, and drawn by it. levels: (B, C, 6) what the numbers of an x that travels as its
+    files store it mean (`model.units.in_units`), or None; a task's loss is given x in the reader's units.
 
     >>> import torch
     >>> from mae_ext import Batch
@@ -35,6 +37,13 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     files: Tensor | None = None
     gates: Tensor | None = None
+    levels: Tensor | None = None
+
+    def in_units(self) -> "Batch":
+        """x in the reader's units, float32, where it came as its files store it; else as it is."""
+        if self.levels is None and self.x.dtype != torch.float16:
+            return self
+        return replace(self, x=in_units(self.x, levels=self.levels), levels=None)
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -81,7 +81,8 @@ class Extent:
 class Sample:
     """One decoded view of a file.
 
-    x: (C, *S), uint8 (0..255, meaning 0..1) or float32 in the reader's units.
+    x: (C, *S), uint8 (0..255, meaning 0..1) or float32 in the reader's units. With levels, (C, 6), it is as its file
+    stores it, (C or 1, *S) of one of STORED, and `in_units(x, levels=levels)` is (C, *S) in the reader's units.
     valid: (1, *S) bool, where the loss counts; None is everywhere.
     spacing: mm (or seconds) per voxel along each axis after resizing; None where it has no meaning.
     targets: what a task wants answered of x, by name: of one shape and type in every sample. Readers give none.
@@ -100,6 +101,11 @@ class Sample:
     targets: dict[str, Tensor] = field(default_factory=dict)
     extent: Extent | None = None
     box: Crop | None = None
+    levels: Tensor | None = None
+
+
+STORED = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.float16)
+"""What a sample may travel as: half of a float32 or less."""
 
 
 class Reader(Protocol):
@@ -115,6 +121,8 @@ class Reader(Protocol):
     - `describe(address) -> str`: a line of what a file holds, then a line for each thing that may mislead.
     - `prepared(address)`, with an argument `cache`, a folder: decodes a source, keeps it there, and returns it. It is
       what `mae-ext prepare` calls.
+    - `read_as_stored(address, crops)`, as `read`, of samples that may be as their file stores them: with `levels`, or
+      in float16, which means itself. It is what goes to the device in training; all others ask `read`.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
 
     >>> import pathlib, numpy, torch
@@ -217,20 +225,32 @@ def held(reader: object, address: str) -> Iterator[None]:
 
 
 def read_checked(
-    reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None
-) -> list[Sample]:
-    """Reader.read, held to its contract. shape: (C, *S) of a sample. Raises BadSample; RunError for a reader's bug."""
+    reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None,
+    as_stored: bool = False,
+) -> list[Sample]:  # fmt: skip
+    """Reader.read, held to its contract. shape: (C, *S) of a sample. Raises BadSample; RunError for a reader's bug.
+
+    as_stored: read_as_stored, of a reader that has it: `stack_as_stored` takes what that gives.
+    """
     with held(reader, address):
-        samples = reader.read(address, crops)
-        shapes = [(tuple(sample.x.shape), sample.x.dtype) for sample in samples]
+        read = getattr(reader, "read_as_stored", reader.read) if as_stored else reader.read
+        samples: list[Sample] = read(address, crops)
+        shapes = [(_shape(sample), sample.x.dtype) for sample in samples]
+    types = (torch.float32, *STORED) if as_stored else (torch.uint8, torch.float32)
     if len(shapes) != len(crops) or any(
-        dtype not in (torch.uint8, torch.float32) or (shape is not None and given_shape != shape)
-        for given_shape, dtype in shapes
+        dtype not in types or (shape is not None and given_shape != shape) for given_shape, dtype in shapes
     ):
         wanted = f"{len(crops)} x {'' if shape is None else shape}"
         detail = f"gave {shapes} for {address}; expected {wanted} in uint8 or float32"
         raise RunError(f"reader {type(reader).__name__} {detail}")
     return samples
+
+
+def _shape(sample: Sample) -> tuple[int, ...]:
+    """(C, *S) of its x in units."""
+    if sample.levels is not None and len(sample.x) == 1:
+        return (len(sample.levels), *sample.x.shape[1:])
+    return tuple(sample.x.shape)
 
 
 @dataclass
@@ -261,13 +281,14 @@ def extent_of(reader: Reader, address: str) -> Extent:
 
 
 def read_placed(
-    reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None
-) -> list[Sample]:
+    reader: Reader, address: str, crops: Sequence[CropSampler], shape: tuple[int, ...] | None = None,
+    as_stored: bool = False,
+) -> list[Sample]:  # fmt: skip
     """`read_checked`, with `extent` and `box` in every sample, whether the reader gives them or not."""
     if hasattr(reader, "extent"):
-        return read_checked(reader, address, crops, shape)
+        return read_checked(reader, address, crops, shape, as_stored)
     noted = [_Noted(crop) for crop in crops]
-    samples = read_checked(reader, address, noted, shape)
+    samples = read_checked(reader, address, noted, shape, as_stored)
     return [replace(sample, extent=note.extent, box=note.box) for sample, note in zip(samples, noted, strict=True)]
 
 
@@ -276,11 +297,36 @@ def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
 
     Where 8-bit and float samples meet, 0..255 becomes the 0..1 that it means.
     """
-    views = [sample.x for sample in samples]
-    if len({x.dtype for x in views}) > 1:
-        views = [in_units(x) for x in views]
+    x, levels, spacing = stack_as_stored(samples)
+    return x if levels is None else in_units(x, levels=levels), spacing
+
+
+def stack_as_stored(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """B samples -> x (B, C, *S), its levels (B, C, 6) or None, and the spacing as `stack`.
+
+    As they are stored where all are so and one type holds them; else all in units, so that a batch has the same values
+    whatever it travels as.
+    """
+    views, levels = [sample.x for sample in samples], [sample.levels for sample in samples]
+    types = {x.dtype for x in views}
+    if types <= _INT16 and len(types) > 1 and None not in levels:
+        views, types = [x.to(torch.int16) for x in views], {torch.int16}
+    if len(types) > 1 or (None in levels and any(one is not None for one in levels)):
+        views = [in_units(sample.x, levels=sample.levels) for sample in samples]
+        levels = []
     spacing = [None if sample.spacing is None else torch.tensor(sample.spacing) for sample in samples]
-    return stacked(views), stack_optional(spacing, "spacing")
+    return stacked(views), _meanings(levels), stack_optional(spacing, "spacing")
+
+
+_INT16 = {torch.int8, torch.uint8, torch.int16}
+"""What int16 holds."""
+
+
+def _meanings(levels: Sequence[Tensor | None]) -> Tensor | None:
+    """In one dtype: that in which all of them are exact."""
+    present = [one for one in levels if one is not None]
+    wide = any(one.dtype == torch.float64 for one in present)
+    return torch.stack([one.double() if wide else one for one in present]) if present else None
 
 
 def stack_optional(parts: Sequence[Tensor | None], what: str) -> Tensor | None:

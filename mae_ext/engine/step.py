@@ -57,7 +57,7 @@ class Objective(nn.Module):
         try:
             for name, batch in batches.items():
                 self._drop(None if batch.gates is None else batch.gates.permute(1, 2, 0))
-                losses.append(self.task.loss(self.model, name, batch).float())
+                losses.append(self.task.loss(self.model, name, batch.in_units()).float())
         finally:
             self._drop(None)
         total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()

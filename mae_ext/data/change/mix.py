@@ -30,6 +30,7 @@ class Mix:
         if not (self.mixup or self.cutmix):
             return batch
         assert keys[0].slot % 2 == 0 and len(batch.x) % 2 == 0, "whole pairs: `Examples.together` says 2"
+        batch = batch.in_units()
         x = in_units(batch.x).clone()
         y = batch.targets[target].clone()
         for i in range(0, len(x), 2):

@@ -14,7 +14,7 @@ from mae_ext.data.crops import crop_sampler
 from mae_ext.data.loading.examples import Examples, HeldOut
 from mae_ext.data.plan import Key, Plan
 from mae_ext.data.room import stacked
-from mae_ext.data.sample import Reader, Sample, read_checked, stack, stack_optional
+from mae_ext.data.sample import Reader, Sample, read_checked, stack_as_stored, stack_optional
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
@@ -91,7 +91,7 @@ class ModalityData:
         ]
         if self.examples is not None:
             return self.examples.read(index, keys, crops)
-        return read_checked(self.reader, address, crops, (self.config.channels, *size))
+        return read_checked(self.reader, address, crops, (self.config.channels, *size), as_stored=True)
 
     def read_or_replace(self, keys: list[Key], bad: list[dict[str, Any]]) -> tuple[int, list[Sample]]:
         """The file and what is read of it; a bad one goes into `bad`, and the next of the permutation stands in."""
@@ -133,9 +133,10 @@ class ModalityData:
                 file, views = self.read_or_replace(list(group), bad)
             samples += views
             files += [file] * len(views)
-        x, spacing = stack(samples)
+        x, levels, spacing = stack_as_stored(samples)
         batch = Batch(
             x=x,
+            levels=levels,
             mask=self._mask(step, keys, samples) if self.examples is None else None,
             valid=stack_optional([s.valid for s in samples], "valid"),
             spacing=spacing,

@@ -210,9 +210,9 @@ def touched(x: NDArray[Any], taps: list[Taps]) -> tuple[NDArray[Any], list[Taps]
 
 
 def laid(x: NDArray[Any], where: tuple[slice, ...], size: tuple[int, ...], fill: Any) -> NDArray[Any]:
-    """(C, *stored) -> (C, *size), a copy: x where `runs` places it, fill, which broadcasts, in the rest."""
+    """(C, *stored) -> (C, *size): x where `runs` places it, fill, which broadcasts, in the rest; x where none is."""
     if all(r.stop - r.start == n for r, n in zip(where, size, strict=True)):
-        return x.copy()
+        return x
     out = np.empty((len(x), *size), x.dtype)
     out[:] = fill
     out[(slice(None), *where)] = x

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mae_ext.data.labelmap import Labels
-from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged, whole
+from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import Cache, Entry, source_identity
@@ -27,6 +27,7 @@ from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import build_intensity, check_body, check_lengths
+from mae_ext.data.volume.kept import from_kept, kept_whole
 from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
 from mae_ext.errors import BadSample
 
@@ -36,7 +37,7 @@ MAX_BYTES = 2 << 30
 HEADER_BYTES = 1 << 16
 """Of a file's beginning, where its header ends; a NRRD's, which is text, may be longer."""
 
-VERSION = 2
+VERSION = 3
 """Of what the cache holds. Raise it with every change of what `read` returns."""
 
 Time = Literal["first", "middle", "mean"]
@@ -107,10 +108,20 @@ class VolumeReader:
         self.cache = Cache(cache) if cache else None
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
+        return self._read(address, crops, as_stored=False)
+
+    def read_as_stored(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
+        """As `read`; where a crop is a cut of voxels that a file stores in 16 bits or less, these, with their `levels`.
+
+        The values are the same to the bit, in half the bytes or less: three windows of a CT are one int16.
+        """
+        return self._read(address, crops, as_stored=True)
+
+    def _read(self, address: str, crops: Sequence[CropSampler], as_stored: bool) -> list[Sample]:
         scan = self.prepared(address) if self.cache else self._scan(address)
         boxes = [self._box(scan, crop) for crop in crops]
         try:
-            return [self._sample(scan, box, address) for box in boxes]
+            return [self._sample(scan, box, address, as_stored) for box in boxes]
         except MemoryError as error:
             raise BadSample(address, "out of memory", str(error)) from error
 
@@ -155,27 +166,16 @@ class VolumeReader:
         assert self.cache is not None
         files = members(address, dicom.SUFFIXES) if _is_folder(address) else [address]
         key = {"reader": "volume", "version": VERSION, "source": [source_identity(f) for f in files], **self._rule()}
-        made: list[tuple[NDArray[np.float32], NDArray[np.bool_], Scan]] = []
+        made: list[tuple[Entry, NDArray[np.bool_]]] = []
 
-        def build() -> tuple[NDArray[np.float32], NDArray[np.bool_], Scan]:
+        def build() -> tuple[Entry, NDArray[np.bool_]]:
             if not made:  # both entries come from one reading
-                scan = self._scan(address)
-                size = scan.grid.shape
-                made.append((*scan.cut(whole(size), size), scan))
+                made.append(kept_whole(self._scan(address)))
             return made[0]
 
-        def voxels() -> Entry:
-            x, _, scan = build()
-            assert scan.levels is not None
-            fill = scan.levels(scan.fill.reshape(-1, 1, 1, 1)).ravel()
-            return Entry(x, {"spacing": scan.extent.spacing, "fill": [float(v) for v in fill]})
-
-        voxels_entry = self.cache.get_or_build({**key, "part": "voxels"}, voxels)
+        voxels = self.cache.get_or_build({**key, "part": "voxels"}, lambda: build()[0])
         valid = self.cache.get_or_build({**key, "part": "valid"}, lambda: Entry(build()[1].astype(np.uint8)))
-        a, b, c = voxels_entry.meta["spacing"]
-        grid = lattice(voxels_entry.array.shape[1:], (a, b, c), None)
-        fill = np.array(voxels_entry.meta["fill"], dtype=np.float32)
-        return Scan(voxels_entry.array, 1.0, 0.0, (a, b, c), fill, valid.array.view(np.bool_), None, grid)
+        return from_kept(voxels, valid.array.view(np.bool_))
 
     def _rule(self) -> dict[str, Any]:
         """All that changes a prepared scan."""
@@ -204,17 +204,19 @@ class VolumeReader:
         assert best is not None
         return best
 
-    def _sample(self, scan: Scan, box: Crop, address: str) -> Sample:
-        x, valid = scan.cut(box, self.size)
-        if turned := [axis for axis, flip in enumerate(box.flip) if flip]:
-            x, valid = np.flip(x, tuple(1 + axis for axis in turned)), np.flip(valid, tuple(turned))
+    def _sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
+        stored = scan.cut_as_stored(box, self.size) if as_stored else None
+        x, valid, *meaning = stored or scan.cut(box, self.size)
+        turned = [axis - 3 for axis, flip in enumerate(box.flip) if flip]
         extent = scan.extent
         assert extent.spacing is not None
         spacing = tuple(
             mm * (b - a) / n for mm, a, b, n in zip(extent.spacing, box.start, box.stop, self.size, strict=True)
         )
-        x, valid = np.ascontiguousarray(x), np.ascontiguousarray(valid)
-        return Sample(torch.from_numpy(x), address, torch.from_numpy(valid[None]), spacing, extent=extent, box=box)
+        return Sample(
+            *(_own(x, turned), address, _own(valid, turned)[None], spacing),
+            extent=extent, box=box, levels=torch.from_numpy(meaning[0]) if meaning else None,
+        )  # fmt: skip
 
     @judged
     def _header(self, address: str) -> Declared:
@@ -308,6 +310,12 @@ def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, tim
     return Declared(
         "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True, code=2
     )
+
+
+def _own(x: Array, turned: Sequence[int]) -> torch.Tensor:
+    """Flipped along `turned`, in memory of its own: a cut of a scan is a view of it, and may not be written to."""
+    view = np.flip(x, turned) if turned else x
+    return torch.from_numpy(view if view.base is None and view.flags.c_contiguous else view.copy())
 
 
 def _is_folder(address: str) -> bool:

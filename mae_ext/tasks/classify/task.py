@@ -80,7 +80,8 @@ class ClassExamples:
 
     def read(self, index: int, keys: Sequence[Key], crops: Sequence[CropSampler]) -> list[Sample]:
         shape = (self.modality.channels, *self.modality.size)
-        samples = read_checked(self.reader, self.items.addresses[index], crops, shape)
+        as_stored = not (self.task.distort or self.task.erase)
+        samples = read_checked(self.reader, self.items.addresses[index], crops, shape, as_stored)
         target = smoothed(torch.tensor(int(self.numbers[index])), len(self.classes), self.task.smoothing)
         labelled = []
         for sample, key in zip(samples, keys, strict=True):

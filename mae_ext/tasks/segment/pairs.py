@@ -234,7 +234,8 @@ class PairedExamples:
         for key, crop in zip(keys, crops, strict=True):
             drawn = ("balance", self.name, key.epoch, index, key.repeat)
             onto.append(OntoLabels(crop, self.task.balance, self.seed, drawn, labels, self.maps[index], address))
-        samples = read_placed(self.reader, address, onto, (self.modality.channels, *size))
+        shape, as_stored = (self.modality.channels, *size), not self.task.distort
+        samples = read_placed(self.reader, address, onto, shape, as_stored)
         pairs = []
         for sample, key in zip(samples, keys, strict=True):
             assert sample.box is not None
