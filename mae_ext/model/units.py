@@ -26,4 +26,4 @@ def _levelled(x: Tensor, levels: Tensor) -> Tensor:
     slope, inter = (row.narrow(levels.ndim - 2, 0, x.shape[levels.ndim - 2]) for row in rows[:2])
     shift, scale, low, high = (row.float() for row in rows[2:])
     y = (x.to(levels.dtype) * slope).add_(inter).float()
-    return y.sub(shift).div_(scale).clamp_(low, high)
+    return y.sub(shift).div_(scale).clamp_min_(low).clamp_max_(high)

@@ -117,6 +117,13 @@ class Cache:
                 self._warned = True
             return made
 
+    def holds(self, path: Path, entry: Entry) -> bool:
+        """Whether an entry that was got is still what the file at `path` holds, and is open."""
+        try:
+            return self._kept_open(path) is entry
+        except OSError:
+            return False
+
     def sweep(self) -> int:
         """Remove what killed writers left behind; how many files that were."""
         stale = [p for p in self.root.glob("*/.*.tmp-*") if p.stat().st_mtime < time.time() - STALE_S]

@@ -5,7 +5,9 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mae_ext.data.sample import Crop, Extent
 from mae_ext.data.volume.foreground import scaled, usable
@@ -70,11 +72,13 @@ class Scan:
         if copied is None or self.levels is None or self.voxels.dtype.newbyteorder("=") not in SMALL:
             return None
         near, where = copied
-        x, fill = self.voxels[(slice(None), *near)], self._stored_fill
-        if fill is None or (x.dtype.kind == "f" and not np.isfinite(x).all()):
+        x, fill = self.voxels[(slice(None), *near)], None
+        if x.shape[1:] != size and (fill := self._stored_fill) is None:
+            return None
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
             return None
         x = x.astype(x.dtype.newbyteorder("="), copy=False)
-        x = laid(x, where, size, fill.reshape(-1, 1, 1, 1))
+        x = laid(x, where, size, None if fill is None else fill.reshape(-1, 1, 1, 1))
         return x, laid(self.valid[near][None], where, size, False)[0], self._meaning
 
     @cached_property
@@ -114,3 +118,16 @@ class Scan:
     def share(self, box: Crop, size: tuple[int, ...]) -> float:
         """Valid share of a box, padding included."""
         return float(self._covered(self.grid.taps(box, size)).mean())
+
+
+def owned(x: Array, turned: tuple[int, ...]) -> Tensor:
+    """Flipped along `turned`, in memory of its own: a cut of a scan is a view of it, and may not be written to.
+
+    Copied, then flipped: in one go NumPy takes three times as long where the last axis runs backwards.
+    """
+    if x.dtype == np.bool_ and not any(x.strides):
+        return torch.tensor(bool(x.flat[0])).expand(x.shape)  # everything counts, which takes a byte to say
+    own = torch.from_numpy(x if x.base is None and x.flags.c_contiguous else x.copy())
+    if own.dtype == torch.uint16:  # which torch does not flip
+        return own.view(torch.int16).flip(turned).view(torch.uint16)
+    return own.flip(turned) if turned else own

@@ -22,9 +22,10 @@ class Levels:
         """(C, ...) in the scan's units -> (channels, ...)."""
         across = (-1, *[1] * (x.ndim - 1))
         shift, scale = (np.array(v, dtype=np.float32).reshape(across) for v in (self.shift, self.scale))
-        y = (x[list(self.channel)] - shift) / scale
-        clipped: NDArray[np.float32] = np.clip(y, self.low, self.high, dtype=np.float32)
-        return clipped
+        each = len(x) == 1 or self.channel == tuple(range(len(x)))  # one serves all, or each its own
+        y: NDArray[np.float32] = (x if each else x[list(self.channel)]) - shift
+        y /= scale
+        return np.clip(y, self.low, self.high, out=y, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
-from mae_ext.data.sources.cache import Cache, Entry, source_identity
+from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
 from mae_ext.data.sources.folder import members
 from mae_ext.data.sources.table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
-from mae_ext.data.volume.crops import Scan
+from mae_ext.data.volume.crops import Scan, owned
 from mae_ext.data.volume.dicom import series as dicom
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import build_intensity, check_body, check_lengths
-from mae_ext.data.volume.kept import from_kept, kept_whole
+from mae_ext.data.volume.kept import Known, from_kept, kept_whole
 from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
 from mae_ext.errors import BadSample
 
@@ -39,6 +38,10 @@ HEADER_BYTES = 1 << 16
 
 VERSION = 3
 """Of what the cache holds. Raise it with every change of what `read` returns."""
+
+KNOWN = MAPPED // 2
+"""Prepared scans that a process keeps at hand, two entries of the cache each: finding one anew takes ten times as long
+as to ask whether its source is as it was."""
 
 Time = Literal["first", "middle", "mean"]
 
@@ -106,6 +109,10 @@ class VolumeReader:
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
         self.cache = Cache(cache) if cache else None
+        self._known: dict[str, Known] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
         return self._read(address, crops, as_stored=False)
@@ -165,17 +172,26 @@ class VolumeReader:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
         assert self.cache is not None
         files = members(address, dicom.SUFFIXES) if _is_folder(address) else [address]
-        key = {"reader": "volume", "version": VERSION, "source": [source_identity(f) for f in files], **self._rule()}
-        made: list[tuple[Entry, NDArray[np.bool_]]] = []
+        source = [source_identity(f) for f in files]
+        known = self._known.get(address)
+        if known is not None and known.source == source and all(map(self.cache.holds, known.paths, known.entries)):
+            return known.scan
+        key = {"reader": "volume", "version": VERSION, "source": source, **self._rule()}
+        keys = [{**key, "part": part} for part in ("voxels", "valid")]
+        made: list[tuple[Entry, Entry]] = []
 
-        def build() -> tuple[Entry, NDArray[np.bool_]]:
+        def build() -> tuple[Entry, Entry]:
             if not made:  # both entries come from one reading
                 made.append(kept_whole(self._scan(address)))
             return made[0]
 
-        voxels = self.cache.get_or_build({**key, "part": "voxels"}, lambda: build()[0])
-        valid = self.cache.get_or_build({**key, "part": "valid"}, lambda: Entry(build()[1].astype(np.uint8)))
-        return from_kept(voxels, valid.array.view(np.bool_))
+        voxels = self.cache.get_or_build(keys[0], lambda: build()[0])
+        valid = self.cache.get_or_build(keys[1], lambda: build()[1])
+        scan = from_kept(voxels, valid.array)
+        if len(self._known) >= KNOWN:
+            self._known.clear()  # and not one by one: threads share it
+        self._known[address] = Known(source, [self.cache.path(k) for k in keys], [voxels, valid], scan)
+        return scan
 
     def _rule(self) -> dict[str, Any]:
         """All that changes a prepared scan."""
@@ -207,14 +223,14 @@ class VolumeReader:
     def _sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
         stored = scan.cut_as_stored(box, self.size) if as_stored else None
         x, valid, *meaning = stored or scan.cut(box, self.size)
-        turned = [axis - 3 for axis, flip in enumerate(box.flip) if flip]
+        turned = tuple(axis - 3 for axis, flip in enumerate(box.flip) if flip)
         extent = scan.extent
         assert extent.spacing is not None
         spacing = tuple(
             mm * (b - a) / n for mm, a, b, n in zip(extent.spacing, box.start, box.stop, self.size, strict=True)
         )
         return Sample(
-            *(_own(x, turned), address, _own(valid, turned)[None], spacing),
+            *(owned(x, turned), address, owned(valid, turned)[None], spacing),
             extent=extent, box=box, levels=torch.from_numpy(meaning[0]) if meaning else None,
         )  # fmt: skip
 
@@ -310,12 +326,6 @@ def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, tim
     return Declared(
         "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True, code=2
     )
-
-
-def _own(x: Array, turned: Sequence[int]) -> torch.Tensor:
-    """Flipped along `turned`, in memory of its own: a cut of a scan is a view of it, and may not be written to."""
-    view = np.flip(x, turned) if turned else x
-    return torch.from_numpy(view if view.base is None and view.flags.c_contiguous else view.copy())
 
 
 def _is_folder(address: str) -> bool:

@@ -1,5 +1,7 @@
 """Voxels as their file stores them: the least type that holds them, what stands for air, and what a number means."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,17 +50,16 @@ def meaning(slope: float, inter: float, levels: Levels) -> NDArray[np.floating]:
     whole = float(slope).is_integer() and float(inter).is_integer() and abs(slope) * (1 << 16) + abs(inter) <= EXACT
     # Where the file has neither slope nor intercept nothing is added: x + -0.0 is x, whatever its sign.
     inter = -0.0 if (slope, inter) == (1, 0) else inter
-    rows = [(slope, inter, shift, scale, levels.low, levels.high) for shift, scale in zip(levels.shift, levels.scale, strict=True)]
+    rows = [(slope, inter, *each, levels.low, levels.high) for each in zip(levels.shift, levels.scale, strict=True)]
     return np.array(rows, np.float32 if whole else np.float64)
 
 
-def stored_as(fill: NDArray[np.float32], slope: float, inter: float, kind: np.dtype[np.generic]) -> Array | None:
+def stored_as(fill: NDArray[np.float32], slope: float, inter: float, kind: np.dtype[Any]) -> Array | None:
     """(C,) in the scan's units -> (C,) the stored numbers that mean them to the bit; None where there are none."""
-    near = np.rint((fill.astype(np.float64) - inter) / slope) + np.arange(-1, 2)[:, None]
-    if kind.kind == "f":
-        near = ((fill.astype(np.float64) - inter) / slope)[None]
-    else:
-        near = near.clip(np.iinfo(kind).min, np.iinfo(kind).max)
+    near = ((fill.astype(np.float64) - inter) / slope)[None]
+    if kind.kind != "f":
+        bounds = np.iinfo(kind)
+        near = (np.rint(near) + np.arange(-1, 2)[:, None]).clip(bounds.min, bounds.max)
     some = near.astype(kind)
     hits = scaled(some, slope, inter) == fill
     return some[hits.argmax(0), np.arange(len(fill))] if hits.any(0).all() else None
