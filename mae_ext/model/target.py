@@ -89,7 +89,11 @@ class PixelTarget(nn.Module):
 
     def _at(self, tokens: Tensor, planes: Sequence[int] | None) -> Tensor:
         """(B, P, pix) -> the same of so many places along the first axis of a patch, (B, P, pix')."""
-        return tokens if self.planes is None else tokens.unflatten(-1, (self.first, -1))[:, :, planes].flatten(2)
+        if planes is None or self.planes is None:
+            return tokens
+        split = tokens.unflatten(-1, (self.first, -1))
+        # One by one: a list as an index is a tensor made on the CPU, for which a GPU is waited for.
+        return torch.stack([split[:, :, plane] for plane in planes], 2).flatten(2)
 
     def _by_channel(self, tokens: Tensor) -> Tensor:
         """(B, P, pix) -> (B, P, pixels, C) for "channel", else (B, P, pix, 1)."""

@@ -78,7 +78,8 @@ def test_half_floats_that_are_finite_travel_as_they_are(tmp_path):
     rows[1, 3, 4, 5] = np.nan
     np.savez(tmp_path / "a.npz", train_images=rows)
     for row, kind in ((0, torch.float16), (1, torch.float32)):
-        plain, stored = both(f"{tmp_path}/a.npz::train_images::{row}", INSIDE, intensity=WINDOWS, channels=3, min_finite=0.9)
+        options = {"intensity": WINDOWS, "channels": 3, "min_finite": 0.9}
+        plain, stored = both(f"{tmp_path}/a.npz::train_images::{row}", INSIDE, **options)
         assert stored.x.dtype == kind
         assert same_bits(in_units(stored.x, levels=stored.levels), plain.x)
 
