@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mae_ext.config import Config, parse_config
-from mae_ext.engine import checkpoint
+from mae_ext.engine import commit
 from mae_ext.model.mae import MAE
 
 
@@ -150,7 +150,7 @@ def make_run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[...
     def make(name: str = "run", **image: Any) -> Path:
         run, config = tmp_path / name, make_config(**image)
         tensors = {"model": MAE.from_config(config).state_dict()}
-        checkpoint.save(run / "checkpoints", 7, config, tensors, {})
+        commit.save(run / "checkpoints", 7, config, tensors, {})
         (run / "config.yaml").write_text(config.to_yaml())
         return run
 

@@ -6,7 +6,7 @@ import pytest
 
 from mae_ext.cards import HEAD, read_head, shipped
 from mae_ext.config import SIZES, find_config, json_schema, load_config, load_values, parse_config
-from mae_ext.engine import checkpoint
+from mae_ext.engine import commit
 from mae_ext.engine.optim import peak_lr
 from mae_ext.engine.start_config import with_start
 from mae_ext.errors import ConfigError
@@ -25,7 +25,7 @@ def test_the_recipes_that_the_documentation_names_ship():
 @pytest.mark.parametrize("name", ON_ANY_RUN)
 def test_a_recipe_for_ones_own_run_takes_architecture_and_reader_from_it(name, tmp_path):
     pretraining = load_config(ON_ANY_RUN[name])
-    saved = checkpoint.save(tmp_path / "checkpoints", 1, pretraining, {"model": {}}, {})
+    saved = commit.save(tmp_path / "checkpoints", 1, pretraining, {"model": {}}, {})
     config = with_start(*load_values(name), tmp_path)
     ((_, tuned),) = config.modalities.items()
     own = pretraining.modalities[next(iter(config.modalities))]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mae_ext.config import parse_config
-from mae_ext.engine import checkpoint
+from mae_ext.engine import commit
 from mae_ext.model.mae import MAE
 
 PAGE = Path(__file__).parent.parent / "docs" / "own_programs.md"
@@ -32,7 +32,7 @@ def program(
     model = {"width": 24, "depth": 12, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}
     config = parse_config({"modalities": {"scan": scans}, "model": model, "train": {"steps": 1}})
     weights = {"model": MAE.from_config(config).state_dict()}
-    checkpoint.save(runs / "scans" / "checkpoints", 1, config, weights, {})
+    commit.save(runs / "scans" / "checkpoints", 1, config, weights, {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mae_ext.config import Config
-from mae_ext.engine.checkpoint import BEST, prune, verify, write_durably
+from mae_ext.engine.checkpoint import BEST, verify, write_durably
+from mae_ext.engine.commit import prune
 from mae_ext.engine.log import Journal, warn
 from mae_ext.engine.task import chief_of
 from mae_ext.errors import CheckpointError, cause_of

@@ -1,9 +1,7 @@
 """Checkpoints: a directory that is either whole and verified, or not there.
 
 `step-00001000/` holds model.safetensors, optimizer.safetensors, state.json, config.yaml, and manifest.json with the
-sizes and SHA-256 of the others. It is built beside its place under a `.tmp-` name, each file fsynced, the manifest
-last, then renamed and the parent fsynced. Nothing is ever overwritten, and nothing older goes before the new one is
-verified.
+sizes and SHA-256 of the others. How they are written, engine/commit.py says.
 """
 
 import contextlib
@@ -11,25 +9,21 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from mae_ext.config import Config, parse_config
+from mae_ext.engine.failpoint import reach
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
-from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import read_yaml
-from mae_ext.version import __version__
 from mae_ext.writing import is_text
 
 FORMAT = 1
@@ -51,9 +45,13 @@ def write_durably(path: Path, text: str) -> None:
     """Replace a small file in one step: the old or the new content is there at every moment."""
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
+        reach("text.write")
         beside.write_text(text, encoding="utf-8")
+        reach("text.written")
         fsync(beside)
+        reach("text.fsynced")
         beside.replace(path)
+        reach("text.replaced")
     except OSError:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -64,47 +62,6 @@ def write_durably(path: Path, text: str) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def save(
-    directory: Path, step: int, config: Config, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> Path:
-    """Write `directory/step-XXXXXXXX` and return it. tensors: {"model": ..., "optimizer": ...}. Raises OSError."""
-    final = directory / f"step-{step:08d}"
-    if final.exists():
-        try:
-            verify(final)
-            return final
-        except CheckpointError:
-            set_aside(final)
-    directory.mkdir(parents=True, exist_ok=True)
-    building = directory / f"{final.name}.tmp-{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        building.mkdir()
-        for name, group in tensors.items():
-            on_cpu = {k: v.detach().to("cpu").contiguous() for k, v in group.items()}
-            save_file(on_cpu, building / f"{name}.safetensors")
-        (building / "state.json").write_text(dumps({"step": step, **state}, indent=1))
-        (building / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-        files = sorted(building.iterdir())
-        for file in files:
-            fsync(file)
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "files": {f.name: {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files},
-            "versions": {"mae_ext": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
-        }
-        (building / "manifest.json").write_text(dumps(manifest, indent=1))
-        fsync(building / "manifest.json")
-        fsync(building)
-        building.rename(final)
-        fsync(directory)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(building, ignore_errors=True)
-        raise error if isinstance(error, OSError) else OSError(str(error)) from error
-    return final
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -127,13 +84,6 @@ def steps_of(directory: Path) -> list[Path]:
     """Finished checkpoints, oldest first, verified or not."""
     steps = [p for p in directory.glob("step-*") if p.name.removeprefix("step-").isdigit() and p.is_dir()]
     return sorted(steps, key=lambda p: int(p.name.removeprefix("step-")))
-
-
-def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint to `.damaged`: for a person to look at, and in nobody's way."""
-    grave = path.with_name(f"{path.name}.damaged")
-    shutil.rmtree(grave, ignore_errors=True)
-    path.rename(grave)
 
 
 def is_run(path: str | Path) -> bool:
@@ -162,27 +112,6 @@ def latest(run: Path, warn: Any = None) -> Path | None:
     if problems:
         raise CheckpointError(f"{run}: no whole checkpoint is left: {'; '.join(problems)}")
     return None
-
-
-def prune(directory: Path, keep: int) -> None:
-    """Delete all but the newest `keep` and the run's best, after the newest was verified; and what killed savers left.
-
-    Where best.json cannot be read nothing is deleted that may be the best.
-    """
-    paths = steps_of(directory)
-    try:
-        spared = noted_best(directory.parent)
-        older = [path for path in paths[:-keep] if path.name != spared]
-    except CheckpointError:
-        older = []
-    if older:
-        verify(paths[-1])
-    for path in older:
-        # Out of sight first: a half-deleted directory must not look like a checkpoint.
-        doomed = path.with_name(f"{path.name}.tmp-old")
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-    sweep(directory)
 
 
 def noted_best(run: Path) -> str | None:
@@ -215,12 +144,6 @@ def best(run: str | Path) -> Path:
         raise CheckpointError(f"{run}: {BEST} names {name}, and there is no {checkpoint}: it was removed or moved")
     verify(checkpoint)
     return checkpoint
-
-
-def sweep(directory: Path) -> None:
-    """Remove what killed savers and killed pruners left behind."""
-    for leftover in directory.glob("step-*.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

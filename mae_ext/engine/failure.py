@@ -7,7 +7,7 @@ import torch
 
 from mae_ext.config import Config
 from mae_ext.data.loading.batches import StepData
-from mae_ext.engine import checkpoint
+from mae_ext.engine import checkpoint, commit
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
@@ -30,7 +30,7 @@ def recorded(failure: NonFinite, run: Run, skipped: int, out: Path) -> str:
         }
         try:
             where.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(where / "checkpoints", step, run.config, *run.snapshot(skipped))
+            commit.save(where / "checkpoints", step, run.config, *run.snapshot(skipped))
             checkpoint.write_durably(where / "record.json", dumps({**failure.record, "files": sources}, indent=1))
         except OSError as error:
             warn(f"the failure record could not be written: {cause_of(error)}")

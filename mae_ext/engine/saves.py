@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mae_ext.engine import checkpoint
+from mae_ext.engine import checkpoint, commit
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.record import Record
@@ -26,8 +26,8 @@ class Saves:
             return
         try:
             self.record.sync()
-            checkpoint.save(self.folder, step, self.run.config, *self.run.snapshot(skipped))
-            checkpoint.prune(self.folder, self.run.config.train.keep)
+            commit.save(self.folder, step, self.run.config, *self.run.snapshot(skipped))
+            commit.prune(self.folder, self.run.config.train.keep)
             self.at = step
         except (OSError, CheckpointError) as error:
             cause = cause_of(error) if isinstance(error, OSError) else error
@@ -70,7 +70,7 @@ def clear(out: Path, run: Run) -> None:
     """Out of the way: checkpoints too damaged to go on from, and what a run killed while writing left behind."""
     for path in checkpoint.steps_of(out / "checkpoints"):
         if run.checkpoint is not None and path.name > run.checkpoint.name:
-            checkpoint.set_aside(path)
-    checkpoint.sweep(out / "checkpoints")
+            commit.set_aside(path)
+    commit.sweep(out / "checkpoints")
     for leftover in out.glob("*.tmp-*"):
         leftover.unlink(missing_ok=True)

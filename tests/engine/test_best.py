@@ -9,7 +9,7 @@ from faults.kills import rows
 
 from mae_ext.cli import run
 from mae_ext.config import parse_config
-from mae_ext.engine import checkpoint
+from mae_ext.engine import checkpoint, commit
 from mae_ext.engine.best import Best
 from mae_ext.engine.log import Journal
 from mae_ext.errors import CheckpointError
@@ -30,8 +30,8 @@ def walk(config, tmp_path):
         best = Best(config, tmp_path, journal.rows)
         for step, loss in enumerate(losses, start + 1):
             if step not in unsaved:
-                checkpoint.save(tmp_path / "checkpoints", step, config, {"model": {"w": torch.ones(2)}}, {})
-                checkpoint.prune(tmp_path / "checkpoints", config.train.keep)
+                commit.save(tmp_path / "checkpoints", step, config, {"model": {"w": torch.ones(2)}}, {})
+                commit.prune(tmp_path / "checkpoints", config.train.keep)
             journal.write({"step": step, best.chief.score: loss})
             best.judge(step, {best.chief.score: loss}, journal)
         journal.close()
@@ -131,7 +131,7 @@ def test_a_best_that_cannot_be_opened_says_what_is_missing(walk, tmp_path, spoil
 def test_while_nobody_can_read_which_is_the_best_none_is_deleted(walk, config, tmp_path):
     walk([1.0, 2.0, 3.0])
     (tmp_path / "best.json").write_text("{")
-    checkpoint.prune(tmp_path / "checkpoints", 2)
+    commit.prune(tmp_path / "checkpoints", 2)
     assert kept(tmp_path) == [1, 2, 3]
 
 

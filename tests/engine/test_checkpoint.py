@@ -5,18 +5,18 @@ All 100 offsets are damaged in the fast suite. Every failpoint of a run, not one
     scripts/test -m slow -k failpoint -s
 """
 
-import errno
 import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from faults.kills import environment, rows, trajectory
 
 from mae_ext.cli import run
-from mae_ext.engine import checkpoint
+from mae_ext.engine import checkpoint, commit, failpoint
 from mae_ext.errors import CheckpointError
 
 
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
         for step in (7, 9):
             weights = {f"layer.{i}": torch.full((5, 7), float(step + i)) for i in range(3)}
             tensors = {"model": weights, "optimizer": {k: v + 1 for k, v in weights.items()}}
-            checkpoint.save(run / "checkpoints", step, config, tensors, {"files": {}})
+            commit.save(run / "checkpoints", step, config, tensors, {"files": {}})
         return run
 
     return make
@@ -125,17 +125,17 @@ def test_when_no_checkpoint_is_whole_that_is_an_error_and_not_a_fresh_start(two)
 def test_pruning_keeps_the_newest_and_clears_what_killed_savers_left(two, make_config):
     directory = two / "checkpoints"
     (directory / "step-00000011.tmp-123").mkdir()
-    checkpoint.save(directory, 12, make_config(), {"model": {"w": torch.ones(2)}}, {})
-    checkpoint.prune(directory, keep=2)
+    commit.save(directory, 12, make_config(), {"model": {"w": torch.ones(2)}}, {})
+    commit.prune(directory, keep=2)
     assert sorted(p.name for p in directory.iterdir()) == ["step-00000009", "step-00000012"]
 
 
 def test_nothing_is_deleted_before_the_newest_is_verified(two, make_config):
     directory = two / "checkpoints"
-    newest = checkpoint.save(directory, 12, make_config(), {"model": {"w": torch.ones(2)}}, {})
+    newest = commit.save(directory, 12, make_config(), {"model": {"w": torch.ones(2)}}, {})
     (newest / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError):
-        checkpoint.prune(directory, keep=2)
+        commit.prune(directory, keep=2)
     assert [p.name for p in checkpoint.steps_of(directory)] == ["step-00000007", "step-00000009", "step-00000012"]
     assert checkpoint.latest(two).name == "step-00000009"
 
@@ -143,12 +143,10 @@ def test_nothing_is_deleted_before_the_newest_is_verified(two, make_config):
 def test_saving_a_step_again_replaces_it_only_if_it_is_damaged(two, make_config):
     directory = two / "checkpoints"
     tensors = {"model": {"w": torch.ones(2)}}
-    kept = checkpoint.save(directory, 9, make_config(), tensors, {})
+    kept = commit.save(directory, 9, make_config(), tensors, {})
     assert "layer.1" in checkpoint.read_tensors(kept / "model.safetensors")
     (kept / "model.safetensors").write_bytes(b"rubbish")
-    assert "w" in checkpoint.read_tensors(
-        checkpoint.save(directory, 9, make_config(), tensors, {}) / "model.safetensors"
-    )
+    assert "w" in checkpoint.read_tensors(commit.save(directory, 9, make_config(), tensors, {}) / "model.safetensors")
     assert (directory / "step-00000009.damaged" / "model.safetensors").read_bytes() == b"rubbish"
 
 
@@ -169,63 +167,49 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_sam
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.fixture
+def failing(monkeypatch):
+    """As MAE_EXT_FAILPOINT says, in this process; counted anew."""
+
+    def plan(text):
+        monkeypatch.setattr(failpoint, "_PLAN", failpoint.read(text))
+        monkeypatch.setattr(failpoint, "_REACHED", Counter())
+
+    return plan
+
+
 FAILING = {
-    "the weights": ("mae_ext.engine.checkpoint.save_file", None),
-    "the flush": ("mae_ext.engine.checkpoint.fsync", None),
-    "the new folder": ("pathlib.Path.mkdir", "step-00000020"),
-    "the rename": ("pathlib.Path.rename", "step-00000020"),
+    "the weights": "file.write:280",
+    "the flush": "file.fsynced:7",
+    "the new folder": "folder.make:2",
+    "the manifest": "manifest.write:2",
+    "the rename": "folder.rename:2",
 }
+"""At the second of three saves, of four files each."""
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=["ENOSPC", "EROFS", "EIO"])
+@pytest.mark.parametrize("action", ["enospc", "erofs", "eio"])
 @pytest.mark.parametrize("where", FAILING)
 def test_a_disk_that_fails_while_saving_is_warned_of_and_training_goes_on(
-    tiny, photos, tmp_path, monkeypatch, capfd, where, code
+    tiny, photos, tmp_path, failing, capfd, where, action
 ):
-    target, only = FAILING[where]
-    module, _, name = target.rpartition(".")
-    import importlib
-    from pathlib import Path
-
-    owner = Path if module == "pathlib.Path" else importlib.import_module(module)
-    real, broken = getattr(owner, name), []
-
-    def fail(*arguments, **options):
-        if broken and (only is None or only in str(arguments[0])):
-            raise OSError(code, "the test says so", str(arguments[0]))
-        return real(*arguments, **options)
-
-    save = checkpoint.save
-
-    def save_at_20_fails(directory, step, *arguments):
-        assert step != 30 or (directory / "step-00000010").is_dir()  # the older one is still there
-        broken[:] = [True] * (step == 20)
-        try:
-            return save(directory, step, *arguments)
-        finally:
-            broken.clear()
-
-    monkeypatch.setattr(owner, name, fail)
-    monkeypatch.setattr(checkpoint, "save", save_at_20_fails)
-    out = tmp_path / "run"
-    assert train(tiny({"train.steps": 30, "train.save_every": 10}), photos, out) == 0
+    out, config = tmp_path / "run", tiny({"train.steps": 30, "train.save_every": 10})
+    failing(f"{FAILING[where]}:{action}")
+    assert train(config, photos, out) == 0
     said = capfd.readouterr().err
-    assert said.count("could not save a checkpoint") == 1 and "step 20" in said and "the test says so" in said
+    assert said.count("could not save a checkpoint") == 1 and "step 20" in said and "MAE_EXT_FAILPOINT" in said
     assert [p.name for p in sorted((out / "checkpoints").iterdir())] == ["step-00000010", "step-00000030"]
     assert [row["step"] for row in rows(out / "metrics.jsonl")] == list(range(1, 31))
 
 
 def test_a_run_whose_last_checkpoint_cannot_be_saved_fails_and_goes_on_when_there_is_room(
-    tiny, photos, tmp_path, monkeypatch, capfd
+    tiny, photos, tmp_path, failing, capfd
 ):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     config, out = tiny({"train.steps": 15, "train.save_every": 10}), tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save_file", full)
-        assert train(config, photos, out) == 1
+    failing("file.write:1+:enospc")
+    assert train(config, photos, out) == 1
     assert capfd.readouterr().err.splitlines()[-1].startswith("mae-ext: the last checkpoint, of step 15, could not")
+    failing("")
     assert train(config, photos, out) == 0
     assert [row["step"] for row in rows(out / "metrics.jsonl")] == list(range(1, 16))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from mae_ext.config import Config, parse_config
-from mae_ext.engine import checkpoint
+from mae_ext.engine import commit
 from mae_ext.engine.task import build_model
 
 KINDS = {
@@ -54,6 +54,6 @@ def saved(folder: Path, config: Config) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    checkpoint.save(folder / "checkpoints", 1, config, {"model": model.state_dict()}, {})
+    commit.save(folder / "checkpoints", 1, config, {"model": model.state_dict()}, {})
     (folder / "config.yaml").write_text(config.to_yaml())
     return folder

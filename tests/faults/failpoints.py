@@ -28,7 +28,7 @@ class Failpoint:
         self.count += 1
 
     def install(self) -> None:
-        from mae_ext.engine import checkpoint, log
+        from mae_ext.engine import commit, log
 
         def counted(function):
             def call(*arguments, **options):
@@ -39,7 +39,7 @@ class Failpoint:
 
         # What Python does not audit. Journals write with write(2) through a FileIO.
         os.fsync = counted(os.fsync)
-        checkpoint.save_file = counted(checkpoint.save_file)
+        commit._write = counted(commit._write)
         log.Journal._flush = counted(log.Journal._flush)
         sys.addaudithook(self)
 

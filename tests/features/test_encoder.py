@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mae_ext.config import Config
-from mae_ext.engine import checkpoint
+from mae_ext.engine import commit
 from mae_ext.errors import CheckpointError, RunError, UserError
 from mae_ext.features.encoder import load_encoder
 from mae_ext.model.mae import MAE
@@ -172,7 +172,7 @@ def test_one_checkpoint_can_be_named_instead_of_its_run(
 ) -> None:
     run, config = make_run(), make_config()
     later = {"model": MAE.from_config(config.model_copy(update={"seed": 5})).state_dict()}
-    checkpoint.save(run / "checkpoints", 9, config, later, {})
+    commit.save(run / "checkpoints", 9, config, later, {})
     newest, named = load_encoder(run), load_encoder(run / "checkpoints" / "step-00000007")
     assert (newest.step, named.step) == (9, 7)
     source = str(striped / "test" / "down")

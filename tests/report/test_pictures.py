@@ -9,7 +9,7 @@ from PIL import Image
 from mae_ext.config import Config, parse_config
 from mae_ext.drawing.panels import Panel, _fitting, draw, moments, on_a_scale, save, save_rows, save_sheet, to_image
 from mae_ext.drawing.planes import three_planes
-from mae_ext.engine import checkpoint
+from mae_ext.engine import commit
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import load_encoder
 from mae_ext.model.mae import MAE
@@ -290,7 +290,7 @@ def test_pictures_of_another_modality_lie_beside_the_first_ones(
     values = make_config().model_dump(mode="json")
     values["modalities"] = {"one": values["modalities"]["image"], "two": values["modalities"]["image"]}
     config, run, out = parse_config(values), tmp_path / "run", tmp_path / "run" / "pictures"
-    checkpoint.save(run / "checkpoints", 1, config, {"model": MAE.from_config(config).state_dict()}, {})
+    commit.save(run / "checkpoints", 1, config, {"model": MAE.from_config(config).state_dict()}, {})
     (run / "config.yaml").write_text(config.to_yaml())
     source = striped / "test" / "down" / "100.png"
     with pytest.raises(UserError, match="say which one: --modality one or --modality two"):

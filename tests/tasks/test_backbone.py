@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae_ext import plugins
-from mae_ext.engine import checkpoint
+from mae_ext.engine import checkpoint, commit
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
 from mae_ext.tasks.backbone import load_backbone
@@ -53,6 +53,6 @@ def test_a_fine_tuned_run_can_be_fine_tuned_again(make_run, tmp_path):
     config = checkpoint.read_config(path)
     model = MAE(config, decodes=False)
     tensors = {"model": {f"backbone.{name}": value for name, value in model.state_dict().items()}}
-    again = checkpoint.save(tmp_path / "again" / "checkpoints", 3, config, tensors, {})
+    again = commit.save(tmp_path / "again" / "checkpoints", 3, config, tensors, {})
     load_backbone(model, starting(config, again))
     assert checkpoint.load_run(tmp_path / "again").model.decoder is None
