@@ -37,8 +37,11 @@ class Best:
         else:
             (out / BEST).unlink(missing_ok=True)
 
-    def judge(self, step: int, scores: Mapping[str, float], journal: Journal) -> None:
-        """Of a step that is saved. What cannot be kept or noted is a warning, and the one before stays the best."""
+    def judge(self, step: int, scores: Mapping[str, float], journal: Journal, whole: Path | None) -> None:
+        """Of a step that is saved. What cannot be kept or noted is a warning, and the one before stays the best.
+
+        whole: a checkpoint that was read back when it was written.
+        """
         value = scores.get(self.chief.score)
         if not _is_score(value):
             warn(f"step {step} is not judged: its {self.chief.score} is {value}; the best stays as it was")
@@ -46,9 +49,10 @@ class Best:
             before = self.step, self.value
             self.step, self.value = step, value
             try:
-                verify(self.checkpoint)
+                if whole != self.checkpoint:
+                    verify(self.checkpoint)
                 journal.sync()
-                self._note()
+                self._note(whole)
             except (OSError, CheckpointError) as error:
                 cause = cause_of(error) if isinstance(error, OSError) else error
                 warn(f"step {step} is the best so far, and cannot be kept as such: {cause}")
@@ -65,10 +69,10 @@ class Best:
     def _named(self) -> str:
         return f"step {self.step} ({self.chief.score} {self.value:.4f})"
 
-    def _note(self) -> None:
+    def _note(self, whole: Path | None = None) -> None:
         row = {"step": self.step, "checkpoint": self.checkpoint.name, self.chief.score: self.value}
         write_durably(self.out / BEST, dumps(row) + "\n")
-        prune(self.out / "checkpoints", self.keep)
+        prune(self.out / "checkpoints", self.keep, whole)
 
     def _at(self, step: int) -> Path:
         return self.out / "checkpoints" / f"step-{step:08d}"

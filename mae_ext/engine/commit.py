@@ -143,7 +143,7 @@ def commit(directory: Path, step: int, config: Config, staged: Staged, state: Ma
         reach("folder.renamed")
         fsync(directory)
         reach("parent.fsynced")
-    except OSError:
+    except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     return final
@@ -164,6 +164,10 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), str(item[1].dtype), item[0]))
     header, end = {}, 0
     for name, tensor in ordered:
+        if tensor.dtype not in NAMES:
+            raise TypeError(
+                f"'{name}' is of {tensor.dtype}, which no checkpoint can hold; expected {', '.join(map(str, NAMES))}"
+            )
         begin, end = end, end + tensor.nbytes
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = dumps(header).encode()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mae_ext.engine.checkpoint import write_durably
+from mae_ext.engine.failpoint import reach
 from mae_ext.strict_json import dumps
 
 console = Console(stderr=True, emoji=False)  # ":b:" is part of a name
@@ -69,7 +70,7 @@ class Journal:
         """A full disk loses no row: what could not be written goes first the next time."""
         self.pending += dumps(row).encode() + b"\n"
         try:
-            self._flush()
+            self.flush()
         except OSError as error:
             if not self.late:
                 warn(f"{self.path}: {error.strerror}; its rows are kept in memory until they can be written")
@@ -77,18 +78,27 @@ class Journal:
 
     def sync(self) -> None:
         """Everything is on the disk, or OSError. A checkpoint must not be ahead of the rows that led to it."""
-        self._flush()
+        self.flush()
+        self.settle()
+
+    def settle(self) -> None:
+        """What was flushed is on the disk, or OSError; on any thread, while rows are written on another."""
+        reach("journal.fsync")
         os.fsync(self.file.fileno())
+        reach("journal.fsynced")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._flush()
+            self.flush()
         self.file.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Every row is handed to the system, or OSError."""
+        reach("journal.write")
         while self.pending:
             self.pending = self.pending[self.file.write(self.pending) :]
         self.late = False
+        reach("journal.written")
 
 
 class Terminal:

@@ -1,7 +1,7 @@
 """What a run leaves of its steps: rows, bad files, scores, what observers saw, and words on a terminal."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +95,12 @@ class Record:
         """Whether `look` has anything to do after a step, which is saved first."""
         return self.evaluations.due(step) or self.observers.due(step)
 
-    def look(self, step: int) -> None:
-        """The observers and the evaluation that are due after a step. Raises Interrupted, on all ranks."""
+    def look(self, step: int, settle: Callable[[], Path | None]) -> None:
+        """The observers and the evaluation that are due after a step. Raises Interrupted, on all ranks.
+
+        settle: waits until the step is saved, which no signal, bad file or crash in here can undo then.
+        """
+        whole = settle() if self.due(step) else None
         if self.observers.due(step):
             self.loggers.write(step, self.observers.look(step, self.stop))
         if self.evaluations.due(step):
@@ -104,15 +108,25 @@ class Record:
             scores = evaluate(run.task, run.model, run.config, run.data, run.ranks, self.stop)
             self.evaluations.write(step, scores)
             if self.best and self.evaluations.journal:
-                self.best.judge(step, scores, self.evaluations.journal)
+                self.best.judge(step, scores, self.evaluations.journal, whole)
             self.loggers.write(step, {f"held_out/{key}": value for key, value in scores.items()})
 
-    def sync(self) -> None:
-        """Everything is on the disk, or OSError. A checkpoint must not be ahead of the rows that led to it."""
-        for journal in (self.ledger.journal, self.metrics, self.evaluations.journal):
-            if journal:
-                journal.sync()
+    def flush(self) -> None:
+        """Everything is handed to the system, or OSError; of observers it is on the disk."""
+        for journal in self._journals():
+            journal.flush()
         self.observers.sync()
+
+    def sync(self) -> None:
+        """What was flushed is on the disk, or OSError. On the thread that saves: a disk may take long.
+
+        A checkpoint must not be ahead of the rows that led to it; that rows are ahead of it is no harm.
+        """
+        for journal in self._journals():
+            journal.settle()
+
+    def _journals(self) -> list[Journal]:
+        return [j for j in (self.ledger.journal, self.metrics, self.evaluations.journal) if j]
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, whatever one raises

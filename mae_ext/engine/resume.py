@@ -104,22 +104,23 @@ def plugin_versions(config: Config) -> dict[str, str]:
     return used
 
 
+def lasting(data: dict[str, ModalityData], config: Config) -> dict[str, Any]:
+    """Of the state of a checkpoint, what is the same for a whole run, and takes as long as its lists of files are."""
+    state = {"files": {name: fingerprint(d) for name, d in data.items()}, "plugins": plugin_versions(config)}
+    if held_out := held_out_fingerprints(data):
+        state["held_out"] = held_out
+    return state
+
+
 def snapshot(
-    model: nn.Module, optimizer: torch.optim.AdamW, data: dict[str, ModalityData], config: Config,
-    extra: dict[str, Any],
+    model: nn.Module, optimizer: torch.optim.AdamW, data: dict[str, ModalityData], extra: dict[str, Any]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:  # fmt: skip
     """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state.
 
-    extra: "scaler", "skipped" and "statistics" of it; see Standing.
+    extra: `lasting` of it, and "scaler", "skipped" and "statistics"; see Standing.
     """
-    state = {
-        "files": {name: fingerprint(d) for name, d in data.items()},
-        "quarantined": {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()},
-        "plugins": plugin_versions(config),
-        **extra,
-    }
-    if held_out := held_out_fingerprints(data):
-        state["held_out"] = held_out
+    quarantined = {name: {str(i): kind for i, kind in d.quarantined.items()} for name, d in data.items()}
+    state = {"quarantined": quarantined, **extra}
     return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mae_ext.engine.resume import (
     asked_statistics,
     check_same,
     kept_statistics,
+    lasting,
     measured_anew,
     restore,
     snapshot,
@@ -64,7 +66,11 @@ class Run:
     def snapshot(self, skipped: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """What a checkpoint holds. skipped: updates in a row that fp16's loss scaler has left out by now."""
         extra = {"scaler": self.scaler.state_dict(), "skipped": skipped, "statistics": self.at.statistics}
-        return snapshot(self.model, self.optimizer, self.data, self.config, extra)
+        return snapshot(self.model, self.optimizer, self.data, self.lasting | extra)
+
+    @cached_property
+    def lasting(self) -> dict[str, Any]:
+        return lasting(self.data, self.config)
 
 
 def assembled(

@@ -1,47 +1,163 @@
-"""The run's own folder: who holds it, what is cleared from it, and the checkpoints that are written into it."""
+"""The run's own folder: who holds it, what is cleared from it, and the checkpoints that are written beside training."""
 
 import fcntl
+import os
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from mae_ext.engine import checkpoint, commit
+from mae_ext.engine.commit import Staged, stage
 from mae_ext.engine.distributed import Ranks
-from mae_ext.engine.log import warn
+from mae_ext.engine.failpoint import reach
+from mae_ext.engine.log import say, warn
 from mae_ext.engine.record import Record
 from mae_ext.engine.run import Run
 from mae_ext.errors import CheckpointError, UserError, cause_of
 from mae_ext.interop.files import FOLDER
+from mae_ext.memory import free_memory
+
+SHARE = 0.5
+"""Of the memory that is free, what the copies of a checkpoint may take at most."""
+
+NICENESS = 10
+"""Of the thread that writes: where processors are short, training has them first."""
 
 
 class Saves:
-    """Checkpoints of a run that trains, by rank 0; the others have nothing to do. at: the step of the newest."""
+    """Checkpoints of a run that trains, by rank 0, written by a thread while the steps go on; one at a time.
+
+    Called on all ranks. No rank waits for a save in a step's reduction, which gives up after ten minutes: where rank 0
+    has to wait for the disk the others wait in `settle`, as long as it takes. at: the step of the newest that is whole.
+    """
 
     def __init__(self, run: Run, out: Path, record: Record) -> None:
-        self.run, self.folder, self.record, self.at = run, out / "checkpoints", record, run.at.step
+        self.run, self.folder, self.record = run, out / "checkpoints", record
+        self.at = self.begun = run.at.step
+        self.whole: Path | None = None
+        """The newest that this run wrote, and read back."""
+        self.copies: Staged | None = None
+        self.thread = ThreadPoolExecutor(1, "saves", _step_back)
+        self.under_way: Future[Path] | None = None
+        self.beside, self.behind = True, False
+        if run.ranks.main and run.ranks.device.type == "cuda":
+            run.optimizer.register_step_pre_hook(lambda *_: self.copies.hold() if self.copies else None)
 
     def __call__(self, step: int, skipped: int) -> None:
-        """Save after `step` steps. One that fails is a warning: training goes on, and the older ones are untouched."""
-        if not self.run.ranks.main or step == self.at:
+        """Begin to save the state after `step` steps, after the save under way. One that fails is a warning: training
+        goes on, and the older ones are untouched."""
+        if step == self.begun:
             return
-        try:
-            self.record.sync()
-            commit.save(self.folder, step, self.run.config, *self.run.snapshot(skipped))
-            commit.prune(self.folder, self.run.config.train.keep)
-            self.at = step
-        except (OSError, CheckpointError) as error:
-            cause = cause_of(error) if isinstance(error, OSError) else error
-            warn(f"step {step}: could not save a checkpoint: {cause}; training goes on, the older ones are untouched")
+        if (
+            self.under_way
+            and not self.under_way.done()
+            and not self.behind
+            and step % self.run.config.train.save_every == 0
+        ):
+            self.behind = True
+            warn(
+                f"step {step} is to be saved and step {self.begun} is still being written: training waits for the "
+                f"disk; with a train.save_every above {self.run.config.train.save_every} it waits less"
+            )
+        self.settle()
+        self.begun = step
+        if self.run.ranks.main:
+            try:
+                self.record.flush()
+                self._begin(step, skipped)
+            except OSError as error:
+                _warn_of(step, error)
+        if not self.beside:
+            self.settle()
 
     def due(self, step: int) -> bool:
+        """Whether to save after a step; asked after each, and says what became of a save that has ended."""
+        if self.under_way and self.under_way.done():
+            self._hear()
         return step % self.run.config.train.save_every == 0 or step == self.run.schedule.steps
+
+    def settle(self) -> Path | None:
+        """Wait until nothing is being written -> the newest that this run wrote and that is whole. On all ranks."""
+        if self.under_way:
+            self._hear()
+        self.beside, whole = self.run.ranks.from_main((self.beside, self.whole))
+        return whole
+
+    def close(self) -> None:
+        """At the end, also of a run that failed: what is under way gets to its end."""
+        if self.under_way:
+            self._hear()
+        self.thread.shutdown()
+
+    def _begin(self, step: int, skipped: int) -> None:
+        tensors, state = self.run.snapshot(skipped)
+        if self.copies is None and self.beside:
+            size, room = Staged(tensors).bytes, free_memory() or 0
+            self.beside = size <= SHARE * room
+            if not self.beside:
+                say(
+                    f"checkpoints of {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free: too few for "
+                    f"copies to write from, so training waits while they are written"
+                )
+        if self.beside:
+            self.copies = stage(self._steady(tensors), self.copies)
+        self.under_way = self.thread.submit(self._write, step, self.copies or Staged(tensors), state)
+
+    def _steady(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """On a GPU, copies of what a forward pass may change: the rest changes in the optimiser's step, which holds."""
+        if self.run.ranks.device.type != "cuda":
+            return tensors
+        learning = {name for name, _ in self.run.model.named_parameters()}
+        model = {name: t if name in learning else t.clone() for name, t in tensors["model"].items()}
+        return tensors | {"model": model}
+
+    def _write(self, step: int, staged: Staged, state: dict[str, Any]) -> Path:
+        """On the thread. A checkpoint is not ahead of the rows that led to it, and no older one goes before it is
+        read back."""
+        self.record.sync()
+        path = commit.commit(self.folder, step, self.run.config, staged, state)
+        checkpoint.verify(path)
+        reach("folder.verified")
+        try:
+            commit.prune(self.folder, self.run.config.train.keep, path)
+        except OSError as error:
+            warn(f"step {step} is saved, and an older checkpoint could not be deleted: {cause_of(error)}")
+        return path
+
+    def _hear(self) -> None:
+        """What became of the save under way, when it has ended."""
+        assert self.under_way
+        under_way, self.under_way = self.under_way, None
+        try:
+            self.whole = under_way.result()
+            self.at = self.begun
+        except (OSError, CheckpointError) as error:
+            _warn_of(self.begun, error)
 
     def last_words(self, step: int) -> str:
         """Of a run that a signal stopped after `step` steps."""
+        self.settle()
         at = self.run.ranks.from_main(self.at)  # a rank that left now would have the launcher end the others
         if not step:
             return "stopped by a signal before the first step; the same command starts again"
         return f"stopped by a signal after step {step}, saved at step {at}; the same command goes on"
+
+
+def _warn_of(step: int, error: OSError | CheckpointError) -> None:
+    cause = cause_of(error) if isinstance(error, OSError) else error
+    warn(f"step {step}: could not save a checkpoint: {cause}; training goes on, the older ones are untouched")
+
+
+def _step_back() -> None:
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @contextmanager

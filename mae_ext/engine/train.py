@@ -99,7 +99,7 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
             raise
 
     try:
-        record.look(start)  # untrained, or what a signal left no time for
+        record.look(start, saves.settle)  # untrained, or what a signal left no time for
         while done < total:
             began = time.perf_counter()
             parts = batch()
@@ -111,7 +111,8 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
                 saves(done, take_step.skipped)
             if stopping and done < total:
                 raise Interrupted
-            record.look(done)
+            record.look(done, saves.settle)
+        saves.settle()
     except Interrupted:
         saves(done, take_step.skipped)
         raise Stopped(saves.last_words(done)) from None
@@ -122,6 +123,7 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         raise
     finally:
         loader.close()
+        saves.close()  # before the journals, which it puts on the disk
         record.close()
     if run.ranks.main and saves.at < total:
         raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")

@@ -33,7 +33,7 @@ def walk(config, tmp_path):
                 commit.save(tmp_path / "checkpoints", step, config, {"model": {"w": torch.ones(2)}}, {})
                 commit.prune(tmp_path / "checkpoints", config.train.keep)
             journal.write({"step": step, best.chief.score: loss})
-            best.judge(step, {best.chief.score: loss}, journal)
+            best.judge(step, {best.chief.score: loss}, journal, None)
         journal.close()
         return best
 

@@ -40,7 +40,7 @@ class Failpoint:
         # What Python does not audit. Journals write with write(2) through a FileIO.
         os.fsync = counted(os.fsync)
         commit._write = counted(commit._write)
-        log.Journal._flush = counted(log.Journal._flush)
+        log.Journal.flush = counted(log.Journal.flush)
         sys.addaudithook(self)
 
 
@@ -85,13 +85,14 @@ def main(config: str, photos: str, out: str, every: str) -> None:
         assert logged == reference[: len(logged)], f"failpoint {fatal}"
         newest = latest(where)
         reached = int(newest.name[-8:]) if newest else 0
-        assert len(logged) - reached <= interval, f"failpoint {fatal}: {len(logged)} steps logged, {reached} saved"
+        # One interval, and what was trained while the save under way was written: less than another.
+        assert len(logged) - reached <= 2 * interval, f"failpoint {fatal}: {len(logged)} steps logged, {reached} saved"
         code, _ = train(config, photos, where, None)
         assert code == 0, f"failpoint {fatal}: going on ended with {code}"
         assert trajectory(where) == reference, f"failpoint {fatal}"
         left = [p.name for p in where.rglob("*.tmp-*")]
         assert not left, f"failpoint {fatal}: {left}"
-    print(f"{len(tried)} of {operations} failpoints: every run went on to the same bits, at most {interval} steps lost")
+    print(f"{len(tried)} of {operations} failpoints: every run went on to the same bits")
 
 
 if __name__ == "__main__":
