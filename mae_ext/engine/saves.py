@@ -1,12 +1,9 @@
 """The run's own folder: who holds it, what is cleared from it, and the checkpoints that are written beside training."""
 
 import fcntl
-import os
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,6 @@ from mae_ext.memory import free_memory
 SHARE = 0.5
 """Of the memory that is free, what the copies of a checkpoint may take at most."""
 
-NICENESS = 10
-"""Of the thread that writes: where processors are short, training has them first."""
-
 
 class Saves:
     """Checkpoints of a run that trains, by rank 0, written by a thread while the steps go on; one at a time.
@@ -43,7 +37,7 @@ class Saves:
         self.whole: Path | None = None
         """The newest that this run wrote, and read back."""
         self.copies: Staged | None = None
-        self.thread = ThreadPoolExecutor(1, "saves", _step_back)
+        self.thread = ThreadPoolExecutor(1, "saves")
         self.under_way: Future[Path] | None = None
         self.beside, self.behind = True, False
         if run.ranks.main and run.ranks.device.type == "cuda":
@@ -152,12 +146,6 @@ class Saves:
 def _warn_of(step: int, error: OSError | CheckpointError) -> None:
     cause = cause_of(error) if isinstance(error, OSError) else error
     warn(f"step {step}: could not save a checkpoint: {cause}; training goes on, the older ones are untouched")
-
-
-def _step_back() -> None:
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @contextmanager
