@@ -98,12 +98,18 @@ class TrainConfig(Section):
     """Weight of U-MAE's term (model/uniformity.py) in the loss; its paper takes 0.01."""
     accumulate: Positive = 1
     """Parts that a batch is computed in, one after the other: less memory, the same recipe."""
+    micro_batch: Positive | Literal["auto"] | None = None
+    """Instead of `accumulate`: the samples that a part may have on one rank, of all modalities together; `auto` tries
+    how many fit into a GPU's memory when the run starts (on a CPU a batch is one part)."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Of what is computed; weights are kept in fp32."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Over several ranks: `ddp`, each has the whole model; `fsdp`, each has a share of its weights and moments."""
     compile: bool = False
     """Whether torch.compile makes the step: a start of minutes, then faster on GPUs."""
-    checkpointing: bool = False
-    """Whether activations are computed twice, to save memory."""
+    checkpointing: bool | Literal["selective"] = False
+    """Whether activations are computed twice, to save memory: all of a block (true), or those that cost little time,
+    norms and GELUs, and not products and attention (`selective`)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is a GPU where there is one."""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -171,6 +177,16 @@ class TrainConfig(Section):
                 raise ValueError(f"give {what} or {other}, not both")
         if self.epochs is None and self.steps is None:
             raise ValueError("give epochs or steps")
+        if self.micro_batch is not None and self.accumulate > 1:
+            raise ValueError(
+                f"micro_batch={self.micro_batch} decides how many parts a batch has, and accumulate={self.accumulate} "
+                f"does so too: set accumulate to 1, or micro_batch to null"
+            )
+        if self.uniformity and self.micro_batch is not None:
+            raise ValueError(
+                f"uniformity={self.uniformity:g} compares the samples of a batch, which is in one part then: set "
+                f"micro_batch to null, and checkpointing to true if memory is short"
+            )
         if self.uniformity and self.accumulate > 1:
             raise ValueError(
                 f"uniformity={self.uniformity:g} compares the samples of a batch, which accumulate={self.accumulate} "

@@ -62,3 +62,8 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """The samples start..stop. They share this one's memory."""
         return replace(self._each(lambda t: t[start:stop]), sources=self.sources[start:stop], bad=[])
+
+    def repeated(self, rows: int) -> "Batch":
+        """Its samples, over and over, until there are `rows`: as much work as a batch of that size."""
+        index = torch.arange(rows, device=self.x.device) % len(self.x)
+        return replace(self._each(lambda t: t[index]), sources=[], bad=[])

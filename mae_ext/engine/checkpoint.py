@@ -147,6 +147,11 @@ def best(run: str | Path) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Of a safetensors file; of a part of a checkpoint that lies in shards, of the folder that has its name."""
+    if (shards := path.with_suffix("")).is_dir() and not path.exists():
+        from mae_ext.engine.shards import read_whole  # distributed checkpoints take seconds to load
+
+        return read_whole(shards)
     try:
         # The library opens only names that are UTF-8; where one is not, all is read through memory.
         return load_file(path) if is_text(path) else load(path.read_bytes())

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from mae_ext.config import Config
 from mae_ext.errors import RunError, UserError
@@ -69,13 +68,6 @@ class Ranks:
         box: list[Any] = [None] * self.world
         dist.all_gather_object(box, value)
         return box
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """DistributedDataParallel where there is more than one rank."""
-        if self.world == 1:
-            return module
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def check_split(config: Config, world: int) -> None:

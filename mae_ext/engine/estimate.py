@@ -7,6 +7,7 @@ import torch
 
 from mae_ext.config import Config
 from mae_ext.engine.meaning import check_meaning, remarks
+from mae_ext.engine.micro_batch import with_parts
 from mae_ext.engine.optim import Schedule, peak_lr
 from mae_ext.model.mae import MAE
 
@@ -16,6 +17,10 @@ BYTES_PER_PARAMETER = 16
 FLOATS_PER_TOKEN = 16
 """Activations a block keeps for its backward pass, in widths per token: two residuals, two norms, qkv (3), the attended
 values, and the MLP's two hidden tensors of 4 widths each. Attention keeps no N x N matrix (SDPA)."""
+
+FLOATS_KEPT: dict[bool | str, int] = {False: FLOATS_PER_TOKEN, "selective": 10, True: 1}
+"""The same by train.checkpointing; `selective` keeps what enters the block, qkv (3), the attended values, their
+projection, and one hidden tensor of 4 widths."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,13 @@ def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -
         samples = m.batch / world / train.accumulate
         enc, dec = row.kept * shape.width, (row.kept + row.decoded) * shape.decoder.width
         per_sample = enc * shape.depth + dec * shape.decoder.depth
-        total += samples * per_sample * (1 if train.checkpointing else FLOATS_PER_TOKEN)
+        total += samples * per_sample * FLOATS_KEPT[train.checkpointing]
     return total * (4 if train.precision == "fp32" else 2.5)
 
 
 def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     """The text of `mae-ext plan`. files: how many each modality has; those not known are left out of the schedule."""
+    config = with_parts(config, world)
     check_meaning(config)
     model = MAE.from_config(config)
     count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
@@ -85,7 +91,8 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
             f"  tokens          {row.tokens} (grid {grid}), {row.kept} kept, {row.decoded} decoded{rounded}",
             f"  FLOPs/sample    {row.flops / 1e9:.2f} G, forward and backward",
         ]
-    states = sum(count.values()) * BYTES_PER_PARAMETER / 2**30
+    shares = world if config.train.parallel == "fsdp" else 1
+    states = sum(count.values()) * BYTES_PER_PARAMETER / shares / 2**30
     activations = activation_bytes(config, rows, world) / 2**30
     per_step = sum(r.flops * m.batch for r, m in zip(rows, config.modalities.values(), strict=True))
     samples, train = config.samples_per_step, config.train

@@ -62,10 +62,12 @@ class Observers:
 
     def __init__(self, run: Run, out: Path) -> None:
         self.run, self.opened = run, dict[str, Observer]()
-        if run.ranks.main:
-            for name, observer in run.observers.items():
+        if not run.observers:
+            return
+        with run.whole() as model:
+            for name, observer in run.observers.items() if run.ranks.main else ():
                 try:
-                    observer.open(run.model, run.config, out, run.at.step)
+                    observer.open(model, run.config, out, run.at.step)
                 except (UserError, RunError, OSError) as error:
                     self.close()
                     raise RunError(f"observer '{name}' cannot begin: {error}; mend it, or take it out") from error
@@ -78,9 +80,11 @@ class Observers:
         """-> numbers as "probe/knn", on rank 0. Raises Interrupted, on all ranks, when a signal reaches rank 0."""
         numbers, left = dict[str, float](), False
         try:
-            for name, observer in self.opened.items():
-                if observer.due(step, self.run.schedule.steps):
-                    with stop.interrupts(), aside(self.run.model):
+            with self.run.whole() as model:
+                for name, observer in self.opened.items():
+                    if not observer.due(step, self.run.schedule.steps):
+                        continue
+                    with stop.interrupts(), aside(model):
                         numbers |= {f"{name}/{key}": value for key, value in _looked(name, observer, step).items()}
         except Interrupted:
             left = True

@@ -29,7 +29,7 @@ from mae_ext.strict_yaml import write_yaml
 MANIFEST = "predict.manifest.jsonl"
 """In the folder of predictions: which model they are of, then a line for each sample that is done."""
 
-WATCHING = ("log_every", "loggers", "observe")
+WATCHING = ("log_every", "loggers", "observe", "parallel", "micro_batch")
 """Keys of `train` that change no model; and manifests from before there were these go on."""
 
 UNFINISHED = ".unfinished"

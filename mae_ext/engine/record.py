@@ -105,7 +105,8 @@ class Record:
             self.loggers.write(step, self.observers.look(step, self.stop))
         if self.evaluations.due(step):
             run = self.run
-            scores = evaluate(run.task, run.model, run.config, run.data, run.ranks, self.stop)
+            with run.whole() as model:
+                scores = evaluate(run.task, model, run.config, run.data, run.ranks, self.stop)
             self.evaluations.write(step, scores)
             if self.best and self.evaluations.journal:
                 self.best.judge(step, scores, self.evaluations.journal, whole)

@@ -16,14 +16,15 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.examples import Examples
 from mae_ext.data.loading.statistics import resolve_statistics
 from mae_ext.data.sources.table import Items
-from mae_ext.engine.checkpoint import load_weights, read_config, read_state, read_tensors
+from mae_ext.engine.checkpoint import load_weights, read_config, read_state
+from mae_ext.engine.parallel import Parallel, Replicated
 from mae_ext.engine.task import backbone_of
 from mae_ext.errors import CheckpointError
 
 FREE_TO_CHANGE = {
     "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.keep_best",
     "train.log_every", "train.tensorboard", "train.loggers", "train.observe", "train.device", "train.checkpointing",
-    "train.compile", "train.evaluate_every",
+    "train.compile", "train.evaluate_every", "train.parallel", "train.accumulate", "train.micro_batch",
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 
@@ -135,15 +136,16 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[st
 
 def restore(
     checkpoint: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler,
-    at: Standing,
+    at: Standing, parallel: Parallel | None = None,
 ) -> None:  # fmt: skip
     """Load weights, moments and the loss scale in place. Statistics are those of the (settled) config."""
-    load_weights(model, read_tensors(checkpoint / "model.safetensors"), str(checkpoint))
+    read = (parallel or Replicated()).read
+    load_weights(model, read(model.state_dict(), checkpoint / "model.safetensors"), str(checkpoint))
     for name, m in config.modalities.items():
         if isinstance(m.data.statistics, Statistics):
             backbone_of(model).modality(name).set_statistics(m.data.statistics)
-    moments = read_tensors(checkpoint / "optimizer.safetensors")
     own = optimizer_tensors(model, optimizer)
+    moments = read(own, checkpoint / "optimizer.safetensors")
     if own.keys() != moments.keys():
         odd = sorted(own.keys() ^ moments.keys())
         raise CheckpointError(f"{checkpoint}/optimizer.safetensors does not fit this model: {', '.join(odd[:3])}")

@@ -20,7 +20,9 @@ from mae_ext.engine.evaluation import announce, check_held_out
 from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import announced, warn
 from mae_ext.engine.meaning import check_meaning
+from mae_ext.engine.micro_batch import agreed, in_parts, tried, with_parts
 from mae_ext.engine.optim import Schedule, adamw, freeze
+from mae_ext.engine.parallel import Parallel, Replicated, parallel_of
 from mae_ext.engine.precision import LossScale
 from mae_ext.engine.resume import (
     Standing,
@@ -62,6 +64,16 @@ class Run:
     """What became of the weights that it started from, in the process that loaded them."""
     observers: dict[str, Any] = field(default_factory=dict)
     loggers: dict[str, Any] = field(default_factory=dict)
+    parallel: Parallel = field(default_factory=Replicated)
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """The model with all of its weights as they are now, on every rank, and always the same object: what looks at
+        them from outside of a step looks at this one. All ranks enter it together, and may differ inside."""
+        try:
+            yield self.parallel.whole(self.model, self.config)
+        finally:
+            self.parallel.park()
 
     def snapshot(self, skipped: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """What a checkpoint holds. skipped: updates in a row that fp16's loss scaler has left out by now."""
@@ -85,11 +97,15 @@ def assembled(
     report = task.start(model, config) if checkpoint is None and config.init is not None else None
     model = on_device(model, ranks.device).train()
     freeze(model, config.train.freeze)
+    if config.train.micro_batch == "auto":
+        config = in_parts(config, tried(config, task, data, model, ranks))
+    parallel = parallel_of(config, ranks)
+    parallel.shard(model)
     optimizer, scaler = adamw(model, config.train), LossScale(ranks.device, config.train.precision)
     if checkpoint is not None:
-        restore(checkpoint, config, model, optimizer, scaler, at)
+        restore(checkpoint, config, model, optimizer, scaler, at, parallel)
     schedule = Schedule.of(config, samples)
-    return Run(config, task, data, ranks, model, optimizer, scaler, schedule, at, checkpoint, report)
+    return Run(config, task, data, ranks, model, optimizer, scaler, schedule, at, checkpoint, report, parallel=parallel)
 
 
 def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change: bool) -> Run:
@@ -112,6 +128,7 @@ def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change:
 
 
 def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -> Run:
+    config = with_parts(config, ranks.world)
     check_split(config, ranks.world)
     check_meaning(config)
     observers, loggers = (
@@ -146,6 +163,8 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
         kept = kept_statistics(config, checkpoint)
         at = replace(at, statistics=statistics | {n: at.statistics.get(n, statistics[n]) for n in kept})
     run = ranks.alone(lambda: assembled(config, data, ranks, at, checkpoint))
+    if config.train.micro_batch == "auto":
+        run = replace(run, config=agreed(run.config, ranks))
     return replace(run, observers=observers, loggers=loggers)
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mae_ext.config import Config
 from mae_ext.data.batch import Batch
@@ -95,7 +94,7 @@ class Step:
     def __init__(self, run: Run, on_news: Callable[[int], None] = lambda _: None, lag: int | None = None) -> None:
         self.run, self.on_news, self.skipped = run, on_news, run.at.skipped
         self.lag = LAG.get(run.ranks.device.type, 1) if lag is None else lag
-        objective = run.ranks.wrap(Objective(run.model, run.config, run.task))
+        objective = run.parallel.wrap(Objective(run.model, run.config, run.task), run.ranks)
         self.objective: Callable[..., tuple[Tensor, Tensor]] = (
             torch.compile(objective) if run.config.train.compile else objective
         )
@@ -109,8 +108,7 @@ class Step:
         losses = torch.zeros(len(gates), device=run.ranks.device)
         for part, batches in enumerate(self.copies(parts)):
             micro = {n: replace(b, gates=_share(gates[n], part, len(b.x))) for n, b in batches.items()}
-            if isinstance(self.objective, DistributedDataParallel):
-                self.objective.require_backward_grad_sync = part == count - 1  # gradients are exchanged once
+            run.parallel.exchange(part == count - 1)  # once
             with autocast(run.ranks.device, train.precision):
                 loss, each = self.objective(micro)
             run.scaler.scale(loss / count).backward()
@@ -119,7 +117,7 @@ class Step:
 
         # What `get_total_norm` does, by hand: the norm of each gradient says which was not finite.
         learning = {name: p for name, p in run.model.named_parameters() if p.grad is not None}
-        norms = torch.stack(torch._foreach_norm([p.grad for p in learning.values() if p.grad is not None]))
+        norms = run.parallel.norms([p.grad for p in learning.values() if p.grad is not None])
         norm = torch.linalg.vector_norm(norms)
 
         # One small reduction for everything that all ranks must agree on.

@@ -1,12 +1,14 @@
 """Pre-norm transformer blocks: all that the encoder and the decoder share. They see tokens, never a modality."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from mae_ext.model.recompute import Checkpointing, recomputed
 
 
 class Attention(nn.Module):
@@ -65,8 +67,8 @@ class Transformer(nn.Module):
         self.width, self.depth = width, depth
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, eps) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.checkpointing = False
-        """Recompute each block's activations in the backward pass: less memory, about a third more compute."""
+        self.checkpointing: Checkpointing | Literal[False] = False
+        """What of each block is computed again in the backward pass: less memory, more time (model/recompute.py)."""
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """(B, N, D), (depth, 2, B) | None -> (B, N, D)."""
@@ -86,7 +88,7 @@ class Transformer(nn.Module):
     def _block(self, i: int, x: Tensor, gates: Tensor | None) -> Tensor:
         block, gate = self.blocks[i], None if gates is None else gates[i]
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, gate, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+            return recomputed(block, self.checkpointing, x, gate)
         return block(x, gate)  # type: ignore[no-any-return]
 
 

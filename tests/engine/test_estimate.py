@@ -59,6 +59,18 @@ def test_the_text_names_parameters_tokens_batch_rate_and_steps():
         assert expected in text, text
 
 
+def test_the_parts_of_a_micro_batch_and_the_shares_of_fsdp_are_planned_for():
+    def lines(world=2, **train):
+        return describe(config(train, image=IMAGE), {}, world).splitlines()
+
+    assert lines(micro_batch=2) == lines(accumulate=2)
+    states = {
+        way: float(next(line for line in lines(parallel=way, world=1000) if "memory" in line).split()[4])
+        for way in ("ddp", "fsdp")
+    }
+    assert states["fsdp"] <= states["ddp"] / 2
+
+
 def test_a_ratio_that_whole_groups_cannot_meet_is_said():
     tubes = config(clip=CLIP | {"size": [4, 56, 56], "mask": {"name": "tube", "ratio": 0.9}})
     assert "98 (grid 2 x 7 x 7), 10 kept, 44 decoded; 0.898 hidden, 0.9 asked" in describe(tubes, {})
@@ -78,4 +90,5 @@ def test_activations_shrink_with_ranks_accumulation_precision_checkpointing_and_
     whole = of()
     assert of(world=2) == of(accumulate=2) == whole / 2
     assert of(precision="bf16") < whole and of(checkpointing=True) < whole / 4
+    assert of(checkpointing="selective") == whole * 10 / 16
     assert of(modality=IMAGE | {"decode": {"name": "random", "ratio": 0.5}}) < whole
