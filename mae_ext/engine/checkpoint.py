@@ -26,7 +26,9 @@ from mae_ext.model.mae import MAE
 from mae_ext.strict_yaml import read_yaml
 from mae_ext.writing import is_text
 
-FORMAT = 1
+FORMAT, SHARDED = 1, 2
+"""Of a checkpoint with a file for each part, and of one with a folder for each, and in it a file from each rank."""
+
 BEST = "best.json"
 """In a run's directory, beside checkpoints/: which one is best on held-out data; see engine/best.py."""
 
@@ -69,11 +71,15 @@ def verify(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
         version, files = manifest["format"], dict(manifest["files"])
-        if version != FORMAT:
-            raise CheckpointError(f"{path}: format {version}; this version reads format {FORMAT}")
+        if version not in (FORMAT, SHARDED):
+            raise CheckpointError(f"{path}: format {version}; this version reads formats {FORMAT} and {SHARDED}")
         for name, wanted in files.items():
             file = path / name
-            if Path(name).name != name or file.stat().st_size != wanted["bytes"] or sha256(file) != wanted["sha256"]:
+            if (
+                {"..", "/"} & set(Path(name).parts)
+                or file.stat().st_size != wanted["bytes"]
+                or sha256(file) != wanted["sha256"]
+            ):
                 raise CheckpointError(f"{file} is damaged: its size or SHA-256 is not what manifest.json says")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error!r}") from None

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.config import Config
-from mae_ext.engine.checkpoint import FORMAT, fsync, noted_best, steps_of, verify
+from mae_ext.engine.checkpoint import FORMAT, SHARDED, fsync, noted_best, steps_of, verify
 from mae_ext.engine.failpoint import reach
 from mae_ext.errors import CheckpointError
 from mae_ext.strict_json import dumps
@@ -112,41 +113,78 @@ def _memory(likes: Iterable[Tensor], cuda: bool) -> Iterator[Tensor]:
 
 def commit(directory: Path, step: int, config: Config, staged: Staged, state: Mapping[str, Any]) -> Path:
     """Write `directory/step-XXXXXXXX` and return it. state: goes into state.json. Raises OSError."""
+    final, building = begun(directory, step)
+    if building is not None:
+        with thrown_away(building):
+            staged.wait()
+            contents = {f"{name}.safetensors": _safetensors(group) for name, group in staged.tensors.items()}
+            finish(building, final, described(step, config, state) | contents, {}, step)
+    return final
+
+
+def begun(directory: Path, step: int) -> tuple[Path, Path | None]:
+    """-> what a step is saved as, and the new folder that it is built in; None where it is there already, and whole.
+
+    Raises OSError.
+    """
     final = directory / f"step-{step:08d}"
     if final.exists():
         try:
             verify(final)
-            return final
+            return final, None
         except CheckpointError:
             set_aside(final)
     directory.mkdir(parents=True, exist_ok=True)
     building = directory / f"{final.name}.tmp-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
-    try:
+    with thrown_away(building):
         reach("folder.make")
         building.mkdir()
-        staged.wait()
-        contents = {f"{name}.safetensors": _safetensors(group) for name, group in staged.tensors.items()}
-        contents["state.json"] = iter([dumps({"step": step, **state}, indent=1).encode()])
-        contents["config.yaml"] = iter([config.to_yaml().encode()])
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "files": {name: _write(building / name, parts) for name, parts in sorted(contents.items())},
-            "versions": {"mae_ext": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
-        }
-        _write(building / "manifest.json", iter([dumps(manifest, indent=1).encode()]), "manifest")
-        fsync(building)
-        reach("folder.fsynced")
-        reach("folder.rename")
-        building.rename(final)
-        reach("folder.renamed")
-        fsync(directory)
-        reach("parent.fsynced")
+    return final, building
+
+
+@contextmanager
+def thrown_away(building: Path) -> Iterator[None]:
+    """Where what is inside does not come to its end."""
+    try:
+        yield
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return final
+
+
+def described(step: int, config: Config, state: Mapping[str, Any]) -> dict[str, Iterator[bytes | memoryview]]:
+    """The files of a checkpoint beside its tensors."""
+    return {
+        "state.json": iter([dumps({"step": step, **state}, indent=1).encode()]),
+        "config.yaml": iter([config.to_yaml().encode()]),
+    }
+
+
+def finish(
+    building: Path, final: Path, contents: Mapping[str, Iterator[bytes | memoryview]],
+    written: Mapping[str, dict[str, int | str]], step: int,
+) -> None:  # fmt: skip
+    """Write the contents, then the manifest, then give the folder its name. Raises OSError.
+
+    written: what ranks have written there already, each its shards, as the manifest says it.
+    """
+    manifest = {
+        "format": SHARDED if written else FORMAT,
+        "step": step,
+        "files": {**written, **{name: _write(building / name, parts) for name, parts in sorted(contents.items())}},
+        "versions": {"mae_ext": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+    }
+    _write(building / "manifest.json", iter([dumps(manifest, indent=1).encode()]), "manifest")
+    for folder in sorted({(building / name).parent for name in written}):
+        fsync(folder)
+    fsync(building)
+    reach("folder.fsynced")
+    reach("folder.rename")
+    building.rename(final)
+    reach("folder.renamed")
+    fsync(final.parent)
+    reach("parent.fsynced")
 
 
 def save(

@@ -23,6 +23,8 @@ def recorded(failure: NonFinite, run: Run, skipped: int, out: Path) -> str:
     """Write the folder, on rank 0 -> what to tell the user. skipped: as `Run.snapshot` takes it, of the step before."""
     step = failure.step
     where = _free_for(out / f"failure-{step + 1:08d}", run.config)
+    tensors, state = run.snapshot(skipped)
+    tensors = run.parallel.gathered(tensors)
     if run.ranks.main:
         sources = {
             n: [d.items.addresses[i] for i in dict.fromkeys(k.index for k in d.plan.keys(step))]
@@ -30,7 +32,7 @@ def recorded(failure: NonFinite, run: Run, skipped: int, out: Path) -> str:
         }
         try:
             where.mkdir(parents=True, exist_ok=True)
-            commit.save(where / "checkpoints", step, run.config, *run.snapshot(skipped))
+            commit.save(where / "checkpoints", step, run.config, tensors, state)
             checkpoint.write_durably(where / "record.json", dumps({**failure.record, "files": sources}, indent=1))
         except OSError as error:
             warn(f"the failure record could not be written: {cause_of(error)}")

@@ -17,6 +17,9 @@ from mae_ext.config import Config
 from mae_ext.engine.checkpoint import read_tensors
 from mae_ext.engine.distributed import Ranks
 
+Groups = dict[str, dict[str, Tensor]]
+"""As `Run.snapshot` has them: {"model": {name: tensor}, "optimizer": ...}."""
+
 
 class Parallel(Protocol):
     """sharded: whether a rank has but a share of each weight, so that ranks save together, and gather."""
@@ -41,6 +44,10 @@ class Parallel(Protocol):
 
     def whole(self, model: nn.Module, config: Config) -> nn.Module:
         """The model with all of its weights as they are now, always the same object. A meeting of all ranks."""
+        ...
+
+    def gathered(self, tensors: Groups) -> Groups:
+        """Of a snapshot, every tensor whole, in the host's memory where it was in shares; on rank 0. A meeting."""
         ...
 
     def park(self) -> None:
@@ -79,6 +86,9 @@ class Replicated:
 
     def whole(self, model: nn.Module, config: Config) -> nn.Module:
         return model
+
+    def gathered(self, tensors: Groups) -> Groups:
+        return tensors
 
     def park(self) -> None:
         pass

@@ -1,11 +1,12 @@
 """The run's own folder: who holds it, what is cleared from it, and the checkpoints that are written beside training."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,12 +21,17 @@ from mae_ext.errors import CheckpointError, UserError, cause_of
 from mae_ext.interop.files import FOLDER
 from mae_ext.memory import free_memory
 
+if TYPE_CHECKING:
+    from mae_ext.engine.shard_writer import ShardWriter
+
 SHARE = 0.5
 """Of the memory that is free, what the copies of a checkpoint may take at most."""
 
 
 class Saves:
     """Checkpoints of a run that trains, by rank 0, written by a thread while the steps go on; one at a time.
+
+    Of a model in shares every rank writes its own, each on such a thread (`ShardWriter`).
 
     Called on all ranks. No rank waits for a save in a step's reduction, which gives up after ten minutes: where rank 0
     has to wait for the disk the others wait in `settle`, as long as it takes. at: the step of the newest that is whole.
@@ -37,10 +43,12 @@ class Saves:
         self.whole: Path | None = None
         """The newest that this run wrote, and read back."""
         self.copies: Staged | None = None
+        self.shards = _shard_writer(run.ranks) if run.parallel.sharded else None
+        self.writes = run.ranks.main or self.shards is not None
         self.thread = ThreadPoolExecutor(1, "saves")
         self.under_way: Future[Path] | None = None
-        self.beside, self.behind = True, False
-        if run.ranks.main and run.ranks.device.type == "cuda":
+        self.beside, self.agreed, self.behind = True, False, False
+        if self.writes and run.ranks.device.type == "cuda":
             run.optimizer.register_step_pre_hook(lambda *_: self.copies.hold() if self.copies else None)
 
     def __call__(self, step: int, skipped: int) -> None:
@@ -55,18 +63,21 @@ class Saves:
             and step % self.run.config.train.save_every == 0
         ):
             self.behind = True
-            warn(
+            self._warn(
                 f"step {step} is to be saved and step {self.begun} is still being written: training waits for the "
                 f"disk; with a train.save_every above {self.run.config.train.save_every} it waits less"
             )
         self.settle()
         self.begun = step
-        if self.run.ranks.main:
+        if self.writes:
+            problem = None
             try:
                 self.record.flush()
-                self._begin(step, skipped)
             except OSError as error:
-                _warn_of(step, error)
+                problem = error
+            self._begin(step, skipped, problem)
+        if not self.agreed:  # or one would wait for the others, which go on
+            self.beside, self.agreed = all(self.run.ranks.gather(self.beside)), True
         if not self.beside:
             self.settle()
 
@@ -89,19 +100,24 @@ class Saves:
             self._hear()
         self.thread.shutdown()
 
-    def _begin(self, step: int, skipped: int) -> None:
+    def _begin(self, step: int, skipped: int, problem: OSError | None) -> None:
         tensors, state = self.run.snapshot(skipped)
-        if self.copies is None and self.beside:
-            size, room = Staged(tensors).bytes, free_memory() or 0
+        if self.shards:
+            tensors = self.shards.shares(tensors)
+        if not self.agreed:
+            free = free_memory()
+            room = float("inf") if free is None else free / (_ranks_here(self.run.ranks) if self.shards else 1)
+            size = Staged(tensors).bytes
             self.beside = size <= SHARE * room
-            if not self.beside:
+            if not self.beside and self.run.ranks.main:
                 say(
                     f"checkpoints of {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free: too few for "
                     f"copies to write from, so training waits while they are written"
                 )
+        staged = Staged(tensors)
         if self.beside:
-            self.copies = stage(self._steady(tensors), self.copies)
-        self.under_way = self.thread.submit(self._write, step, self.copies or Staged(tensors), state)
+            staged = self.copies = stage(self._steady(tensors), self.copies)
+        self.under_way = self.thread.submit(self._write, step, staged, state, problem)
 
     def _steady(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """On a GPU, copies of what a forward pass may change: the rest changes in the optimiser's step, which holds."""
@@ -111,11 +127,22 @@ class Saves:
         model = {name: t if name in learning else t.clone() for name, t in tensors["model"].items()}
         return tensors | {"model": model}
 
-    def _write(self, step: int, staged: Staged, state: dict[str, Any]) -> Path:
+    def _write(self, step: int, staged: Staged, state: dict[str, Any], problem: OSError | None) -> Path:
         """On the thread. A checkpoint is not ahead of the rows that led to it, and no older one goes before it is
-        read back."""
-        self.record.sync()
-        path = commit.commit(self.folder, step, self.run.config, staged, state)
+        read back. problem: what kept the rows from being handed to the system; other ranks have to hear of it."""
+
+        def rows() -> None:
+            if problem is not None:
+                raise problem
+            self.record.sync()
+
+        if self.shards:
+            path = self.shards.commit(self.folder, step, self.run.config, staged, state, rows)
+            if not self.run.ranks.main:
+                return path
+        else:
+            rows()
+            path = commit.commit(self.folder, step, self.run.config, staged, state)
         checkpoint.verify(path)
         reach("folder.verified")
         try:
@@ -132,7 +159,16 @@ class Saves:
             self.whole = under_way.result()
             self.at = self.begun
         except (OSError, CheckpointError) as error:
-            _warn_of(self.begun, error)
+            cause = cause_of(error) if isinstance(error, OSError) else error
+            self._warn(
+                f"step {self.begun}: could not save a checkpoint: {cause}; training goes on, the older ones are "
+                f"untouched"
+            )
+
+    def _warn(self, message: str) -> None:
+        """Once, where all ranks know it."""
+        if self.run.ranks.main:
+            warn(message)
 
     def last_words(self, step: int) -> str:
         """Of a run that a signal stopped after `step` steps."""
@@ -143,9 +179,15 @@ class Saves:
         return f"stopped by a signal after step {step}, saved at step {at}; the same command goes on"
 
 
-def _warn_of(step: int, error: OSError | CheckpointError) -> None:
-    cause = cause_of(error) if isinstance(error, OSError) else error
-    warn(f"step {step}: could not save a checkpoint: {cause}; training goes on, the older ones are untouched")
+def _shard_writer(ranks: Ranks) -> "ShardWriter":
+    from mae_ext.engine.shard_writer import ShardWriter  # distributed checkpoints take seconds to load
+
+    return ShardWriter(ranks)
+
+
+def _ranks_here(ranks: Ranks) -> int:
+    """Ranks on this machine, which share its memory, as torchrun says it; else all of them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
 
 
 @contextmanager

@@ -72,8 +72,18 @@ class Sharded:
         (copy,) = self.copies
         own = copy.to(self.ranks.device).state_dict()
         for name, weight in model.state_dict().items():
-            own[name].copy_(weight.full_tensor() if isinstance(weight, DTensor) else weight)
+            own[name].copy_(whole_of(weight))
         return copy
+
+    def gathered(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """One after the other, so that no device holds more than one of them."""
+        whole: dict[str, dict[str, Tensor]] = {group: {} for group in tensors}
+        for group, named in tensors.items():
+            for name, tensor in named.items():
+                together = whole_of(tensor)
+                if self.ranks.main:
+                    whole[group][name] = together.cpu()
+        return whole
 
     def park(self) -> None:
         for copy in self.copies:
@@ -82,6 +92,11 @@ class Sharded:
     def read(self, own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         """Each rank reads its shares and no more."""
         return read_like(own, path)
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """A tensor that is in shares, put together, on every rank; else the tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def share_of(tensor: Tensor) -> Tensor:
