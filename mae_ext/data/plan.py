@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import torch
 
-from mae_ext.rng import rng
+from mae_ext.data.order import files_at
+
+STAND_INS = 16
+"""Files that may stand in for a bad one, looked up at a time."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,6 @@ class Key:
     index: int
     repeat: int
     slot: int
-
-
-@lru_cache(maxsize=4)
-def _permutation(seed: int, name: str, epoch: int, num_files: int) -> np.ndarray:
-    return torch.randperm(num_files, generator=rng(seed, "permutation", name, epoch)).numpy()
 
 
 @dataclass(frozen=True)
@@ -54,20 +50,27 @@ class Plan:
     def keys(self, step: int) -> list[Key]:
         """The samples of optimiser step `step` (from 0) that belong to this rank, in order of slot."""
         share = self.batch // self.world
-        keys = []
-        for slot in range(self.rank * share, (self.rank + 1) * share):
-            read, repeat = divmod(step * self.batch + slot, self.repeats)
-            epoch, place = divmod(read, self.num_files)
-            keys.append(Key(epoch, place, self._index(epoch, place), repeat, slot))
-        return keys
+        slots = range(self.rank * share, (self.rank + 1) * share)
+        reads = [divmod(step * self.batch + slot, self.repeats) for slot in slots]
+        at = [divmod(read, self.num_files) for read, _ in reads]
+        files: dict[tuple[int, int], int] = {}
+        for epoch in dict.fromkeys(epoch for epoch, _ in at):
+            places = list(dict.fromkeys(place for other, place in at if other == epoch))
+            files |= {(epoch, place): index for place, index in zip(places, self._indices(epoch, places), strict=True)}
+        return [
+            Key(*where, files[where], repeat, slot) for slot, (_, repeat), where in zip(slots, reads, at, strict=True)
+        ]
 
     def candidates(self, key: Key) -> Iterator[int]:
         """The key's file, then those that stand in for it if it is bad: the next ones of the same permutation."""
-        for offset in range(self.num_files):
-            yield self._index(key.epoch, (key.place + offset) % self.num_files)
+        yield key.index
+        for offset in range(1, self.num_files, STAND_INS):
+            places = range(key.place + offset, key.place + min(offset + STAND_INS, self.num_files))
+            yield from self._indices(key.epoch, [place % self.num_files for place in places])
 
-    def _index(self, epoch: int, place: int) -> int:
-        return int(_permutation(self.seed, self.name, epoch, self.num_files)[place])
+    def _indices(self, epoch: int, places: list[int]) -> list[int]:
+        indices: list[int] = files_at(self.seed, self.name, epoch, self.num_files, np.array(places)).tolist()
+        return indices
 
 
 def spread(total: int, count: int) -> list[int]:
