@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mae_ext.config import Config, Statistics
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.examples import Examples
 from mae_ext.data.loading.statistics import resolve_statistics
-from mae_ext.data.sources.table import Items
+from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state
 from mae_ext.engine.parallel import Parallel, Replicated
 from mae_ext.engine.task import backbone_of
@@ -30,6 +31,9 @@ FREE_TO_CHANGE = {
 
 MOVABLE = ("data.path", "data.test", "data.reader.cache", "task.masks", "task.test_masks")
 """Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
+
+_FINGERPRINTS: WeakKeyDictionary[PathTable, dict[tuple[str | None, bytes | None], str]] = WeakKeyDictionary()
+"""Those that were computed, by the table, the path it was listed from, and the identity of a task's answers."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,22 @@ def held_out_fingerprints(data: Mapping[str, ModalityData]) -> dict[str, str]:
 
 
 def _fingerprint(items: Items, path: str | None, examples: Examples | None) -> str:
-    addresses = [items.addresses[i] for i in range(len(items))]
-    root = str(Path(path or "."))
-    if not all(address.startswith(root) for address in addresses):  # a list: of files that are somewhere else
-        root = commonprefix([min(addresses), max(addresses)]).rpartition("/")[0]  # noqa: RUF071 absolute or not
+    """Once a run: saves, evaluations and the comparison at the start all ask, and a list may have ten million files."""
+    known, key = _FINGERPRINTS.setdefault(items.addresses, {}), (path, None if examples is None else examples.identity)
+    if key not in known:
+        known[key] = _fingerprinted(items.addresses, str(Path(path or ".")), key[1])
+    return known[key]
+
+
+def _fingerprinted(addresses: PathTable, root: str, identity: bytes | None) -> str:
+    if not all(text.startswith(root) for text in addresses):  # a list: of files that are somewhere else
+        least, most = (choose(map(choose, addresses.blocks())) for choose in (min, max))
+        root = commonprefix([least, most]).rpartition("/")[0]  # noqa: RUF071 absolute or not
     digest = hashlib.sha256()
-    for address in addresses:
-        digest.update(address[len(root) :].encode("utf-8", "surrogateescape") + b"\0")
-    if examples is not None:
-        digest.update(examples.identity)
+    for block in addresses.blocks():
+        digest.update("".join([f"{text[len(root) :]}\0" for text in block]).encode("utf-8", "surrogateescape"))
+    if identity is not None:
+        digest.update(identity)
     return f"{len(addresses)} files, {digest.hexdigest()[:16]}"
 
 

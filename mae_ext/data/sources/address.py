@@ -8,9 +8,13 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive
+from mae_ext.data.sources import archive, remote
+from mae_ext.data.sources.shared import copied
 from mae_ext.data.stages import stage
-from mae_ext.errors import BadSample
+from mae_ext.errors import BadSample, UserError
+
+MAX_COPIED = 8 << 30
+"""Bytes of a member that is copied to the disk for a decoder which opens files itself."""
 
 
 def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
@@ -21,6 +25,8 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
     """
     if row := archive.ROW.fullmatch(address):
         return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+    if remote.is_remote(address):
+        return _fetch_remote(address, None, max_bytes)
     with _opened(address) as (handle, offset, size):
         _check_size(address, size, max_bytes)
         content = _pread(handle, size, offset)
@@ -34,6 +40,8 @@ def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> by
 
     max_bytes: of the whole, as for `fetch`; None is no limit.
     """
+    if remote.is_remote(address):
+        return _fetch_remote(address, count, max_bytes)
     with _opened(address) as (handle, offset, size):
         if max_bytes is not None:
             _check_size(address, size, max_bytes)
@@ -43,8 +51,12 @@ def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> by
 def locate(address: str) -> tuple[str, int, int]:
     """(file, offset, size) of the bytes behind an address, for decoders that open files themselves; a row: its archive.
 
+    Of a shard at an address, a copy of the member, which lasts until the third that this process asks for after it.
     Raises BadSample as `fetch` does.
     """
+    if remote.is_remote(address):
+        content = _fetch_remote(address, None, MAX_COPIED)
+        return copied(address, content), 0, len(content)
     with _opened(address) as (_, offset, size):
         return _place(address)[0], offset, size
 
@@ -55,6 +67,18 @@ def _place(address: str) -> tuple[str, int, int | None]:
         return member["shard"], int(member["offset"]), int(member["size"])
     row = archive.ROW.fullmatch(address)
     return row["file"] if row else address, 0, None
+
+
+def _fetch_remote(address: str, count: int | None, max_bytes: int | None) -> bytes:
+    member = archive.MEMBER.fullmatch(address)
+    if member is None:
+        raise UserError(f"{address}: at an address, members of tar shards are read and nothing else")
+    size = int(member["size"])
+    if size == 0:
+        raise BadSample(address, "empty", "0 bytes")
+    if max_bytes is not None:
+        _check_size(address, size, max_bytes)
+    return remote.read_member(member["shard"], int(member["offset"]), size, count)
 
 
 def _check_size(address: str, size: int, max_bytes: int) -> None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.sources import remote
 from mae_ext.data.sources.passed_over import LINKS_INSIDE, NOT_REGULAR, REPEATED, SAME_KEY, SAME_NAME, PassedOver
 from mae_ext.errors import BadSample, UserError
 
@@ -77,12 +78,14 @@ def list_tar(
         return group
 
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with _opened(shard) as stream, tarfile.open(shard, "r:", stream) as tar:
             for place, member in enumerate(tar):
                 path = PurePosixPath(member.name)
                 stem, dot, rest = path.name.partition(".")
                 key, suffix = f"{path.parent}/{stem}", f"{dot}{rest}".lower()
                 wanted = suffix == only if only else suffix.endswith(single)
+                if "\0" in member.name:
+                    raise ValueError(f"a name with a NUL, {member.name!r}")
                 if member.isdir():
                     continue
                 if any(part.startswith(".") and part != ".." for part in path.parts):
@@ -113,6 +116,12 @@ def list_tar(
     rows = [row for group in groups for row in _samples_of(group, single, shard, passed, only)]
     for _, address, label in sorted(rows):
         yield address, label
+
+
+def _opened(shard: str) -> IO[bytes]:
+    if not remote.is_remote(shard):
+        return open(shard, "rb")  # noqa: PTH123
+    return cast(IO[bytes], remote.Stream(shard, int(remote.version_of(shard).split()[0])))
 
 
 def _samples_of(

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive
+from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.address import locate
 from mae_ext.errors import UserError
 
@@ -216,10 +216,14 @@ def on_disk(shape: tuple[int, ...], dtype: type[np.generic], folder: Path | None
 
 
 def source_identity(address: str) -> dict[str, Any]:
-    """What distinguishes the bytes behind an address: size, time of change, SHA-256 of the first and last 64 KiB.
+    """What distinguishes the bytes behind an address: size, time of change, SHA-256 of the first and last 64 KiB; of a
+    shard at an s3:// or other such address, the version of the shard and where in it they are.
 
     Names do not count, so a folder may move. Raises BadSample for an address that cannot be opened.
     """
+    if remote.is_remote(address) and (member := archive.MEMBER.fullmatch(address)):
+        version = remote.known_version(member["shard"])
+        return {"size": int(member["size"]), "shard": version, "offset": int(member["offset"])}
     path, offset, size = locate(address)
     status = os.stat(path)  # noqa: PTH116
     identity = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))

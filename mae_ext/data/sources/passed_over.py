@@ -80,7 +80,7 @@ BESIDE = frozenset(TEXT.split())
 
 NAMES = """
 readme license licence changes changelog dicomdir manifest copying authors version makefile md5sums sha256sums checksums
-notice citation .ds_store .gitignore .gitattributes .gitkeep .keep .git .lock .nomedia
+notice citation .mae_ext .ds_store .gitignore .gitattributes .gitkeep .keep .git .lock .nomedia
 """
 BESIDE_NAMES = frozenset(NAMES.split())
 MOST = 8
@@ -116,6 +116,12 @@ class PassedOver:
     def hidden(self, name: str) -> None:
         if os.path.basename(name).lower() not in BESIDE_NAMES:  # noqa: PTH119 a name, not a file
             self.add(HIDDEN, name)
+
+    def join(self, other: "PassedOver") -> None:
+        """What another listing passed over, after this one."""
+        for mine, its in ((self.counts, other.counts), (self.suffixes, other.suffixes), (self.read, other.read)):
+            mine.update(its)
+        self.examples = other.examples | self.examples
 
     def __str__(self) -> str:
         """How many of which kind, one by name, and the remedy; "" where nothing is to be said. One line."""

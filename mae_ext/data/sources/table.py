@@ -8,20 +8,28 @@ a file path, `folder/` for files that are one sample together, `shard.tar::OFFSE
 import errno
 import logging
 import re
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive
+from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.folder import walk
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
 from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
+from mae_ext.data.sources.path_table import PathTable as PathTable
+from mae_ext.data.sources.shard_index import index_of, version_of
+from mae_ext.data.sources.shared import Growing, share
 from mae_ext.errors import UserError
 
 MAX_SHARDS = 100_000
+READERS = 16
+"""Shards that are listed at a time: at an address it is waiting, on a disk the second time it is mapping."""
+
 INTEGER_CLASSES = 100_000
 """Classes whose names are all whole numbers below this are sorted as numbers, all others as text."""
 
@@ -29,34 +37,6 @@ MOST_SUFFIXES = 12
 """Named in one message."""
 
 log = logging.getLogger(__name__)
-
-
-class PathTable:
-    """Many strings in two arrays: one of bytes, one of offsets.
-
-    A list of a million strings is a million reference counts, and each worker that touches one copies its page
-    (pytorch#13246). Any character is safe, newline and undecodable bytes included.
-    """
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        joined, ends = bytearray(), [0]
-        for text in texts:
-            joined += text.encode("utf-8", "surrogateescape")
-            ends.append(len(joined))
-        self._bytes: NDArray[np.uint8] = np.frombuffer(bytes(joined), dtype=np.uint8)
-        self._ends: NDArray[np.int64] = np.array(ends, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"address {index} of {len(self)}")
-        index %= len(self)
-        return self._bytes[self._ends[index] : self._ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -100,6 +80,8 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
     UserError when it is missing, unreadable, or holds nothing of the kind.
     """
+    if remote.is_remote(path):
+        remote.check_address(path)
     passed = PassedOver()
     items = _list(path, suffixes, passed)
     if passed.read:
@@ -132,6 +114,8 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         path, only = chosen[1], f".{chosen[2].lower()}"
         if not only.endswith(suffixes):
             raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
+    if remote.is_remote(path):
+        return _list_shards(_remote_shards(path, where), suffixes, where, passed, only)
     here, choice = Path(path), None
     if (listed := is_list(path)) and not _exists(here, where):
         here, choice = Path(listed["file"]), listed["choice"]
@@ -171,16 +155,27 @@ def _require(path: Path, where: str) -> None:
         raise UserError(f"{where}: no such file or folder (the path exists up to '{parent}')")
 
 
-def _items(addresses: Iterable[str], names: list[str | None] | None) -> Items:
+def _items(addresses: Iterable[str], names: Iterable[str | None] | None) -> Items:
     """Names of classes, None for unlabelled, become numbers: places among the names that occur."""
     table = PathTable(addresses)
-    known = {name for name in names or () if name is not None}
-    if names is None or not known:
+    return Items(table) if names is None else _labelled(table, names)
+
+
+def _labelled(table: PathTable, names: Iterable[str | None]) -> Items:
+    codes: dict[str | None, int] = {}
+    return _numbered(table, codes, np.fromiter((codes.setdefault(name, len(codes)) for name in names), np.int32))
+
+
+def _numbered(table: PathTable, codes: Iterable[str | None], seen: NDArray[np.int32]) -> Items:
+    """codes: the names that occur, of which `seen` (n,) are the places."""
+    codes = list(codes)
+    known = [name for name in codes if name is not None]
+    if not known:
         return Items(table)
     classes = tuple(sorted(known, key=int) if are_numbers(known) else sorted(known))
-    numbers = {name: i for i, name in enumerate(classes)}
-    labels = np.array([-1 if name is None else numbers[name] for name in names], dtype=np.int64)
-    return Items(table, labels, classes)
+    numbers = {None: -1} | {name: i for i, name in enumerate(classes)}
+    labels: NDArray[np.int64] = np.array([numbers[name] for name in codes], np.int64)[seen]
+    return Items(table, share(labels), classes)
 
 
 def are_numbers(classes: Collection[str]) -> bool:
@@ -206,13 +201,16 @@ def _join(suffixes: Sequence[str]) -> str:
 
 
 def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
-    names: list[str | None] = []
-    table: list[str] = []
-    for path, top in walk(root, suffixes, where, passed):
-        table.append(path)
-        names.append(top)
-    if table:
-        return _items(table, names)
+    names = array("i")
+    codes: dict[str | None, int] = {}
+
+    def addresses() -> Iterator[str]:
+        for path, top in walk(root, suffixes, where, passed):
+            names.append(codes.setdefault(top, len(codes)))
+            yield path
+
+    if len(table := PathTable(addresses())):
+        return _numbered(table, codes, np.frombuffer(names, np.int32))
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)
@@ -225,18 +223,31 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: Pass
 def _list_shards(
     shards: list[str], suffixes: tuple[str, ...], where: str, passed: PassedOver, only: str | None = None
 ) -> Items:
-    addresses: list[str] = []
-    labels: list[str | None] = []
-    for shard in shards:
-        for address, label in archive.list_tar(shard, suffixes, passed, only):
-            addresses.append(address)
-            labels.append(label)
-    if not addresses:
+    with ThreadPoolExecutor(READERS) as pool:
+        versions = list(pool.map(version_of, shards))
+        names: dict[str | None, int] = {}
+        labels = Growing(np.int32)
+
+        def parts() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+            for start in range(0, len(shards), READERS):
+                few = range(start, min(start + READERS, len(shards)))
+                made = [pool.submit(index_of, shards[i], versions[i], suffixes, only) for i in few]
+                for i, index in zip(few, made, strict=True):
+                    one = index.result()
+                    passed.join(one.passed)
+                    codes = [names.setdefault(name, len(names)) for name in (None, *one.names)]
+                    labels.append(np.array(codes, np.int32)[one.labels + 1])
+                    yield one.addresses(shards[i])
+
+        table = PathTable.joined(parts())
+    if not len(table):
         raise UserError(
             f"{where}: no sample in {len(shards)} tar shard(s); expected members that end in "
             f"{only or _join(suffixes)}; {passed.instead()}"
         )
-    return _items(addresses, labels)
+    table.versions = {s: v for s, v in zip(shards, versions, strict=True) if remote.is_remote(s)}
+    remote.expect(table.versions)
+    return _numbered(table, list(names), labels.whole())
 
 
 def _expand(pattern: str, where: str) -> list[str]:
@@ -252,6 +263,17 @@ def _expand(pattern: str, where: str) -> list[str]:
         raise UserError(f"{where}: {len(missing)} of {len(shards)} shards are missing, the first is '{missing[0]}'")
     if not shards:
         raise UserError(f"{where}: no shard matches")
+    return shards
+
+
+def _remote_shards(pattern: str, where: str) -> list[str]:
+    """Braces, then what * and [ name, or the shards of a folder."""
+    shards: list[str] = []
+    for name in _braces([pattern], where):
+        whole = name.endswith(".tar") and not set("*[") & set(name)
+        shards += [name] if whole else remote.shards_at(name)
+    if not shards:
+        raise UserError(f"{where}: no shard (.tar) there; at an address, tar shards are read and nothing else")
     return shards
 
 
