@@ -16,7 +16,8 @@ from mae_ext.config import Config, Statistics
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.examples import Examples
 from mae_ext.data.loading.statistics import resolve_statistics
-from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state
 from mae_ext.engine.parallel import Parallel, Replicated
 from mae_ext.engine.task import backbone_of

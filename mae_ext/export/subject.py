@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mae_ext.config import one_modality
 from mae_ext.data.sample import stack
-from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.outputs import addresses_of
 from mae_ext.engine.start import Named, opened

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mae_ext.data.sample import stack
-from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items
 from mae_ext.drawing.panels import Panel, on_a_scale, save_rows
 from mae_ext.errors import BadSample, UserError
 from mae_ext.features.encoder import Features, FrozenEncoder

@@ -7,7 +7,7 @@ from itertools import islice
 
 from mae_ext.cores import cores
 from mae_ext.data.sample import CropSampler, Reader, Sample, read_checked
-from mae_ext.data.sources.table import PathTable
+from mae_ext.data.sources.path_table import PathTable
 from mae_ext.errors import BadSample
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mae_ext.config import Config
 from mae_ext.data.sources.meant import check_classes, one_class
-from mae_ext.data.sources.table import Items, PathTable, list_items
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items, list_items
 from mae_ext.errors import UserError, some
 from mae_ext.rng import rng
 from mae_ext.sections import PlugIn

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mae_ext.data.plan import spread
-from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items
 from mae_ext.errors import UserError, some
 
 SIDE = r"train|training|trn|test|testing|tst|val|valid|validation|dev|eval"

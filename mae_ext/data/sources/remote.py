@@ -46,8 +46,9 @@ VERSIONS = (
 """What file systems call that which changes with a file's content, the surest first."""
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "remote", "https": "remote"}
-PASSING = {408, 425, 429}
-"""Refusals that pass: too slow, too early, too many at once. Every other 4xx stays."""
+PASSING = {400, 408, 425, 429}
+"""Refusals that pass: too slow, too early, too many at once, and 400, which S3 says of a time-out and aiohttp of an
+answer that is none. Every other 4xx stays."""
 
 KEPT_TO_ITSELF = re.compile(
     r"(?i)(\b(?:[\w-]*(?:key|token|secret|signature|credential|password)[\w-]*|authorization)['\"]?\s*[:=]\s*)"
@@ -255,14 +256,14 @@ def _tried(shard: str, attempt: Callable[[], Any]) -> Any:
             return attempt()
         except (UserError, RunError):
             raise
-        except FileNotFoundError:
-            raise UserError(f"{shard}: there is no such object (404)") from None
-        except PermissionError as error:
-            raise UserError(f"{shard}: may not be read (403): {_said(error)}; see to the credentials") from None
-        except Exception as error:  # noqa: BLE001 libraries of many makers
+        except Exception as raised:  # noqa: BLE001 libraries of many makers
+            # fsspec calls whatever went wrong over HTTP "not found", and keeps what it was as the cause.
+            error = raised.__cause__ if isinstance(raised, FileNotFoundError) and raised.__cause__ else raised
             status = getattr(error, "status", None)
-            if status in (401, 403) or "Credentials" in type(error).__name__:
-                why = f"may not be read ({status or 'no credentials'}): {_said(error)}"
+            if status == 404 or isinstance(error, FileNotFoundError):
+                raise UserError(f"{shard}: there is no such object (404)") from None
+            if status in (401, 403) or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+                why = f"may not be read ({status or 403}): {_said(error)}"
                 raise UserError(f"{shard}: {why}; see to the credentials") from None
             if isinstance(status, int) and 400 <= status < 500 and status not in PASSING | {412, 416}:
                 raise UserError(f"{shard}: was refused: {_said(error)}") from None

@@ -21,7 +21,7 @@ from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.folder import walk
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
 from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
-from mae_ext.data.sources.path_table import PathTable as PathTable
+from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.shard_index import index_of, version_of
 from mae_ext.data.sources.shared import Growing, share
 from mae_ext.errors import UserError

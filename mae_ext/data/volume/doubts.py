@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mae_ext.data.plan import spread
-from mae_ext.data.sources.table import PathTable
+from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume.geometry import apart, lean, orientation
 from mae_ext.data.volume.scan import Declared
 from mae_ext.errors import BadSample, some

@@ -17,7 +17,7 @@ from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
 from mae_ext.data.sources.folder import members
-from mae_ext.data.sources.table import PathTable
+from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.crops import Scan, owned

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from mae_ext.data.sample import Sample, stack
-from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import Results, addresses_of
 from mae_ext.errors import BadSample, UserError, reasons

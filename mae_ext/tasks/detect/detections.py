@@ -14,7 +14,8 @@ from mae_ext.cores import cores
 from mae_ext.data.image.boxes import BoxTable, uncrop_boxes
 from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sample import Reader, Sample, read_checked, read_placed, stack, whole
-from mae_ext.data.sources.table import Items, PathTable
+from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.table import Items
 from mae_ext.drawing.boxes import as_picture, draw_boxes
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
 from mae_ext.errors import BadSample, UserError, reasons
