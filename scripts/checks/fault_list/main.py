@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from fault_list import rows_pictures, rows_files, rows_runs, rows_saves, rows_texts, rows_workers
+from fault_list import rows_files, rows_pictures, rows_runs, rows_saves, rows_texts, rows_workers
 from fault_list.trial import Row, Running, say, start
 
 ROWS = {
@@ -37,7 +37,10 @@ def read(out: Path) -> list[dict[str, object]]:
 
 def table(results: list[dict[str, object]], names: Iterable[str]) -> str:
     """Of all that was written down, markdown."""
-    lines = ["| row | injected, and what survives it | injected | survived | lost | figures |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| row | injected, and what survives it | injected | survived | lost | figures |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in names:
         rows = [r for r in results if r["row"] == name and r["trial"] != -1]
         if not rows:
@@ -114,7 +117,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(sorted(ROWS, key=order))}")
     parser.add_argument("--amount", choices=["quick", "full"], default="quick")
     parser.add_argument("--out", type=Path, default=Path("faults.jsonl"))
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mae_ext_faults"), help="what trials leave, if they lose")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/mae_ext_faults"), help="what trials leave, if they lose"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print the table of what --out holds")
     args = parser.parse_args()

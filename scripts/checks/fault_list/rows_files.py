@@ -12,10 +12,10 @@ import numpy as np
 from data.video.numbered_clips import at, numbers, write
 from data.video.test_decoder import STUB
 from data.volume.test_faults import BAD, CENTRE, SIZE, nifti
+from fault_list.trial import Outcome, Row, limit_memory, peak_anew, status_bytes
 from faults.conftest import png_header
 from faults.test_video_faults import CODECS, DEADLINE_S, dropped, flipped, truncated, verdict, zeroed
 
-from fault_list.trial import Outcome, Row, limit_memory, peak_anew, status_bytes
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.loading.sandbox import Sandbox
@@ -119,7 +119,7 @@ FATES = {
 """Of a decoding child, which ends by it: of its memory nobody is told but the kernel."""
 
 
-def wild(number: int, folder: Path, shared: Path) -> Outcome:
+def wild(number: int, folder: Path, _: Path) -> Outcome:
     """Ten of a kind, in the sandbox of loaders (the first half) or in a decoder of films."""
     kind, lost = list(VERDICTS)[number % 3], []
     if number < 9:
@@ -161,7 +161,7 @@ class VideoStub:
 SEEDS = 25
 
 
-def scan(number: int, folder: Path, shared: Path) -> Outcome:
+def scan(number: int, folder: Path, _: Path) -> Outcome:
     """A kind of damage, 25 times, in 1.5 GB of address space."""
     kind = list(BAD)[number]
     name, make, expected = BAD[kind]
@@ -211,7 +211,7 @@ BOMBS: dict[str, tuple[str, Callable[[int, Path], bytes]]] = {
 }
 
 
-def bomb(number: int, folder: Path, shared: Path) -> Outcome:
+def bomb(number: int, folder: Path, _: Path) -> Outcome:
     kind = list(BOMBS)[number % len(BOMBS)]
     name, make = BOMBS[kind]
     readers = {
@@ -241,17 +241,24 @@ def bomb(number: int, folder: Path, shared: Path) -> Outcome:
 
 
 ROWS = (
-    Row("D1", "films: cut, 1 to 2000 bits flipped, zeroed, parts missing, other codec tags, huge sizes, edit lists, 0 or "
-        "1 frame, variable rate: right, or named in the ledger; none crashes or hangs, no frame twice",
-        {"quick": 12, "full": 108}, film, 1800, ("tests/data/video/test_reader_damage.py",), prepare_films),
-    Row("D2", "decoders that spin in C, segfault, or allocate 100 GB, in the sandbox and in decoding children: the child "
-        "is killed, the file named, the parent goes on", {"quick": 6, "full": 18}, wild, 300,
-        ("tests/data/loading/test_sandbox.py::test_each_way_to_fail_is_a_verdict_in_time_and_the_next_call_works",
-         "tests/data/video/test_decoder.py::test_a_child_that_fails_costs_its_file_and_the_next_file_gets_another")),
-    Row("D3", f"{len(BAD)} kinds of damaged NIfTI, 25 times each, in 1.5 GB: the verdict of its kind",
+    Row(
+        "D1",
+        "films: cut, 1 to 2000 bits flipped, zeroed, parts missing, other codec tags, huge sizes, edit lists, 0 or 1 "
+        "frame, variable rate: right, or named in the ledger; none crashes or hangs, no frame twice",
+        {"quick": 12, "full": 108}, film, 1800, prepare_films,
+    ),
+    Row(
+        "D2",
+        "decoders that spin in C, segfault, or allocate 100 GB, in the sandbox and in decoding children: the child is "
+        "killed, the file named, the parent goes on",
+        {"quick": 6, "full": 18}, wild, 300,
+    ),
+    Row(
+        "D3", f"{len(BAD)} kinds of damaged NIfTI, {SEEDS} times each, in 1.5 GB: the verdict of its kind",
         {"quick": 4, "full": len(BAD)}, scan, 300,
-        ("tests/data/volume/test_faults.py::test_each_kind_of_bad_file_is_named",)),
-    Row("D4", "NIfTI, PNG, gzip and mp4 that promise gigabytes: refused in 1 s, in less than twice the limit",
-        {"quick": 4, "full": 8}, bomb, 300, ("tests/data/volume/test_faults.py::"
-        "test_a_bomb_of_61_bytes_is_refused_at_once_and_without_memory",)),
+    ),
+    Row(
+        "D4", "NIfTI, PNG, gzip and mp4 that promise gigabytes: refused in 1 s, in less than twice the limit",
+        {"quick": 4, "full": 8}, bomb, 300,
+    ),
 )  # fmt: skip

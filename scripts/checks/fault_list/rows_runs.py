@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 from engine.test_distributed import alone, check_killed_rank
-from faults.kills import command, environment, finish, launch, rows, run_with_kills, trajectory, wait_until
-
 from fault_list.inputs import MODALITIES, make_photos, write_config
 from fault_list.trial import Outcome, Row
+from faults.kills import command, environment, finish, launch, rows, run_with_kills, trajectory, wait_until
+
 from mae_ext.engine.checkpoint import latest
 
 KILLS = 5
 """Of one run."""
 
 STEPS = 120
-TOLERANCE = 1e-5
-"""Losses of two ranks and of one differ by no more."""
 
 
 def undisturbed(config: Path, data: Path, out: Path) -> list[tuple[int, float, float]]:
@@ -145,20 +143,24 @@ def long(number: int, folder: Path, shared: Path) -> Outcome:
     return Outcome(1, tuple(lost), {"growth in 1000 steps MiB": round(slope, 3)} if number else {})
 
 
-
 ROWS = (
-    Row("R1", "SIGKILL of all processes at random moments, 5 in a run, other workers at each start, three modalities: "
-        "losses are those of an undisturbed run, to the bit",
-        {"quick": 3, "full": 30}, killed, 900, ("tests/faults/test_kill.py::"
-        "test_a_run_killed_twice_logs_the_bits_of_an_undisturbed_one",), prepare_kills),
-    Row("R3", "SIGTERM, SIGINT, SIGUSR1: exit 75, saved at the last step, within 2 s; two in a row: ended at once",
-        {"quick": 6, "full": 80}, signalled, 240, ("tests/engine/test_signals.py::"
-        "test_a_signal_saves_ends_with_75_and_loses_no_step", "tests/engine/test_signals.py::"
-        "test_the_second_signal_ends_at_once_and_leaves_a_run_that_goes_on"), prepare_signals),
-    Row("R9", "one of two ranks killed: the other ends within 60 s, one rank goes on to the losses of a run of one "
-        "(to 1e-5)", {"quick": 1, "full": 10}, rank_killed, 600, ("tests/engine/test_distributed.py::"
-        "test_a_killed_rank_ends_the_other_with_a_message_and_the_run_goes_on_with_one",), prepare_ranks),
-    Row("R11", "10 000 steps, one file in twenty damaged: memory, descriptors and threads stay",
-        {"quick": 1, "full": 2}, long, 7200, ("tests/faults/test_bad_input.py::"
-        "test_one_bad_file_of_41_stops_the_run_with_its_name_or_is_listed_where_more_are_allowed",), prepare_long),
+    Row(
+        "R1",
+        "SIGKILL of all processes at random moments, 5 in a run, other workers at each start, three modalities: losses "
+        "are those of an undisturbed run, to the bit",
+        {"quick": 3, "full": 30}, killed, 900, prepare_kills,
+    ),
+    Row(
+        "R3", "SIGTERM, SIGINT, SIGUSR1: exit 75, saved at the last step, within 2 s; two in a row: ended at once",
+        {"quick": 6, "full": 80}, signalled, 240, prepare_signals,
+    ),
+    Row(
+        "R9",
+        "one of two ranks killed: the other ends within 60 s, one rank goes on to the losses of a run of one (to 1e-5)",
+        {"quick": 1, "full": 10}, rank_killed, 600, prepare_ranks,
+    ),
+    Row(
+        "R11", "10 000 steps, one file in twenty damaged: memory, descriptors and threads stay",
+        {"quick": 1, "full": 2}, long, 7200, prepare_long,
+    ),
 )  # fmt: skip

@@ -27,7 +27,6 @@ class Row:
 
     what: is injected, and how it is survived. trials: by amount, each a process. run: the trial of a number, in an
     empty folder of its own, with what `prepare` left in the folder of the row. needs: why it cannot be run here, or "".
-    tests: where the suite has its quick form.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Row:
     trials: Mapping[str, int]
     run: Callable[[int, Path, Path], Outcome]
     deadline_s: float
-    tests: tuple[str, ...]
     prepare: Callable[[Path], None] | None = None
     needs: Callable[[], str] = lambda: ""
 
@@ -63,7 +61,8 @@ class Running:
         kept: dict[str, object] = {"row": self.row.name, "trial": self.number, "seconds": round(seconds, 2)}
         file = self.folder.with_suffix(".json")
         if file.exists() and not late:
-            return kept | json.loads(file.read_text())
+            result: dict[str, object] = json.loads(file.read_text())
+            return kept | result
         code = os.waitstatus_to_exitcode(status)
         why = f"no end within {self.row.deadline_s:g} s" if late else f"the trial itself ended with {code}"
         return kept | asdict(Outcome(1, (why,)))

@@ -41,9 +41,12 @@ def dependencies() -> list[str]:
     return [canonical(Requirement(text).name) for text in project["dependencies"]]
 
 
-def closure(names: Iterable[str]) -> set[str]:
-    """The distributions and all that they need on the machine, as far as they are installed here to be asked."""
-    seen: set[str] = set()
+def closure(names: Iterable[str], without: Iterable[str] = ()) -> set[str]:
+    """The distributions and all that they need on the machine, as far as they are installed here to be asked.
+
+    without: is not followed: a newer release of one that is there may need what that machine's has no use for.
+    """
+    seen = set(without)
     pending = [canonical(name) for name in names]
     while pending:
         name = pending.pop()
@@ -56,7 +59,7 @@ def closure(names: Iterable[str]) -> set[str]:
             continue
         for need in map(Requirement, needs):
             if need.marker is None or need.marker.evaluate(TARGET):
-                pending.append(canonical(need.name))
+                pending.append(canonical(need.name))  # noqa: PERF401 a generator here would hide the condition
     return seen
 
 
@@ -67,17 +70,17 @@ def wheels() -> list[str]:
         name, equals, version = line.partition("==")
         if equals and not line.startswith("#"):
             pins[canonical(name)] = version
-    return [f"{name}=={pins[name]}" for name in sorted(closure(CARRIED) - closure(PRESENT))]
+    return [f"{name}=={pins[name]}" for name in sorted(closure(CARRIED) - (closure(PRESENT, CARRIED) - {*CARRIED}))]
 
 
 def instructions() -> str:
     """How to fetch the wheels where there is a network, and to install them where there is none."""
+    fetch = "python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp"
     platforms = " ".join(f"--platform {platform}" for platform in PLATFORMS)
     return "\n".join(
         (
             "# where there is a network:",
-            "python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "
-            f"{platforms} -d wheels {' '.join(wheels())}",
+            f"{fetch} {platforms} -d wheels {' '.join(wheels())}",
             "# on the machine with the GPU:",
             "python3 -m pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site",
             "scripts/gpu_check",

@@ -24,9 +24,8 @@ SCANS = {
 def cases(small: str) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
     """By name: the command, modalities, and more of the config."""
     image = IMAGE | {"data": {"path": f"{small}/flat"}}
-    video = VIDEO | {"data": {
-        "path": f"{small}/../small_clips/clips.npz", "reader": {"name": "video", "stride": 1}, "augment": {"fixed": [0]},
-    }}  # fmt: skip
+    arrays, reader = f"{small}/../small_clips/clips.npz", {"name": "video", "stride": 1}
+    video = VIDEO | {"data": {"path": arrays, "reader": reader, "augment": {"fixed": [0]}}}
     volume = VOLUME | {"data": SCANS | {"path": f"{small}/scans"}}
     labelled = {k: v for k, v in IMAGE.items() if k != "mask"}
     body = {k: v for k, v in VOLUME.items() if k != "mask"}

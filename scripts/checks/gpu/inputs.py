@@ -9,10 +9,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from gpu.results import Check
 from numpy.typing import NDArray
 from PIL import Image
-
-from gpu.results import Check
 
 Bytes = NDArray[np.uint8]
 
@@ -22,7 +21,8 @@ def smooth(number: int, height: int, width: int) -> Bytes:
     chance = np.random.default_rng(number)
     coarse = Image.fromarray(chance.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8))
     shapes = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    return np.clip(shapes + chance.integers(-9, 10, shapes.shape), 0, 255).astype(np.uint8)
+    noisy: Bytes = np.clip(shapes + chance.integers(-9, 10, shapes.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def photo(task: tuple[Path, int, int, int]) -> None:
@@ -87,8 +87,8 @@ def small(folder: Path, side: int) -> None:
         voxels[6:16, 6:16, 5:14] += 300
         inside = np.zeros(voxels.shape, np.uint8)
         inside[6:16, 6:16, 5:14] = 1
-        for name, content in (("scans", voxels), ("scan_masks", inside)):
-            nib.Nifti1Image(content, np.eye(4)).to_filename(folder / name / f"{number}.nii.gz")
+        nib.Nifti1Image(voxels, np.eye(4)).to_filename(folder / "scans" / f"{number}.nii.gz")
+        nib.Nifti1Image(inside, np.eye(4)).to_filename(folder / "scan_masks" / f"{number}.nii.gz")
 
 
 def inputs(check: Check) -> None:

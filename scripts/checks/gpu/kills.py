@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from gpu.every import cases
 from gpu.results import Check
 from gpu.training import rows, trained, write
+
 from mae_ext.config import TrainConfig
 
 
@@ -62,7 +62,9 @@ def determinism(check: Check) -> None:
             out = check.out / name
 
             def work(way: str = way, name: str = name, out: Path = out) -> None:
-                settings: dict[str, Any] = {"deterministic": False} if "deterministic" in TrainConfig.model_fields else {}
+                settings: dict[str, Any] = (
+                    {"deterministic": False} if "deterministic" in TrainConfig.model_fields else {}
+                )
                 settings = reproducible() if way == "deterministic" else settings
                 image, model, workers = cases(str(check.inputs / "small"))["images"][1], {}, 0
                 if not check.tiny:
@@ -81,7 +83,7 @@ def determinism(check: Check) -> None:
                   price=round(medians[way] / medians["free"], 3))  # fmt: skip
 
 
-def launched(check: Check, config: Path, out: Path) -> int:
+def launched(config: Path, out: Path) -> int:
     def work() -> None:
         trained("pretrain", config, out)
 
@@ -100,11 +102,11 @@ def kills(check: Check) -> None:
         config = write(check, f"seed{seed}", modalities, settings)
         config.write_text(config.read_text().replace("seed: 5", f"seed: {seed}"))
         whole, killed = check.out / f"whole{seed}", check.out / f"killed{seed}"
-        if code := waited(launched(check, config, whole)):
+        if code := waited(launched(config, whole)):
             raise RuntimeError(f"the undisturbed run ended with {code}")
         at = []
-        for goal in ((every + 1,) if check.tiny else (every + 2, 2 * every + 5)):
-            child = launched(check, config, killed)
+        for goal in (every + 1,) if check.tiny else (every + 2, 2 * every + 5):
+            child = launched(config, killed)
             while len(rows_so_far(killed)) < goal and os.waitpid(child, os.WNOHANG)[0] == 0:
                 time.sleep(0.002)
             try:
@@ -113,9 +115,11 @@ def kills(check: Check) -> None:
             except (ProcessLookupError, ChildProcessError):
                 pass  # it was faster
             at.append(len(rows_so_far(killed)))
-        code = waited(launched(check, config, killed))
+        code = waited(launched(config, killed))
         same = code == 0 and same_bits(trajectory(whole), trajectory(killed))
-        check.row(f"seed {seed}", kills=len(at), after_steps=", ".join(map(str, at)), steps=steps, losses_identical=same)
+        check.row(
+            f"seed {seed}", kills=len(at), after_steps=", ".join(map(str, at)), steps=steps, losses_identical=same
+        )
 
 
 def rows_so_far(out: Path) -> list[str]:

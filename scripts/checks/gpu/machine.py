@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 from bench_step import matmul_rate
+from gpu.results import Check
 from torch import Tensor
 
-from gpu.results import Check
 from mae_ext.config import TrainConfig
 from mae_ext.rng import rng
 

@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from gpu import bare
@@ -30,7 +31,14 @@ LIMITS_S = {
 }  # fmt: skip
 """Sections in their order, each a module or a function of one, and the most that it may take."""
 
-PLACES = {"inputs": "inputs", "compile": "steps", "eager": "steps", "peer": "steps", "syncs": "runs", "determinism": "kills"}
+PLACES = {
+    "inputs": "inputs",
+    "compile": "steps",
+    "eager": "steps",
+    "peer": "steps",
+    "syncs": "runs",
+    "determinism": "kills",
+}
 """Modules of sections that are called otherwise."""
 
 NEED_FILES = {"every", "syncs", "runs", "determinism", "kills"}
@@ -48,11 +56,11 @@ def settled(tiny: bool) -> None:
     """Imports for all sections at once, which are forks of this process; nothing here may touch the device."""
     for name in LIMITS_S:
         section(name)
-    import monai.data.box_utils
+    import monai.data.box_utils  # noqa: F401
     import torch
 
-    import mae_ext.cli
-    import mae_ext.engine.train  # noqa: F401
+    import mae_ext.engine.train
+    import mae_ext.tasks.detect.task  # noqa: F401
 
     if tiny:
         torch.set_num_threads(1)
@@ -91,10 +99,8 @@ def run(name: str, limit_s: float, check: Check) -> bool:
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
             check.row("failed", error=f"ended by signal {-code}")
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # what it left behind
-        except ProcessLookupError:
-            pass
     append(check.journal, {"section": "seconds", "what": name, "seconds": round(time.monotonic() - began, 1)})
     return status == 0
 

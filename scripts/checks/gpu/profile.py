@@ -4,11 +4,11 @@ from typing import Any
 
 import bench_recipe
 import torch
+from gpu.results import Check
+from gpu.steps import CASES, recipe
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
-from gpu.results import Check
-from gpu.steps import CASES, recipe
 from mae_ext.engine.cpu import settle_in
 
 TOP = 12
@@ -46,7 +46,9 @@ def profile(check: Check) -> None:
     spans = [(e.time_range.start, e.time_range.end) for e in events]
     span = max(stop for _, stop in spans) - min(start for start, _ in spans)
     idle = 1 - busy_us(spans) / span
-    check.row("steps", count=steps, ms=round(span / steps / 1e3, 2), idle_percent=round(100 * idle, 2), trace=str(trace))
+    check.row(
+        "steps", count=steps, ms=round(span / steps / 1e3, 2), idle_percent=round(100 * idle, 2), trace=str(trace)
+    )
 
     def own(average: Any) -> float:
         return float(average.self_device_time_total if cuda else average.self_cpu_time_total)

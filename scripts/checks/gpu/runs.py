@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import yaml
-
 from gpu.every import each, taken
 from gpu.results import Check
 from gpu.steps import recipe
@@ -25,12 +24,13 @@ RUNS = {
 
 def runs(check: Check) -> None:
     """ViT-B from JPEG, clips and scans on the fly, as the recipes have it."""
-    workers = 0 if check.tiny else max(1, min(14, len(os.sched_getaffinity(0)) - 2))
+    cores = max(1, min(14, len(os.sched_getaffinity(0)) - 2))
     for name, (source, batch, data, count) in RUNS.items():
         if check.left() < 15 and not check.tiny:
             check.skip(name, f"{check.left():.0f} s were left")
             continue
         steps = 3 if check.tiny else count
+        workers = (1 if name == "JPEG" else 0) if check.tiny else cores
         config = recipe(source, batch, check.tiny, "train.epochs=null", "train.warmup_epochs=null",
                         f"train.steps={steps}", f"train.workers={workers}", "train.tensorboard=false",
                         "train.save_every=100000", f"train.device={check.device}", "train.precision=bf16")  # fmt: skip
@@ -80,7 +80,11 @@ def syncs(check: Check) -> None:
         per_step = {p: (n - seen[short][p]) / (long - short) for p, n in seen[long].items()}
         met = {p: round(n, 2) for p, n in sorted(per_step.items(), key=lambda item: -item[1]) if n > 0.05}
         where = "; ".join(f"{place} ({count:g})" for place, count in list(met.items())[:6])
-        return {"waits_per_step": round(sum(met.values()), 2), "at_the_start": sum(seen[short].values()), "where": where}
+        return {
+            "waits_per_step": round(sum(met.values()), 2),
+            "at_the_start": sum(seen[short].values()),
+            "where": where,
+        }
 
     some = ("images", "segment volumes") if check.tiny else ()
     if some:

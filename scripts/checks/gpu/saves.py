@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
 from gpu.machine import synchronize
 from gpu.results import Check
 from gpu.steps import CASES, recipe
+
 from mae_ext.engine import checkpoint
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.run import Run, assembled

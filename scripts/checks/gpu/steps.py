@@ -12,9 +12,9 @@ from typing import Any, get_args
 import bench_recipe
 import bench_step
 import torch
-
 from gpu.machine import peak_of
 from gpu.results import Check, figure
+
 from mae_ext.config import Config, TrainConfig, load_config
 from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.estimate import BYTES_PER_PARAMETER, activation_bytes, modality_estimates
@@ -120,8 +120,10 @@ def eager(check: Check) -> None:
 def ways_to_compile() -> dict[str, list[str]]:
     """Settings by name: those that this version's `train.compile` and `train.compile_mode` have."""
     fields = TrainConfig.model_fields
-    values = [v for arm in (fields["compile"].annotation, *get_args(fields["compile"].annotation)) for v in get_args(arm)]
-    ways = {"off": False, **({w: w for w in ("blocks", "whole") if w in values} or {"whole": True})}
+    values = [
+        v for arm in (fields["compile"].annotation, *get_args(fields["compile"].annotation)) for v in get_args(arm)
+    ]
+    ways: dict[str, Any] = {"off": False, **({w: w for w in ("blocks", "whole") if w in values} or {"whole": True})}
     sets = {name: [f"train.compile={str(value).lower()}"] for name, value in ways.items()}
     if "compile_mode" in fields:
         known = [v for arm in (fields["compile_mode"].annotation, *get_args(fields["compile_mode"].annotation))
@@ -194,7 +196,7 @@ def peer(check: Check) -> None:
     }
     for side, build in builders.items():
         before = emptied(device)
-        sides[side] = build()
+        sides[side] = build()  # type: ignore[no-untyped-call]
         sides[side]()
         if device.type == "cuda":
             memory[side] = (torch.cuda.max_memory_allocated(device) - before) / 2**30

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from gpu.results import Check
+
 from mae_ext.cli import run
 
 Values = Mapping[str, Any]
@@ -19,7 +19,14 @@ SMALL_MODEL = {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "de
 
 def write(check: Check, name: str, modalities: Values, train: Values, **more: Any) -> Path:
     """A config in the section's folder, of a model of no size."""
-    settings = {"steps": 20, "lr": 1e-3, "precision": "bf16", "device": check.device, "workers": 0, "tensorboard": False}
+    settings = {
+        "steps": 20,
+        "lr": 1e-3,
+        "precision": "bf16",
+        "device": check.device,
+        "workers": 0,
+        "tensorboard": False,
+    }
     values = {
         "seed": 5, "modalities": dict(modalities), "model": SMALL_MODEL if check.tiny else MODEL,
         "train": {**settings, "save_every": 1000, **train}, **more,
