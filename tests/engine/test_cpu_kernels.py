@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mae_ext.engine import cpu
 from mae_ext.engine.cpu import CpuLinear, attend
 
 SHAPES = [(5, 24), (2, 7, 24), (2, 3, 5, 24), (1, 24)]
@@ -187,6 +188,30 @@ def test_attention_in_bf16_on_a_cpu_keeps_no_probabilities(halves):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         attend(q, k, v)
     assert len(kept) >= 3 and max(kept) == q.numel()
+
+
+def outputs_and_gradients(q, k, v):
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    out = attend(*leaves)
+    return [out.detach(), *torch.autograd.grad((out.float() ** 2).sum(), leaves)]
+
+
+@pytest.mark.parametrize("heads_at_a_time", [1, 2, 4])
+def test_attention_head_by_head_is_that_of_all_heads_to_the_bit(monkeypatch, heads_at_a_time):
+    drawn = [torch.randn(2, 3, n, 64, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (150, 90, 90)]
+    at_once = outputs_and_gradients(*drawn)
+    monkeypatch.setattr(cpu, "LARGEST", 0)
+    monkeypatch.setattr(cpu, "GROUP", heads_at_a_time * 150 * 90 * 2)
+    for ours, theirs in zip(outputs_and_gradients(*drawn), at_once, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("heads", "tokens", "taken"), [(128, 197, [128]), (96, 433, [11, 11, 11, 11, 11, 11, 11, 11, 8]), (2, 4097, [1, 1])]
+)
+def test_heads_are_taken_together_as_long_as_their_scores_fit_a_cache(heads, tokens, taken):
+    q = torch.empty(heads, tokens, 64, dtype=torch.bfloat16)
+    assert [len(q[group]) for group in cpu._groups(q, q)] == taken
 
 
 def test_attention_of_doubles_is_of_doubles():
