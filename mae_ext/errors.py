@@ -72,6 +72,13 @@ class RunError(Exception):
     """
 
 
+class Passing(RunError):
+    """A RunError that a start again may mend: a rank that died or hung, a meeting that failed, a disk that was full.
+
+    Launchers that restart (torchrun) do so after these, and after no other RunError.
+    """
+
+
 class BadSample(Exception):
     """One file that cannot be used. The loader replaces it, writes it to the ledger, and counts it.
 
@@ -197,7 +204,14 @@ def cause_of(error: OSError) -> str:
 
 
 class Stopped(Exception):
-    """Stopped by a signal after saving. Exit code 75."""
+    """Stopped by a signal after saving. Exit code 75.
+
+    agreed: whether all ranks met over it. Where not, it may be a launcher that ends what is left of a broken group.
+    """
+
+    def __init__(self, message: str, agreed: bool = True) -> None:
+        super().__init__(message)
+        self.agreed = agreed
 
 
 class NonFinite(Exception):

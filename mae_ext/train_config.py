@@ -118,6 +118,9 @@ class TrainConfig(Section):
     """Batches (with `accumulate` parts of them) that each worker is asked for ahead."""
     worker_timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds without a batch after which a worker counts as hung and is replaced."""
+    rank_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds after which a rank that says nothing in a step counts as hung, and all end. A worker of the loader that
+    hangs may be replaced twice within it, and its files be tried one by one; a rank that dies is noticed at once."""
     save_every: Positive = 500
     """Steps between two checkpoints."""
     keep: Annotated[int, Field(ge=2)] = 2

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mae_ext.errors import BadSample, RunError, Stopped, UserError
+from mae_ext.errors import BadSample, Passing, RunError, Stopped, UserError
+from mae_ext.launcher import Launcher
 
 app = typer.Typer(
     name="mae-ext",
@@ -46,6 +47,10 @@ SOURCES = "mae_ext.data.sources.table"
 """Lists what a path holds, the same on every rank."""
 
 
+LOST = "lost touch with another"
+"""What ranks say that are left behind by one; see `engine.distributed.lost_touch`."""
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
@@ -72,14 +77,27 @@ class Warnings(logging.Handler):
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of a command line; whatever is the user's to mend is one line on stderr."""
-    rank = os.environ.get("RANK", "0")
+    """The exit code of a command line; whatever is the user's to mend is one line on stderr.
+
+    Under a launcher that restarts, one line of all ranks of a node; and nothing is begun again that ended for good.
+    """
+    rank, launcher = os.environ.get("RANK", "0"), Launcher.here()
     library, shown = logging.getLogger("mae_ext"), Warnings(rank)
 
-    def complain(what: Any, code: int) -> int:
-        print(f"mae-ext{f' (rank {rank})' * (rank != '0')}: {what}", file=sys.stderr, flush=True)
+    def complain(what: Any, code: int, lasts: bool = True) -> int:
+        if launcher is not None:
+            launcher.report(str(what))
+            if lasts:
+                launcher.end(code, str(what))
+        if launcher is None or launcher.first_to_say(_of_any_rank(what)):
+            print(f"mae-ext{f' (rank {rank})' * (rank != '0')}: {what}", file=sys.stderr, flush=True)
         return code
 
+    if launcher is not None and (end := launcher.ended()) is not None:
+        launcher.report(end.message)
+        if launcher.last:  # the last words of a log are why
+            complain(f"not started again, as it would end the same way: {end.message}", end.code)
+        return end.code
     library.addHandler(shown)
     try:
         outcome = typer.main.get_command(app).main(
@@ -91,9 +109,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (UserError, BadSample) as error:
         return complain(error, 2)
     except RunError as error:
-        return complain(error, 1)
+        return complain(error, 1, lasts=not isinstance(error, Passing))
     except Stopped as stopped:
-        return complain(stopped, 75)
+        return complain(stopped, 75, lasts=stopped.agreed)
     except (typer.Abort, KeyboardInterrupt):
         return complain("interrupted", 130)
     except BrokenPipeError:
@@ -102,10 +120,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         # Usage errors: typer carries its own copy of click in some versions, so their class has no stable name.
         if not hasattr(error, "format_message"):
-            raise
+            if launcher is None or launcher.first_to_say(f"{error!r}"):
+                raise
+            return complain(f"{error!r}", 1, lasts=False)
         return complain(error.format_message(), 2)
     finally:
         library.removeHandler(shown)
+
+
+def _of_any_rank(what: Any) -> str:
+    """What ranks say alike, whichever says it; of those who lost another, one is enough."""
+    return LOST if isinstance(what, RunError) and LOST in str(what) else str(what)
 
 
 def as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:

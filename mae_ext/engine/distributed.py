@@ -11,12 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mae_ext.config import Config
-from mae_ext.errors import RunError, UserError
+from mae_ext.engine.joining import meet, reason
+from mae_ext.errors import Passing, RunError, UserError
 
 T = TypeVar("T")
-
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""For a rank that is alive but silent; in a step nobody has to wait for long. A dead rank shows at once."""
 
 PATIENCE = timedelta(hours=12)
 """Where rank 0 works for all: it measures statistics, probes, saves. As long as that takes for any source."""
@@ -61,13 +59,24 @@ class Ranks:
             raise refused
         return result  # type: ignore[return-value]
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's value, in the order of ranks, on every rank."""
+    def gather(self, value: T, patiently: bool = False) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank.
+
+        patiently: however long a rank takes to come to it; and by way of CPUs, where a rank that is gone is noticed.
+        """
         if self.world == 1:
             return [value]
         box: list[Any] = [None] * self.world
-        dist.all_gather_object(box, value)
+        dist.all_gather_object(box, value, group=self.waiting if patiently else None)
         return box
+
+    def to_main(self, value: T) -> list[T]:
+        """Every rank's value, in their order, on rank 0, however long they take; [] on the others."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] | None = [None] * self.world if self.main else None
+        dist.gather_object(value, box, dst=0, group=self.waiting)
+        return box or []
 
 
 def check_split(config: Config, world: int) -> None:
@@ -81,8 +90,12 @@ def check_split(config: Config, world: int) -> None:
                 )
 
 
-def join(device: str = "auto") -> Ranks:
-    """Read torchrun's environment and join its group: NCCL on GPUs, gloo on CPUs. Raises UserError and RunError."""
+def join(device: str = "auto", silence_s: float = 600.0) -> Ranks:
+    """Read torchrun's environment and join its group: NCCL on GPUs, gloo on CPUs. Raises UserError and RunError.
+
+    silence_s: after which a rank that is alive and silent counts as hung, in all meetings but those that wait for
+    rank 0's work; and for how long others are waited for that have not been started yet.
+    """
     start = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     env = {name: os.environ.get(name, value) for name, value in start.items()}
     if not all(value.isdecimal() for value in env.values()) or not int(env["RANK"]) < int(env["WORLD_SIZE"]):
@@ -94,10 +107,7 @@ def join(device: str = "auto") -> Ranks:
     if cuda:
         torch.cuda.set_device(local)
     if world > 1 and not dist.is_initialized():
-        try:
-            dist.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
-        except (RuntimeError, ValueError) as error:
-            raise RunError(f"rank {rank} of {world} could not join the others: {str(error).splitlines()[0]}") from None
+        meet("nccl" if cuda else "gloo", rank, world, timedelta(seconds=silence_s))
     waiting = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     return Ranks(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"), waiting)
 
@@ -106,6 +116,14 @@ def lost_rank(error: RuntimeError) -> bool:
     """Whether it is of a meeting that another rank did not come to."""
     text = str(error).lower()
     return any(sign in text for sign in ("gloo", "nccl", "connection", "peer", "process group", "socket"))
+
+
+def lost_touch(ranks: Ranks, error: RuntimeError) -> Passing:
+    """What to say of it."""
+    return Passing(
+        f"rank {ranks.rank} lost touch with another, which was killed, hung or crashed: {reason(error)}. "
+        f"Start again with as many ranks as are left; the run goes on from its last checkpoint"
+    )
 
 
 def leave() -> None:

@@ -27,6 +27,7 @@ FREE_TO_CHANGE = {
     "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.keep_best",
     "train.log_every", "train.tensorboard", "train.loggers", "train.observe", "train.device", "train.checkpointing",
     "train.compile", "train.evaluate_every", "train.parallel", "train.accumulate", "train.micro_batch",
+    "train.rank_timeout",
 }  # fmt: skip
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
 

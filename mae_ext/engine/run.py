@@ -1,5 +1,6 @@
 """What comes before the first step and is a `Run`: files, settings, statistics, the model with its weights."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -123,7 +124,9 @@ def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change:
     raise Stopped(
         "stopped by a signal before a step was taken; the same command goes on"
         if steps_of(out / "checkpoints")
-        else "stopped by a signal before the first step; the same command starts again"
+        else "stopped by a signal before the first step; the same command starts again",
+        # A launcher of which a rank has died ends the others with this one, and may start all again.
+        agreed=stop.received != signal.SIGTERM,
     )
 
 

@@ -173,7 +173,8 @@ class Saves:
     def last_words(self, step: int) -> str:
         """Of a run that a signal stopped after `step` steps."""
         self.settle()
-        at = self.run.ranks.from_main(self.at)  # a rank that left now would have the launcher end the others
+        # Until then a rank that left would have the launcher end the others; and this shows that all were there.
+        at = self.run.ranks.gather(self.at, patiently=True)[0]
         if not step:
             return "stopped by a signal before the first step; the same command starts again"
         return f"stopped by a signal after step {step}, saved at step {at}; the same command goes on"

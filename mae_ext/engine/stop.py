@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from mae_ext.engine.distributed import Ranks
+from mae_ext.launcher import Launcher
 
 T = TypeVar("T")
 
@@ -20,10 +22,16 @@ class Interrupted(BaseException):
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
+ECHO_S = 5.0
+"""Seconds in which a launcher hands a signal on."""
+
 
 @dataclass
 class StopFlag:
     """Set by the first of SIGNALS; a second one exits at once, except SIGHUP.
+
+    Under a launcher that restarts, the same signal within ECHO_S is no second one: a scheduler sends it to all
+    processes, and the launcher, which is one of them, hands on what it was sent.
 
     A terminal that closes sends that several times: by the kernel, and by the shell. What was started to ignore it
     (nohup) goes on ignoring it.
@@ -31,6 +39,7 @@ class StopFlag:
 
     received: int = 0
     leaving: bool = False
+    at: float = 0.0
     previous: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, number: int, _: FrameType | None) -> None:
@@ -39,8 +48,13 @@ class StopFlag:
             if self.received:
                 return
         if self.received:
+            launcher = Launcher.here()
+            if launcher is not None and number == self.received and time.monotonic() < self.at + ECHO_S:
+                return
+            if launcher is not None and number != signal.SIGTERM:  # which is also how a launcher ends what is left
+                launcher.end(128 + number, f"ended at once by a second signal, {signal.Signals(number).name}")
             os._exit(128 + number)
-        self.received = number
+        self.received, self.at = number, time.monotonic()
         if self.leaving:
             raise Interrupted
 
@@ -100,8 +114,8 @@ class HeedfulRanks(Ranks):
     stop: StopFlag = field(default_factory=StopFlag)
     parted: list[bool] = field(default_factory=list)
 
-    def gather(self, value: T) -> list[T]:
-        return self._meet(value, left=False)
+    def gather(self, value: T, patiently: bool = True) -> list[T]:
+        return self._meet(value, left=False, patiently=patiently)
 
     def from_main(self, value: T) -> T:
         with self.stop.held():
@@ -132,9 +146,9 @@ class HeedfulRanks(Ranks):
         if not self.parted:
             self._meet(None, left)
 
-    def _meet(self, value: T, left: bool) -> list[T]:
+    def _meet(self, value: T, left: bool, patiently: bool = True) -> list[T]:
         with self.stop.held():  # a rank that left a collective in the middle would take the others with it
-            answers = super().gather((left, value))
+            answers = super().gather((left, value), patiently)
             if any(stopped for stopped, _ in answers):
                 self.parted.append(True)
                 raise Interrupted

@@ -11,7 +11,7 @@ from mae_ext.data.loading.batches import StepData
 from mae_ext.data.loading.loader import Loader
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.cpu import settle_in
-from mae_ext.engine.distributed import join, leave, lost_rank
+from mae_ext.engine.distributed import join, leave, lost_rank, lost_touch
 from mae_ext.engine.failure import recorded
 from mae_ext.engine.log import say
 from mae_ext.engine.record import Record, say_what_begins
@@ -20,7 +20,7 @@ from mae_ext.engine.saves import Saves, clear, own
 from mae_ext.engine.start_config import asked_for
 from mae_ext.engine.step import Step
 from mae_ext.engine.stop import Interrupted, StopFlag
-from mae_ext.errors import NoneUsable, NonFinite, RunError, Stopped, cause_of
+from mae_ext.errors import NoneUsable, NonFinite, Passing, RunError, Stopped, cause_of
 
 
 def train(
@@ -57,21 +57,18 @@ def train(
     out = Path(out)
     config = asked_for(config, out, data, test, steps, sets, init)
     settle_in()  # before torch's threads are there, which take it over
-    ranks = join(config.train.device)
+    ranks = join(config.train.device, config.train.rank_timeout)
     try:
         with StopFlag() as stop, own(out, ranks):
             _train(begin(config, out, ranks, stop, allow_change), out, stop)
     except OSError as error:
-        raise RunError(
+        raise Passing(
             f"{cause_of(error)}; then run the same command, which goes on from the last checkpoint"
         ) from error
     except RuntimeError as error:
         if ranks.world == 1 or not lost_rank(error):
             raise
-        raise RunError(
-            f"rank {ranks.rank} lost touch with another, which was killed or crashed: {str(error).splitlines()[0]}. "
-            f"Start again with as many ranks as are left; the run goes on from its last checkpoint"
-        ) from None
+        raise lost_touch(ranks, error) from None
     finally:
         leave()
     return out
@@ -126,7 +123,7 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         saves.close()  # before the journals, which it puts on the disk
         record.close()
     if run.ranks.main and saves.at < total:
-        raise RunError(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
+        raise Passing(f"the last checkpoint, of step {total}, could not be saved; make room and run the same command")
     if run.ranks.main and start < total:
         skipped = f"; {record.skipped} updates were skipped by fp16's loss scaler" if record.skipped else ""
         say(f"done: {total} steps{skipped}, run in {out}{record.best or ''}")

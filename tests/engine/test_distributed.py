@@ -206,7 +206,7 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_is_writt
 def test_ranks_wait_for_rank_0_for_longer_than_for_each_other(tiny, striped, tmp_path):
     """In a step a silent rank is a lost one; while rank 0 measures or probes for all, silence is what it should be."""
     probe = {"every": 9, "train": str(striped / "train"), "test": str(striped / "test"), "k": 3}
-    config = tiny({"train.steps": 3, "train.warmup_steps": 1, "train.probe": probe})
+    config = tiny({"train.steps": 3, "train.warmup_steps": 1, "train.probe": probe, "train.rank_timeout": 2})
     started = start_ranks(config, striped / "train", tmp_path / "run", module="faults.impatient")
     assert wait_for(started) == [0, 0], [log.read_text()[-2000:] for _, log in started]
     assert [row["step"] for row in rows(tmp_path / "run" / "probes.jsonl")] == [0, 3]
