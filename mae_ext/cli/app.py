@@ -39,6 +39,10 @@ SetOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option("--modality", help="Which one, if the run has several.")]
 BadOption = Annotated[float | None, typer.Option(help="Share of bad files to put up with; by default the run's own.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="Of what is computed; by default what the run was trained in."),
+]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead.")]
 AllowOption = Annotated[bool, typer.Option(help="Go on with a run although its settings or files changed.")]
 Pool = Literal["mean", "class"]
@@ -52,11 +56,11 @@ LOST = "lost touch with another"
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def progress_bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
     """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
     from mae_ext.engine.log import bar
 
-    with bar(what) as progress:
+    with bar(what, shown) as progress:
         yield progress
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mae_ext.cli.app import BadOption, NameOption, Pool, RunArg, app, progress_bar
+from mae_ext.cli.app import BadOption, NameOption, Pool, PrecisionOption, RunArg, app, progress_bar
 from mae_ext.config import uncached
 from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
@@ -58,19 +58,25 @@ def embed(
     neighbours: Annotated[
         int | None, typer.Option("--neighbours", min=1, help="Also a picture: samples and so many nearest to each.")
     ] = None,
+    precision: PrecisionOption = None,
 ) -> None:
-    """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it.
+    """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it. Under torchrun each
+    rank computes a share; the file is that of one process.
 
     Example: mae-ext embed runs/photos photos/ --out photos.safetensors --map --neighbours 6
     """
+    from mae_ext.engine.distributed import joined
     from mae_ext.features.embed import embed as write
+    from mae_ext.features.sharing import helped, opened_run
 
-    with progress_bar("embedding") as progress:
-        path = write(
-            run, source, Path(out), pool, modality, max_bad_fraction=max_bad_fraction, progress=progress,
-            with_map=map_, neighbours=neighbours,
-        )  # fmt: skip
-    print(path)
+    with joined() as ranks, progress_bar("embedding", ranks.main) as progress:
+        opened = opened_run(run, modality, precision, str(ranks.device))
+        path = helped(ranks, opened, lambda own: write(
+            own, source, Path(out), pool, max_bad_fraction=max_bad_fraction, progress=progress, with_map=map_,
+            neighbours=neighbours,
+        ))  # fmt: skip
+    if path is not None:
+        print(path)
 
 
 @app.command()
@@ -88,27 +94,30 @@ def probe(
     mirror: Annotated[
         bool, typer.Option(help="Learn from mirror images too; not where labels are left or right.")
     ] = False,
+    precision: PrecisionOption = None,
 ) -> None:
-    """kNN and linear probe on frozen features; prints one JSON object.
+    """kNN and linear probe on frozen features; prints one JSON object. Under torchrun each rank computes a share.
 
     Example: mae-ext probe runs/photos --train labelled/train --test labelled/test; with patients and a split in a list:
     --train index.csv::train --test index.csv::test, or --train index.csv --folds 5, which keeps a patient together.
     """
+    from mae_ext.engine.distributed import joined
+    from mae_ext.features.sharing import helped, opened_run
+    from mae_ext.probing.probe import Baseline
     from mae_ext.probing.probe import probe as probe_run
     from mae_ext.probing.spec import ProbeSpec
 
     spec = ProbeSpec(
         train, test, folds, k=k, pool=pool, attentive=attentive, mirror=mirror, max_bad_fraction=max_bad_fraction
     )
-    with progress_bar("embedding") as bar:
-        result = probe_run(
-            run,
-            spec,
-            name=modality,
-            baseline="random" if random_weights else None,
-            progress=lambda _, done, total: bar(done, total),
-        )
-    print(dumps(result))
+    with joined() as ranks, progress_bar("embedding", ranks.main) as bar:
+        opened, seed = opened_run(run, modality, precision, str(ranks.device)), spec.seed if random_weights else None
+        baseline: Baseline | None = "random" if random_weights else None
+        result = helped(ranks, opened, lambda own: probe_run(
+            own, spec, baseline=baseline, progress=lambda _, done, total: bar(done, total),
+        ), spec.views, seed)  # fmt: skip
+    if result is not None:
+        print(dumps(result))
 
 
 @app.command()

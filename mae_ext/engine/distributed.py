@@ -1,7 +1,8 @@
 """Ranks: torchrun's environment in, a group out. One process is a group of one, and pays nothing for it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -124,6 +125,20 @@ def lost_touch(ranks: Ranks, error: RuntimeError) -> Passing:
         f"rank {ranks.rank} lost touch with another, which was killed, hung or crashed: {reason(error)}. "
         f"Start again with as many ranks as are left; the run goes on from its last checkpoint"
     )
+
+
+@contextmanager
+def joined(device: str = "auto", silence_s: float = 600.0) -> Iterator[Ranks]:
+    """Those of `join`, until the context ends. Raises Passing, a RunError, where one is lost within."""
+    ranks = join(device, silence_s)
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if ranks.world == 1 or not lost_rank(error):
+            raise
+        raise lost_touch(ranks, error) from None
+    finally:
+        leave()
 
 
 def leave() -> None:

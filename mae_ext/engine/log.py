@@ -27,9 +27,9 @@ def warn(message: str) -> None:
 
 
 @contextlib.contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
     """A callback (done, total) that draws a bar on a terminal, and nothing elsewhere."""
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as drawn:
+    with Progress(console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as drawn:
         task = drawn.add_task(what, total=None)
         yield lambda done, total: drawn.update(task, completed=done, total=total)
 

@@ -1,14 +1,16 @@
 """Who looks at a model while it trains, and changes nothing: the contract of observers, and those of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from mae_ext.config import Config
+from mae_ext.engine.crew import Crew
+from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import warn
 from mae_ext.engine.run import Run
 from mae_ext.engine.stop import Interrupted, StopFlag
@@ -20,6 +22,8 @@ class Observer(Protocol):
 
     A factory `(**arguments)`, named by `train.observe` in a config; entry points in `mae_ext.observers`. An instance is
     its arguments and nothing more until `open`. On rank 0 alone, while the others wait; only `due` is asked on all.
+
+    One that has the two methods of `Shared` as well looks with the help of all ranks.
     """
 
     def check(self, config: Config) -> None:
@@ -57,16 +61,40 @@ class Observer(Protocol):
         ...
 
 
+@runtime_checkable
+class Shared(Protocol):
+    """What an observer has besides, of whose work all ranks are to do a share."""
+
+    def share(self, crew: Crew) -> None:
+        """On rank 0, before `open`: whatever `crew.ask(question, own)` asks while it looks, all ranks answer."""
+        ...
+
+    def helper(self, model: nn.Module, config: Config, ranks: Ranks) -> Callable[[Any], Any]:
+        """On the other ranks, instead of `open`: what answers a question, with the model in eval mode.
+
+        Questions and answers go from process to process: they are small, or arrays on the CPU. Raises UserError or
+        RunError for what cannot be answered, which rank 0 then raises.
+        """
+        ...
+
+
 class Observers:
     """Those of a run, by name. due, look: called on all ranks."""
 
-    def __init__(self, run: Run, out: Path) -> None:
-        self.run, self.opened = run, dict[str, Observer]()
+    def __init__(self, run: Run, out: Path, stop: StopFlag) -> None:
+        self.run, self.stop = run, stop
+        self.opened, self.helpers = dict[str, Observer](), dict[str, Callable[[Any], Any]]()
+        shared = {n: o for n, o in run.observers.items() if run.ranks.world > 1 and isinstance(o, Shared)}
+        self.helped = bool(shared)
         if not run.observers:
             return
         with run.whole() as model:
+            helping = {} if run.ranks.main else shared
+            self.helpers = {name: o.helper(model, run.config, run.ranks) for name, o in helping.items()}
             for name, observer in run.observers.items() if run.ranks.main else ():
                 try:
+                    if name in shared:
+                        shared[name].share(Crew(run.ranks, stop, name))
                     observer.open(model, run.config, out, run.at.step)
                 except (UserError, RunError, OSError) as error:
                     self.close()
@@ -76,22 +104,34 @@ class Observers:
     def due(self, step: int) -> bool:
         return any(observer.due(step, self.run.schedule.steps) for observer in self.run.observers.values())
 
-    def look(self, step: int, stop: StopFlag) -> dict[str, float]:
-        """-> numbers as "probe/knn", on rank 0. Raises Interrupted, on all ranks, when a signal reaches rank 0."""
+    def look(self, step: int) -> dict[str, float]:
+        """-> numbers as "probe/knn", on rank 0. Raises Interrupted, on all ranks, when a signal reaches rank 0, or one
+        that helps it."""
         numbers, left = dict[str, float](), False
-        try:
-            with self.run.whole() as model:
+        with self.run.whole() as model:
+            try:
                 for name, observer in self.opened.items():
                     if not observer.due(step, self.run.schedule.steps):
                         continue
-                    with stop.interrupts(), aside(model):
+                    with self.stop.interrupts(), aside(model):
                         numbers |= {f"{name}/{key}": value for key, value in _looked(name, observer, step).items()}
-        except Interrupted:
-            left = True
+            except Interrupted:
+                left = True
+            if self.helped:
+                self._help(model)
         # The others wait here, and not in the next step, where a silent rank is a lost one.
         if self.run.ranks.from_main(left):
             raise Interrupted
         return numbers
+
+    def _help(self, model: nn.Module) -> None:
+        """The others answer what rank 0 asks, which is done when it comes here."""
+        crew = Crew(self.run.ranks, self.stop)
+        if self.run.ranks.main:
+            crew.done()
+        else:
+            with aside(model):
+                crew.serve(self.helpers)
 
     def sync(self) -> None:
         for observer in self.opened.values():

@@ -51,7 +51,7 @@ class Record:
         self.evaluations = Evaluations(out, start, run.config.train.evaluate_every, total, run.ranks)
         rows = self.evaluations.journal.rows if self.evaluations.journal else []
         self.best = Best(run.config, out, rows) if run.ranks.main and run.config.train.keep_best else None
-        self.observers = Observers(run, out)  # before loggers, which a service would show as running for ever
+        self.observers = Observers(run, out, stop)  # before loggers, which a service would show as running for ever
         self.loggers = Loggers(run.loggers if run.ranks.main else {}, out, run.config, start)
         self.metrics = Journal(out / "metrics.jsonl", start) if run.ranks.main else None
         self.terminal = Terminal(total, start) if run.ranks.main else None
@@ -102,7 +102,7 @@ class Record:
         """
         whole = settle() if self.due(step) else None
         if self.observers.due(step):
-            self.loggers.write(step, self.observers.look(step, self.stop))
+            self.loggers.write(step, self.observers.look(step))
         if self.evaluations.due(step):
             run = self.run
             with run.whole() as model:

@@ -1,7 +1,7 @@
 """What comes before the first step and is a `Run`: files, settings, statistics, the model with its weights."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from mae_ext import plugins
 from mae_ext.config import Config
 from mae_ext.data.loading.batches import ModalityData
+from mae_ext.data.loading.statistics import share_of, shared_by
 from mae_ext.engine.checkpoint import latest, read_config, steps_of
 from mae_ext.engine.cpu import on_device
+from mae_ext.engine.crew import Crew
 from mae_ext.engine.distributed import Ranks, check_split, lost_rank
 from mae_ext.engine.evaluation import announce, check_held_out
 from mae_ext.engine.ledger import Ledger
@@ -152,7 +154,7 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
     if checkpoint is None:
         with _told_of_all_bad(out, ranks):
             unsettled = config
-            config = ranks.on_main(lambda: task.settle(unsettled, data, None))
+            config = _with_help(ranks, lambda: task.settle(unsettled, data, None), unsettled, data)
         at = Standing(statistics=statistics)
     else:
         at = Standing.read(checkpoint)
@@ -162,13 +164,33 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
             announce(config, data)
         if anew := to_measure(statistics, at):
             before = config
-            config = ranks.on_main(lambda: measured_anew(before, anew, data))
+            config = _with_help(ranks, lambda: measured_anew(before, anew, data), before, data)
         kept = kept_statistics(config, checkpoint)
         at = replace(at, statistics=statistics | {n: at.statistics.get(n, statistics[n]) for n in kept})
     run = ranks.alone(lambda: assembled(config, data, ranks, at, checkpoint))
     if config.train.micro_batch == "auto":
         run = replace(run, config=agreed(run.config, ranks))
     return replace(run, observers=observers, loggers=loggers)
+
+
+def _with_help(
+    ranks: HeedfulRanks, work: Callable[[], Config], config: Config, data: dict[str, ModalityData]
+) -> Config:
+    """What rank 0's work gives, on every rank, as `on_main`; of files that it measures, every rank reads a share."""
+    crew = Crew(Ranks(ranks.rank, ranks.world, ranks.device, ranks.waiting), ranks.stop)
+    if ranks.world == 1:
+        return ranks.on_main(work)
+    if not ranks.main:
+        crew.serve({"": lambda name: share_of(config, data, name, ranks.rank, ranks.world)})
+
+    def helped() -> Config:
+        try:
+            with shared_by(lambda name: lambda own: crew.ask(name, lambda: own(0, ranks.world))):
+                return work()
+        finally:
+            crew.done()
+
+    return ranks.on_main(helped)
 
 
 def _check_judged(config: Config, data: dict[str, ModalityData], observers: dict[str, Any]) -> None:

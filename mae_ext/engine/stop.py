@@ -132,7 +132,9 @@ class HeedfulRanks(Ranks):
                 with self.stop.interrupts():
                     return work()
             except Interrupted:
-                return None  # `from_main`, which follows, tells everyone
+                # `from_main`, which follows, tells everyone; also of a signal to another rank, which helped.
+                self.stop.received = self.stop.received or signal.SIGTERM
+                return None
 
         return super().on_main(heedful)  # type: ignore[return-value]
 

@@ -11,7 +11,7 @@ from mae_ext.data.loading.batches import StepData
 from mae_ext.data.loading.loader import Loader
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.cpu import settle_in
-from mae_ext.engine.distributed import join, leave, lost_rank, lost_touch
+from mae_ext.engine.distributed import joined
 from mae_ext.engine.failure import recorded
 from mae_ext.engine.log import say
 from mae_ext.engine.record import Record, say_what_begins
@@ -57,20 +57,15 @@ def train(
     out = Path(out)
     config = asked_for(config, out, data, test, steps, sets, init)
     settle_in()  # before torch's threads are there, which take it over
-    ranks = join(config.train.device, config.train.rank_timeout)
     try:
-        with StopFlag() as stop, own(out, ranks):
+        with (
+            joined(config.train.device, config.train.rank_timeout) as ranks, StopFlag() as stop, own(out, ranks)
+        ):  # fmt: skip
             _train(begin(config, out, ranks, stop, allow_change), out, stop)
     except OSError as error:
         raise Passing(
             f"{cause_of(error)}; then run the same command, which goes on from the last checkpoint"
         ) from error
-    except RuntimeError as error:
-        if ranks.world == 1 or not lost_rank(error):
-            raise
-        raise lost_touch(ranks, error) from None
-    finally:
-        leave()
     return out
 
 

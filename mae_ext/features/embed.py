@@ -13,9 +13,10 @@ from mae_ext.engine.checkpoint import is_run, read_tensors
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.errors import CheckpointError, UserError, reasons
-from mae_ext.features.encoder import Features, FrozenEncoder, Pool, load_encoder
+from mae_ext.features.encoder import Features, FrozenEncoder, Pool
 from mae_ext.features.map import draw_map
 from mae_ext.features.neighbours import draw_neighbours
+from mae_ext.features.sharing import Opened, opened_run
 from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, staged
@@ -25,7 +26,7 @@ MAPS = "maps"
 
 
 def embed(
-    run: str | Path,
+    run: str | Path | Opened,
     source: str,
     out: str | Path,
     pool: Pool = "mean",
@@ -36,6 +37,8 @@ def embed(
     neighbours: int | None = None,
 ) -> Path:
     """Write `features (n, D) float32` to `out` (.safetensors) and, beside it, line i for row i in a .jsonl.
+
+    They are computed in the precision that the run was trained in.
 
     A line is {"path", "label", "class"}; label and class are null where the source has none, class is a list where a
     sample can have several, and "patient" is added where the source knows it. label is the class itself where classes
@@ -58,7 +61,8 @@ def embed(
     if out.is_file() and not _is_of_features(out):
         raise UserError(f"{out}: holds other tensors than features, and is not written over; name another file")
     with staged(out, *sidecars) as [table, lines, ledger]:
-        encoder = load_encoder(run, name)
+        opened = opened_run(run, name)
+        encoder = opened.encoder
         warn_one_sided([encoder.modality], [source])
         features = encoder.features(source, pool, max_bad_fraction=max_bad_fraction, progress=progress)
         metadata = {
@@ -83,7 +87,7 @@ def embed(
     if not features.bad:
         sidecars[1].unlink(missing_ok=True)
     if with_map or neighbours is not None:
-        _draw(encoder, features, out, Path(run), with_map, neighbours)
+        _draw(encoder, features, out, Path(opened.run), with_map, neighbours)
     if features.bad:
         total = len(features.bad) + len(features.sources)
         warn(

@@ -18,9 +18,12 @@ from mae_ext.data.sample import Reader, Sample, stack
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.engine.cpu import on_device
+from mae_ext.engine.crew import Crew
+from mae_ext.engine.precision import autocast
 from mae_ext.engine.start import model_of, opened
 from mae_ext.engine.task import device_of
-from mae_ext.errors import BadSample, UserError, check_bad, reasons
+from mae_ext.errors import BadSample, UserError
+from mae_ext.features.shares import Share, Wanted, share, together
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
 
@@ -67,6 +70,7 @@ class FrozenEncoder(nn.Module):
     It never masks, and takes samples of any size that the patch divides, in the reader's units: normalising is its own.
     name: of the modality. step: optimiser steps behind the weights; 0 for random ones. keeps: whether the reader's
     cache, which is a training's, may grow by what is read here: during the training alone. `load_encoder` makes one.
+    Its attribute precision ("fp32", "bf16", "fp16") is that of `pooled` and `features`.
 
     >>> import mae_ext, pathlib, torch
     >>> config = mae_ext.load_config("image_folder", ["model.size=tiny"])
@@ -79,7 +83,11 @@ class FrozenEncoder(nn.Module):
     def __init__(self, model: MAE, config: Config, name: str, step: int, path: Path, keeps: bool = False) -> None:
         super().__init__()
         self.model, self.config, self.name, self.step, self.path, self.keeps = model, config, name, step, path, keeps
-        self.training = model.training
+        self.training, self.precision = model.training, "fp32"
+        self.crew: Crew | None = None
+        """All ranks, where they share `features`."""
+        self.views: tuple[View, ...] = ()
+        """Those that all ranks know."""
 
     def forward(self, x: Tensor, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) in reader units -> (B, N, D): the patch tokens, row-major over `grid_of(x)`.
@@ -150,15 +158,18 @@ class FrozenEncoder(nn.Module):
         spacing = spacing if spacing is None else spacing.to(self.device)
         if view is not None:
             x = view(x)
-        if pool == "tokens":
-            return self.encode(x, spacing).half().cpu()
-        return self.model.features(x.to(self.device), self.name, spacing, pool).float().cpu()
+        with autocast(self.device, self.precision):
+            if pool == "tokens":
+                return self.encode(x, spacing).half().cpu()
+            return self.model.features(x.to(self.device), self.name, spacing, pool).float().cpu()
 
     def randomised(self, seed: int = 0) -> "FrozenEncoder":
         """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
         config = self.config.model_copy(update={"seed": seed})
         untrained = MAE(config, decodes=self.model.decoder is not None)
-        return FrozenEncoder(on_device(untrained.eval(), self.device), config, self.name, 0, self.path, self.keeps)
+        other = FrozenEncoder(on_device(untrained.eval(), self.device), config, self.name, 0, self.path, self.keeps)
+        other.precision, other.crew, other.views = self.precision, self.crew, self.views
+        return other
 
     def features(
         self,
@@ -185,42 +196,49 @@ class FrozenEncoder(nn.Module):
                 f"than {TOKEN_BYTES / 2**30:g}; give a list file that names fewer of them"
             )
         allowed = self.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
-        rows: list[Tensor] = []
-        waiting: list[Sample] = []
-        good: list[int] = []
-        bad: list[dict[str, Any]] = []
-        for index, outcome in enumerate(self.decode(items, threads)):
-            if isinstance(outcome, BadSample):
-                bad.append(outcome.row)
-                check_bad(bad, len(items), allowed, source)
-                continue
-            good.append(index)
-            waiting.append(outcome)
-            if len(waiting) == batch_size:
-                rows.append(self.pooled(waiting, pool, view))
-                waiting.clear()
-                if progress is not None:
-                    progress(index + 1, len(items))
-        if waiting:
-            rows.append(self.pooled(waiting, pool, view))
+        known = next((place for place, one in enumerate(self.views) if one is view), None)
+        wanted = Wanted(source, pool, batch_size, threads, allowed, known)
+        crew = self.crew if view is None or known is not None else None  # what others do not know is seen here alone
+        world = 1 if crew is None else crew.ranks.world
+
+        def own() -> Share:
+            return self._share(wanted, items, 0, world, view, progress)
+
+        rows, bad = together(wanted, [own()] if crew is None else crew.ask(wanted, own), len(items))
         if progress is not None:
             progress(len(items), len(items))
-        if not rows:
-            raise UserError(f"{source}: none of its {len(items)} samples can be read: {reasons(bad)}")
+        good = [index for index in range(len(items)) if index not in bad]
         return Features(
-            torch.cat(rows).numpy(),
+            rows,
             None if items.labels is None else items.labels[good].astype(np.int64),
             tuple(items.classes),
             [items.addresses[i] for i in good],
-            bad,
+            list(bad.values()),
             None if items.marks is None else items.marks[good],
             None if items.patients is None else [items.patients[i] for i in good],
         )
 
-    def decode(self, items: Items, threads: int | None = None) -> Iterator[Sample | BadSample]:
-        """Every sample in order, decoded ahead by threads; see `read_ahead`."""
+    def share(self, wanted: Wanted, rank: int, world: int) -> Share:
+        """What another rank computes of the features that rank 0 is asked for. Raises as `features` does."""
+        view = None if wanted.view is None else self.views[wanted.view]
+        return self._share(wanted, self.items(wanted.source), rank, world, view)
+
+    def _share(
+        self, wanted: Wanted, items: Items, rank: int, world: int, view: View | None, progress: Progress | None = None
+    ) -> Share:
+        mine = wanted.rows(len(items), rank, world)
+        outcomes = zip(mine, self.decode(items, wanted.threads, None if world == 1 else mine), strict=True)
+        return share(
+            wanted, outcomes, lambda samples: self.pooled(samples, wanted.pool, view).numpy(), len(items), progress
+        )
+
+    def decode(
+        self, items: Items, threads: int | None = None, rows: Sequence[int] | None = None
+    ) -> Iterator[Sample | BadSample]:
+        """Every sample in order, or those at `rows`, decoded ahead by threads; see `read_ahead`."""
         crop = evaluation_sampler(self.modality.data.augment, self.modality.size)
-        yield from read_ahead(self.reader(), items.addresses, crop, threads)
+        addresses = items.addresses if rows is None else [items.addresses[row] for row in rows]
+        yield from read_ahead(self.reader(), addresses, crop, threads)
 
     def _check_pool(self, pool: str) -> None:
         if pool not in get_args(Pool):

@@ -1,6 +1,6 @@
 """Probes of a model while it trains. They take nothing from the training: no randomness, no gradient, no data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +11,14 @@ from torch import nn
 from mae_ext.config import Config, one_modality
 from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.sources.table import list_items
+from mae_ext.engine.crew import Crew
+from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.evaluation import require_readable
 from mae_ext.engine.log import Journal, say, warn
 from mae_ext.engine.task import backbone_of
 from mae_ext.errors import RunError, UserError
 from mae_ext.features.encoder import Features, FrozenEncoder
+from mae_ext.features.shares import Share, Wanted
 from mae_ext.probing.labelled import labelled, matched
 from mae_ext.probing.probe import PROBES, probe_encoder
 from mae_ext.probing.spec import ProbeSpec
@@ -69,6 +72,28 @@ class ProbesDuring:
             name: _spec(name, values) for name, values in (sets if sets is not None else {UNNAMED: one}).items()
         }
         self.total: int | None = None
+        self.crew: Crew | None = None
+
+    def share(self, crew: Crew) -> None:
+        self.crew = crew
+
+    def helper(self, model: nn.Module, config: Config, ranks: Ranks) -> Callable[[Any], Any]:
+        encoders = self._encoders(model, config, 0, Path())
+
+        def answer(question: tuple[str, Wanted]) -> Share:
+            name, wanted = question
+            return encoders[name].share(wanted, ranks.rank, ranks.world)
+
+        return answer
+
+    def _encoders(self, model: nn.Module, config: Config, step: int, path: Path) -> dict[str, FrozenEncoder]:
+        encoders = {}
+        for name, spec in self.specs.items():
+            modality = one_modality(spec.modality, config, _key(name), _key(name) + ".modality={}")
+            encoders[name] = FrozenEncoder(backbone_of(model), config, modality, step, path, keeps=True)
+            encoders[name].precision = config.train.precision
+            encoders[name].crew = self.crew and self.crew.part(name)
+        return encoders
 
     def check(self, config: Config) -> None:
         for name, spec in self.specs.items():
@@ -79,10 +104,7 @@ class ProbesDuring:
         return any(spec.due(step, total) for spec in self.specs.values())
 
     def open(self, model: nn.Module, config: Config, out: Path, start: int) -> None:
-        self.initialised, self.encoders = config.init is not None, dict[str, FrozenEncoder]()
-        for name, spec in self.specs.items():
-            modality = one_modality(spec.modality, config, _key(name), _key(name) + ".modality={}")
-            self.encoders[name] = FrozenEncoder(backbone_of(model), config, modality, start, out, keeps=True)
+        self.initialised, self.encoders = config.init is not None, self._encoders(model, config, start, out)
         self.journal = Journal(out / PROBES, start)
         self.done = {(row.get("set", UNNAMED), row["step"]) for row in self.journal.rows if row.get("in_training")}
 

@@ -13,7 +13,8 @@ from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.errors import UserError
-from mae_ext.features.encoder import FrozenEncoder, Pool, load_encoder
+from mae_ext.features.encoder import FrozenEncoder, Pool
+from mae_ext.features.sharing import Opened, opened_run
 from mae_ext.probing.attentive import attentive_votes
 from mae_ext.probing.classifiers import linear_votes, neighbour_votes
 from mae_ext.probing.labelled import Labelled, check_classes, confounds, folds, labelled, matched, people
@@ -31,7 +32,7 @@ Classifier = Callable[[Labelled, Labelled], tuple[Tensor, dict[str, Any]]]
 
 
 def probe(
-    run: str | Path,
+    run: str | Path | Opened,
     spec: ProbeSpec,
     *,
     name: str | None = None,
@@ -42,19 +43,20 @@ def probe(
     """Scores of kNN and of a linear classifier on frozen features of labelled sources: one JSON-able dict.
 
     name: which modality, of a run that has several. baseline="random": the same architecture and statistics with
-    untrained weights. record: add the result to probes.jsonl where `run` is a run directory, for its report. Labels are
-    matched by class name. Raises UserError: no labels, a class seen only in test, a patient in both, fewer than two
-    classes.
+    untrained weights, which a run that is `Opened` has already. record: add the result to probes.jsonl where `run` is a
+    run directory, for its report. Features are computed in the run's precision, and labels matched by class name.
+    Raises UserError: no labels, a class seen only in test, a patient in both, fewer than two classes.
     """
     if baseline not in (None, "random"):
         raise UserError(f"baseline '{baseline}': expected 'random', or none")
-    encoder = load_encoder(run, name)
+    opened = opened_run(run, name)
+    encoder = opened.encoder
     warn_one_sided([encoder.modality], spec.sources)
-    if baseline == "random":
+    if baseline == "random" and not isinstance(run, Opened):
         encoder = encoder.randomised(spec.seed)
     result = probe_encoder(encoder, spec, baseline or "pretrained", progress)
-    if record and is_run(run):
-        _record(Path(run) / PROBES, result)
+    if record and is_run(opened.run):
+        _record(Path(opened.run) / PROBES, result)
     return result
 
 
@@ -133,14 +135,14 @@ class Reading:
 
     def labelled(self, what: str, source: str, pool: Pool, mirror: bool = False) -> tuple[Labelled, int]:
         """-> what is labelled in a source, and how many of its samples could not be read."""
-        progress, view = self.progress, self.spec.view or (lambda x: x)
+        progress = self.progress
         features = self.encoder.features(
             source,
             pool,
             self.spec.batch_size,
             max_bad_fraction=self.spec.max_bad_fraction,
             progress=None if progress is None else lambda done, total: progress(what, done, total),
-            view=(lambda x: view(x).flip(-1)) if mirror else view,
+            view=self.spec.mirrored if mirror else self.spec.view,
         )
         if features.bad and not mirror:
             files = "; ".join(f"{b['path']}: {b['kind']}" for b in features.bad)

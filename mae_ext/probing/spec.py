@@ -1,6 +1,7 @@
 """What a probe is asked: one frozen spec for the command line, for programs and for probes during training."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import Pool, View
@@ -48,6 +49,17 @@ class ProbeSpec:
             )
         if (self.test is None) == (self.folds is None):
             raise UserError("expected either a source to test on or a number of folds of the one to learn from")
+
+    @cached_property
+    def mirrored(self) -> View:
+        """The mirror image, along the last axis, of what is shown."""
+        view = self.view
+        return lambda x: (x if view is None else view(x)).flip(-1)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """All that an encoder is shown for it, besides samples as they are."""
+        return (*([] if self.view is None else [self.view]), self.mirrored)
 
     @property
     def sources(self) -> list[str]:

@@ -83,6 +83,6 @@ def test_a_fingerprint_is_computed_once_a_run(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_fingerprint_of_many_files_is_that_of_all_of_them_at_once() -> None:
-        names = [f"d/{i:06d}/ü.png" for i in np.random.default_rng(0).permutation(40_000)]
+    names = [f"d/{i:06d}/ü.png" for i in np.random.default_rng(0).permutation(40_000)]
     whole = hashlib.sha256("".join(f"{name[1:]}\0" for name in names).encode()).hexdigest()[:16]
     assert resume.fingerprint(held(PathTable(names))) == f"40000 files, {whole}"
