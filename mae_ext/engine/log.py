@@ -121,7 +121,7 @@ class Terminal:
     def show(self, row: dict[str, Any]) -> None:
         text = (
             f"loss {row['loss']:.4f}{_by_modality(row)}  {row['samples_per_s']:.0f} samples/s  "
-            f"waiting for data {100 * row['data_wait'] / max(row['seconds'], 1e-9):.0f} %"
+            f"waiting for data {100 * row['data_wait'] / max(row['seconds'], 1e-9):.0f} %{_use(row)}"
         )
         self.progress.update(self.task, completed=row["step"], text=text)
         if not self.live and (row["step"] % self.every == 0 or row["step"] == self.total):
@@ -129,6 +129,13 @@ class Terminal:
 
     def close(self) -> None:
         self.progress.stop()
+
+
+def _use(row: dict[str, Any]) -> str:
+    """Of the device: its share of what it can do, or the arithmetic that it did."""
+    share = f"  MFU {100 * row['mfu']:.0f} %" if "mfu" in row else ""
+    done = f"  {row['tflops']:.3g} TFLOP/s" if "tflops" in row and not share else ""
+    return share + done + (f"  {row['memory']:.1f} GiB" if "memory" in row else "")
 
 
 def _by_modality(row: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from mae_ext.data.sources.meant import one_sided
 from mae_ext.engine.best import Best
 from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.cpu import is_native
+from mae_ext.engine.efficiency import Efficiency
 from mae_ext.engine.evaluation import Evaluations, evaluate
 from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import Journal, Terminal, say, warn
@@ -57,6 +58,7 @@ class Record:
         self.terminal = Terminal(total, start) if run.ranks.main else None
         self.skipped = sum(row.get("skipped", 0) for row in self.metrics.rows) if self.metrics else 0
         """Updates that fp16's loss scaler left out since the beginning of the run."""
+        self.efficiency = Efficiency(run)
         self.clocks, self.incidents = dict[int, Clock](), 0
 
     def met(self, step: int, parts: list[dict[str, Batch]], loader: Loader, began: float) -> bool:
@@ -81,8 +83,9 @@ class Record:
             clock = self.clocks.pop(taken.step)
             stopping = stopping or taken.stopping
             if self.metrics and self.terminal:
-                row = row_of(self.run, taken, clock.waited, (clock.ended or time.perf_counter()) - clock.began)
-                row |= {f"loader/{name}": seconds for name, seconds in clock.stages.items()}
+                seconds = (clock.ended or time.perf_counter()) - clock.began
+                row = row_of(self.run, taken, clock.waited, seconds) | self.efficiency.row(seconds)
+                row |= {f"loader/{name}": spent for name, spent in clock.stages.items()}
                 self.metrics.write(row)
                 self.terminal.show(row)
                 self.skipped += row.get("skipped", 0)

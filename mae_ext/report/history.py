@@ -69,6 +69,13 @@ class History:
         share: np.ndarray = self.metrics["data_wait"] / np.maximum(self.metrics["seconds"], 1e-9)
         return share
 
+    def use(self) -> list[tuple[str, str]]:
+        """What the hardware did, in words: arithmetic, its share of what the device can do, and memory."""
+        words = {"tflops": "TFLOP/s of a device: median", "mfu": "MFU: median"}
+        rows = [(says, f"{np.median(self.finite(name)):.3g}") for name, says in words.items() if len(self.finite(name))]
+        memory = self.finite("memory")
+        return [*rows, *([("memory of rank 0, at most", f"{memory.max():.2f} GiB")] if len(memory) else [])]
+
 
 def read_history(run: Path) -> History:
     """Raises UserError when `run` is not a run directory: one with a config.yaml or a metrics.jsonl."""

@@ -239,6 +239,7 @@ def _loader(history: History) -> str:
     if len(wait):
         rows.append(("data wait: median, worst step", f"{np.median(wait):.1%} · {wait.max():.1%}"))
         rows.append(("steps that waited over 20 %", f"{(wait > 0.2).sum()} of {len(wait)}"))
+    rows += history.use()
     if history.config is not None and len(steps := history.finite("step")):
         rows.append(("samples seen", f"{history.config.samples_per_step * int(steps[-1]):,}"))
         allowed = min(m.data.max_bad_fraction for m in history.config.modalities.values())

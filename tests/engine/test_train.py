@@ -30,7 +30,7 @@ def test_two_runs_of_one_config_log_the_same_bits_and_end_in_the_same_weights(ti
 
 def test_every_row_of_the_metrics_says_what_the_design_promises(tiny, train, tmp_path):
     assert train(tiny({"train.steps": 12})) == 0
-    keys = {"step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "data_wait", "seconds"}
+    keys = {"step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "data_wait", "seconds", "memory", "tflops"}
     keys |= {"loader/read", "loader/decode", "loader/transform", "loader/share"}
     found = rows(tmp_path / "run" / "metrics.jsonl")
     assert all(set(row) == keys for row in found)
