@@ -25,9 +25,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_ranks(config, photos, out, *more, world=2, verb="pretrain", module="mae_ext"):
-    """-> [(process, log)], as torchrun starts them."""
-    arguments = command(config, photos, out, *more, verb=verb)
+def start_ranks(config, photos, out, *more, world=2, verb="pretrain", module="mae_ext", call=None):
+    """-> [(process, log)], as torchrun starts them. call: another command."""
+    arguments = call or command(config, photos, out, *more, verb=verb)
     arguments[2] = module
     port, started = free_port(), []
     for rank in range(world):
