@@ -26,11 +26,11 @@ class Known:
     scan: Scan
 
 
-def kept_whole(scan: Scan) -> tuple[Entry, Entry]:
+def kept_whole(scan: Scan, resampled: str = "float32") -> tuple[Entry, Entry]:
     """-> the voxels, and (D, H, W) uint8 where the loss may count, at the wanted spacing.
 
     Of a scan that is at it already, and whose numbers 16 bits hold, the stored voxels and what they mean; of another
-    (channels, D, H, W) float32 at the model's levels.
+    (channels, D, H, W) of dtype `resampled` at the model's levels.
     """
     assert scan.levels is not None
     meta: dict[str, Any] = {"spacing": scan.extent.spacing}
@@ -43,7 +43,7 @@ def kept_whole(scan: Scan) -> tuple[Entry, Entry]:
     size = scan.grid.shape
     x, valid = scan.cut(whole(size), size)
     fill = scan.levels(scan.fill.reshape(-1, 1, 1, 1)).ravel()
-    return Entry(x, meta | {"fill": fill.tolist()}), _marks(valid)
+    return Entry(x.astype(resampled, copy=False), meta | {"fill": fill.tolist()}), _marks(valid)
 
 
 def from_kept(voxels: Entry, valid: NDArray[np.uint8]) -> Scan:

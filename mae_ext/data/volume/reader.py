@@ -25,9 +25,10 @@ from mae_ext.data.volume.dicom import series as dicom
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
-from mae_ext.data.volume.intensity import build_intensity, check_body, check_lengths
+from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
 from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
+from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
 
 MAX_BYTES = 2 << 30
@@ -44,6 +45,7 @@ KNOWN = MAPPED // 2
 as to ask whether its source is as it was."""
 
 Time = Literal["first", "middle", "mean"]
+Resampled = Literal["float32", "float16"]
 
 
 class VolumeReader:
@@ -56,7 +58,8 @@ class VolumeReader:
     "nonzero" (skull-stripped or de-faced MRI), or None when everything counts. Air that is seen from outside carries no
     loss and enters no mean. min_body: the least share of a crop that is valid, where one of the sampler's boxes has it.
     min_finite: a scan with a smaller share of finite voxels is refused; with a larger, the others carry no loss.
-    cache: a folder for prepared scans. max_bytes: of a file and of its voxels.
+    cache: a folder for prepared scans. max_bytes: of a file and of its voxels. resampled: what a crop becomes that
+    is no cut of 16-bit numbers, in the cache and on its way to the device; float16, half the bytes, has three digits.
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
@@ -87,6 +90,7 @@ class VolumeReader:
         array_spacing: Sequence[float] = (1.0, 1.0, 1.0),
         cache: str | None = None,
         max_bytes: int = MAX_BYTES,
+        resampled: Resampled = "float32",
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
@@ -99,12 +103,17 @@ class VolumeReader:
                 raise ValueError(f"{name}={share} must be a share, 0 to 1")
         if min_body and body is None:
             raise ValueError("min_body needs body: a threshold, 'otsu' or 'nonzero'")
+        if resampled not in ("float32", "float16"):
+            raise ValueError(f"resampled={resampled!r}: expected 'float32' or 'float16'")
         if not max_bytes > 0:
             raise ValueError(f"max_bytes={max_bytes} must be above 0")
         self.size, self.channels, self.max_bytes = tuple(size), channels, max_bytes
         self.spacing = check_lengths("spacing", spacing)
         self.array_spacing = check_lengths("array_spacing", array_spacing) or (1.0, 1.0, 1.0)
         self.intensity, self.described = build_intensity(intensity), intensity
+        if resampled == "float16" and isinstance(self.intensity, AsStored):
+            raise ValueError("resampled: float16 ends at 65504, and intensity 'none' does not; name another intensity")
+        self.resampled: Resampled = resampled
         self.stored_channels = self.intensity.sources(channels)
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
@@ -182,7 +191,7 @@ class VolumeReader:
 
         def build() -> tuple[Entry, Entry]:
             if not made:  # both entries come from one reading
-                made.append(kept_whole(self._scan(address)))
+                made.append(kept_whole(self._scan(address), self.resampled))
             return made[0]
 
         voxels = self.cache.get_or_build(keys[0], lambda: build()[0])
@@ -203,6 +212,7 @@ class VolumeReader:
             "body": self.body,
             "min_finite": self.min_finite,
             "array_spacing": self.array_spacing,
+            "resampled": self.resampled,
         }
 
     def _box(self, scan: Scan, crop: CropSampler) -> Crop:
@@ -221,8 +231,12 @@ class VolumeReader:
         return best
 
     def _sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
-        stored = scan.cut_as_stored(box, self.size) if as_stored else None
-        x, valid, *meaning = stored or scan.cut(box, self.size)
+        half = self.resampled == "float16"
+        stored = scan.cut_as_stored(box, self.size) if as_stored or half else None
+        x, valid, *meaning = stored if stored and as_stored else scan.cut(box, self.size)
+        if half and stored is None:
+            x = x.astype(np.float16)
+            x = x if as_stored else x.astype(np.float32)
         turned = tuple(axis - 3 for axis, flip in enumerate(box.flip) if flip)
         extent = scan.extent
         assert extent.spacing is not None
@@ -286,6 +300,8 @@ class VolumeReader:
         size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
         if self.cache and size_bytes > 4 * self.max_bytes:
             raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
+        if self.resampled == "float16" and (small := packed(voxels)) is not None:
+            voxels = small  # so that the same crops are rounded without a cache as with one
         return Scan(voxels, declared.slope, declared.inter, place.spacing, fill, valid, levels, grid)
 
     def _channels(self, address: str, declared: Declared, stored: Array, extra: int | None) -> Array:

@@ -69,6 +69,7 @@ VOLUME_WAYS = {
     "time_axis": ("twice", {"channel_axis": 3, "channels": 3}, {"time_axis": 3, "time": "first"}),
     "channel_axis": ("twice", {"time_axis": 3, "time": "first"}, {"channel_axis": 3, "channels": 3}),
     "array_spacing": ("row", {"spacing": [1, 1, 1]}, {"spacing": [1, 1, 1], "array_spacing": [2, 1, 1]}),
+    "resampled": ("scan", {"spacing": [1.5, 2, 2]}, {"spacing": [1.5, 2, 2], "resampled": "float16"}),
     "size": ("scan", {}, {"size": (6, 8, 10)}),
     "min_body": ("scan", {"body": 400.0}, {"body": 400.0, "min_body": 0.5}),
 }

@@ -214,3 +214,29 @@ def test_a_prepared_scan_at_hand_is_let_go_of_when_its_source_or_its_entry_chang
     assert reader.read(str(path), crop)[0].x.equal(first.x)
     save(path, voxels + np.int16(5))
     assert reader.read(str(path), crop)[0].x.equal(first.x + 5)
+
+
+@pytest.mark.parametrize("spacing", [[1.5, 1.0, 1.0], None])
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float32])
+def test_resampled_crops_are_rounded_to_half_floats_where_that_is_asked_for_and_cuts_never(tmp_path, spacing, kind):
+    """A cut of a scan whose numbers 16 bits hold is what it was; another is the nearest float16, read in any way."""
+    voxels = np.random.default_rng(0).integers(-900, 900, (8, 12, 10)).astype(kind)
+    path, crop = save(tmp_path / "a.nii", voxels), [lambda extent: Crop((0, 1, 2), (4, 7, 8), (False, True, False))]
+    options = {"size": (4, 6, 6), "channels": 3, "intensity": WINDOWS, "spacing": spacing}
+    (whole,) = VolumeReader(**options).read(path, crop)
+    wanted = whole.x.half().float() if spacing else whole.x
+    assert not spacing or not wanted.equal(whole.x)
+    for cache in (None, str(tmp_path / "cache"), str(tmp_path / "cache")):
+        reader = VolumeReader(**options, resampled="float16", cache=cache)
+        (plain,), (stored,) = reader.read(path, crop), reader.read_as_stored(path, crop)
+        assert stored.x.dtype == (torch.float16 if spacing else torch.int16)
+        assert same_bits(plain.x, wanted) and same_bits(in_units(stored.x, levels=stored.levels), wanted)
+        if cache:
+            assert reader.prepared(path).voxels.dtype == (np.float16 if spacing else np.int16)
+
+
+def test_half_floats_are_refused_by_name_where_they_may_end_too_soon():
+    with pytest.raises(ValueError, match="65504"):
+        VolumeReader((4, 4, 4), intensity="none", resampled="float16")
+    with pytest.raises(ValueError, match="resampled='int8'"):
+        VolumeReader((4, 4, 4), resampled="int8")
