@@ -48,7 +48,7 @@ V2, OLD = "sys/fs/cgroup/a/memory.", "sys/fs/cgroup/memory/a/memory."
         ({"proc/self/cgroup": "0::/a\n", f"{V2}max": "900\n", f"{V2}current": "950\n"}, 0),
         ({"proc/self/cgroup": "4:memory:/a\n0::/\n", f"{OLD}limit_in_bytes": "700\n",
           f"{OLD}usage_in_bytes": "600\n", f"{OLD}stat": "inactive_file 5\ntotal_inactive_file 30\n"}, 130),
-        ({"proc/self/cgroup": "4:cpu:/a\n", f"{OLD}limit_in_bytes": "700\n", f"{OLD}usage_in_bytes": "6\n"}, 8000 << 10),
+        ({"proc/self/cgroup": "4:cpu:/a\n", f"{OLD}limit_in_bytes": "7\n", f"{OLD}usage_in_bytes": "6\n"}, 8000 << 10),
     ],
 )  # fmt: skip
 def test_free_memory_is_the_machines_or_less_where_a_group_allows_less(tmp_path, files, expected):
