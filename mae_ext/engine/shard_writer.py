@@ -19,6 +19,7 @@ from mae_ext.config import Config
 from mae_ext.engine.checkpoint import sha256
 from mae_ext.engine.commit import Staged, begun, described, finish, thrown_away
 from mae_ext.engine.distributed import PATIENCE, Ranks
+from mae_ext.engine.failpoint import reach
 
 T = TypeVar("T")
 
@@ -68,30 +69,32 @@ class ShardWriter:
         final, building = self._on_main(begin)
         if building is not None:
             with thrown_away(building):
-                written = self._together(lambda: self._written(building, staged))
+                self._write(building, staged)
+                written = self._together(lambda: self._written(building))
                 files = {name: entry for one in written for name, entry in one.items()}
                 self._on_main(lambda: finish(building, final, described(step, config, state), files, step))
         return final
 
-    def _written(self, building: Path, staged: Staged) -> dict[str, dict[str, int | str]]:
-        """What the manifest says of this rank's files, which are on the disk then."""
+    def _write(self, building: Path, staged: Staged) -> None:
+        """Ranks meet in here, so an error must be one of all of them: nothing else may raise one."""
         staged.wait()
-        files: dict[str, dict[str, int | str]] = {}
         for part, named in staged.tensors.items():
             tensors = {name: self._laid(part, name, tensor) for name, tensor in named.items()}
-            folder = building / part
+            writer = HuggingFaceStorageWriter(os.fspath(building / part), save_distributed=True)
             try:
-                save(
-                    tensors,
-                    storage_writer=HuggingFaceStorageWriter(os.fspath(folder), save_distributed=True),
-                    process_group=self.group,
-                )
-            except CheckpointException as error:  # on all ranks, whichever of them it was
+                save(tensors, storage_writer=writer, process_group=self.group)
+            except CheckpointException as error:
                 causes = [cause for cause, _ in error.failures.values()]
                 raise next((c for c in causes if isinstance(c, OSError)), OSError(str(causes[0]))) from error
-            for file in sorted(folder.glob(f"shard-{self.rank + 1:05d}-*.safetensors")):
-                files[f"{part}/{file.name}"] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        return files
+
+    def _written(self, building: Path) -> dict[str, dict[str, int | str]]:
+        """What the manifest says of this rank's files."""
+        reach("file.fsynced")
+        files = sorted(building.glob(f"*/shard-{self.rank + 1:05d}-*.safetensors"))
+        return {
+            file.relative_to(building).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            for file in files
+        }
 
     def _laid(self, part: str, name: str, tensor: Tensor) -> Tensor:
         """A staged share, as the part of the whole that it is."""

@@ -29,6 +29,11 @@ def start_ranks(config, photos, out, *more, world=2, verb="pretrain", module="ma
     """-> [(process, log)], as torchrun starts them. call: another command."""
     arguments = call or command(config, photos, out, *more, verb=verb)
     arguments[2] = module
+    return start_as_ranks(arguments, out, world)
+
+
+def start_as_ranks(arguments, out, world=2):
+    """The same, of any program; what each rank says goes into a file beside `out`."""
     port, started = free_port(), []
     for rank in range(world):
         variables = {
