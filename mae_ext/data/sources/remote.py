@@ -259,7 +259,7 @@ def _tried(shard: str, attempt: Callable[[], Any]) -> Any:
         except Exception as raised:  # noqa: BLE001 libraries of many makers
             # fsspec calls whatever went wrong over HTTP "not found", and keeps what it was as the cause.
             error = raised.__cause__ if isinstance(raised, FileNotFoundError) and raised.__cause__ else raised
-            status = getattr(error, "status", None)
+            status = _status(error)
             if status == 404 or isinstance(error, FileNotFoundError):
                 raise UserError(f"{shard}: there is no such object (404)") from None
             if status in (401, 403) or isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
@@ -276,6 +276,14 @@ def _tried(shard: str, attempt: Callable[[], Any]) -> Any:
                 ) from None
         time.sleep(wait * (0.75 + time.monotonic() % 0.5))  # so that workers do not come back all at once
         wait *= 2
+
+
+def _status(error: BaseException) -> int | None:
+    """Of HTTP, as aiohttp, gcsfs and botocore have it."""
+    response = getattr(error, "response", None)
+    said = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    status = said or getattr(error, "status", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) else None
 
 
 def _recheck(shard: str) -> None:
