@@ -105,8 +105,18 @@ class TrainConfig(Section):
     """Of what is computed; weights are kept in fp32."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Over several ranks: `ddp`, each has the whole model; `fsdp`, each has a share of its weights and moments."""
-    compile: bool = False
-    """Whether torch.compile makes the step: a start of minutes, then faster on GPUs."""
+    compile: bool | Literal["auto", "blocks", "whole"] = "auto"
+    """What of the step torch.compile makes: nothing (false), each block by itself, or the whole (true says the same), a
+    start of minutes. auto: on one GPU that pretrains the whole, on others blocks, on CPUs nothing; where it cannot, the
+    run goes on without."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """reduce-overhead records CUDA graphs of the whole step; max-autotune tries kernels, which takes long."""
+    deterministic: bool = True
+    """Whether a GPU gives the same bits each time, so that a run that goes on is the same to the bit."""
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    """How exactly a GPU multiplies fp32 numbers: highest is fp32, as CPUs do; high is TF32, 10 bits of 23."""
+    cudnn_benchmark: bool = False
+    """Whether cuDNN tries its convolutions and takes the fastest, not the same ones in each run."""
     checkpointing: bool | Literal["selective"] = False
     """Whether activations are computed twice, to save memory: all of a block (true), or those that cost little time,
     norms and GELUs, and not products and attention (`selective`)."""
@@ -170,6 +180,23 @@ class TrainConfig(Section):
                 raise ValueError(f"{key} names '{twice[0]}' twice{also}: their rows would be in one file; name it once")
         if not self.tensorboard and any(spec.name == "tensorboard" for spec in self.loggers):
             raise ValueError("tensorboard is false, and loggers names it: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _numerics(self) -> "TrainConfig":
+        if self.cudnn_benchmark and self.deterministic:
+            raise ValueError("cudnn_benchmark may choose otherwise in each run: set deterministic to false with it")
+        if self.compile_mode != "default" and self.compile is False:
+            raise ValueError(
+                f"compile_mode={self.compile_mode} and compile=false: set compile to whole, or leave it out"
+            )
+        if self.compile_mode == "reduce-overhead" and self.compile == "blocks":
+            raise ValueError("compile_mode=reduce-overhead records a step as a whole: set compile to whole")
+        if self.compile_mode == "reduce-overhead" and self.accumulate > 1:
+            raise ValueError(
+                f"compile_mode=reduce-overhead keeps gradients where the next of accumulate={self.accumulate} parts "
+                f"would write its own: set one of them to its default"
+            )
         return self
 
     @model_validator(mode="after")

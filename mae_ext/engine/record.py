@@ -19,6 +19,7 @@ from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import Journal, Terminal, say, warn
 from mae_ext.engine.loggers import Loggers
 from mae_ext.engine.meaning import of_first_batch, remarks
+from mae_ext.engine.numerics import as_looked_at, departures
 from mae_ext.engine.observe import Observers
 from mae_ext.engine.precision import DTYPES
 from mae_ext.engine.run import Run
@@ -105,10 +106,12 @@ class Record:
         """
         whole = settle() if self.due(step) else None
         if self.observers.due(step):
-            self.loggers.write(step, self.observers.look(step))
+            with as_looked_at():
+                seen = self.observers.look(step)
+            self.loggers.write(step, seen)
         if self.evaluations.due(step):
             run = self.run
-            with run.whole() as model:
+            with as_looked_at(), run.whole() as model:
                 scores = evaluate(run.task, model, run.config, run.data, run.ranks, self.stop)
             self.evaluations.write(step, scores)
             if self.best and self.evaluations.journal:
@@ -178,6 +181,8 @@ def say_what_begins(run: Run, out: Path) -> None:
     )
     for remark in remarks(config, total, run.schedule.warmup):
         warn(remark)
+    if departed := departures(run.at.numerics, run.numerics):
+        warn(departed)
     if ranks.device.type == "cpu" and not is_native(DTYPES[config.train.precision]):
         say(
             f"this processor has no {config.train.precision} products: they are taken in fp32, of rounded numbers; "

@@ -26,10 +26,11 @@ from mae_ext.errors import CheckpointError
 FREE_TO_CHANGE = {
     "train.workers", "train.prefetch", "train.worker_timeout", "train.save_every", "train.keep", "train.keep_best",
     "train.log_every", "train.tensorboard", "train.loggers", "train.observe", "train.device", "train.checkpointing",
-    "train.compile", "train.evaluate_every", "train.parallel", "train.accumulate", "train.micro_batch",
-    "train.rank_timeout",
+    "train.compile", "train.compile_mode", "train.deterministic", "train.matmul", "train.cudnn_benchmark",
+    "train.evaluate_every", "train.parallel", "train.accumulate", "train.micro_batch", "train.rank_timeout",
 }  # fmt: skip
-"""Keys that change no sample, no mask and no update rule. (checkpointing, compile and device change the last bits.)"""
+"""Keys that change no sample, no mask and no update rule. (checkpointing, compile, device, and what says how a GPU
+computes, deterministic, matmul and cudnn_benchmark, change the last bits.)"""
 
 MOVABLE = ("data.path", "data.test", "data.reader.cache", "task.masks", "task.test_masks")
 """Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
@@ -53,6 +54,8 @@ class Standing:
     """What the config of each modality asked for: "measured", "imagenet", "none" or "given" (as numbers)."""
     held_out: dict[str, str] = field(default_factory=dict)
     """As `files`, of data.test, where there is one."""
+    numerics: dict[str, Any] = field(default_factory=dict)
+    """What its last bits depended on (engine/numerics.py)."""
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Standing":
@@ -61,6 +64,7 @@ class Standing:
             return cls(
                 state["step"], state["files"], state["quarantined"], state["scaler"], state["plugins"],
                 state.get("skipped", 0), state.get("statistics", {}), state.get("held_out", {}),
+                state.get("numerics", {}),
             )  # fmt: skip
         except KeyError as error:
             raise CheckpointError(f"{checkpoint}/state.json has no {error}") from None

@@ -16,6 +16,7 @@ from mae_ext.config import Config
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.statistics import share_of, shared_by
 from mae_ext.engine.checkpoint import latest, read_config, steps_of
+from mae_ext.engine.compiling import extent_of
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.crew import Crew
 from mae_ext.engine.distributed import Ranks, check_split, lost_rank
@@ -24,6 +25,7 @@ from mae_ext.engine.ledger import Ledger
 from mae_ext.engine.log import announced, warn
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.micro_batch import agreed, in_parts, tried, with_parts
+from mae_ext.engine.numerics import standing_of
 from mae_ext.engine.optim import Schedule, adamw, freeze
 from mae_ext.engine.parallel import Parallel, Replicated, parallel_of
 from mae_ext.engine.precision import LossScale
@@ -78,9 +80,15 @@ class Run:
         finally:
             self.parallel.park()
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What its last bits depend on (engine/numerics.py)."""
+        return standing_of(self.config, self.ranks, extent_of(self.config, self.ranks))
+
     def snapshot(self, skipped: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """What a checkpoint holds. skipped: updates in a row that fp16's loss scaler has left out by now."""
         extra = {"scaler": self.scaler.state_dict(), "skipped": skipped, "statistics": self.at.statistics}
+        extra["numerics"] = self.numerics
         return snapshot(self.model, self.optimizer, self.data, self.lasting | extra)
 
     @cached_property
@@ -135,6 +143,7 @@ def begin(config: Config, out: Path, ranks: Ranks, stop: StopFlag, allow_change:
 def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -> Run:
     config = with_parts(config, ranks.world)
     check_split(config, ranks.world)
+    extent_of(config, ranks)  # which refuses what cannot be
     check_meaning(config)
     observers, loggers = (
         {spec.name: registry.build(spec.name, spec.arguments, where) for spec in specs}

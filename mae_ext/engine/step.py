@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mae_ext.config import Config
 from mae_ext.data.batch import Batch
 from mae_ext.data.loading.copies import Copies
+from mae_ext.engine.compiling import compiled
 from mae_ext.engine.gate import Gate
 from mae_ext.engine.precision import autocast
 from mae_ext.engine.run import Run
@@ -94,10 +95,8 @@ class Step:
     def __init__(self, run: Run, on_news: Callable[[int], None] = lambda _: None, lag: int | None = None) -> None:
         self.run, self.on_news, self.skipped = run, on_news, run.at.skipped
         self.lag = LAG.get(run.ranks.device.type, 1) if lag is None else lag
-        objective = run.parallel.wrap(Objective(run.model, run.config, run.task), run.ranks)
-        self.objective: Callable[..., tuple[Tensor, Tensor]] = (
-            torch.compile(objective) if run.config.train.compile else objective
-        )
+        objective = compiled(Objective(run.model, run.config, run.task), run.config, run.ranks)
+        self.objective: Callable[..., tuple[Tensor, Tensor]] = run.parallel.wrap(objective, run.ranks)
         self.gate, self.copies = Gate(run.ranks.device, run.at.skipped), Copies(run.ranks.device)
         self.unread: deque[Unread] = deque()
 

@@ -14,6 +14,7 @@ from mae_ext.engine.cpu import settle_in
 from mae_ext.engine.distributed import joined
 from mae_ext.engine.failure import recorded
 from mae_ext.engine.log import say
+from mae_ext.engine.numerics import as_promised
 from mae_ext.engine.record import Record, say_what_begins
 from mae_ext.engine.run import Run, begin
 from mae_ext.engine.saves import Saves, clear, own
@@ -59,8 +60,11 @@ def train(
     settle_in()  # before torch's threads are there, which take it over
     try:
         with (
-            joined(config.train.device, config.train.rank_timeout) as ranks, StopFlag() as stop, own(out, ranks)
-        ):  # fmt: skip
+            joined(config.train.device, config.train.rank_timeout) as ranks,
+            StopFlag() as stop,
+            own(out, ranks),
+            as_promised(config, ranks.device),
+        ):
             _train(begin(config, out, ranks, stop, allow_change), out, stop)
     except OSError as error:
         raise Passing(

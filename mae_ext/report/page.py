@@ -319,7 +319,7 @@ def _settings(config: Config) -> tuple[str, str]:
         ("batch", f"{config.samples_per_step}" + (f" in {train.accumulate} parts" if train.accumulate > 1 else "")),
         ("peak learning rate", f"{short(peak_lr(config))} (base {short(train.lr)})"),
         ("AdamW", f"weight decay {train.weight_decay:g}, betas {train.betas[0]:g} and {train.betas[1]:g}"),
-        ("precision", train.precision + (", compiled" if train.compile else "")),
+        ("precision", train.precision + ("" if train.compile in ("auto", False) else ", compiled")),
         ("seed", str(config.seed)),
     ]
     return _pairs(data), _pairs(how)

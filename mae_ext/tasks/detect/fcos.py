@@ -1,7 +1,7 @@
 """FCOS (1904.01355): every place of every map says what is there, how far its box reaches, and how central it is.
 
 No anchors. Boxes are (left, top, right, bottom) in pixels of the model's input; the places of all levels, finest first
-and row by row, are counted in one axis, L. Overlaps and suppression are MONAI's.
+and row by row, are counted in one axis, L. Suppression is MONAI's.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,9 @@ MAX_LOG_DISTANCE = 8.0
 """A box reaches at most e^8 = 2981 strides: beyond any image, below any overflow."""
 
 BACKGROUND, IGNORED = -1, -2
+
+PAIRS = 1 << 25
+"""Pairs of a place and an object that are compared at once, with 16 bytes each in the largest tensor: 512 MiB."""
 
 
 @dataclass(frozen=True)
@@ -141,27 +144,30 @@ def boxes_from(distances: Tensor, xy: Tensor) -> Tensor:
     return torch.cat([xy - distances[..., :2], xy + distances[..., 2:]], -1)
 
 
+@torch.no_grad()
 def assign(boxes: Tensor, labels: Tensor, ignored: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-    """(n, 4), (n,), (n,) bool of one image -> (L,) what each place answers, and (L,) for which object (0 if none).
+    """(..., n, 4), (..., n), (..., n) bool -> (..., L) what each place answers, (..., L) for which object, 0 if none.
 
     The answer is a label, BACKGROUND, or IGNORED: within an ignored object, and not another's. A place answers for an
     object that it lies in, within RADIUS strides of the centre, if the farthest side is in its reach; of several, for
     the smallest. An object narrower than the stride of its level may so be nobody's: images should be large enough.
+    A row with a label below 0 is no object. Nothing here asks the device how many there are.
     """
-    if not len(boxes):
-        nothing = torch.zeros(len(places.xy), dtype=torch.long, device=places.xy.device)
+    real = (labels >= 0)[..., None, :]
+    if not boxes.shape[-2]:
+        nothing = torch.zeros(*boxes.shape[:-2], len(places.xy), dtype=torch.long, device=places.xy.device)
         return nothing + BACKGROUND, nothing
-    distances = distances_to(boxes[None], places.xy[:, None])
-    inside = distances.amin(-1) > 0
-    low, high = rearrange(boxes, "n (corner xy) -> corner 1 n xy", corner=2)
+    distances = distances_to(boxes[..., None, :, :], places.xy[:, None])
+    inside = (distances.amin(-1) > 0) & real
+    low, high = rearrange(boxes, "... n (corner xy) -> corner ... 1 n xy", corner=2)
     central = ((places.xy[:, None] - (low + high) / 2).abs() < RADIUS * places.stride[:, None]).all(-1)
     farthest, (least, most) = distances.amax(-1), places.reach[:, :, None].unbind(1)
-    answers = inside & central & (farthest >= least) & (farthest < most) & ~ignored
-    area = (high - low).prod(-1).expand(len(places.xy), -1)
-    smallest, which = torch.where(answers, area, torch.inf).min(-1)
+    skip = ignored[..., None, :]
+    answers = inside & central & (farthest >= least) & (farthest < most) & ~skip
+    smallest, which = torch.where(answers, (high - low).prod(-1), torch.inf).min(-1)
     assigned = smallest.isfinite()
-    label = torch.where((inside & ignored).any(-1), IGNORED, BACKGROUND)
-    return torch.where(assigned, labels[which], label), torch.where(assigned, which, 0)
+    label = torch.where((inside & skip).any(-1), IGNORED, BACKGROUND)
+    return torch.where(assigned, labels.gather(-1, which), label), torch.where(assigned, which, 0)
 
 
 def centerness_of(distances: Tensor) -> Tensor:
@@ -180,32 +186,51 @@ def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(wanted > 0, ALPHA, 1 - ALPHA) * away**GAMMA * error
 
 
+def giou_of(boxes: Tensor, others: Tensor) -> Tensor:
+    """(..., 4), (..., 4) -> (...): generalised IoU, -1 to 1 (1902.09630, algorithm 1), of pairs of boxes.
+
+    MONAI's `box_pair_giou` computes the same, and asks the device five times whether its boxes are sound.
+    """
+    (low, high), (low2, high2) = boxes.split(2, -1), others.split(2, -1)
+    eps = torch.finfo(boxes.dtype).eps
+    overlap = (torch.minimum(high, high2) - torch.maximum(low, low2)).clamp(min=0).prod(-1)
+    union = (high - low).prod(-1) + (high2 - low2).prod(-1) - overlap
+    hull = (torch.maximum(high, high2) - torch.minimum(low, low2)).clamp(min=0).prod(-1)
+    giou: Tensor = overlap / (union + eps) - (hull - union) / (hull + eps)
+    return giou
+
+
 def loss(answers: Answers, places: Places, boxes: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
     """boxes (B, n, 4), labels (B, n), -1 where a row is no object, ignored (B, n) bool -> scalar.
 
     The sum of focal, GIoU (weighted by centerness, 1904.01355) and centerness losses, over the answering places of each
     image, and the mean over images. FCOS takes the mean over the places of a whole batch; then a batch would not be the
-    mean of its parts.
+    mean of its parts. An image that holds nothing has its focal loss alone. All of the batch at once, without a wait.
     """
-    parts = []
-    for i in range(len(boxes)):
-        real = labels[i] >= 0
-        b, kind, skip = boxes[i][real], labels[i][real], ignored[i][real]
-        wanted, which = assign(b, kind, skip, places)
-        counted, positive = wanted != IGNORED, wanted >= 0
-        logits = answers.logits[i][counted]
-        focal = focal_loss(logits, F.one_hot(wanted[counted] + 1, logits.shape[-1] + 1)[:, 1:].to(logits.dtype)).sum()
-        if not bool(positive.any()):
-            # Every parameter takes part in every step, also where an image holds nothing: ranks expect that.
-            parts.append(focal + 0 * (answers.distances[i].sum() + answers.centerness[i].sum()))
-            continue
-        xy, own = places.xy[positive], b[which[positive]]
-        central = centerness_of(distances_to(own, xy))
-        giou = box_utils.box_pair_giou(boxes_from(answers.distances[i][positive], xy), own)
-        off = (central * (1 - giou)).sum() / central.sum().clamp(min=1e-6)
-        middle = F.binary_cross_entropy_with_logits(answers.centerness[i][positive], central)
-        parts.append(focal / positive.sum() + off + middle)
-    return torch.stack(parts).mean()
+    at_once = max(1, PAIRS // max(1, len(places.xy) * boxes.shape[1]))
+    cut = zip(*(part.split(at_once) for part in (boxes, labels, ignored)), strict=True)
+    assigned = [assign(some, kinds, skip, places) for some, kinds, skip in cut]
+    wanted, which = (torch.cat(parts) for parts in zip(*assigned, strict=True))
+    counted, positive = (wanted != IGNORED)[..., None], wanted >= 0
+    classes = torch.arange(answers.logits.shape[-1], device=wanted.device)
+    right = (wanted[..., None] == classes).to(answers.logits.dtype)
+    # `where`, not a product: what nobody asked for may be infinite.
+    focal = torch.where(counted, focal_loss(answers.logits, right), 0).sum((1, 2))
+
+    around = torch.cat([places.xy - 1, places.xy + 1], -1)  # of places without an object: any box that has an area
+    number = positive.sum(1).clamp(min=1)
+    if not boxes.shape[1]:
+        own = around.expand_as(answers.distances)
+    else:
+        own = torch.where(positive[..., None], boxes.gather(1, which[..., None].expand(-1, -1, 4)), around)
+    central = torch.where(positive, centerness_of(distances_to(own, places.xy)), 0)
+    off = central * (1 - giou_of(boxes_from(answers.distances, places.xy), own))
+    middle = F.binary_cross_entropy_with_logits(answers.centerness, central, reduction="none")
+    return torch.stack([
+        focal / number,
+        off.sum(1) / central.sum(1).clamp(min=1e-6),
+        torch.where(positive, middle, 0).sum(1) / number,
+    ]).sum(0).mean()  # fmt: skip
 
 
 @dataclass(frozen=True)
