@@ -16,6 +16,7 @@ from mae_ext.config import Config, Statistics
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.data.loading.examples import Examples
 from mae_ext.data.loading.statistics import resolve_statistics
+from mae_ext.data.order import order_of
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.table import Items
 from mae_ext.engine.checkpoint import load_weights, read_config, read_state
@@ -54,6 +55,8 @@ class Standing:
     """What the config of each modality asked for: "measured", "imagenet", "none" or "given" (as numbers)."""
     held_out: dict[str, str] = field(default_factory=dict)
     """As `files`, of data.test, where there is one."""
+    orders: dict[str, str] = field(default_factory=dict)
+    """How the files of each modality were ordered (data/order.py)."""
     numerics: dict[str, Any] = field(default_factory=dict)
     """What its last bits depended on (engine/numerics.py)."""
 
@@ -64,7 +67,7 @@ class Standing:
             return cls(
                 state["step"], state["files"], state["quarantined"], state["scaler"], state["plugins"],
                 state.get("skipped", 0), state.get("statistics", {}), state.get("held_out", {}),
-                state.get("numerics", {}),
+                state.get("orders", {}), state.get("numerics", {}),
             )  # fmt: skip
         except KeyError as error:
             raise CheckpointError(f"{checkpoint}/state.json has no {error}") from None
@@ -124,10 +127,15 @@ def plugin_versions(config: Config) -> dict[str, str]:
 
 def lasting(data: dict[str, ModalityData], config: Config) -> dict[str, Any]:
     """Of the state of a checkpoint, what is the same for a whole run, and takes as long as its lists of files are."""
-    state = {"files": {name: fingerprint(d) for name, d in data.items()}, "plugins": plugin_versions(config)}
+    state: dict[str, Any] = {"files": {name: fingerprint(d) for name, d in data.items()}}
+    state |= {"plugins": plugin_versions(config), "orders": orders(data)}
     if held_out := held_out_fingerprints(data):
         state["held_out"] = held_out
     return state
+
+
+def orders(data: Mapping[str, ModalityData]) -> dict[str, str]:
+    return {name: order_of(len(d.items)) for name, d in data.items()}
 
 
 def snapshot(
@@ -226,6 +234,11 @@ def check_same(
         f"files of {name}: {at.files.get(name, 'none')} -> {fingerprint(d)}"
         for name, d in data.items()
         if at.files.get(name) != fingerprint(d)
+    ]
+    changed += [
+        f"order of the files of {name}: {at.orders.get(name, 'listed')} -> {order}"  # listed until there was another
+        for name, order in orders(data).items()
+        if at.orders.get(name, "listed") != order and at.files.get(name) == fingerprint(data[name])
     ]
     changed += [
         f"held-out files of {name}: {at.held_out[name]} -> {now_held}"  # scores before and after could not be compared

@@ -38,7 +38,7 @@ def test_every_file_comes_once_an_epoch_whatever_their_number(num_files: int, se
     assert sorted(files.tolist()) == list(range(num_files))
 
 
-@pytest.mark.parametrize("num_files", [LISTED + 1, 1_500_007])
+@pytest.mark.parametrize("num_files", [LISTED + 1, 2_500_007])
 def test_every_file_comes_once_in_sets_that_are_ordered_so(num_files: int) -> None:
     assert (np.bincount(files_at(0, "a", 3, num_files, np.arange(num_files)), minlength=num_files) == 1).all()
 
