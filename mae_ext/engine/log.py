@@ -134,7 +134,7 @@ class Terminal:
 def _use(row: dict[str, Any]) -> str:
     """Of the device: its share of what it can do, or the arithmetic that it did."""
     share = f"  MFU {100 * row['mfu']:.0f} %" if "mfu" in row else ""
-    done = f"  {row['tflops']:.3g} TFLOP/s" if "tflops" in row and not share else ""
+    done = f"  {row['tflops']:.3g} TFLOP/s" if row.get("tflops", 0.0) >= 0.01 and not share else ""
     return share + done + (f"  {row['memory']:.1f} GiB" if "memory" in row else "")
 
 

@@ -20,7 +20,7 @@ def without_clocks(table):
 
 def test_two_ranks_measure_and_probe_as_one_process_does(tiny, striped, tmp_path):
     probe = {"every": 2, "train": str(striped / "train"), "test": str(striped / "test"), "k": 3}
-    config = tiny({"train.steps": 2, "train.warmup_steps": 1, "train.probe": {"a": probe, "b": probe}})
+    config = tiny({"train.steps": 2, "train.warmup_steps": 1, "train.probe": {"a": probe, "b": dict(probe)}})
     source = striped / "train"
     assert run(["pretrain", str(config), "--data", str(source), "--out", str(tmp_path / "one")]) == 0
     started = start_ranks(config, source, tmp_path / "two")
