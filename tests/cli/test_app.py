@@ -149,7 +149,7 @@ def test_every_command_that_lists_a_folder_names_what_it_passes_over_once(
 
 def test_other_ranks_leave_it_to_the_first(odd, make_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert run(["embed", str(make_run()), str(odd), "--out", str(tmp_path / "f.safetensors")]) == 0
+    assert run(["reconstruct", str(make_run()), str(odd), "--out", str(tmp_path / "pictures")]) == 0
     assert "passed over" not in capsys.readouterr().err
 
 

@@ -13,7 +13,8 @@ from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import UserError
 from mae_ext.export.weights import export
 from mae_ext.features.embed import embed
-from mae_ext.features.encoder import FrozenEncoder, load_encoder
+from mae_ext.features.encoder import FrozenEncoder
+from mae_ext.features.sharing import opened_run
 from mae_ext.probing.probe import probe
 from mae_ext.probing.spec import ProbeSpec
 from mae_ext.report.page import write_report
@@ -27,7 +28,7 @@ def test_row_i_of_the_tensor_is_line_i_of_the_sources(make_run: MakeRun, striped
     features = load_file(out)["features"]
     lines = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert features.dtype == np.float32 and features.shape == (len(lines), 24)
-    alone = load_encoder(run).features(lines[6]["path"]).features[0]
+    alone = opened_run(run).encoder.features(lines[6]["path"]).features[0]
     np.testing.assert_allclose(features[6], alone, atol=1e-5)
     assert [line["class"] for line in lines] == [Path(line["path"]).parent.name for line in lines]
 
@@ -213,7 +214,7 @@ def test_embedding_reads_a_trainings_cache_and_adds_nothing_to_it(make_run: Make
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     out = embed(run, str(scans), tmp_path / "f.safetensors")
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
-    plain = load_encoder(run)
+    plain = opened_run(run).encoder
     reader_without = VolumeReader((8, 8, 8))
     samples = [reader_without.read(str(scans / f"{n}.nii.gz"), [middle])[0] for n in "ab"]
     np.testing.assert_allclose(load_file(out)["features"], plain.pooled(samples).numpy(), atol=1e-5)
