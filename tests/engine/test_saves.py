@@ -134,10 +134,13 @@ def test_a_signal_while_a_checkpoint_is_written_saves_the_step_it_stops_at(tiny,
     assert f"stopped by a signal after step {done}, saved at step {done}" in log.read_text()
 
 
-def test_ranks_outlive_saves_that_take_longer_than_a_step_may(tiny, photos, tmp_path, monkeypatch, test_path):
+@pytest.mark.parametrize("memory", ["enough", "short"])
+def test_ranks_outlive_saves_that_take_longer_than_a_step_may(tiny, photos, tmp_path, monkeypatch, test_path, memory):
     """Three saves of 3 s, one after the other, where a step's reduction gives up after 2 s."""
+    if memory == "short":
+        monkeypatch.setenv("SHORT_OF_MEMORY", "1")
     monkeypatch.setenv(VARIABLE, "folder.rename:1+:sleep=3")
-    config = tiny({"train.steps": 6, "train.save_every": 2})
+    config = tiny({"train.steps": 6, "train.save_every": 2, "train.rank_timeout": 2})
     started = start_ranks(config, photos, tmp_path / "run", module="faults.impatient")
     assert wait_for(started) == [0, 0], [log.read_text()[-2000:] for _, log in started]
     assert checkpoints(tmp_path / "run") == ["step-00000004", "step-00000006"]

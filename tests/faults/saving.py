@@ -60,7 +60,8 @@ class Trials:
 
     def spread(self, points: list[str], count: int, share: float = 1.0) -> list[tuple[str, int]]:
         """So many (point, nth), in turns over the points, each spread over the times that it is reached."""
-        turns = -(-count // len(points))
+        turns, few = -(-count // len(points)), min(count, len(points))
+        points = [points[(2 * place + 1) * len(points) // (2 * few)] for place in range(few)]
         chosen = [
             (point, 1 + int((turn + 0.5) / turns * share * self.reached[point]))
             for turn in range(turns)

@@ -38,7 +38,7 @@ SHORT = {"train.steps": 12, "train.save_every": 4, "train.evaluate_every": 6}
 
 @pytest.mark.timeout(600)
 def test_saving_that_is_killed_or_fails_or_is_damaged_later_costs_no_run(trials):
-    lines = trials(SHORT, "--kills", "4", "--errors", "1", "--damages", "10", "--resumed", "1").splitlines()
+    lines = trials(SHORT, "--kills", "2", "--errors", "1", "--damages", "10", "--resumed", "0").splitlines()
     assert [line.split(":")[0] for line in lines] == ["damaged", "disk errors", "killed"]
 
 
