@@ -20,16 +20,15 @@ ROOT = Path(__file__).parent.parent / "mae_ext"
 
 ASIDE = {
     "cli/app.py": "how any command line becomes an exit code",
-    "data/batch.py": "tensors to the device, rows of a batch",
     "data/loading/copies.py": "the parts of a batch, one after the other, on the device",
     "data/loading/loader.py": "takes the batch that a worker has made",
+    "data/loading/ring.py": "takes back the memory of the batch before",
     "engine/distributed.py": "what ranks tell each other",
     "engine/gate.py": "whether an update goes through",
     "engine/ledger.py": "bad files",
     "engine/precision.py": "autocast",
     "engine/record.py": "when the step began, what it waited for",
     "engine/stop.py": "signals",
-    "model/mask.py": "its two tensors to the device; masks are made by workers",
     "model/units.py": "8-bit levels are 0..1",
     "sections.py": "size / patch",
 }

@@ -76,6 +76,11 @@ class History:
         memory = self.finite("memory")
         return [*rows, *([("memory of rank 0, at most", f"{memory.max():.2f} GiB")] if len(memory) else [])]
 
+    def stages(self) -> dict[str, float]:
+        """Seconds that making batches took rank 0's workers, over all steps, by stage: "read", "decode", and so on."""
+        columns = {name.removeprefix("loader/"): name for name in self.metrics if name.startswith("loader/")}
+        return {stage: float(self.finite(name).sum()) for stage, name in columns.items()}
+
 
 def read_history(run: Path) -> History:
     """Raises UserError when `run` is not a run directory: one with a config.yaml or a metrics.jsonl."""

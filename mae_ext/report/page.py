@@ -112,6 +112,9 @@ def _facts(history: History) -> str:
         share = waiting.sum() / max(seconds.sum(), 1e-9)
         typical = f"of the time in steps; median step {np.nanmedian(history.waited()):.1%}"
         facts.append(("waiting for data", f"{share:.1%}", typical))
+    if total := sum((stages := history.stages()).values()):
+        each = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in stages.items())
+        facts.append(("making batches", _duration(total), f"by stage: {each}"))
     if len(seconds := history.finite("seconds")):
         facts.append(("time in steps", _duration(float(seconds.sum())), ""))
     if history.checkpoints:

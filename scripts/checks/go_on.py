@@ -68,7 +68,8 @@ def child(code: str, checkout: Path, folder: Path) -> None:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [{key: value for key, value in json.loads(line).items() if key not in OF_THE_CLOCK} for line in lines]
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k not in OF_THE_CLOCK and not k.startswith("loader/")} for row in rows]
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:

@@ -27,8 +27,10 @@ def test_columns_are_in_the_order_of_steps_and_the_later_of_two_lines_counts():
 
 def test_a_run_is_read_whole_while_it_is_being_written(make_run):
     run = make_run()
+    made = {"loader/read": 0.25, "loader/decode": 1.0}
     metrics = lines(
-        {"step": 1, "loss": 3.0, "data_wait": 0.5, "seconds": 2.0}, {"step": 2, "loss": 2.0, "seconds": 1.0}
+        {"step": 1, "loss": 3.0, "data_wait": 0.5, "seconds": 2.0, **made},
+        {"step": 2, "loss": 2.0, "seconds": 1.0, **made},
     )
     (run / "metrics.jsonl").write_text(metrics + '{"step": 3, "loss": 1.0}')  # no newline: half of it may be missing
     (run / "evaluations.jsonl").write_text(lines({"step": 2, "accuracy": 0.25}))
@@ -38,6 +40,7 @@ def test_a_run_is_read_whole_while_it_is_being_written(make_run):
     found = read_history(run)
     assert found.column("step").tolist() == [1, 2] and found.problems == []
     np.testing.assert_allclose(found.waited(), [0.25, np.nan])
+    assert found.stages() == {"read": 0.5, "decode": 2.0}
     assert found.finite("data_wait").tolist() == [0.5] and found.column("none").size == 0
     assert found.evaluations["accuracy"].tolist() == [0.25] and found.probes == [{"step": 2, "knn": {}}]
     assert [row["path"] for row in found.bad] == ["b", "c", "a"]

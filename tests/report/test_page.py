@@ -228,6 +228,7 @@ def test_the_facts_of_a_run_are_its_own(make_run: MakeRun) -> None:
         {
             "step": i, "epoch": i / 40, "loss": 3 - 0.02 * i, "lr": 1e-4, "grad_norm": 1.0,
             "samples_per_s": 50.0 + i, "data_wait": 0.5 if i % 10 == 0 else 0.0, "seconds": 0.5,
+            "loader/read": 0.25, "loader/decode": 0.75,
         }
         for i in range(1, 101)
     ]  # fmt: skip
@@ -240,6 +241,7 @@ def test_the_facts_of_a_run_are_its_own(make_run: MakeRun) -> None:
     assert (facts["steps"], notes["steps"], facts["epochs"]) == ("100", "of 10", "2.5")
     assert (facts["loss"], notes["loss"]) == ("1.4900", "last 50 steps; first 2.9800")
     assert (facts["throughput"], facts["waiting for data"], facts["time in steps"]) == ("100.5/s", "10.0%", "50 s")
+    assert (facts["making batches"], notes["making batches"]) == ("1 min 40 s", "by stage: read 25%, decode 75%")
     assert notes["waiting for data"].endswith("median step 0.0%") and facts["bad samples"] == "1"
     text = " ".join(Checked(html).text)
     assert "samples/s: 5 %, median, 95 % 55.95 · 100.5 · 145.1" in text

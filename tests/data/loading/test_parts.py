@@ -7,6 +7,7 @@ from tasks.classify.striped_config import striped_config
 from mae_ext.config import load_config
 from mae_ext.data.loading.batches import ModalityData, StepData
 from mae_ext.data.loading.loader import Loader
+from mae_ext.errors import RunError
 
 DECODED = {"modalities.image.decode": {"name": "random", "ratio": 0.5}}
 
@@ -69,3 +70,35 @@ def test_a_step_comes_in_so_many_parts_and_a_bad_file_is_replaced_in_its_own(tin
         assert whole.bad == [row for part in parts for row in part["image"].bad]
         bad += [number for number, part in enumerate(parts) if part["image"].bad]
     assert len(bad) == 1  # in the one part that would have had it
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_batch_took_is_told_by_stage_and_a_slow_reader_is_decoding(tiny, photos, workers):
+    values = {"modalities.image.data.path": str(photos), "train.accumulate": 2, "train.workers": workers}
+    reader = {"modalities.image.data.reader": {"name": "faulty", "fault": "bad", "match": "nothing", "slow": 0.02}}
+    config = load_config(tiny(values | reader))
+    data = ModalityData(config.seed, "image", config.modalities["image"])
+    loader = Loader(StepData({"image": data}, 2), config, 0, 2, torch.device("cpu"))
+    try:
+        for _ in loader:
+            assert list(loader.stages) == ["read", "decode", "transform", "share"]
+            assert loader.stages["decode"] >= 8 * 0.02 and loader.stages["transform"] > 0
+            assert 0 < loader.stages["read"] < loader.stages["decode"]
+            assert (loader.stages["share"] > 0) == (workers > 0)
+    finally:
+        loader.close()
+
+
+def test_batches_that_no_memory_could_hold_are_refused_by_name_with_what_they_need(tiny, photos, monkeypatch):
+    values = {"modalities.image.data.path": str(photos), "train.workers": 0, "train.prefetch": 3, "train.accumulate": 2}
+    config = load_config(tiny(values))
+    data = ModalityData(config.seed, "image", config.modalities["image"])
+    loader = Loader(StepData({"image": data}, 2), config, 0, 100, torch.device("cpu"))
+    loader.close()
+    loader._check_memory(4, 1 << 10)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    # 4 x 3 asked for, 3 in the queue, two steps of 2, and 1 in between: 20 of a terabyte on each of two ranks.
+    told = r"need 40000\.0 GB of shared memory, and [0-9.]+ GB are free: 20 of 1000000 MB .* each of 2 ranks, with "
+    with pytest.raises(RunError, match=told + r"train.workers=4, train.prefetch=3 and train.accumulate=2; lower"):
+        loader._check_memory(4, 10**12)
