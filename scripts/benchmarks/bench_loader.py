@@ -8,14 +8,15 @@
 free: clips of 16x224x224 bytes that cost nothing to make, in batches of 32 (77 MB): what the way to the training
 process allows; once only taken, and once also read, as by a device that copies them. photos: JPEGs, cropped and scaled
 to 224; torch's side opens them with Pillow, and gives float32. clips, volumes: from the cache that `mae-ext prepare`
-makes, 16x224x224 and 96^3 at 1.5 mm. Sides are processes that take turns, of so many batches each; batches that lay
-ready from before are not counted, nor is the first turn. Medians over the turns; `main_s_per_gb` is the processor time
-of the training process, waiting not included.
+makes, 16x224x224 and 96^3 at 1.5 mm. Sides are processes that take turns, of so many batches each, and are stopped in
+between; batches that lay ready from before are not counted, nor is the first turn. Medians over the turns;
+`main_s_per_gb` is the processor time of the training process, waiting not included.
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -101,19 +102,22 @@ def compare(kind: str, data: str, args: argparse.Namespace, scratch: Path, read:
         environment = os.environ | {"PYTHONPATH": str(root)}
         processes[name] = subprocess.Popen(
             command + ["--read"] * read, env=environment, cwd=root,  # which workers' server looks into first
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
     for turn in range(args.rounds + 1):
         for name, process in processes.items():
             assert process.stdin and process.stdout
+            os.killpg(process.pid, signal.SIGCONT)
             process.stdin.write("turn\n")
             process.stdin.flush()
             line = process.stdout.readline()
             if not line:
                 raise SystemExit(f"{kind}: the side of {name} ended")
+            os.killpg(process.pid, signal.SIGSTOP)  # its workers too, which would fill their queue in another's turn
             turns[name] += [json.loads(line)] if turn else []
     for process in processes.values():
+        os.killpg(process.pid, signal.SIGCONT)
         process.communicate()
     count = args.batches or timed
     return {
