@@ -54,16 +54,16 @@ def extent_of(config: Config, ranks: Ranks) -> Extent | None:
 class Compiled(nn.Module):
     """batches -> what `objective` gives, of which `parts` are compiled in place when they are first called.
 
-    asked: `train.compile`. Where it is "auto", a compiler that fails is a warning, and all parts go on as they were;
+    wish: `train.compile`. Where it is "auto", a compiler that fails is a warning, and all parts go on as they were;
     else the run ends: raises RunError.
     """
 
-    def __init__(self, objective: nn.Module, parts: list[nn.Module], asked: str | bool, mode: str) -> None:
+    def __init__(self, objective: nn.Module, parts: list[nn.Module], wish: str | bool, mode: str) -> None:
         super().__init__()
         from torch._dynamo import config, exc  # here: it takes a second, which who compiles nothing need not wait
 
         config.recompile_limit = max(config.recompile_limit, GRAPHS)
-        self.failure, self.asked = exc.TorchDynamoException, asked
+        self.failure, self.wish = exc.TorchDynamoException, wish
         self.objective, self.parts = objective, tuple(parts)
         for part in parts:
             fast = torch.compile(part._call_impl, backend=BACKEND, mode=MODES[mode], dynamic=False)
@@ -74,9 +74,9 @@ class Compiled(nn.Module):
             return self.objective(batches)  # type: ignore[no-any-return]
         except self.failure as error:
             said = f"the compiler failed: {_first_line(error)}"
-            if self.asked != "auto":
+            if self.wish != "auto":
                 raise RunError(
-                    f"train.compile={str(self.asked).lower()}: {said}. It needs a C++ compiler on a CPU, "
+                    f"train.compile={str(self.wish).lower()}: {said}. It needs a C++ compiler on a CPU, "
                     f"Triton and a C compiler on a GPU: install them, or set train.compile=false"
                 ) from error
             warn(f"{said}. The run goes on without it; train.compile=false says so from the start")

@@ -1,0 +1,160 @@
+"""torch.compile of a step: one graph, made once; all-reduces as without it; a compiler that fails ends nothing.
+
+Graphs of all pretraining cases and tasks, in a table: python scripts/checks/graphs.py
+"""
+
+import json
+import os
+
+import pytest
+import torch
+from engine.test_cpu import config_of, loss_and_gradients
+from engine.test_distributed import start_ranks, wait_for
+from faults.kills import trajectory
+
+from mae_ext.config import ConfigError
+from mae_ext.data.batch import Batch
+from mae_ext.engine import compiling
+from mae_ext.engine.compiling import Compiled, compiled, extent_of
+from mae_ext.engine.distributed import Ranks
+from mae_ext.engine.run import assembled
+from mae_ext.engine.step import Objective, Step
+from mae_ext.engine.task import backbone_of
+from mae_ext.errors import RunError
+from mae_ext.rng import rng
+
+CPU, GPU = Ranks(0, 1, torch.device("cpu")), Ranks(0, 1, torch.device("cuda", 0))
+SEVERAL = Ranks(0, 2, torch.device("cuda", 0))
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that were made, by a compiler that runs them as they are."""
+    made = []
+    monkeypatch.setattr(compiling, "BACKEND", lambda graph, inputs: made.append(graph) or graph.forward)
+    torch._dynamo.reset()
+    yield made
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    def fail(graph, inputs):
+        raise OSError("no compiler here")
+
+    monkeypatch.setattr(compiling, "BACKEND", fail)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def batches_of(run, step):
+    made = {}
+    for name, m in run.config.modalities.items():
+        generators = [rng(step, name, i) for i in range(m.batch)]
+        x = torch.rand(m.batch, m.channels, *m.size, generator=generators[0])
+        made[name] = Batch(x, backbone_of(run.model).modality(name).draw_mask(generators))
+    return made
+
+
+def losses(steps=3, **train):
+    run = assembled(config_of(**train), {}, CPU)
+    take, found = Step(run), []
+    for step in range(steps):
+        take(step, batches_of(run, step), stop=False)
+        found += [taken.losses for taken in take.answers(everything=True)]
+    return found, run
+
+
+@pytest.mark.parametrize(("extent", "count"), [("whole", 1), ("blocks", 4)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_on_a_cpu_is_one_graph_or_one_for_each_shape_of_block_made_once(graphs, extent, count, precision):
+    found, run = losses(compile=extent, precision=precision)
+    assert len(graphs) == count
+    plain, _ = losses(compile=False, precision=precision)
+    torch.testing.assert_close(
+        torch.tensor(found), torch.tensor(plain), atol=1e-2 if precision == "bf16" else 1e-5, rtol=0
+    )
+    run.model.eval()
+    loss_and_gradients(run.model, "image", torch.float32, None)
+    assert len(graphs) == count  # who evaluates is given the model as it is
+
+
+def test_names_of_parameters_and_what_a_checkpoint_holds_are_as_without(graphs):
+    names = [list(losses(1, compile=extent)[1].snapshot(0)[0]["model"]) for extent in (False, "blocks", "whole")]
+    assert names[0] == names[1] == names[2]
+
+
+def test_auto_is_the_whole_step_on_a_gpu_blocks_on_several_and_in_tasks_and_nothing_on_a_cpu():
+    auto = config_of()
+    assert [extent_of(auto, ranks) for ranks in (CPU, GPU, SEVERAL)] == [None, "whole", "blocks"]
+    task = auto.model_copy(update={"task": auto.task.model_copy(update={"name": "segment"})})
+    assert extent_of(task, GPU) == "blocks"
+    for asked, extent in ((True, "whole"), (False, None), ("blocks", "blocks")):
+        assert {extent_of(config_of(compile=asked), ranks) for ranks in (CPU, GPU, SEVERAL)} == {extent}
+    assert extent_of(config_of(compile_mode="reduce-overhead"), SEVERAL) == "whole"
+
+
+def test_cuda_graphs_are_refused_where_there_can_be_none():
+    with pytest.raises(ConfigError, match="reduce-overhead is CUDA graphs, and this run is on a cpu"):
+        extent_of(config_of(compile_mode="reduce-overhead"), CPU)
+    for other in ({"accumulate": 2}, {"compile": "blocks"}, {"compile": False}):
+        with pytest.raises(ConfigError, match="reduce-overhead"):
+            config_of(compile_mode="reduce-overhead", **other)
+
+
+def test_a_compiler_that_fails_is_an_error_by_name_where_it_was_asked_for(broken):
+    with pytest.raises(RunError, match=r"train\.compile=whole: the compiler failed: .*no compiler here"):
+        losses(1, compile="whole")
+    with pytest.raises(RunError, match=r"train\.compile=true: .*C\+\+ compiler on a CPU"):
+        losses(1, compile=True)
+
+
+@pytest.mark.parametrize("extent", ["whole", "blocks"])
+def test_a_compiler_that_fails_is_a_warning_where_it_was_not(broken, caplog, capsys, monkeypatch, extent):
+    said = []
+    monkeypatch.setattr(compiling, "warn", said.append)
+    monkeypatch.setattr(compiling, "extent_of", lambda config, ranks: extent)
+    found, _ = losses(2)
+    assert len(said) == 1 and "no compiler here" in said[0] and "goes on without" in said[0]
+    monkeypatch.undo()
+    assert found == losses(2, compile=False)[0]
+
+
+def test_with_ranks_and_parts_gradients_are_exchanged_once_a_step(tiny, photos, tmp_path, monkeypatch, test_path):
+    monkeypatch.setenv("COUNTS", str(tmp_path))
+    values = {"train.steps": 3, "train.accumulate": 4, "train.workers": 0}
+    for extent in (False, "whole", "blocks"):
+        out = tmp_path / str(extent)
+        config = tiny(values | {"train.compile": extent}, name=f"tiny-{extent}")
+        started = start_ranks(config, photos, out, module="engine.counted_reductions")
+        assert wait_for(started) == [0, 0], [log.read_text()[-3000:] for _, log in started]
+        counts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+        assert counts == [3, 3], extent
+    one, other, third = (trajectory(tmp_path / str(extent)) for extent in (False, "whole", "blocks"))
+    assert torch.tensor(one).allclose(torch.tensor(other), atol=1e-5)
+    assert torch.tensor(one).allclose(torch.tensor(third), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extent", ["whole", "blocks"])
+def test_what_the_real_compiler_makes_learns_the_same_and_a_missing_one_is_told_of(extent, monkeypatch, tmp_path):
+    """pytest -m slow tests/engine/test_compiling.py"""
+    monkeypatch.setitem(os.environ, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    found, plain = losses(3, compile=extent)[0], losses(3, compile=False)[0]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(plain), atol=1e-5, rtol=0)
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
+    monkeypatch.setitem(os.environ, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "other"))
+    with pytest.raises(RunError, match=r"train\.compile=.*the compiler failed"):
+        losses(1, compile=extent, precision="bf16")
+
+
+def test_a_compiled_objective_is_the_objective_of_the_plain_parts_again_once_it_is_plain(graphs):
+    run = assembled(config_of(compile="whole"), {}, CPU)
+    objective = compiled(Objective(run.model, run.config, run.task), run.config, run.ranks)
+    assert isinstance(objective, Compiled)
+    objective.plain()
+    objective(batches_of(run, 0))
+    assert graphs == []
