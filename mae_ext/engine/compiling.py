@@ -99,7 +99,8 @@ def _in_training(part: nn.Module, fast: Callable[..., Any]) -> Callable[..., Any
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    cause = getattr(error, "inner_exception", error)  # what a backend raised, in PyTorch's words around it
+    return f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
 
 
 def compiled(objective: nn.Module, config: Config, ranks: Ranks) -> nn.Module:

@@ -186,6 +186,11 @@ def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(wanted > 0, ALPHA, 1 - ALPHA) * away**GAMMA * error
 
 
+def _area(sides: Tensor) -> Tensor:
+    """(..., 2) -> (...). Not `prod`, whose backward is a cumulated one."""
+    return sides[..., 0] * sides[..., 1]
+
+
 def giou_of(boxes: Tensor, others: Tensor) -> Tensor:
     """(..., 4), (..., 4) -> (...): generalised IoU, -1 to 1 (1902.09630, algorithm 1), of pairs of boxes.
 
@@ -193,9 +198,9 @@ def giou_of(boxes: Tensor, others: Tensor) -> Tensor:
     """
     (low, high), (low2, high2) = boxes.split(2, -1), others.split(2, -1)
     eps = torch.finfo(boxes.dtype).eps
-    overlap = (torch.minimum(high, high2) - torch.maximum(low, low2)).clamp(min=0).prod(-1)
-    union = (high - low).prod(-1) + (high2 - low2).prod(-1) - overlap
-    hull = (torch.maximum(high, high2) - torch.minimum(low, low2)).clamp(min=0).prod(-1)
+    overlap = _area((torch.minimum(high, high2) - torch.maximum(low, low2)).clamp(min=0))
+    union = _area(high - low) + _area(high2 - low2) - overlap
+    hull = _area((torch.maximum(high, high2) - torch.minimum(low, low2)).clamp(min=0))
     giou: Tensor = overlap / (union + eps) - (hull - union) / (hull + eps)
     return giou
 

@@ -181,7 +181,9 @@ class Segmentation(FineTuning):
         if self.ignore is not None:
             return loss_of_known(answers, wanted)
         measure = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
-        loss: Tensor = measure(answers, wanted[:, None])
+        if torch.are_deterministic_algorithms_enabled():  # PyTorch's mean over a map is not, on a GPU; a sum of its is
+            measure.cross_entropy.reduction = "none"
+        loss: Tensor = measure(answers, wanted[:, None]).mean()
         return loss
 
     def answers(
