@@ -37,6 +37,7 @@ def fate(number, folder, shared):
 
 def prepare(shared):
     assert not (shared / "made").exists()
+    time.sleep(0.2)
     (shared / "made").write_text("once")
 
 

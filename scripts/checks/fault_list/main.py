@@ -83,7 +83,7 @@ def go(rows: list[Row], amount: str, out: Path, work: Path, jobs: int) -> None:
             say(f"{result['row']} {result['trial']}: {result.get('seconds', 0)} s{f': LOST {lost}' if lost else ''}")
 
         while pending or running:
-            while pending and len(running) < jobs:
+            while pending and len(running) < jobs and not any(trial.number < 0 for trial in running):
                 row, number = pending[0]
                 if why := row.needs():
                     pending = [p for p in pending if p[0] is not row]
@@ -91,7 +91,7 @@ def go(rows: list[Row], amount: str, out: Path, work: Path, jobs: int) -> None:
                     continue
                 if row.prepare and row.name not in prepared:
                     if running:
-                        break  # what is prepared is prepared alone
+                        break  # it is prepared alone, and its trials wait for it
                     shutil.rmtree(work / row.name, ignore_errors=True)
                     prepared.add(row.name)
                     running.append(start(row, -1, work))
