@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ def done(tmp_path_factory, striped):
     model = {"width": 32, "depth": 2, "heads": 2, "drop_path": 0.1, "class_token": 3}
     model["decoder"] = {"width": 16, "depth": 1, "heads": 2}
     train = {
-        "steps": STEPS, "lr": 1e-2, "warmup_steps": 2, "precision": "fp32", "clip": 1.0, "device": "cpu", "workers": 0,
+        "steps": STEPS, "lr": 1e-2, "warmup_steps": 2, "precision": "fp32", "clip": None, "device": "cpu", "workers": 0,
         "save_every": 3, "keep": 9, "tensorboard": False,
     }  # fmt: skip
     image = {"size": [16, 16], "patch": [4, 4], "batch": 8, "data": {}}
@@ -51,7 +52,7 @@ def done(tmp_path_factory, striped):
         "train.accumulate=2",
     ]
     shares, test = "train.parallel=fsdp", ["--test", str(striped / "test")]
-    short = ["train.steps=3", "train.warmup_steps=1"]
+    short = ["train.steps=3", "train.warmup_steps=1", "train.clip=1"]
     of = {key: str(root / key) for key in ("ddp", "shares", "chain", "many", "one")}
     plan = [
         entry("ddp", *judged),
@@ -93,9 +94,9 @@ def apart(one, other):
     return np.abs(one[:, 1:] - other[:, 1:]).max(axis=0)
 
 
-def test_two_ranks_with_shares_lose_what_two_with_the_whole_model_lose(done):
+def test_two_ranks_with_shares_lose_what_two_with_the_whole_model_lose_to_the_bit(done):
     loss, norm = apart(losses(done.out("shares")), losses(done.out("ddp")))
-    assert loss < 1e-6 and norm < 1e-6
+    assert loss == 0 and norm < 1e-6
 
 
 def test_lookers_on_see_the_whole_model(done):
@@ -104,7 +105,7 @@ def test_lookers_on_see_the_whole_model(done):
         ours, theirs = rows(done.out("shares") / file), rows(done.out("ddp") / file)
         assert len(ours) == len(theirs) == (2 if file[0] == "e" else 3)
         for one, other in zip(ours, theirs, strict=True):
-            assert one == pytest.approx(other, abs=1e-5)
+            assert one | {"checkpoint": 0, "seconds": 0} == other | {"checkpoint": 0, "seconds": 0}
     best = [json.loads((done.out(name) / "best.json").read_text()) for name in ("shares", "ddp")]
     assert best[0]["checkpoint"] == best[1]["checkpoint"]
 
@@ -127,18 +128,14 @@ def test_weights_of_shards_are_read_wherever_weights_are(done):
     ours, theirs = done.out("shares"), done.out("ddp")
     parts = [checkpoint.find(run) / f"{part}.safetensors" for run in (ours, theirs) for part in ("model", "optimizer")]
     model, moments, other, others = map(checkpoint.read_tensors, parts)
-    for one, two in ((model, other), (moments, others)):
+    for one, two in ((model, other), (moments, others), (opened(ours).weights, opened(theirs).weights)):
         assert one.keys() == two.keys()
-        assert all(torch.allclose(tensor, two[name], atol=1e-5) for name, tensor in one.items())
-    assert opened(ours).weights.keys() == opened(theirs).weights.keys()
+        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
     pixels = torch.rand(1, 3, 16, 16)
-    tokens = [load_encoder(run, device="cpu").encode(pixels) for run in (ours, theirs)]
-    assert torch.allclose(*tokens, atol=1e-4)
+    assert torch.equal(*(load_encoder(run, device="cpu").encode(pixels) for run in (ours, theirs)))
 
 
 def test_a_damaged_shard_is_found_and_the_checkpoint_before_is_taken(done, tmp_path):
-    import shutil
-
     run = shutil.copytree(done.out("shares"), tmp_path / "run")
     newest = checkpoint.find(run)
     shard = next((newest / "optimizer").glob("shard-00002*"))
@@ -158,8 +155,8 @@ def test_what_two_ranks_saved_goes_on_with_one_and_with_two_in_other_parts_and_w
 
 
 def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_no_step(done):
-    """At step 3 rank 1 cannot write its shard of the optimizer, at step 6 it cannot read back what it wrote."""
-    for step, what in ((3, "a shard"), (6, "file.fsynced")):
+    """At step 3 rank 1 cannot read back what it wrote, at step 6 it cannot write its shard of the model."""
+    for step, what in ((3, "file.fsynced"), (6, "a shard")):
         assert done.said[0].count(f"step {step}: could not save a checkpoint: {what}: No space left on device") == 1
     assert "could not save" not in done.said[1]
     names = [path.name for path in checkpoint.steps_of(done.out("full") / "checkpoints")]
@@ -170,8 +167,8 @@ def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_no_step(done):
 def test_a_failure_of_a_model_in_shares_is_repeated_by_one_process(done):
     (failure,) = done.out("broken").glob("failure-*")
     record, again = json.loads((failure / "record.json").read_text()), replay(failure)
-    assert record["step"] == again["step"]
-    assert again["gradients"] == record["gradients"] or not np.isfinite(again["losses"]["image"])
+    assert record["step"] == again["step"] and not np.isfinite(again["losses"]["image"])
+    assert len(record["nonfinite_gradients"]) == 10 and again["nonfinite_gradients"] == record["nonfinite_gradients"]
     assert (checkpoint.find(failure) / "model.safetensors").is_file()
 
 
