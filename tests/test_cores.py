@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mae_ext import cores as module
-from mae_ext.cores import cores, free_memory
+from mae_ext.cores import cores
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,34 +29,6 @@ def system(root, files):
 
 
 V1 = "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_"
-
-
-MEMORY = {"proc/meminfo": "MemTotal:  16000 kB\nMemFree:  10 kB\nMemAvailable:    8000 kB\nHugePages_Total:    0\n"}
-V2, OLD = "sys/fs/cgroup/a/memory.", "sys/fs/cgroup/memory/a/memory."
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 8000 << 10),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}max": "max\n", f"{V2}current": "5\n"}, 8000 << 10),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}max": "900\n", f"{V2}current": "600\n"}, 300),
-        # What it keeps of files can be dropped; of shared memory, also in `file`, it cannot.
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}max": "900\n", f"{V2}current": "600\n",
-          f"{V2}stat": "anon 400\nfile 170\nshmem 20\ninactive_file 50\nactive_file 100\n"}, 450),
-        ({"proc/self/cgroup": "0::/a/b\n", f"{V2}max": "900\n", f"{V2}current": "899\n"}, 1),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}max": "900\n", f"{V2}current": "950\n"}, 0),
-        ({"proc/self/cgroup": "4:memory:/a\n0::/\n", f"{OLD}limit_in_bytes": "700\n",
-          f"{OLD}usage_in_bytes": "600\n", f"{OLD}stat": "inactive_file 5\ntotal_inactive_file 30\n"}, 130),
-        ({"proc/self/cgroup": "4:cpu:/a\n", f"{OLD}limit_in_bytes": "7\n", f"{OLD}usage_in_bytes": "6\n"}, 8000 << 10),
-    ],
-)  # fmt: skip
-def test_free_memory_is_the_machines_or_less_where_a_group_allows_less(tmp_path, files, expected):
-    assert free_memory(system(tmp_path, MEMORY | files)) == expected
-
-
-def test_the_memory_of_this_machine_is_a_number_of_bytes_below_what_it_has():
-    assert 1 << 20 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.usefixtures("many")

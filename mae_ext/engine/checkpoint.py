@@ -23,11 +23,15 @@ from mae_ext.engine.failpoint import reach
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.model.mae import MAE
+from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import read_yaml
 from mae_ext.writing import is_text
 
 FORMAT, SHARDED = 1, 2
 """Of a checkpoint with a file for each part, and of one with a folder for each, and in it a file from each rank."""
+
+SEAL = "sha256"
+"""In a manifest: of the rest of it."""
 
 BEST = "best.json"
 """In a run's directory, beside checkpoints/: which one is best on held-out data; see engine/best.py."""
@@ -66,10 +70,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sealed(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, with a SHA-256 of itself in the end."""
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    text: str = dumps({**rest, SEAL: hashlib.sha256(dumps(rest, indent=1).encode()).hexdigest()}, indent=1)
+    return text
+
+
 def verify(path: Path) -> dict[str, Any]:
     """The manifest, after every file was found as it says. Raises CheckpointError naming the file at fault."""
     try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+        text = (path / "manifest.json").read_text(encoding="utf-8")
+        manifest: dict[str, Any] = json.loads(text)
+        if set(manifest) != {"format", "step", "files", "versions"} and text != sealed(
+            manifest
+        ):  # older ones have none
+            raise CheckpointError(f"{path}/manifest.json is damaged: it is not what it says of itself")
         version, files = manifest["format"], dict(manifest["files"])
         if version not in (FORMAT, SHARDED):
             raise CheckpointError(f"{path}: format {version}; this version reads formats {FORMAT} and {SHARDED}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.config import Config
-from mae_ext.engine.checkpoint import FORMAT, SHARDED, fsync, noted_best, steps_of, verify
+from mae_ext.engine.checkpoint import FORMAT, SHARDED, fsync, noted_best, sealed, steps_of, verify
 from mae_ext.engine.failpoint import reach
 from mae_ext.errors import CheckpointError
 from mae_ext.strict_json import dumps
@@ -175,7 +175,7 @@ def finish(
         "files": {**written, **{name: _write(building / name, parts) for name, parts in sorted(contents.items())}},
         "versions": {"mae_ext": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
-    _write(building / "manifest.json", iter([dumps(manifest, indent=1).encode()]), "manifest")
+    _write(building / "manifest.json", iter([sealed(manifest).encode()]), "manifest")
     for folder in sorted({(building / name).parent for name in written}):
         fsync(folder)
     fsync(building)

@@ -185,8 +185,9 @@ class _AttentionFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shapes = [t.shape for t in ctx.saved_tensors]
-        q, k, v, grad = _by_head(*ctx.saved_tensors, grads[0])
+        saved = ctx.saved_tensors  # once: of activations that are computed again there is one set
+        shapes = [t.shape for t in saved]
+        q, k, v, grad = _by_head(*saved, grads[0])
         grad_q, grad_k, grad_v = (torch.empty_like(t) for t in (q, k, v))
         for heads in _groups(q, k):
             p = _probabilities(q[heads], k[heads])

@@ -62,9 +62,11 @@ def config_of(**changes: Any) -> Config:
 
 
 def rows(path: str) -> list[dict[str, Any]]:
-    clock = ("seconds", "samples_per_s", "data_wait", "checkpoint")
+    clock = ("seconds", "samples_per_s", "data_wait", "checkpoint", "tflops", "mfu", "memory")
     text = Path(path).read_text().splitlines() if Path(path).is_file() else []
-    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in text]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in clock and not k.startswith("loader/")} for line in text
+    ]
 
 
 def steps(run: str) -> list[str]:

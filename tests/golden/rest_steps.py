@@ -90,7 +90,12 @@ def steps(note: Note) -> None:
                     n: Batch(x=numbers(m.batch, 3, seed=number), mask=None, bad=[])
                     for n, m in config.modalities.items()
                 }
-                take(number, batches, number == 2, number == 1)
+                count = config.train.accumulate
+                parts = [
+                    {n: b.rows(p * len(b.x) // count, (p + 1) * len(b.x) // count) for n, b in batches.items()}
+                    for p in range(count)
+                ]
+                take(number, parts, number == 2, number == 1)
                 (one,) = take.answers()
                 row = {**record.row_of(whole, one, 0.5, 2.0), "lr": 0.1}
                 found.append(
@@ -138,7 +143,7 @@ def steps(note: Note) -> None:
                 config = given({"train.precision": precision})
                 model: Any = Plain(start)
                 take = step.Step(run_of(config, model, Summed(), Rising(4, 0, 0.1, 0.0)))
-                take(0, {"image": Batch(x=numbers(4, 3), mask=None, bad=[])}, False)
+                take(0, [{"image": Batch(x=numbers(4, 3), mask=None, bad=[])}], False)
                 return list(take.answers())
 
             note(f"starts {start} {precision}", broken)
@@ -173,7 +178,7 @@ def skipping(note: Note) -> None:
             take = step.Step(run_of(config, model, task, optim.Schedule(4, 0, 0.0, 0.0), scale, before))
             found = []
             for number in range(len(pattern)):
-                take(number, {"image": Batch(x=numbers(4, 3), mask=None, bad=[])}, False)
+                take(number, [{"image": Batch(x=numbers(4, 3), mask=None, bad=[])}], False)
                 (one,) = take.answers()
                 found.append([one.skipped, take.skipped, one.scale])
             return found
