@@ -15,6 +15,7 @@ from mae_ext.config import Config
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.engine import (
     checkpoint,
+    commit,
     evaluation,
     log,
     optim,
@@ -144,7 +145,7 @@ def saved(config: Config, place: str = "c", steps: tuple[int, ...] = (2, 10, 9))
         "skipped": 4,
         "statistics": {"image": "measured"},
     }
-    return [checkpoint.save(Path(place), s, config, tensors, state) for s in steps]
+    return [commit.save(Path(place), s, config, tensors, state) for s in steps]
 
 
 @area()
@@ -155,7 +156,7 @@ def checkpoints(note: Note) -> None:
         saved(config)
         Path("c/step-00000003.tmp-9").mkdir()
         Path("c/step-x").mkdir()
-        checkpoint.prune(Path("c"), keep)
+        commit.prune(Path("c"), keep)
         note(
             f"prune {keep}",
             [sorted(p.name for p in Path("c").iterdir()), [p.name for p in checkpoint.steps_of(Path("c"))]],
@@ -177,7 +178,7 @@ def checkpoints(note: Note) -> None:
     for words in ("run", str(paths[0]), "absent", "run/checkpoints"):
         note(f"find {words}", lambda words=words: checkpoint.find(words).name)
     note("load_run", lambda: [checkpoint.load_run("run").step, checkpoint.load_run("run").config == config])
-    note("again", [checkpoint.save(Path("run/checkpoints"), 9, config, {}, {}).name])
+    note("again", [commit.save(Path("run/checkpoints"), 9, config, {}, {}).name])
     (paths[1] / "state.json").write_text("{}")
     said: list[str] = []
     note("damaged state", [checkpoint.latest(Path("run"), said.append), said])
@@ -196,7 +197,7 @@ def checkpoints(note: Note) -> None:
         note(f"manifest {told}", lambda: checkpoint.verify(paths[0]))
     note("none whole", lambda: checkpoint.latest(Path("run")))
     note("none", checkpoint.latest(Path("absent")))
-    checkpoint.set_aside(paths[1])
+    commit.set_aside(paths[1])
     note("aside", sorted(p.name for p in Path("run/checkpoints").iterdir()))
     model = MAE(config)
     own = model.state_dict()

@@ -191,7 +191,7 @@ def resuming(note: Note) -> None:
     frozen = optim.adamw(wrong, base.train)
     frozen.state.pop(next(iter(wrong.parameters())))
     note("restore wrong", lambda: resume.restore(path, base, wrong, frozen, scaler, resume.Standing()))
-    tensors, state = resume.snapshot(model, optimizer, data, base, {"skipped": 2})
+    tensors, state = resume.snapshot(model, optimizer, data, resume.lasting(data, base) | {"skipped": 2})
     note(
         "snapshot",
         [sorted(tensors), digest(sorted(tensors["optimizer"])), state["files"], state["quarantined"], state["skipped"]],
