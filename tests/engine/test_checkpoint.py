@@ -117,8 +117,8 @@ def test_a_manifest_of_nonsense_is_no_checkpoint(two, text):
 def test_another_format_is_refused_with_both_numbers(two):
     for path in checkpoint.steps_of(two / "checkpoints"):
         manifest = json.loads((path / "manifest.json").read_text())
-        (path / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.raises(CheckpointError, match="format 2; this version reads format 1"):
+        (path / "manifest.json").write_text(json.dumps(manifest | {"format": 3}))
+    with pytest.raises(CheckpointError, match="format 3; this version reads formats 1 and 2"):
         checkpoint.latest(two)
 
 

@@ -170,7 +170,7 @@ def test_a_model_is_known_by_its_weights_and_its_config(make_config):
 def test_a_manifest_from_before_there_were_loggers_and_observers_is_of_the_same_model(make_config):
     config, model = make_config(), torch.nn.Linear(1, 1, bias=False)
     settings = config.model_dump(mode="json")
-    for key in ("log_every", "loggers", "observe"):
+    for key in ("log_every", "loggers", "observe", "parallel", "micro_batch"):
         del settings["train"][key]
     weights = model.weight.detach().numpy().tobytes()
     assert (

@@ -65,7 +65,7 @@ def test_what_changes_no_sample_and_no_update_may_change(half, go_on, free):
         ("train.lr=0.1", "train.lr: 0.01 -> 0.1"),
         ("train.steps=50", "train.steps: 40 -> 50"),
         ("train.precision=bf16", "train.precision: fp32 -> bf16"),
-        ("train.accumulate=2", "train.accumulate: 1 -> 2"),
+        ("train.clip=0.5", "train.clip: 1.0 -> 0.5"),
         ("modalities.image.mask.ratio=0.5", "modalities.image.mask.ratio: 0.75 -> 0.5"),
         ("modalities.image.data.augment.flip=[]", "modalities.image.data.augment.flip: [-1] -> []"),
         ("model.width=48", "model.width: 32 -> 48"),
