@@ -77,7 +77,8 @@ class Saves:
                 problem = error
             self._begin(step, skipped, problem)
         if not self.agreed:  # or one would wait for the others, which go on
-            self.beside, self.agreed = all(self.run.ranks.gather(self.beside)), True
+            agree = self.shards.agree if self.shards else self.run.ranks.from_main
+            self.beside, self.agreed = agree(self.beside), True
         if not self.beside:
             self.settle()
 

@@ -38,10 +38,16 @@ class ShardWriter:
     waits as long as disks take. What goes wrong on one rank is an OSError on all of them, and no checkpoint."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self.rank, self.world = ranks.rank, ranks.world
+        self.rank, self.world, self.waiting = ranks.rank, ranks.world, ranks.waiting
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
         self.mesh = DeviceMesh.from_group(self.group, "cpu")
         self.layouts: dict[tuple[str, str], Layout] = {}
+
+    def agree(self, beside: bool) -> bool:
+        """Whether all ranks say so, in a meeting beside those of the thread, that waits as long."""
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, beside, group=self.waiting)
+        return all(box)
 
     def shares(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """Of each tensor the part that this rank has: what is staged."""
