@@ -225,7 +225,7 @@ def mixtures() -> Iterator[tuple[str, Any]]:
         ("float", (6, 2, 8, 9)),
         ("bytes", (6, 3, 5, 7)),
         ("volume", (4, 1, 3, 6, 5)),
-        ("odd", (5, 1, 6, 6)),
+        ("pairs", (4, 1, 6, 6)),
     ):
         x = (
             torch.randn(shape, generator=generator)
