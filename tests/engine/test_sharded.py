@@ -21,7 +21,7 @@ from mae_ext.engine.failure import replay
 from mae_ext.engine.shards import read_like
 from mae_ext.engine.start import opened
 
-STEPS, HALF, LATER = 12, 6, 9
+STEPS, FIRST, HALF, LATER = 12, 3, 6, 9
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,9 @@ def done(tmp_path_factory, striped):
         entry("shares", *judged, shares),
         entry("four_parts", *short, "train.accumulate=4", reductions=str(root / "four_parts.txt")),
         entry("one_part", *short, reductions=str(root / "one_part.txt")),
-        entry("chain", "train.accumulate=8", world=1, copy=[of["shares"], of["chain"], HALF]),
-        entry("chain", "train.micro_batch=2", shares, copy=[of["chain"], of["chain"], LATER]),
+        entry("chain", "train.accumulate=8", world=1, copy=[of["shares"], of["chain"], FIRST]),
+        entry("chain", "train.micro_batch=2", shares, copy=[of["chain"], of["chain"], HALF]),
+        entry("chain", "train.accumulate=2", world=1, copy=[of["chain"], of["chain"], LATER]),
         entry("forth", shares, copy=[of["ddp"], str(root / "forth"), HALF], short=True),
         entry("full", shares, failpoint=[1, "file.fsynced:1:enospc"], full=[1, 3]),
         entry("broken", shares, "train.lr=1e30"),
@@ -149,7 +150,7 @@ def test_a_damaged_shard_is_found_and_the_checkpoint_before_is_taken(done, tmp_p
 
 @pytest.mark.parametrize("name", ["chain", "forth"])
 def test_what_two_ranks_saved_goes_on_with_one_and_with_two_in_other_parts_and_ways(done, name):
-    """chain: in shares by 2, then by 1 in 8 parts, then in shares by 2 in 2; forth: whole by 2, then in shares by 2,
+    """chain: in shares by 2, then by 1 in 8 parts, in shares by 2 in 2, by 1 again; forth: whole by 2, then in shares by 2,
     which wait for each save, as there is no memory for copies."""
     loss, norm = apart(losses(done.out(name)), losses(done.out("ddp")))
     assert loss < 1e-5 and norm < 1e-5

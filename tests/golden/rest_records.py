@@ -93,9 +93,9 @@ def ledgers(note: Note) -> None:
                         for i in range(bad)
                     ]
                     batch: Any = {"image": SimpleNamespace(bad=[*rows, *rows[:1]])}
-                    news = [ledger.note(3, batch)]
+                    news = [ledger.note(3, [batch])]
                     ledger.share(config, data_of(config, count), 3)
-                    news.append(ledger.note(4, batch))
+                    news.append(ledger.note(4, [batch]))
                     ledger.close()
                     return [
                         news,

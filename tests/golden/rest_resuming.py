@@ -40,7 +40,8 @@ def resuming(note: Note) -> None:
         *(
             f"train.{k}"
             for k in type(base.train).model_fields
-            if k not in ("epochs", "warmup_epochs", "probe", "steps", "log_every", "loggers", "observe")
+            if k
+            not in ("epochs", "warmup_epochs", "probe", "steps", "log_every", "loggers", "observe", "cudnn_benchmark")
         ),
         M + "weight",
         M + "channels",
@@ -75,7 +76,6 @@ def resuming(note: Note) -> None:
         "train.compile_mode": "max-autotune",
         "train.deterministic": False,
         "train.matmul": "high",
-        "train.cudnn_benchmark": True,
         "train.rank_timeout": 5.0,
         "train.checkpointing": True,
         "train.device": "cpu",

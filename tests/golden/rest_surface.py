@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -14,6 +14,7 @@ from golden.rest import Note, area, digest, told
 from pydantic import BaseModel
 
 import mae_ext
+from mae_ext.features.sharing import Opened
 from mae_ext.probing.spec import ProbeSpec
 
 
@@ -195,7 +196,7 @@ def said_to(target: str, command: str, words: list[str]) -> Any:
     calls: list[Any] = []
 
     def listening(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = spelt_out(args, kwargs)
+        args, kwargs = spelt_out(tuple(a.run if isinstance(a, Opened) else a for a in args), kwargs)
         shown = [given.model_dump(mode="json") if isinstance(given, BaseModel) else given for given in args]
         named = {k: v for k, v in kwargs.items() if not callable(v)}
         calls.append([[told(s) if isinstance(s, dict) else str(s) for s in shown], told(named)])
@@ -204,7 +205,13 @@ def said_to(target: str, command: str, words: list[str]) -> Any:
         return mock.MagicMock(without=(), modalities=(), bad=0) if command == "prepare" else {"a": float("nan")}
 
     complained, out = io.StringIO(), io.StringIO()
-    with mock.patch(target, listening), contextlib.redirect_stderr(complained), contextlib.redirect_stdout(out):
+    opening = mock.patch("mae_ext.features.sharing.opened_run", named_run)
+    with (
+        mock.patch(target, listening),
+        opening,
+        contextlib.redirect_stderr(complained),
+        contextlib.redirect_stdout(out),
+    ):
         code = run([command, *words])
     printed = "" if command in ("prepare",) else out.getvalue()
     changed = [[compact(call[0]), call[1]] for call in calls]
@@ -214,6 +221,12 @@ def said_to(target: str, command: str, words: list[str]) -> Any:
         " ".join(complained.getvalue().split()).partition(": Value error")[0].partition(": Input should")[0],
         " ".join(printed.split()),
     ]
+
+
+def named_run(run: str, name: str | None, precision: str | None, device: str) -> Opened:
+    """In the place of an encoder: what was asked of it."""
+    encoder: Any = SimpleNamespace(randomised=lambda seed: SimpleNamespace(seed=seed))
+    return Opened(f"{run} {name} {precision}", encoder)
 
 
 def spelt_out(args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
