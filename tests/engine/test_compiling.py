@@ -8,6 +8,7 @@ import os
 
 import pytest
 import torch
+import torch._inductor.config
 from engine.test_cpu import config_of, loss_and_gradients
 from engine.test_distributed import start_ranks, wait_for
 
@@ -132,9 +133,9 @@ def test_what_the_real_compiler_makes_learns_the_same_and_a_missing_one_is_told_
     steps, plain = losses(3, compile=extent)[0], losses(3, compile=False)[0]
     torch.testing.assert_close(torch.tensor(steps), torch.tensor(plain), atol=1e-5, rtol=0)
     torch._dynamo.reset()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
     monkeypatch.setitem(os.environ, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "other"))
-    with pytest.raises(RunError, match=r"train\.compile=.*the compiler failed"):
+    missing = torch._inductor.config.patch("cpp.cxx", ("/nowhere/g++",))
+    with missing, pytest.raises(RunError, match=r"train\.compile=.*the compiler failed"):
         losses(1, compile=extent, precision="bf16")
 
 
