@@ -28,6 +28,10 @@ from mae_ext.data.room import made_in
 from mae_ext.data.stages import Stopwatch, stage, timed
 from mae_ext.errors import RunError, UserError
 
+AHEAD = 64
+"""Steps that a worker is sent at most before it has answered. What is sent and not yet read fills a pipe (on Linux at
+some 270), and two who both wait until the other reads wait for ever; so the rest are kept until it has."""
+
 
 class WorkerLost(Exception):
     """A worker died or hung over the first step that it still owed."""
@@ -45,6 +49,7 @@ class Worker:
         context = forkserver()
         self.ring, self.pinned, self.stages = Ring(pin), False, dict[str, float]()
         self.owed: deque[int] = deque()
+        self._kept: deque[int] = deque()
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_work, args=(end, lifeline, make), daemon=True, name="mae_ext worker")
         start(self._process)
@@ -56,8 +61,13 @@ class Worker:
         if not self.owed:
             self._since = max(self._since, time.monotonic())
         self.owed.append(step)
-        with contextlib.suppress(OSError):  # it is dead, which `answer` will find
-            self._pipe.send((step, self.ring.freed()))
+        self._kept.append(step)
+        self._send()
+
+    def _send(self) -> None:
+        while self._kept and len(self.owed) - len(self._kept) < AHEAD:
+            with contextlib.suppress(OSError):  # it is dead, which `answer` will find
+                self._pipe.send((self._kept.popleft(), self.ring.freed()))
 
     def answer(self, timeout_s: float, patience_s: float) -> tuple[Any] | None:
         """The first owed result in a tuple, or None if it takes more than `patience_s` from now.
@@ -76,6 +86,7 @@ class Worker:
                             made, self.pinned = self.ring.receive(made, self._pipe)
                         self.owed.popleft()
                         self._since = time.monotonic()
+                        self._send()
                         break
                     self._since = value
                     if self._pipe.poll(0):  # its batch may lie here: begun long ago is not hung

@@ -88,3 +88,15 @@ def test_a_worker_that_ends_or_hangs_is_told_as_such_and_still_owes_its_steps(wo
     with pytest.raises(WorkerLost, match=r"no batch for 0\.5 s"):
         answer(slow, 0.5)
     assert list(gone.owed) == [3] and list(slow.owed) == [30]
+
+
+def test_a_worker_may_be_asked_for_more_than_a_pipe_holds_and_also_one_that_hangs_is_told_as_such(worker):
+    one, hung = worker(partial(divmod, 7)), worker(time.sleep)
+    for step in range(1, 1001):
+        one.ask(step)
+        hung.ask(3600)
+    assert [answer(one) for _ in range(1000)] == [divmod(7, step) for step in range(1, 1001)]
+    assert not one.owed
+    with pytest.raises(WorkerLost, match=r"no batch for 0\.2 s"):
+        answer(hung, 0.2)
+    assert len(hung.owed) == 1000
