@@ -14,7 +14,7 @@ from mae_ext.data.volume.foreground import scaled, usable
 from mae_ext.data.volume.geometry import Lattice, Taps, covered, interpolate, laid, touched, window
 from mae_ext.data.volume.intensity import Levels
 from mae_ext.data.volume.scan import Array
-from mae_ext.data.volume.stored import SMALL, meaning, stored_as
+from mae_ext.data.volume.stored import SMALL, meaning, stored_as, usable_all
 
 Meaning = NDArray[np.floating]
 
@@ -66,10 +66,10 @@ class Scan:
 
     def cut_as_stored(self, box: Crop, size: tuple[int, ...]) -> tuple[Array, NDArray[np.bool_], Meaning] | None:
         """(C, *size) of one of SMALL, valid (*size), and (channels, 6) what the numbers mean; None where a crop is no
-        cut of stored voxels: it is resized or resampled, or they are larger numbers, or not all finite.
+        cut of stored voxels: it is resized or resampled, or they are larger numbers, or not all finite and usable.
         """
-        copied = self.grid.runs(box, size)
-        if copied is None or self.levels is None or self.voxels.dtype.newbyteorder("=") not in SMALL:
+        copied, kind = self.grid.runs(box, size), self.voxels.dtype.newbyteorder("=")
+        if copied is None or self.levels is None or kind not in SMALL or not usable_all(kind, self.slope, self.inter):
             return None
         near, where = copied
         x, fill = self.voxels[(slice(None), *near)], None
@@ -77,7 +77,7 @@ class Scan:
             return None
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             return None
-        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+        x = x.astype(kind, copy=False)
         x = laid(x, where, size, None if fill is None else fill.reshape(-1, 1, 1, 1))
         return x, laid(self.valid[near][None], where, size, False)[0], self._meaning
 

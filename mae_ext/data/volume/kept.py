@@ -13,7 +13,7 @@ from mae_ext.data.sources.cache import Entry
 from mae_ext.data.volume.crops import Scan
 from mae_ext.data.volume.geometry import lattice
 from mae_ext.data.volume.intensity import Levels
-from mae_ext.data.volume.stored import packed
+from mae_ext.data.volume.stored import packed, usable_all
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def kept_whole(scan: Scan, resampled: str = "float32") -> tuple[Entry, Entry]:
     assert scan.levels is not None
     meta: dict[str, Any] = {"spacing": scan.extent.spacing}
     stored = packed(scan.voxels) if set(scan.grid.ratio) == {1.0} else None
-    if stored is not None:
+    if stored is not None and usable_all(stored.dtype, scan.slope, scan.inter):
         levels = {key: bound for key in ("low", "high") if not isinf(bound := getattr(scan.levels, key))}
         levels |= {key: getattr(scan.levels, key) for key in ("channel", "shift", "scale")}
         meta |= {"fill": scan.fill.tolist(), "slope": scan.slope, "inter": scan.inter, "levels": levels}

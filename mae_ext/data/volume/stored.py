@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.volume.foreground import scaled
 from mae_ext.data.volume.intensity import Levels
-from mae_ext.data.volume.scan import Array
+from mae_ext.data.volume.scan import MAX_VALUE, Array
 
 SMALL = tuple(np.dtype(t) for t in ("i1", "u1", "i2", "u2", "f2"))
 """Half of a float32 or less, and known to torch (`data.sample.STORED`)."""
@@ -31,6 +31,12 @@ def packed(voxels: Array) -> Array | None:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return np.ascontiguousarray(voxels, kind)
     return None
+
+
+def usable_all(kind: np.dtype[Any], slope: float, inter: float) -> bool:
+    """Whether whatever one of SMALL holds means a number that is used: beyond `MAX_VALUE` padding takes its place."""
+    most = np.finfo(kind).max if kind.kind == "f" else max(abs(np.iinfo(kind).min), np.iinfo(kind).max)
+    return bool(float(most) * abs(slope) + abs(inter) <= MAX_VALUE)
 
 
 def _whole(voxels: Array) -> bool:

@@ -61,6 +61,21 @@ def test_a_cut_of_small_integers_travels_as_these_and_means_what_read_gives_to_t
         assert stored.valid.equal(plain.valid) and (stored.spacing, stored.box) == (plain.spacing, plain.box)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_voxel_of_a_size_that_nothing_measures_is_padding_also_where_its_number_is_small(tmp_path, cached):
+    voxels = np.arange(960, dtype=np.int16).reshape(10, 12, 8)
+    voxels[4, 5, 6] = 32000  # 3.2e12, and 1e12 is the most
+    image = nib.Nifti1Image(voxels, np.eye(4))
+    image.header.set_slope_inter(1e8, 0)
+    path = tmp_path / "a.nii"
+    content = bytearray(image.to_bytes())
+    content[112:120] = np.array([1e8, 0], "<f4").tobytes()
+    path.write_bytes(content)
+    plain, stored = both(str(path), INSIDE, intensity="none", min_finite=0.99, cache=str(tmp_path) if cached else None)
+    assert plain.x.max() < 1e12 and same_bits(in_units(stored.x, levels=stored.levels), plain.x)
+    assert stored.valid.equal(plain.valid)
+
+
 def test_three_windows_of_a_ct_are_one_int16_and_a_sixth_of_the_bytes(tmp_path):
     plain, stored = both(scan(tmp_path, "int16"), INSIDE, channels=3, intensity=WINDOWS)
     assert plain.x.nbytes == 6 * stored.x.nbytes
