@@ -8,6 +8,10 @@ from PIL import Image, ImageFile
 
 SPACES = {"L": "GRAY", "RGB": "RGB"}
 
+LEAST = 8
+"""Pixels of the longer side, from which no two scales of a JPEG, in eighths, give the same size: of a smaller picture
+simplejpeg, which is told a size, may take another scale than Pillow."""
+
 
 def decoded(image: Image.Image, content: bytes) -> NDArray[np.uint8] | None:
     """(H, W) or (H, W, 3): what Pillow would decode of a JPEG that is open, at the scale of its draft, to the bit.
@@ -16,7 +20,7 @@ def decoded(image: Image.Image, content: bytes) -> NDArray[np.uint8] | None:
     is wrong, so that a verdict on a file is the same with and without it.
     """
     untouched = image.format == "JPEG" and isinstance(image, ImageFile.ImageFile) and bool(image.tile)
-    if not untouched or image.mode not in SPACES or find_spec("simplejpeg") is None:
+    if not untouched or image.mode not in SPACES or max(image.size) < LEAST or find_spec("simplejpeg") is None:
         return None
     import simplejpeg
 
