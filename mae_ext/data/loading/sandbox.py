@@ -1,6 +1,7 @@
 """Call a function in a child that may spin in C, crash or swallow memory, without sharing its fate."""
 
 import contextlib
+import copyreg
 import pickle
 import signal
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from io import BytesIO
 from math import ceil
 from multiprocessing import forkserver as server
 from multiprocessing import get_context, resource_tracker
@@ -18,6 +20,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from mae_ext.data.sources.shared import Shared, sent
 from mae_ext.errors import BadSample, RunError, death_of
 
 START_S = 120.0
@@ -109,7 +112,7 @@ class Sandbox:
         """
         pipe = self._start()
         try:
-            pipe.send_bytes(pickle.dumps((function, args, self.deadline_s, self.memory_bytes)))
+            pipe.send_bytes(pickled((function, args, self.deadline_s, self.memory_bytes)))
             if self._answer(pipe, START_S, name) != "started":
                 raise RunError("the sandbox answered before it was asked")
             outcome, value = self._answer(pipe, self.deadline_s, name)
@@ -186,6 +189,15 @@ class Sandbox:
         if self._pipe is not None:
             self._pipe.close()
         self._child = self._pipe = None
+
+
+def pickled(request: Any) -> bytes:
+    """As pickle.dumps, but for tables of a source, which are named and not copied."""
+    content = BytesIO()
+    pickler = pickle.Pickler(content)
+    pickler.dispatch_table = {**copyreg.dispatch_table, Shared: sent}
+    pickler.dump(request)
+    return content.getvalue()
 
 
 def _serve(pipe: Connection) -> None:

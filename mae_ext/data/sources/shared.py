@@ -15,6 +15,7 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,13 @@ class Map(np.memmap[Any, np.dtype[np.uint8]]):
 
 
 class Shared(np.ndarray[Any, np.dtype[Any]]):
-    """An array of a file, which no writing changes. Pickled, it is the file's name; a part or a copy is an array."""
+    """An array of a file, which no writing changes. To a process that is started it is sent as the file's name; any
+    other pickle, of which nobody knows where and when it is read, holds the numbers, and so does that of a part."""
 
     file: tuple[str, Map] | None = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if self.file is None:
-            return np.asarray(self).__reduce_ex__(protocol)
-        return attach, (self.file[0], self.dtype.str)
+        return np.asarray(self).__reduce_ex__(protocol)
 
 
 def attach(file: str, dtype: str) -> Shared:
@@ -50,6 +50,16 @@ def attach(file: str, dtype: str) -> Shared:
     array = mapped.view(dtype).view(Shared)
     array.file = file, mapped
     return array
+
+
+def sent(array: Shared) -> str | tuple[Any, ...]:
+    """For a pickle that a process of this machine reads at once: the file's name, as long as there is the file."""
+    if array.file is None or not Path(array.file[0]).exists():  # a folder for temporary files is tidied up by others
+        return np.asarray(array).__reduce__()
+    return attach, (array.file[0], array.dtype.str)
+
+
+ForkingPickler.register(Shared, sent)
 
 
 class Growing:

@@ -3,11 +3,13 @@
 import pickle
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mae_ext.data.loading.sandbox import pickled
 from mae_ext.data.sources import shared
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.table import list_items
@@ -26,8 +28,8 @@ def large(count: int = 60_000) -> PathTable:
 
 def test_a_large_table_travels_as_the_name_of_a_file(folder: Path) -> None:
     table = large(140_000)
-    message = pickle.dumps(table)
-    assert len(message) < 1000
+    message = pickled(table)
+    assert len(message) < 1000 and len(ForkingPickler.dumps(table)) < 1000  # as multiprocessing sends it
     other = pickle.loads(message)
     assert list(other) == list(table) and other[-1] == "photos/0139999/käse.jpg"
 
@@ -47,11 +49,25 @@ def test_ranks_that_list_the_same_have_one_file_which_goes_with_the_last(folder:
 
 def test_labels_of_many_files_are_in_a_file_as_well(folder: Path) -> None:
     labels = shared.share(np.arange(1 << 18))
-    assert len(pickle.dumps(labels)) < 1000 and (pickle.loads(pickle.dumps(labels)) == np.arange(1 << 18)).all()
-    part = pickle.loads(pickle.dumps(labels[5:8]))  # no file has it
+    assert len(pickled(labels)) < 1000 and (pickle.loads(pickled(labels)) == np.arange(1 << 18)).all()
+    part = pickle.loads(pickled(labels[5:8]))  # no file has it
     assert part.tolist() == [5, 6, 7]
     labels[3] = 9  # of this process alone
-    assert pickle.loads(pickle.dumps(labels))[3] == 3
+    assert pickle.loads(pickled(labels))[3] == 3
+
+
+def test_a_pickle_that_is_kept_outlives_the_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept.pkl").write_bytes(pickle.dumps(large()))
+    assert not list(folder.iterdir())  # the table has gone
+    table = pickle.loads((tmp_path / "kept.pkl").read_bytes())
+    assert len(table) == 60_000 and table[-1] == "photos/0059999/käse.jpg"
+
+
+def test_a_table_whose_file_was_tidied_away_is_sent_whole(folder: Path) -> None:
+    table = large()
+    for file in folder.iterdir():
+        file.unlink()
+    assert list(pickle.loads(pickled(table))) == list(table)
 
 
 def test_what_a_killed_process_left_behind_goes_when_the_next_table_is_made(folder: Path) -> None:
