@@ -7,6 +7,7 @@ keys.
 
 import contextlib
 import io
+import os
 import re
 import threading
 import time
@@ -96,7 +97,7 @@ def redacted(text: str) -> str:
 def shards_at(pattern: str) -> list[str]:
     """The shards that a pattern with * ? [ names, or that lie in a folder, sorted. Raises UserError, RunError."""
     system, path = _system(pattern)
-    names = _tried(pattern, lambda: _call(system, "glob", path if "*" in path or "[" in path else _inside(path)))
+    names = _tried(pattern, lambda: _call(system, "glob", path if set("*?[") & set(path) else _inside(path)))
     return sorted(str(system.unstrip_protocol(name)) for name in names if name.endswith(".tar"))
 
 
@@ -330,3 +331,12 @@ def _system_of(scheme: str, host: str) -> Any:
         raise UserError(f"{scheme}://: what reads such addresses is not installed ({error}): {how}") from None
     except ValueError as error:
         raise UserError(f"{scheme}://: {redacted(str(error))}; expected s3://, gs:// or https://") from None
+
+
+def _forked() -> None:
+    """A process that was forked has file systems of its own: those of its parent refuse it."""
+    _lock.release()
+    _system_of.cache_clear()
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forked)

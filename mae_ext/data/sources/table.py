@@ -267,10 +267,10 @@ def _expand(pattern: str, where: str) -> list[str]:
 
 
 def _remote_shards(pattern: str, where: str) -> list[str]:
-    """Braces, then what * and [ name, or the shards of a folder."""
+    """Braces, then what * ? [ name, or the shards of a folder."""
     shards: list[str] = []
     for name in _braces([pattern], where):
-        whole = name.endswith(".tar") and not set("*[") & set(name)
+        whole = name.endswith(".tar") and not set("*?[") & set(name)
         shards += [name] if whole else remote.shards_at(name)
     if not shards:
         raise UserError(f"{where}: no shard (.tar) there; at an address, tar shards are read and nothing else")

@@ -6,6 +6,7 @@ import random
 import tarfile
 import threading
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,16 @@ def test_a_shard_that_changed_after_it_was_listed_is_named(store: Store, process
         fetch(addresses[8], LIMIT)
 
 
+def test_a_process_that_was_forked_reads_with_connections_of_its_own(store: Store) -> None:
+    pack(store.folder / "long.tar", seed=4, count=40)
+    addresses = list_items(f"{store.url}/long.tar", JPG).addresses
+    here = fetch(addresses[0], LIMIT)
+    remote._windows.clear()
+    forking = get_context("fork").Pool(1)  # as a DataLoader of the user's own on Linux
+    with forking as pool:
+        assert pool.apply_async(fetch, (addresses[0], LIMIT)).get(30) == here
+
+
 def test_a_shard_that_changed_is_listed_anew(store: Store) -> None:
     before = list(list_items(f"{store.url}/000.tar", JPG).addresses)
     pack(store.folder / "000.tar", seed=9)
@@ -242,7 +253,13 @@ def test_addresses_of_any_other_file_system_are_read_as_well(tmp_path: Path) -> 
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/set/a.tar", (tmp_path / "a.tar").read_bytes())
     here = list_items(str(tmp_path / "a.tar"), JPG).addresses
-    for address in ("memory://set/a.tar", "memory://set/*.tar", "memory://set", "memory://set/{a,a}.tar"):
+    for address in (
+        "memory://set/a.tar",
+        "memory://set/*.tar",
+        "memory://set",
+        "memory://set/{a,a}.tar",
+        "memory://set/?.tar",
+    ):
         there = list_items(address, JPG).addresses
         assert [fetch(a, LIMIT) for a in there][:12] == [fetch(a, LIMIT) for a in here]
     with pytest.raises(UserError, match=r"no shard \(.tar\) there"):
