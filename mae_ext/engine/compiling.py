@@ -36,7 +36,8 @@ def extent_of(config: Config, ranks: Ranks) -> Extent | None:
     auto is nothing on a CPU, which has kernels of its own (engine/cpu.py). On one GPU that pretrains it is the whole
     step, which has been measured (docs/results.md: 1.4 times as fast as without). On several it is each block by
     itself, so that gradients travel while others are still computed, and in tasks too, whose heads may be other
-    people's networks; neither has been measured. Raises ConfigError for a mode that cannot be.
+    people's networks; neither has been measured. With weights in shares it is blocks, between which these are gathered.
+    Raises ConfigError for a mode that cannot be.
     """
     train, graphs = config.train, config.train.compile_mode == "reduce-overhead"
     if graphs and ranks.device.type != "cuda":
@@ -44,11 +45,19 @@ def extent_of(config: Config, ranks: Ranks) -> Extent | None:
             f"train.compile_mode=reduce-overhead is CUDA graphs, and this run is on a {ranks.device.type}: set it to "
             f"default"
         )
+    shares = train.parallel == "fsdp" and ranks.world > 1
+    if shares and (graphs or train.compile == "whole"):
+        raise ConfigError(
+            "train.parallel=fsdp gathers weights block by block, which is no one graph: set train.compile to blocks "
+            "and train.compile_mode to default"
+        )
     if train.compile == "auto":
         if ranks.device.type != "cuda":
             return None
         return "whole" if graphs or (ranks.world == 1 and config.task.name == "pretrain") else "blocks"
-    return "whole" if train.compile is True else train.compile or None
+    if train.compile is True:
+        return "blocks" if shares else "whole"
+    return train.compile or None
 
 
 class Compiled(nn.Module):

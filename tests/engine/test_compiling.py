@@ -86,6 +86,12 @@ def test_auto_is_the_whole_step_on_a_gpu_blocks_on_several_and_in_tasks_and_noth
     for asked, extent in ((True, "whole"), (False, None), ("blocks", "blocks")):
         assert {extent_of(config_of(compile=asked), ranks) for ranks in (CPU, GPU, SEVERAL)} == {extent}
     assert extent_of(config_of(compile_mode="reduce-overhead"), SEVERAL) == "whole"
+    assert [extent_of(config_of(compile=True, parallel="fsdp"), ranks) for ranks in (GPU, SEVERAL)] == [
+        "whole",
+        "blocks",
+    ]
+    with pytest.raises(ConfigError, match="block by block"):
+        extent_of(config_of(compile="whole", parallel="fsdp"), SEVERAL)
 
 
 def test_cuda_graphs_are_refused_where_there_can_be_none():

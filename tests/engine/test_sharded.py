@@ -150,8 +150,8 @@ def test_a_damaged_shard_is_found_and_the_checkpoint_before_is_taken(done, tmp_p
 
 @pytest.mark.parametrize("name", ["chain", "forth"])
 def test_what_two_ranks_saved_goes_on_with_one_and_with_two_in_other_parts_and_ways(done, name):
-    """chain: in shares by 2, then by 1 in 8 parts, in shares by 2 in 2, by 1 again; forth: whole by 2, then in shares by 2,
-    which wait for each save, as there is no memory for copies."""
+    """chain: in shares by 2, then by 1 in 8 parts, in shares by 2 in 2, by 1 again; forth: whole by 2, then in shares
+    by 2, which wait for each save, as there is no memory for copies."""
     loss, norm = apart(losses(done.out(name)), losses(done.out("ddp")))
     assert loss < 1e-5 and norm < 1e-5
     assert checkpoint.find(done.out(name)).name == f"step-{STEPS:08d}"
