@@ -250,7 +250,7 @@ class CpuMlp(Mlp):
 
 
 class CpuBlock(Block):
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    def through(self, x: Tensor, gate: Tensor | None) -> Tensor:
         """(B, N, D), (2, B) | None -> (B, N, D), as Block's."""
         first, second = (None, None) if gate is None else gate
         x = x + gated(after(self.norm1, self.attention, x), first)

@@ -1,9 +1,10 @@
 """Activations that are made again in the backward pass instead of being kept: all of a block's, or the cheap ones."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -22,7 +23,7 @@ kept nor made again. On a CPU, whose kernels keep no norms and GELUs anyway (eng
 """
 
 
-def recomputed(block: nn.Module, what: Checkpointing, *inputs: Any) -> Tensor:
+def recomputed(block: Callable[..., Tensor], what: Checkpointing, *inputs: Any) -> Tensor:
     """block(*inputs), whose activations are made again in the backward pass. Draws no numbers."""
     contexts = partial(create_selective_checkpoint_contexts, _policy) if what == "selective" else noop_context_fn
     out: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)

@@ -46,9 +46,16 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
         self.attention = Attention(width, heads)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.checkpointing: Checkpointing | Literal[False] = False
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, N, D), (2, B) | None -> (B, N, D). gate: what each branch of each sample counts (drop path)."""
+        if self.checkpointing and torch.is_grad_enabled():  # within what is compiled, whose kernels it cannot look into
+            return recomputed(self.through, self.checkpointing, x, gate)
+        return self.through(x, gate)
+
+    def through(self, x: Tensor, gate: Tensor | None) -> Tensor:
+        """As forward, and everything is kept for the backward pass."""
         first, second = (None, None) if gate is None else gate
         x = x + gated(self.attention(self.norm1(x)), first)
         return x + gated(self.mlp(self.norm2(x)), second)
@@ -67,8 +74,16 @@ class Transformer(nn.Module):
         self.width, self.depth = width, depth
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, eps) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.checkpointing: Checkpointing | Literal[False] = False
+
+    @property
+    def checkpointing(self) -> Checkpointing | Literal[False]:
         """What of each block is computed again in the backward pass: less memory, more time (model/recompute.py)."""
+        return self.blocks[0].checkpointing if self.depth else False  # type: ignore[return-value]
+
+    @checkpointing.setter
+    def checkpointing(self, what: Checkpointing | Literal[False]) -> None:
+        for block in self.blocks:
+            block.checkpointing = what  # type: ignore[assignment]
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """(B, N, D), (depth, 2, B) | None -> (B, N, D)."""
@@ -86,10 +101,7 @@ class Transformer(nn.Module):
         return [*(after[number] for number in taken), self.norm(x)]
 
     def _block(self, i: int, x: Tensor, gates: Tensor | None) -> Tensor:
-        block, gate = self.blocks[i], None if gates is None else gates[i]
-        if self.checkpointing and torch.is_grad_enabled():
-            return recomputed(block, self.checkpointing, x, gate)
-        return block(x, gate)  # type: ignore[no-any-return]
+        return self.blocks[i](x, None if gates is None else gates[i])  # type: ignore[no-any-return]
 
 
 def drop_path_gates(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor:

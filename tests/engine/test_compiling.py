@@ -61,7 +61,7 @@ def losses(steps=3, **train):
     run = assembled(config_of(**train), {}, CPU)
     take, taken_losses = Step(run), []
     for step in range(steps):
-        take(step, batches_of(run, step), stop=False)
+        take(step, [batches_of(run, step)], stop=False)
         taken_losses += [taken.losses for taken in take.answers(everything=True)]
     return taken_losses, run
 
@@ -76,6 +76,14 @@ def test_a_step_on_a_cpu_is_one_graph_or_one_for_each_shape_of_block_made_once(g
     run.model.eval()
     loss_and_gradients(run.model, "image", torch.float32, None)
     assert len(graphs) == count  # who evaluates is given the model as it is
+
+
+def test_what_a_compiled_block_makes_again_is_in_its_graph_from_whose_kernels_nobody_could_tell_products(graphs):
+    taken, _ = losses(1, compile="blocks", checkpointing="selective")
+    within = [["checkpoint" in str(node.target) for node in graph.graph.nodes] for graph in graphs]
+    assert len(graphs) == 4 and all(map(any, within))
+    plain, _ = losses(1, compile=False)
+    torch.testing.assert_close(torch.tensor(taken), torch.tensor(plain), atol=1e-5, rtol=0)
 
 
 def test_auto_is_the_whole_step_on_a_gpu_blocks_on_several_and_in_tasks_and_nothing_on_a_cpu():
@@ -135,9 +143,11 @@ def test_with_ranks_and_parts_gradients_are_exchanged_once_a_step(
 def test_what_the_real_compiler_makes_learns_the_same_and_a_missing_one_is_told_of(extent, monkeypatch, tmp_path):
     """pytest -m slow tests/engine/test_compiling.py"""
     monkeypatch.setitem(os.environ, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    torch._dynamo.reset()
-    steps, plain = losses(3, compile=extent)[0], losses(3, compile=False)[0]
-    torch.testing.assert_close(torch.tensor(steps), torch.tensor(plain), atol=1e-5, rtol=0)
+    plain = losses(3, compile=False)[0]
+    for checkpointing in (False, "selective"):
+        torch._dynamo.reset()
+        steps = losses(3, compile=extent, checkpointing=checkpointing)[0]
+        torch.testing.assert_close(torch.tensor(steps), torch.tensor(plain), atol=1e-5, rtol=0)
     torch._dynamo.reset()
     monkeypatch.setitem(os.environ, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "other"))
     missing = torch._inductor.config.patch("cpp.cxx", ("/nowhere/g++",))
