@@ -192,10 +192,11 @@ class TrainConfig(Section):
             )
         if self.compile_mode == "reduce-overhead" and self.compile == "blocks":
             raise ValueError("compile_mode=reduce-overhead records a step as a whole: set compile to whole")
-        if self.compile_mode == "reduce-overhead" and self.accumulate > 1:
+        parts = f"accumulate={self.accumulate}" if self.micro_batch is None else f"micro_batch={self.micro_batch}"
+        if self.compile_mode == "reduce-overhead" and (self.accumulate > 1 or self.micro_batch is not None):
             raise ValueError(
-                f"compile_mode=reduce-overhead keeps gradients where the next of accumulate={self.accumulate} parts "
-                f"would write its own: set one of them to its default"
+                f"compile_mode=reduce-overhead keeps gradients where the next of the parts of {parts} would write its "
+                f"own: set one of them to its default"
             )
         return self
 

@@ -105,7 +105,7 @@ def test_auto_is_the_whole_step_on_a_gpu_blocks_on_several_and_in_tasks_and_noth
 def test_cuda_graphs_are_refused_where_there_can_be_none():
     with pytest.raises(ConfigError, match="reduce-overhead is CUDA graphs, and this run is on a cpu"):
         extent_of(config_of(compile_mode="reduce-overhead"), CPU)
-    for other in ({"accumulate": 2}, {"compile": "blocks"}, {"compile": False}):
+    for other in ({"accumulate": 2}, {"micro_batch": "auto"}, {"compile": "blocks"}, {"compile": False}):
         with pytest.raises(ConfigError, match="reduce-overhead"):
             config_of(compile_mode="reduce-overhead", **other)
 
