@@ -2,10 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -45,8 +46,8 @@ class Saves:
         self.copies: Staged | None = None
         self.shards = _shard_writer(run.ranks) if run.parallel.sharded else None
         self.writes = run.ranks.main or self.shards is not None
-        self.thread = ThreadPoolExecutor(1, "saves")
         self.under_way: Future[Path] | None = None
+        self.thread: Thread | None = None
         self.beside, self.agreed, self.behind = True, False, False
         if self.writes and run.ranks.device.type == "cuda":
             run.optimizer.register_step_pre_hook(lambda *_: self.copies.hold() if self.copies else None)
@@ -96,10 +97,19 @@ class Saves:
         return whole
 
     def close(self) -> None:
-        """At the end, also of a run that failed: what is under way gets to its end."""
+        """At the end, also of a run that failed: what is under way gets to its end.
+
+        Where ranks write it together it does not wait for one that hangs, which has the time that it has in a step, and
+        of one that is gone nothing is said: the run has ended with another word of it.
+        """
         if self.under_way:
+            ended = wait([self.under_way], self.run.config.train.rank_timeout if self.shards else None).done
+            if self.shards and (not ended or isinstance(self.under_way.exception(), RuntimeError)):
+                self._warn(f"step {self.begun}: its checkpoint was not completed; the older ones are untouched")
+                return
             self._hear()
-        self.thread.shutdown()
+        if self.thread:
+            self.thread.join()
 
     def _begin(self, step: int, skipped: int, problem: OSError | None) -> None:
         tensors, state = self.run.snapshot(skipped)
@@ -118,7 +128,7 @@ class Saves:
         staged = Staged(tensors)
         if self.beside:
             staged = self.copies = stage(self._steady(tensors), self.copies)
-        self.under_way = self.thread.submit(self._write, step, staged, state, problem)
+        self.under_way, self.thread = begun(lambda: self._write(step, staged, state, problem))
 
     def _steady(self, tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """On a GPU, copies of what a forward pass may change: the rest changes in the optimiser's step, which holds."""
@@ -179,6 +189,21 @@ class Saves:
         if not step:
             return "stopped by a signal before the first step; the same command starts again"
         return f"stopped by a signal after step {step}, saved at step {at}; the same command goes on"
+
+
+def begun(work: Callable[[], Path]) -> tuple[Future[Path], Thread]:
+    """-> what will come of it. No end of the process waits for the thread: a rank may not come to a meeting of it."""
+    future = Future[Path]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the answer is heard
+            future.set_exception(error)
+
+    thread = Thread(target=run, name="saves", daemon=True)
+    thread.start()
+    return future, thread
 
 
 def _shard_writer(ranks: Ranks) -> "ShardWriter":

@@ -3,10 +3,15 @@
 scripts/test -m slow -k shares -s
 """
 
+import os
+import signal
+
 import numpy as np
 import pytest
-from engine.test_distributed import alone, check_killed_rank, start_ranks, wait_for
-from faults.kills import trajectory
+from engine.test_distributed import alone, check_killed_rank, free_port, start_ranks, wait_for
+from faults.kills import command, environment, kill_group, launch, rows, trajectory, wait_until
+
+from mae_ext.engine.failpoint import VARIABLE
 
 SHARES = ("--set", "train.parallel=fsdp")
 
@@ -65,3 +70,24 @@ def test_ten_killed_ranks_of_a_model_in_shares_each_end_the_other(tiny, photos, 
     waits = [check_killed_rank(config, photos, tmp_path, f"{i}", i % 2, 5 + 20 * i, 300) for i in range(10)]
     print(f"\n10 killed ranks of a model in shares: the other ended within {max(waits):.1f} s, and each run went on")
     assert max(waits) < 60
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_while_both_write_a_checkpoint_does_not_keep_the_other(tiny, photos, tmp_path, test_path):
+    """Its save would wait for hours, as disks may take; the step says after rank_timeout that a rank is gone."""
+    out, values = tmp_path / "run", {"train.steps": 100000, "train.save_every": 100, "train.rank_timeout": 6}
+    config, port, started = tiny({**values, "train.parallel": "fsdp"}), free_port(), []
+    for rank, broken in ((0, ""), (1, "file.fsynced:1:sleep=600")):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        log, texts = tmp_path / f"{rank}.log", {name: str(value) for name, value in variables.items()}
+        started.append((launch(command(config, photos, out), log, environment(**texts, **{VARIABLE: broken})), log))
+    (first, said), (second, _) = started
+    try:
+        assert wait_until(lambda: len(rows(out / "metrics.jsonl")) > 101, first)
+        os.kill(second.pid, signal.SIGSTOP)
+        assert first.wait(60) == 1
+    finally:
+        for process, _ in started:
+            kill_group(process)
+    assert "step 100: its checkpoint was not completed" in said.read_text()
+    assert "lost touch with another, which was killed, hung or crashed" in said.read_text()
