@@ -57,14 +57,15 @@ class Indexed:
 
 
 def version_of(shard: str) -> str:
-    """What a shard's index is of: size and time of change, or ETag. Raises UserError where there is no such shard."""
+    """What a shard's index is of: size and times of change, or ETag. Raises UserError where there is no such shard."""
     if remote.is_remote(shard):
         return remote.version_of(shard)
     try:
         status = os.stat(shard)  # noqa: PTH116
     except OSError as error:
         raise UserError(f"tar shard '{shard}': cannot be opened: {error.strerror}") from error
-    return f"{status.st_size} {status.st_mtime_ns}"
+    # Copies may be given the time of what they take the place of; the second time is the file system's own.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def index_of(shard: str, version: str, suffixes: tuple[str, ...], only: str | None) -> Indexed:

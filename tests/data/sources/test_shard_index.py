@@ -76,6 +76,18 @@ def test_a_shard_that_changed_is_gone_through_again(shard: Path, change: str) ->
         assert listed(shard) == before and index.stat().st_mtime_ns > made
 
 
+def test_a_shard_that_took_anothers_place_under_its_size_and_time_is_gone_through_again(shard: Path) -> None:
+    first, status = listed(shard), shard.stat()
+    other = shard.with_name("b.tar")
+    pack(other, seed=2)
+    with other.open("ab") as file:
+        file.truncate(status.st_size)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(shard)
+    assert listed(shard) != first
+    assert all(len(fetch(address, LIMIT)) for address in listed(shard)[0])
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "a bit", "other text"])
 def test_an_index_that_is_damaged_is_made_anew(shard: Path, damage: str) -> None:
     before = listed(shard)
@@ -159,4 +171,5 @@ def test_an_index_says_what_it_is_of(shard: Path) -> None:
     begin = len(shard_index.MAGIC) + shard_index.DIGEST
     length = int.from_bytes(content[begin : begin + 8], "little")
     what = json.loads(json.loads(content[begin + 8 : begin + 8 + length])["what"])
-    assert what == [f"{shard.stat().st_size} {shard.stat().st_mtime_ns}", [".jpg"], None]
+    status = shard.stat()
+    assert what == [f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}", [".jpg"], None]
