@@ -137,12 +137,21 @@ def _folder() -> Path:
 def _begun() -> tuple[int, Path]:
     """A new file in the folder, held; what nobody holds any more is removed."""
     folder = _folder()
+    sweep()
+    while True:
+        handle, name = tempfile.mkstemp(SUFFIX, "begun-", folder)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.fstat(handle).st_nlink:  # nobody swept it before it was held
+            return handle, Path(name)
+        os.close(handle)
+
+
+def sweep() -> None:
+    """Remove what nobody holds: of processes that were killed, as those are that decode for others."""
+    folder = Path(tempfile.gettempdir(), f"mae_ext-{os.getuid()}")
     for path in folder.glob(f"*{SUFFIX}"):
         with contextlib.suppress(OSError):
             _let_go(os.open(path, os.O_RDONLY | os.O_CLOEXEC), str(path), os.getpid())
-    handle, name = tempfile.mkstemp(SUFFIX, "begun-", folder)
-    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return handle, Path(name)
 
 
 def _settled(begun: int, path: Path, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -173,6 +182,7 @@ def _let_go(handle: int, path: str, owner: int) -> None:
         os.close(handle)
 
 
+atexit.register(sweep)
 _copies: OrderedDict[str, tuple[int, str]] = OrderedDict()
 _copying = threading.Lock()
 

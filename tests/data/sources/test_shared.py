@@ -82,6 +82,17 @@ def test_what_a_killed_process_left_behind_goes_when_the_next_table_is_made(fold
     assert len(list(folder.iterdir())) == 1 and len(kept) == 60_000
 
 
+def test_copies_of_a_child_that_was_killed_go_with_the_process_that_had_it(folder: Path) -> None:
+    program = (
+        "import os, signal; from mae_ext.data.sources import shared\n"
+        "child = os.fork()\n"
+        "if not child: shared.copied('x', b'a film'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.waitpid(child, 0); print(len(os.listdir(shared._folder())))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "1\n" and not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("trouble", ["another's folder", "no folder"])
 def test_where_no_file_can_be_made_a_table_is_in_memory(folder: Path, trouble: str) -> None:
     if trouble == "no folder":
