@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.errors import RunError
+
 LEAST = 1 << 20
 """Bytes from which an array is a file: smaller ones travel faster than a file is opened and mapped."""
 
@@ -188,14 +190,22 @@ _copying = threading.Lock()
 
 
 def copied(name: str, content: bytes) -> str:
-    """A file with that content for a decoder to open, one of the last `COPIES` of this process. Raises OSError."""
+    """A file with that content for a decoder to open, one of the last `COPIES` of this process. Raises RunError."""
     with _copying:
         if not _copies:
             atexit.register(_drop_copies)
         if name not in _copies:
-            handle, path = _begun()
-            path.write_bytes(content)
-            _copies[name] = handle, str(path)
+            try:
+                handle, path = _begun()
+                _copies[name] = handle, str(path)
+                path.write_bytes(content)
+            except OSError as error:
+                if name in _copies:
+                    _let_go(*_copies.pop(name), os.getpid())
+                raise RunError(
+                    f"{name}: its copy of {len(content)} bytes could not be written to {tempfile.gettempdir()}: "
+                    f"{error.strerror or error}; make room there, or set TMPDIR to a folder that has some"
+                ) from None
         _copies.move_to_end(name)
         _drop_copies(COPIES)
         return _copies[name][1]

@@ -1,6 +1,7 @@
 """Tables that are large are in a file once, whoever has them, and gone with the last who had."""
 
 import pickle
+import resource
 import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
@@ -13,6 +14,7 @@ from mae_ext.data.loading.sandbox import pickled
 from mae_ext.data.sources import shared
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.table import list_items
+from mae_ext.errors import RunError
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +93,20 @@ def test_copies_of_a_child_that_was_killed_go_with_the_process_that_had_it(folde
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "1\n" and not list(folder.iterdir())
+
+
+def test_a_copy_for_which_there_is_no_room_says_where_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(
+            RunError, match=rf"a.mp4: its copy of 2000 bytes .* to {tmp_path}: File too large; make room"
+        ):
+            shared.copied("a.mp4", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(folder.iterdir()) and len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("trouble", ["another's folder", "no folder"])
