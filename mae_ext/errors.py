@@ -72,6 +72,10 @@ class RunError(Exception):
     """
 
 
+class StoreError(RunError):
+    """What samples lie in cannot be read now, or is not what was listed: no file is to blame for it."""
+
+
 class Passing(RunError):
     """A RunError that a start again may mend: a rank that died or hung, a meeting that failed, a disk that was full.
 

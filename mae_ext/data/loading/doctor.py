@@ -14,7 +14,7 @@ from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.sample import Reader, held, read_checked
 from mae_ext.data.sources.meant import odd, opening
 from mae_ext.data.sources.table import list_items
-from mae_ext.errors import BadSample, ConfigError, RunError, some
+from mae_ext.errors import BadSample, ConfigError, RunError, StoreError, some
 
 MEMORY_BYTES = 4 << 30
 DEADLINE_S = 20.0
@@ -53,7 +53,7 @@ def inspect(
     paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
     for each axis; None is the reader's own example. arguments: of the reader, as in a config. A file that hangs,
     crashes or swallows memory costs its own verdict and nothing else. Raises UserError for a path that holds nothing,
-    before any file is opened.
+    before any file is opened; StoreError where a shard at an address cannot be read any more.
     """
     example = getattr(plugins.readers.get(reader_name, "doctor"), "example", {"size": (224, 224), "channels": 3})
     if not isinstance(example, Mapping) or not {"size", "channels"} <= example.keys():
@@ -74,6 +74,8 @@ def inspect(
         for address in (address for items in sources for address in items.addresses):
             try:
                 description = sandbox.call(_open, reader, size, address, name=address)
+            except StoreError:
+                raise
             except RunError as error:  # of every file its verdict, and the reader's mistakes are one as well
                 yield Verdict(address, False, "reader broke", str(error))
             except BadSample as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from mae_ext.errors import RunError, UserError
+from mae_ext.errors import RunError, StoreError, UserError
 
 URL = re.compile(r"(?s)[a-z][a-z0-9+.-]*://.+")
 
@@ -241,7 +241,7 @@ def _is_header(block: bytes, size: int) -> bool:
 def _check_version(shard: str, now: str) -> None:
     before = _expected.setdefault(shard, now)
     if before != now:
-        raise RunError(
+        raise StoreError(
             f"{shard} changed since it was listed (size and ETag were '{before}', and are '{now}'): its samples are no "
             "longer where they were; start again, which lists it anew, or put back what it was"
         )
@@ -272,7 +272,7 @@ def _tried(shard: str, attempt: Callable[[], Any]) -> Any:
                 _recheck(shard)
             if time.monotonic() + wait > began + PATIENCE_S:
                 over = f"{tries} tries over {time.monotonic() - began:.0f} s"
-                raise RunError(
+                raise StoreError(
                     f"{shard}: could not be read in {over}: {_said(error)}; the same command goes on once it can be"
                 ) from None
         time.sleep(wait * (0.75 + time.monotonic() % 0.5))  # so that workers do not come back all at once

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.errors import RunError
+from mae_ext.errors import StoreError
 
 LEAST = 1 << 20
 """Bytes from which an array is a file: smaller ones travel faster than a file is opened and mapped."""
@@ -190,7 +190,7 @@ _copying = threading.Lock()
 
 
 def copied(name: str, content: bytes) -> str:
-    """A file with that content for a decoder to open, one of the last `COPIES` of this process. Raises RunError."""
+    """A file with that content for a decoder to open, one of the last `COPIES` of this process. Raises StoreError."""
     with _copying:
         if not _copies:
             atexit.register(_drop_copies)
@@ -202,7 +202,7 @@ def copied(name: str, content: bytes) -> str:
             except OSError as error:
                 if name in _copies:
                     _let_go(*_copies.pop(name), os.getpid())
-                raise RunError(
+                raise StoreError(
                     f"{name}: its copy of {len(content)} bytes could not be written to {tempfile.gettempdir()}: "
                     f"{error.strerror or error}; make room there, or set TMPDIR to a folder that has some"
                 ) from None

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from data.sources.faulty_server import FAULTS, Store, every, serving
 
+from mae_ext.data.loading import doctor
 from mae_ext.data.sources import remote
 from mae_ext.data.sources.address import fetch, head, locate
 from mae_ext.data.sources.cache import source_identity
 from mae_ext.data.sources.table import list_items
-from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.errors import BadSample, RunError, StoreError, UserError
 
 pytest.importorskip("aiohttp", reason="mae-ext[remote] is not installed")
 JPG = (".jpg",)
@@ -137,6 +138,15 @@ def test_a_shard_that_changed_after_it_was_listed_is_named(store: Store, process
         addresses = pickle.loads(table)  # which tells a worker what was listed
     with pytest.raises(RunError, match=r"000.tar changed since it was listed .* start again"):
         fetch(addresses[8], LIMIT)
+
+
+def test_the_doctor_blames_no_file_for_a_shard_that_changed(store: Store) -> None:
+    verdicts = doctor.inspect([f"{store.url}/000.tar"], "image")
+    pack(store.folder / "001.tar", seed=9)  # another
+    assert next(verdicts).kind == "not an image"
+    pack(store.folder / "000.tar", seed=9)
+    with pytest.raises(StoreError, match=r"000.tar changed since it was listed"):
+        list(verdicts)
 
 
 def test_a_process_that_was_forked_reads_with_connections_of_its_own(store: Store) -> None:
