@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,8 @@ class Saves:
         def rows() -> None:
             if problem is not None:
                 raise problem
+            if not self.folder.parent.is_dir():  # made anew, it would be no run: its rows and its config went with it
+                raise FileNotFoundError(ENOENT, "the folder of the run is gone", str(self.folder.parent))
             self.record.sync()
 
         if self.shards:

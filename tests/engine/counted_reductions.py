@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mae_ext.cli import run
-from mae_ext.engine import compiling, distributed
+from mae_ext.engine import compiling, parallel
 
 COUNT = [0]
 
@@ -18,7 +18,7 @@ def counted(group, bucket):
     return allreduce_hook(group, bucket)
 
 
-class Counting(distributed.DistributedDataParallel):
+class Counting(parallel.DistributedDataParallel):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_comm_hook(None, counted)
@@ -26,7 +26,7 @@ class Counting(distributed.DistributedDataParallel):
 
 if __name__ == "__main__":
     compiling.BACKEND = "aot_eager"
-    distributed.DistributedDataParallel = Counting
+    parallel.DistributedDataParallel = Counting
     code = run(sys.argv[1:])
     Path(os.environ["COUNTS"], f"{os.environ['RANK']}.json").write_text(json.dumps(COUNT[0]))
     sys.exit(code)

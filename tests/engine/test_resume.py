@@ -235,7 +235,7 @@ def test_updates_that_were_skipped_are_counted_from_the_beginning_of_a_run_that_
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     record = Record(going_on, tmp_path, StopFlag())
     assert record.skipped == 3  # the fifth will be made again
-    record.clocks[4] = Clock(began=1.0, waited=0.5, ended=3.0)
+    record.clocks[4] = Clock(began=1.0, waited=0.5, stages={}, ended=3.0)
     assert not record.write([Taken(4, [1.0], 2.0, stopping=False, skipped=True, scale=8.0)])
     record.close()
     assert record.skipped == 4 and len(rows(tmp_path / "metrics.jsonl")) == 5

@@ -86,7 +86,7 @@ def sign(path):
     for name in manifest["files"]:
         file = path / name
         manifest["files"][name] = {"bytes": file.stat().st_size, "sha256": checkpoint.sha256(file)}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "manifest.json").write_text(checkpoint.sealed(manifest))
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.errors import UserError
+from mae_ext.strict_json import dumps
 
 MAGIC = b"mae_ext shard 1\n"
 DIGEST = 32
@@ -70,7 +71,7 @@ def version_of(shard: str) -> str:
 
 def index_of(shard: str, version: str, suffixes: tuple[str, ...], only: str | None) -> Indexed:
     """The index of a shard of that version, kept or made. Raises UserError for a damaged shard."""
-    what = json.dumps([version, sorted(suffixes), only])
+    what = dumps([version, sorted(suffixes), only])
     if not remote.is_remote(shard) and int(version.split(maxsplit=1)[0]) < LEAST_KEPT:
         return _made(shard, version, suffixes, only)
     files = [folder / name for folder, name in _places(shard, f"{sorted(suffixes)} {only}")]
@@ -136,7 +137,7 @@ def _write(writing: IO[bytes], file: Path, what: str, made: Indexed) -> None:
     head = {"what": what, "names": made.names, "sizes": [array.nbytes for array in parts]} | {
         "counts": p.counts, "examples": p.examples, "suffixes": p.suffixes, "read": p.read,
     }  # fmt: skip
-    header = json.dumps(head).encode()
+    header = dumps(head).encode()
     header += b" " * (-(len(MAGIC) + DIGEST + 8 + len(header)) % 8)
     content = b"".join([len(header).to_bytes(8, "little"), header, *(array.tobytes() for array in parts)])
     writing.truncate(0)
