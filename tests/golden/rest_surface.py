@@ -236,7 +236,7 @@ def spelt_out(args: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     run, spec = args
     more = {key: getattr(spec, key) for key in ("max_bad_fraction", "attentive", "folds", "mirror")}
     return (run, spec.train, spec.test, spec.k, spec.pool), {
-        "baseline": named["baseline"], "name": named["name"], **more,
+        "baseline": named["baseline"], "name": named.get("name"), **more,
     }  # fmt: skip
 
 
