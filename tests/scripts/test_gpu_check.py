@@ -3,6 +3,7 @@
 import argparse
 import os
 import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +44,7 @@ def not_on_a_bare_machine():
 
 def check(env, out, *arguments):
     command = [ROOT / "scripts" / "gpu_check", "--out", out, *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=env | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=280)
 
 
 def test_all_sections_run_on_a_cpu_without_decoders_and_whatever_else_a_bare_machine_lacks(without, tmp_path):
