@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def one(what: str, argument: str) -> dict[str, float]:
         items = list_items(argument, (".jpg",))
         extra["seconds"], extra["cpu"] = time.perf_counter() - began, time.process_time() - cpu
         extra["count"] = len(items)
-        message = pickle.dumps(items)
+        message = bytes(ForkingPickler.dumps(items))  # as a worker is sent it
         extra["message"] = len(message) / 1e6
         worker = [sys.executable, __file__, "--one", "worker", "-"]
         said = subprocess.run(worker, input=message, stdout=subprocess.PIPE, check=True).stdout

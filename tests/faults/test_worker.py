@@ -60,4 +60,4 @@ def test_twenty_killed_and_twenty_hung_workers_change_no_loss(tiny, photos, tmp_
             f"restarted, longest wait {wait:.1f} s with worker_timeout={TIMEOUT_S:g}"
         )
     assert hit == replaced == 40
-    assert wait < TIMEOUT_S + 5
+    assert wait < 2 * (TIMEOUT_S + 5)  # each, and a step has two files
