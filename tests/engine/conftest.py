@@ -1,10 +1,12 @@
-"""A run by its command, and processors with and without what ours has."""
+"""A run by its command, disks that fail where they are told to, and processors with and without what ours has."""
+
+from collections import Counter
 
 import pytest
 import torch
 
 from mae_ext.cli import run
-from mae_ext.engine import cpu
+from mae_ext.engine import cpu, failpoint
 
 
 @pytest.fixture
@@ -13,6 +15,17 @@ def train(photos, tmp_path):
         return run(["pretrain", str(config), "--data", str(data), "--out", str(tmp_path / out), *more])
 
     return go
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """As MAE_EXT_FAILPOINT says, in this process; counted anew."""
+
+    def plan(text):
+        monkeypatch.setattr(failpoint, "_PLAN", failpoint.read(text))
+        monkeypatch.setattr(failpoint, "_REACHED", Counter())
+
+    return plan
 
 
 @pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])

@@ -9,14 +9,13 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
 
 import pytest
 import torch
 from faults.kills import environment, rows, trajectory
 
 from mae_ext.cli import run
-from mae_ext.engine import checkpoint, commit, failpoint
+from mae_ext.engine import checkpoint, commit
 from mae_ext.errors import CheckpointError
 
 
@@ -172,17 +171,6 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_sam
     assert (out / "checkpoints" / "step-00000040.damaged").is_dir()
     weights = [checkpoint.read_tensors(checkpoint.latest(r) / "model.safetensors") for r in (reference, out)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """As MAE_EXT_FAILPOINT says, in this process; counted anew."""
-
-    def plan(text):
-        monkeypatch.setattr(failpoint, "_PLAN", failpoint.read(text))
-        monkeypatch.setattr(failpoint, "_REACHED", Counter())
-
-    return plan
 
 
 FAILING = {

@@ -4,26 +4,14 @@ import json
 import signal
 import threading
 import time
-from collections import Counter
 
 import pytest
 from engine.test_distributed import start_ranks, wait_for
 from faults.kills import command, environment, kill_group, launch, rows, trajectory, wait_until
 
-from mae_ext.engine import checkpoint, failpoint, resume, saves
+from mae_ext.engine import checkpoint, resume, saves
 from mae_ext.engine.failpoint import VARIABLE
 from mae_ext.engine.step import Step
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """As MAE_EXT_FAILPOINT says, in this process; counted anew."""
-
-    def plan(text):
-        monkeypatch.setattr(failpoint, "_PLAN", failpoint.read(text))
-        monkeypatch.setattr(failpoint, "_REACHED", Counter())
-
-    return plan
 
 
 @pytest.fixture

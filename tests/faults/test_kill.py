@@ -8,11 +8,11 @@ In full, 20 kills of 300 steps, on images in each precision, on clips and on vol
 import json
 import threading
 
-import av
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from fault_list.inputs import make_clips, make_scans
 from faults.kills import command, finish, run_with_kills, trajectory
 from PIL import Image
 
@@ -194,31 +194,12 @@ def test_twenty_kills_of_300_steps_change_no_bit(photos, tiny, tmp_path, precisi
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Ten clips of a bright square that wanders."""
-    root = tmp_path_factory.mktemp("clips")
-    for k in range(10):
-        with av.open(str(root / f"{k}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-            for i in range(12):
-                pixels = np.full((32, 48, 3), 20 * k, np.uint8)
-                pixels[k : k + 12, 3 * i : 3 * i + 12] = 250 - 20 * k
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode(None))
-    return root
+    return make_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Ten balls in noise, with slices of 1 and of 2 mm."""
-    root, chance = tmp_path_factory.mktemp("scans"), np.random.default_rng(0)
-    for n in range(10):
-        thick = 1 + n % 2
-        z, y, x = np.mgrid[-12:12:thick, -12:12, -12:12]
-        ball = np.where(z**2 + y**2 + x**2 < 100, 400 + 10 * n, 10)
-        voxels = (ball + chance.normal(0, 5, ball.shape)).T.astype(np.float32)
-        nib.Nifti1Image(voxels, np.diag([1, 1, thick, 1])).to_filename(root / f"{n}.nii.gz")
-    return root
+    return make_scans(tmp_path_factory.mktemp("scans"))
 
 
 CLIPS = {
