@@ -84,11 +84,20 @@ class Config(Section):
             for what, per in (("train.accumulate", self.train.accumulate), ("data.repeats", m.data.repeats)):
                 if m.batch % per:
                     raise ValueError(f"modalities.{name}.batch={m.batch} is not a multiple of {what}={per}")
-            if self.train.uniformity and m.batch < 2 * m.data.repeats:
+            for key in self.train.comparing if m.batch < 2 * m.data.repeats else ():
                 raise ValueError(
-                    f"train.uniformity compares samples of different files, and modalities.{name}.batch={m.batch} with "
+                    f"train.{key} compares samples of different files, and modalities.{name}.batch={m.batch} with "
                     f"data.repeats={m.data.repeats} has no two"
                 )
+            if "align.weight" in self.train.comparing and m.data.repeats < 2:
+                raise ValueError(
+                    f"train.align compares views of one file, and modalities.{name}.data.repeats={m.data.repeats} has "
+                    f"one of each: set it to 2, or train.align to null"
+                )
+        if self.train.magma and self.model.depth == 1:
+            raise ValueError(
+                "train.magma compares the last block with one before it, and model.depth is 1: set it to 0"
+            )
         return self
 
     @property

@@ -39,6 +39,9 @@ class DecoderConfig(Section):
     """Width between a block's two layers over that of a token. null is the encoder's ratio."""
     class_token: bool = False
     """A class token of its own, which nothing of the sample is in, instead of the encoder's (MAE-ST, 2205.09113)."""
+    fuse: tuple[Positive, ...] = ()
+    """Inner blocks of the encoder, counted from 1 and ascending, that the decoder is given beside the last: a linear
+    map of each, summed with learned weights (MFF, 2308.00261). What the encoder itself gives stays that of the last."""
 
 
 class ModelConfig(Section):
@@ -87,4 +90,9 @@ class ModelConfig(Section):
                 raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
             if width * ratio < 1:  # type: ignore[operator]
                 raise ValueError(f"mlp_ratio={ratio:g} leaves nothing of {name}width={width} between two layers")
+        if sorted(set(wide.fuse) & set(range(1, self.depth or 1))) != list(wide.fuse):
+            raise ValueError(
+                f"decoder.fuse={list(wide.fuse)}: expected some of 1 to {(self.depth or 1) - 1}, each once, ascending; "
+                f"the last block, {self.depth}, is in it as it is"
+            )
         return self

@@ -53,6 +53,7 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
         forward += 2 * (
             kept * pix * shape.width + (kept + extra) * shape.width * wide.width + decoded * wide.width * pix
         )
+        forward += 2 * len(wide.fuse) * (kept + extra) * shape.width * shape.width
         rows.append(ModalityEstimate(name, prod(m.grid), kept, decoded, 3 * forward))
     return rows
 

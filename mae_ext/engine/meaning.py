@@ -14,8 +14,8 @@ STARTS = ("init_parts", "init_fit", "init_channels", "init_inflate")
 
 def check_meaning(config: Config) -> None:
     """Raises ConfigError for what cannot have the effect that it asks for."""
-    if config.task.name != "pretrain" and config.train.uniformity:
-        raise ConfigError(f"train.uniformity is of pretraining's loss, and the task is {config.task.name}: set it to 0")
+    for key in config.train.comparing if config.task.name != "pretrain" else ():
+        raise ConfigError(f"train.{key} is of pretraining's loss, and the task is {config.task.name}: set it to 0")
     if config.train.keep_best:
         if not _is_judged(config):
             raise ConfigError(
@@ -82,8 +82,7 @@ def _of_the_frozen(config: Config) -> list[str]:
             notes.append(
                 f"model.drop_path={config.model.drop_path:g} drops parts of an encoder that does not learn (frozen)"
             )
-        if train.uniformity:
-            notes.append(f"train.uniformity={train.uniformity:g} moves no encoder: train.freeze=encoder")
+        notes += [f"train.{key}={of:g} moves no encoder: train.freeze=encoder" for key, of in train.comparing.items()]
     return notes
 
 

@@ -16,6 +16,7 @@ from mae_ext.interop.fit import fitted
 from mae_ext.interop.format import Hints, format_of, parse_hints, recognise
 from mae_ext.interop.origin import Origin, Report
 from mae_ext.model.mae import MAE
+from mae_ext.model.terms import PART, without_terms
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,11 @@ def _of_a_run(path: Path) -> Origin:
     weights = read_tensors(path / "model.safetensors")
     backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
     step = read_state(path)["step"]
-    head = {k: "the head of a task" for k in weights if backbone and not k.startswith(BACKBONE)}
-    return Origin(backbone or weights, read_config(path), str(path), decodes=not backbone, left=head, step=step)
+    left = {k: "the head of a task" for k in weights if backbone and not k.startswith(BACKBONE)}
+    config, own = read_config(path), backbone or {k: v for k, v in weights.items() if not k.startswith(PART)}
+    if learned := {k: "of a term of the loss" for k in weights if k.startswith(PART)}:
+        config, left = without_terms(config), left | learned
+    return Origin(own, config, str(path), decodes=not backbone, left=left, step=step)
 
 
 def model_of(origin: Origin) -> MAE:

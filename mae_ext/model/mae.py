@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mae_ext.config import Config, DecoderConfig, ModelConfig
-from mae_ext.model.grid import nearness, patchify, take, unpatchify
+from mae_ext.model.filling import filled_in
+from mae_ext.model.fuse import Fusion
+from mae_ext.model.initial import initialize
 from mae_ext.model.mask import Mask
 from mae_ext.model.modality import Modality
+from mae_ext.model.terms import Seen, terms_of
 from mae_ext.model.transformer import Transformer
-from mae_ext.model.uniformity import uniformity
-from mae_ext.model.units import in_units
 from mae_ext.rng import seed_of
 
 
@@ -43,7 +44,11 @@ class Encoder(nn.Module):
 
     def layers(self, tokens: Tensor, taken: Sequence[int]) -> list[Tensor]:
         """(B, N, D) -> [(B, N, D)]: the patch tokens after the blocks `taken`, counted from 1, and the last, normed."""
-        return [self.patches(layer) for layer in self.trunk.layers(self._with_class_token(tokens), taken, self.gates)]
+        return [self.patches(layer) for layer in self.stages(tokens, taken)]
+
+    def stages(self, tokens: Tensor, taken: Sequence[int]) -> list[Tensor]:
+        """The same with the class tokens."""
+        return self.trunk.layers(self._with_class_token(tokens), taken, self.gates)
 
     def patches(self, encoded: Tensor) -> Tensor:
         """(B, [c +] K, D) -> (B, K, D): the patch tokens, without the class tokens."""
@@ -62,6 +67,7 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(config.width))
         self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
         self.trunk = Transformer(config.width, config.depth, config.heads, config.mlp_ratio or mlp_ratio, eps)
+        self.fuse: Fusion | None = None
 
     def forward(self, encoded: Tensor, keep_places: Tensor, pred_places: Tensor) -> Tensor:
         """(B, [c +] K, D) encoded, (B, K, E) and (B, P, E) positions -> (B, P, E): the predicted tokens, no others.
@@ -97,7 +103,7 @@ class MAE(nn.Module):
     def __init__(self, config: Config, decodes: bool = True) -> None:
         super().__init__()
         model = config.model
-        assert model.width
+        assert model.width and model.depth
         # Plug-ins initialise themselves with torch's global generator; a fork makes that a function of the seed too.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "init"))
@@ -110,7 +116,10 @@ class MAE(nn.Module):
             for token in (self.encoder.class_token, *decoder):
                 if token is not None:
                     nn.init.normal_(token, std=0.02)
-        self.uniformity = config.train.uniformity
+            # Last, so that all else starts from the same weights with and without them.
+            self.terms = terms_of(config).apply(initialize) if decodes else Named()
+            if self.decoder is not None and model.decoder.fuse:
+                self.decoder.fuse = Fusion(model.decoder.fuse, model.depth, model.width).apply(initialize)
         self.encoder.trunk.checkpointing = config.train.checkpointing
         if self.decoder is not None:
             self.decoder.trunk.checkpointing = config.train.checkpointing
@@ -141,26 +150,37 @@ class MAE(nn.Module):
 
         The encoder sees the patches mask.keep and no others; the decoder predicts mask.pred from what it made of them.
         valid: (B, 1, *S) bool, where the loss counts. Sample by sample, so that the loss of a batch is the mean of its
-        parts however it is cut over ranks and accumulation steps. A target's `term`, if it has one, is added to it. The
-        term of `train.uniformity`, where it is asked for, is of the whole batch and of training alone: in eval mode
-        there is none. files: (B,) of which file each sample is.
+        parts however it is cut over ranks and accumulation steps. A target's `term`, if it has one, is added, and in
+        training those of `terms` (model/terms.py). files: (B,) of which file each sample is.
         """
         modality = self.modality(name)
         modality.check_mask(x, mask)
         x = modality.normalize(x)
-        encoded = self.encoder(modality.tokens(x, mask.keep, spacing))
-        predicted = self.decode(encoded, mask, modality, spacing)
+        encoded, fused, layers = self._encoded(modality.tokens(x, mask.keep, spacing))
+        predicted = self.decode(fused, mask, modality, spacing)
         loss = modality.loss(predicted.float(), x, mask.pred, valid)
         if (term := getattr(modality.target, "term", None)) is not None:
             loss = loss + term(self.encoder.patches(encoded), predicted, x, mask, valid)
-        if self.uniformity and self.training:
-            loss = loss + self.uniformity * uniformity(self.encoder.patches(encoded), files)
+        for one in self.terms.values() if self.training else ():
+            loss = loss + one(Seen(self.encoder.patches(encoded), layers, files))
         return loss
+
+    def _encoded(self, tokens: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """(B, K, D) -> (B, [c +] K, D) encoded; what of it the decoder is given; {block: (B, K, D)} for `terms`."""
+        fuse = None if self.decoder is None else self.decoder.fuse
+        wanted = {number for one in self.terms.values() for number in one.blocks}  # type: ignore[union-attr]
+        if fuse is None and not wanted:
+            return (encoded := self.encoder(tokens)), encoded, {}
+        taken = sorted(wanted if fuse is None else wanted.union(fuse.blocks))
+        *inner, encoded = self.encoder.stages(tokens, taken)
+        stages = dict(zip(taken, inner, strict=True))
+        fused = encoded if fuse is None else fuse(stages, self.encoder.trunk.norm)
+        return encoded, fused, {number: self.encoder.patches(stages[number]) for number in wanted}
 
     def predict(self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
         modality.check_mask(x, mask)
-        return self.decode(self.encoder(modality.tokens(x, mask.keep, spacing)), mask, modality, spacing)
+        return self.decode(self._encoded(modality.tokens(x, mask.keep, spacing))[1], mask, modality, spacing)
 
     def decode(self, encoded: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
         """(B, [c +] K, D) encoded -> (B, P, pix): the target as predicted for mask.pred."""
@@ -224,27 +244,5 @@ class MAE(nn.Module):
         modality = self.modality(name)
         modality.check_mask(x, mask)
         mask = Mask(mask.keep, mask.hidden(), mask.grid)  # all that is hidden is predicted
-        original, x = in_units(x), modality.normalize(x)
-        predicted = self.predict(x, mask, modality, spacing).float()
-        tokens = patchify(x, modality.patch)
-        weight = [] if valid is None else [patchify(modality.counts(valid, x), modality.patch)]
-        mean, divisor = modality.target.statistics(tokens, *weight)
-        if own_statistics:
-            mean, divisor = take(mean, mask.pred), take(divisor, mask.pred)
-        else:
-            near = nearness(mask.pred, mask.keep, mask.grid)
-            mean, divisor = near @ take(mean, mask.keep), near @ take(divisor, mask.keep)
-        pixels = predicted * modality.target.spread(divisor) + modality.target.spread(mean)
-        where = mask.pred[..., None].expand(-1, -1, tokens.shape[-1])
-        hidden = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, where, True)
-        filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))
-        # Not `filled` alone: normalised and back is not the same to the last bit.
-        return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, original)
-
-
-def initialize(module: nn.Module) -> None:
-    """MAE's initialisation: Xavier-uniform linear maps, zero biases (facebookresearch/mae, models_mae.py)."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        predicted = self.predict(modality.normalize(x), mask, modality, spacing).float()
+        return filled_in(modality, x, mask, predicted, own_statistics, valid)

@@ -1,9 +1,9 @@
 """Against features that all point the same way (dimensional collapse): U-MAE's term beside the reconstruction error."""
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from mae_ext.model.all_ranks import of_all_ranks
 
 
 def uniformity(tokens: Tensor, files: Tensor | None = None) -> Tensor:
@@ -13,16 +13,7 @@ def uniformity(tokens: Tensor, files: Tensor | None = None) -> Tensor:
     U-MAE (2210.08344), which adds it to MAE's loss with a weight of 0.01. A batch's value is not the mean of its
     samples': it is taken over the samples of all ranks at once, and there is none for a part of a batch.
     """
-    pooled = tokens.float().mean(1)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        from torch.distributed.nn.functional import all_gather
-
-        # Its backward sums what every rank wants of a row; the mean over ranks that follows makes one gradient of it.
-        pooled = torch.cat(all_gather(pooled))
-        if files is not None:
-            everyone = [torch.empty_like(files) for _ in range(dist.get_world_size())]
-            dist.all_gather(everyone, files)
-            files = torch.cat(everyone)
+    pooled, files = of_all_ranks(tokens.float().mean(1), files)
     directions = normalize(pooled, dim=-1)
     count = len(directions)
     squares, pairs = (directions @ directions.T).square(), count * (count - 1)
