@@ -39,6 +39,8 @@ def remarks(config: Config, steps: int, warmup: int) -> list[str]:
             notes.append(f"{key}.every={probe.every} is more than the run's {steps} steps: only begin and end")
     if config.model.drop_path > 0 and config.model.depth == 1:
         notes.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
+    if config.train.align is not None and config.train.align.form == "cosine" and not train.uniformity:
+        notes.append("train.align.form=cosine is met by encoding all files alike: set train.uniformity, or contrast")
     notes += _of_judging(config, steps) + _of_the_frozen(config) + _of_the_start(config)
     for name, m in config.modalities.items():
         notes += [f"modalities.{name}.{sentence}" for sentence in _of_a_modality(m, alone=len(config.modalities) < 2)]

@@ -93,9 +93,15 @@ def _in_their_names(subject: Subject, one: Format) -> Written:
             f"{subject.origin.where}: its positions are physical (unit: {unit}), and {one.title} counts tokens; "
             f"'torch-export', 'onnx' and 'safetensors' keep them as they are"
         )
-    written = one.write(subject.origin, subject.name)
-    head = ("the encoder alone: what classifies goes along with 'torch-export' and 'onnx'",)
-    return written if subject.classifier is None else replace(written, notes=(*written.notes, *head))
+    origin, notes = subject.origin, list[str]()
+    if origin.decodes and origin.config.model.decoder.fuse and one.name != "safetensors":
+        why = "without the decoder, which is given several blocks (model.decoder.fuse), and theirs the last"
+        origin = replace(origin, decodes=False, where=f"{origin.where}, {why}")
+        notes.append(f"the encoder alone, {why}")
+    written = one.write(origin, subject.name)
+    if subject.classifier is not None:
+        notes.append("the encoder alone: what classifies goes along with 'torch-export' and 'onnx'")
+    return replace(written, notes=(*written.notes, *notes))
 
 
 def _write_program(subject: Subject, to: str, beside: Path, out: Path) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ IMAGE = {"size": [16, 16], "patch": [4, 4], "batch": 4, "data": {"statistics": "
 CLIP = IMAGE | {"size": [4, 16, 16], "patch": [2, 4, 4], "mask": {"name": "tube", "ratio": 0.75}}
 HALF = CLIP | {"mask": {"name": "tube", "ratio": 0.5}, "decode": {"name": "running_cell", "ratio": 0.5}}
 VOLUME = IMAGE | {"size": [8, 8, 8], "patch": [4, 4, 4], "channels": 1}
+PAIRS = IMAGE | {"data": {"statistics": "none", "repeats": 2}}
+TERMS = {"uniformity": 0.01, "magma": 0.5, "magma_warmup": 1, "align": {"form": "contrast", "project": [16, 8]}}
 TWO = {"classes": ["a", "b"]}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -36,6 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "images, bf16": ({"image": IMAGE}, {"precision": "bf16"}, {}),
     "images, drop path": ({"image": IMAGE}, {}, {"drop_path": 0.2}),
     "images, uniformity": ({"image": IMAGE}, {"uniformity": 0.01}, {}),
+    "images, all terms": ({"image": PAIRS}, TERMS, {"decoder": {"width": 16, "depth": 2, "heads": 2, "fuse": [1, 2]}}),
     "images, in parts": ({"image": IMAGE}, {"accumulate": 2}, {}),
     "images, checkpointing": ({"image": IMAGE}, {"checkpointing": True}, {}),
     "clips": ({"clip": CLIP}, {}, {}),
@@ -97,9 +100,15 @@ def count(case: str, extent: str) -> tuple[int, int, int, float]:
             valid = torch.rand(m.batch, 1, *m.size, generator=each[0]) > 0.2 if name == "volume" else None
             mask = backbone_of(run.model).modality(name).draw_mask(each) if run.config.task.name == "pretrain" else None
             targets = targets_of(run.config.task.name, m.size, m.batch, each[0])
-            files = torch.arange(m.batch) if run.config.train.uniformity else None
+            files = torch.arange(m.batch) // m.data.repeats if run.config.train.comparing else None
             batches[name] = Batch(x, mask, valid, targets=targets, files=files)
-        take(step, batches, stop=False)
+        count = run.config.train.accumulate
+        sizes = {name: len(batch.x) // count for name, batch in batches.items()}
+        take(
+            step,
+            [{n: b.rows(i * sizes[n], (i + 1) * sizes[n]) for n, b in batches.items()} for i in range(count)],
+            False,
+        )
         list(take.answers(everything=True))
         first = first or len(made)
     return first, sum(counters["graph_break"].values()), len(made) - first, time.perf_counter() - began

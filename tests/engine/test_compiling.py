@@ -5,14 +5,15 @@ Graphs of all pretraining cases and tasks, in a table: python scripts/checks/gra
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 import torch._inductor.config
-from engine.test_cpu import config_of, loss_and_gradients
+from engine.test_cpu import IMAGE, config_of, loss_and_gradients
 from engine.test_distributed import start_ranks, wait_for
 
-from mae_ext.config import ConfigError
+from mae_ext.config import ConfigError, parse_config
 from mae_ext.data.batch import Batch
 from mae_ext.engine import compiling
 from mae_ext.engine.compiling import Compiled, compiled, extent_of
@@ -76,6 +77,31 @@ def test_a_step_on_a_cpu_is_one_graph_or_one_for_each_shape_of_block_made_once(g
     run.model.eval()
     loss_and_gradients(run.model, "image", torch.float32, None)
     assert len(graphs) == count  # who evaluates is given the model as it is
+
+
+def test_terms_of_the_whole_batch_and_fused_blocks_are_in_the_one_graph_while_a_term_warms_up(graphs):
+    pairs = IMAGE | {"data": {"statistics": "none", "repeats": 2}}
+    train = {"uniformity": 0.1, "magma": 0.5, "magma_warmup": 1, "align": {"form": "contrast", "project": [16, 8]}}
+    values = {
+        "modalities": {"image": pairs},
+        "model": {
+            "width": 24,
+            "depth": 2,
+            "heads": 2,
+            "decoder": {"width": 16, "depth": 1, "heads": 2, "fuse": [1]},
+        },
+        "train": {"steps": 2, "precision": "fp32", **train},
+    }
+    each = []
+    for extent in ("whole", False):
+        run = assembled(parse_config(values | {"train": values["train"] | {"compile": extent}}), {}, CPU)
+        take = Step(run)
+        for step in range(2):
+            (batch,) = batches_of(run, step).values()
+            take(step, [{"image": replace(batch, files=torch.arange(len(batch.x)) // 2)}], stop=False)
+            each += [taken.losses for taken in take.answers(everything=True)]
+    assert len(graphs) == 1
+    torch.testing.assert_close(torch.tensor(each[:2]), torch.tensor(each[2:]), atol=1e-5, rtol=0)
 
 
 def test_what_a_compiled_block_makes_again_is_in_its_graph_from_whose_kernels_nobody_could_tell_products(graphs):

@@ -68,10 +68,19 @@ def agree(config, photos, tmp_path, steps):
     return np.abs(one[:, 1:] - two[:, 1:]).max(axis=0)
 
 
-@pytest.mark.parametrize(("uniformity", "repeats"), [(0.0, 1), (0.5, 2)])
-def test_two_ranks_lose_what_one_process_loses(tiny, photos, tmp_path, uniformity, repeats):
-    values = {"train.steps": 20, "train.uniformity": uniformity, "modalities.image.data.repeats": repeats}
-    loss, norm = agree(tiny(values), photos, tmp_path, 20)
+ALL_TERMS = {
+    "modalities.image.data.repeats": 2,
+    "model.decoder.fuse": [1],
+    "train.uniformity": 0.5,
+    "train.magma": 0.5,
+    "train.align": {"form": "contrast", "project": [24, 16]},
+}
+"""Everything of pretraining's loss that is of a whole batch or of inner blocks."""
+
+
+@pytest.mark.parametrize("values", [{}, ALL_TERMS], ids=["plain", "all terms"])
+def test_two_ranks_lose_what_one_process_loses(tiny, photos, tmp_path, values):
+    loss, norm = agree(tiny({"train.steps": 20} | values), photos, tmp_path, 20)
     assert loss < 1e-5 and norm < 1e-4
 
 

@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 import pytest
-from engine.test_distributed import alone, check_killed_rank, free_port, start_ranks, wait_for
+from engine.test_distributed import ALL_TERMS, alone, check_killed_rank, free_port, start_ranks, wait_for
 from faults.kills import command, environment, kill_group, launch, rows, trajectory, wait_until
 
 from mae_ext.engine.failpoint import VARIABLE
@@ -31,10 +31,10 @@ def losses(config, photos, out, *more, verb="pretrain"):
         ({"train.accumulate": 2}, 1e-5),
         ({"train.precision": "bf16", "train.clip": None}, 1e-5),
         ({"train.precision": "fp16"}, 5e-3),
-        ({"train.uniformity": 0.5, "modalities.image.data.repeats": 2}, 1e-5),
+        (ALL_TERMS, 1e-5),
         ({"train.checkpointing": "selective"}, 1e-5),
     ],
-    ids=["plain", "clip and two parts", "bf16", "fp16", "uniformity", "selective"],
+    ids=["plain", "clip and two parts", "bf16", "fp16", "all terms", "selective"],
 )
 def test_shares_lose_what_the_whole_model_loses_over_200_steps(tiny, photos, tmp_path, sets, most):
     config = tiny({"train.steps": 200, "train.save_every": 100} | sets)

@@ -48,6 +48,19 @@ def test_a_run_that_was_trained_goes_out_and_through_another_format_on_the_comma
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
+def test_a_decoder_that_is_given_several_blocks_stays_behind_and_it_is_said(tmp_path):
+    decoder = {"width": 16, "depth": 1, "heads": 2, "fuse": [1]}
+    run = saved(tmp_path / "run", tiny("image", size=[16, 16], model={"decoder": decoder}))
+    made = export(run, "mae", tmp_path / "out")
+    assert "the encoder alone, without the decoder, which is given several blocks" in "; ".join(made.remarks)
+    assert made.proof.holds and not any("decoder" in key for key in load_file(tmp_path / "out" / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"model\.decoder\.fuse\), and theirs the last: it has no decoder"):
+        export(run, "monai-mae", tmp_path / "other")
+    card = export(run, "safetensors", tmp_path / "own")
+    assert not any("decoder" in remark for remark in card.remarks)
+    assert "decoder.fuse.weights" in load_file(tmp_path / "own" / "model.safetensors")
+
+
 def test_onnx_tells_users_nothing_but_what_is_theirs(runs, tmp_path, capfd, recwarn):
     pytest.importorskip("onnxscript", reason="what translates to ONNX, an optional library")
     assert command(["export", str(runs["image"]), "--to", "onnx", "--out", str(tmp_path / "e.onnx")]) == 0
