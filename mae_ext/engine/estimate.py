@@ -76,7 +76,8 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     config = with_parts(config, world)
     check_meaning(config)
     model = MAE.from_config(config)
-    count = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
+    sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
+    count = {part: size for part, size in sizes.items() if size}
     rows = modality_estimates(config, model)
     lines = [f"parameters        {sum(count.values()):,} ({', '.join(f'{k} {v:,}' for k, v in count.items())})"]
     for row in rows:

@@ -44,11 +44,7 @@ class Encoder(nn.Module):
 
     def layers(self, tokens: Tensor, taken: Sequence[int]) -> list[Tensor]:
         """(B, N, D) -> [(B, N, D)]: the patch tokens after the blocks `taken`, counted from 1, and the last, normed."""
-        return [self.patches(layer) for layer in self.stages(tokens, taken)]
-
-    def stages(self, tokens: Tensor, taken: Sequence[int]) -> list[Tensor]:
-        """The same with the class tokens."""
-        return self.trunk.layers(self._with_class_token(tokens), taken, self.gates)
+        return [self.patches(layer) for layer in self.trunk.layers(self._with_class_token(tokens), taken, self.gates)]
 
     def patches(self, encoded: Tensor) -> Tensor:
         """(B, [c +] K, D) -> (B, K, D): the patch tokens, without the class tokens."""
@@ -167,15 +163,15 @@ class MAE(nn.Module):
 
     def _encoded(self, tokens: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """(B, K, D) -> (B, [c +] K, D) encoded; what of it the decoder is given; {block: (B, K, D)} for `terms`."""
-        fuse = None if self.decoder is None else self.decoder.fuse
+        encoder, fuse = self.encoder, None if self.decoder is None else self.decoder.fuse
         wanted = {number for one in self.terms.values() for number in one.blocks}  # type: ignore[union-attr]
         if fuse is None and not wanted:
-            return (encoded := self.encoder(tokens)), encoded, {}
+            return (encoded := encoder(tokens)), encoded, {}
         taken = sorted(wanted if fuse is None else wanted.union(fuse.blocks))
-        *inner, encoded = self.encoder.stages(tokens, taken)
+        *inner, encoded = encoder.trunk.layers(encoder._with_class_token(tokens), taken, encoder.gates)
         stages = dict(zip(taken, inner, strict=True))
-        fused = encoded if fuse is None else fuse(stages, self.encoder.trunk.norm)
-        return encoded, fused, {number: self.encoder.patches(stages[number]) for number in wanted}
+        fused = encoded if fuse is None else fuse(stages, encoder.trunk.norm)
+        return encoded, fused, {number: encoder.patches(stages[number]) for number in wanted}
 
     def predict(self, x: Tensor, mask: Mask, modality: Modality, spacing: Tensor | None = None) -> Tensor:
         """(B, C, *S) normalised -> (B, P, pix): the target as predicted for mask.pred."""
