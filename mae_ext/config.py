@@ -199,6 +199,8 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
         node = node[key]
         if not isinstance(node, dict):
             raise ConfigError(f"--set {assignment}: '{key}' is a value, not a section")
+    if parents == ["train"] and isinstance(scratch := node.get("scratch"), dict):
+        scratch.pop(last, None)  # what is said of this run is meant, whatever it starts from
     node[last] = read_yaml(f"value: {raw}", f"--set {assignment}")["value"]
 
 
@@ -250,6 +252,8 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     """
     try:
         config = Config.model_validate(values)
+        if config.init is None and (other := config.train.scratch):
+            config = Config.model_validate({**values, "train": {**values["train"], "scratch": {}, **other}})
     except ValidationError as error:
         raise ConfigError(" ".join(_message(error, where).splitlines())) from None  # names may hold line breaks
     try:

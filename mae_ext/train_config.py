@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from mae_ext.sections import Named, PlugIn, Positive, Section
 
@@ -77,6 +77,18 @@ class AlignConfig(Section):
     project: tuple[Positive, Positive] | None = None
     """Widths of two linear maps, with a GELU between, through which they are compared. Of pretraining alone: neither
     load_encoder nor exports nor `init` take them along. null compares the tokens themselves."""
+def _durations(value: Any) -> Any:
+    pair = value if isinstance(value, (list, tuple)) else (value, 0)
+    numbers = all(
+        isinstance(n, (int, float)) and not isinstance(n, bool) and (0 <= n < 1 or n == n // 1 > 0) for n in pair
+    )
+    if len(pair) != 2 or not numbers:
+        raise ValueError("expected steps (50), a share of the run below 1 (0.2), or two such numbers: [0.2, 0.05]")
+    return value
+
+
+Durations = Annotated[int | float | tuple[int | float, int | float], BeforeValidator(_durations)]
+"""Steps, or below 1 a share of the run's; of one thing, or of two."""
 
 
 class TrainConfig(Section):
@@ -103,9 +115,20 @@ class TrainConfig(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
     (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
+    encoder_lr: Annotated[float, Field(gt=0)] = 1.0
+    """What the rate of all of the encoder is multiplied by, beside layer_decay: of its embedding, class token, blocks
+    and last norm, and not of a task's head, nor in pretraining of the decoder."""
+    thaw: Durations = 0
+    """Steps, or below 1 the share of the run, in which the encoder stands still and only the rest learns: it gets no
+    update and no weight decay, and its moments begin after. Then its rate rises in a line to what it is without: over
+    as many steps as the warm-up has, or over the second of two numbers, [0.2, 0.05]."""
     freeze: Literal["none", "encoder"] | Positive = "none"
     """What is not trained of the encoder that `init` brings: nothing, all of it, or its embedding and so many of its
     first blocks. In pretraining the decoder always learns."""
+    scratch: dict[str, Any] = Field(default_factory=dict)
+    """Keys of this section that have other values where nothing is loaded (`init` none), {layer_decay: 1, lr: 1e-3}
+    say: what suits an encoder that has learned something does not suit one that has not. `--set train.KEY=VALUE` is
+    for both."""
     evaluate_every: Positive | None = None
     """Steps between two evaluations on data.test. There is always one at the end."""
     clip: Annotated[float, Field(gt=0)] | None = None
@@ -228,6 +251,29 @@ class TrainConfig(Section):
                 f"compile_mode=reduce-overhead keeps gradients where the next of the parts of {parts} would write its "
                 f"own: set one of them to its default"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _still(self) -> "TrainConfig":
+        if self.freeze == "encoder" and self.encoder_lr != 1:
+            raise ValueError(f"encoder_lr={self.encoder_lr:g} has no rate to change: freeze=encoder; set it to 1")
+        if self.freeze == "encoder" and self.thaw != 0:
+            raise ValueError(f"thaw={self.thaw} lets no encoder learn: freeze=encoder; set one of them to its default")
+        return self
+
+    @model_validator(mode="after")
+    def _other_values(self) -> "TrainConfig":
+        """Those of `scratch` have to be right, also where they are not asked for."""
+        try:
+            if unknown := self.scratch.keys() - (TrainConfig.model_fields.keys() - {"scratch"}):
+                raise ValueError(f"scratch: {', '.join(sorted(unknown))}: no such key of train")
+            if self.scratch:
+                TrainConfig.model_validate({**self.model_dump(exclude={"scratch"}), **self.scratch})
+        except ValidationError as error:
+            wrong = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+            raise ValueError(
+                "; ".join(f"scratch: {key}: {text}" if key else f"scratch: {text}" for key, text in wrong)
+            ) from None
         return self
 
     @model_validator(mode="after")

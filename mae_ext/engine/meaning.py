@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from mae_ext.config import AugmentConfig, Config, ModalityConfig
 from mae_ext.data.batch import Batch
-from mae_ext.engine.optim import rising
+from mae_ext.engine.optim import rising, thaw_of
 from mae_ext.engine.task import chief_of
 from mae_ext.errors import ConfigError
 from mae_ext.train_config import AlignConfig, TrainConfig
@@ -33,6 +33,8 @@ def remarks(config: Config, steps: int, warmup: int) -> list[str]:
             f"the warm-up, of {warmup} steps, is no shorter than the run, of {steps}: the learning rate never comes to "
             f"its peak; set train.warmup_steps"
         )
+    if thaw_of(train, steps, warmup)[0] >= steps:
+        notes.append(f"train.thaw={train.thaw} is no shorter than the run, of {steps} steps: the encoder never learns")
     if remark := rising(config):
         notes.append(remark)
     for key, probe in train.probes.items():
@@ -92,6 +94,11 @@ def _of_the_frozen(config: Config) -> list[str]:
     train, notes = config.train, []
     if train.freeze != "none" and config.init is None:
         notes.append(f"train.freeze={train.freeze} keeps weights as they are that have learned nothing: init is none")
+    notes += [
+        f"train.{key}={value} holds an encoder back that has learned nothing: init is none; see train.scratch"
+        for key, value in {"encoder_lr": train.encoder_lr, "thaw": train.thaw}.items()
+        if config.init is None and value != TrainConfig.model_fields[key].default
+    ]
     if train.freeze == "encoder":
         if train.layer_decay < 1:
             notes.append(f"train.layer_decay={train.layer_decay:g} has no layer to slow: train.freeze=encoder")

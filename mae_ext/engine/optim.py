@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,11 +40,19 @@ def depth_of(model: nn.Module) -> int:
     return max((layer_of(name, 0) for name, _ in model.named_parameters() if ".trunk.blocks." in name), default=0)
 
 
+def encoder_of(model: nn.Module) -> set[str]:
+    """The names of its parameters: of a task's backbone; of a model that pretrains, of all but the decoder and what
+    modalities have for it."""
+    names = [name for name, _ in model.named_parameters()]
+    return {name for name in names if name.startswith(BACKBONE)} or {
+        name for name in names if name.startswith("encoder.") or layer_of(name, 0) == 0
+    }
+
+
 def freeze(model: nn.Module, what: str | int) -> None:
     """Of the encoder, no part ("none"), all ("encoder"), or the embedding and the first `what` blocks learn no more.
 
-    It is a task's backbone; of a model that pretrains, all but the decoder and what modalities have for it. Raises
-    ConfigError for more blocks than there are.
+    Raises ConfigError for more blocks than there are.
     """
     if what == "none":
         return
@@ -52,31 +61,42 @@ def freeze(model: nn.Module, what: str | int) -> None:
         raise ConfigError(
             f"train.freeze={what}: the encoder has {depth} blocks; expected at most so many, or 'encoder'"
         )
-    names = [name for name, _ in model.named_parameters()]
-    encoder = {name for name in names if name.startswith(BACKBONE)} or {
-        name for name in names if name.startswith("encoder.") or layer_of(name, depth) == 0
-    }
+    encoder = encoder_of(model)
     for name, parameter in model.named_parameters():
         if name in encoder and (what == "encoder" or layer_of(name, depth) <= int(what)):
             parameter.requires_grad_(False)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, encoder_lr: float = 1.0, thaws: bool = False
+) -> list[dict[str, Any]]:
     """Weight decay for matrices; none for vectors (biases, norms, tokens) and learned positions, as in MAE's recipe.
 
-    With a layer_decay below 1, two groups for each layer, and in `scale` what their learning rate is multiplied by.
+    With a layer_decay below 1, two groups for each layer, and in `scale` what their learning rate is multiplied by;
+    with an encoder_lr, or where it `thaws`, the encoder has groups of its own.
     """
     depth = depth_of(model)
-    groups: dict[int, tuple[list[nn.Parameter], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
+    apart = encoder_of(model) if thaws or encoder_lr != 1 else set()
+    groups: dict[tuple[int, bool], tuple[list[nn.Parameter], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim <= 1 or any(part in NO_DECAY for part in _parts(name))
-            groups[layer_of(name, depth) if layer_decay < 1 else depth + 1][spared].append(parameter)
+            layer = layer_of(name, depth) if layer_decay < 1 else depth + 1
+            groups[layer, name in apart][spared].append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "scale": layer_decay ** (depth + 1 - layer)}
-        for layer, pair in sorted(groups.items())
+        {
+            "params": parameters,
+            "weight_decay": decay,
+            "scale": layer_decay ** (depth + 1 - layer) * (encoder_lr if own else 1.0),
+            "thaws": thaws and own,
+        }
+        for (layer, own), pair in sorted(groups.items())
         for parameters, decay in zip(pair, (weight_decay, 0.0), strict=True)
     ]
+
+
+def groups_of(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
+    return parameter_groups(model, train.weight_decay, train.layer_decay, train.encoder_lr, train.thaw != 0)
 
 
 def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
@@ -86,7 +106,7 @@ def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     the holes, and keeps hundreds of megabytes for nothing.
     """
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, train.weight_decay, train.layer_decay),
+        groups_of(model, train),
         lr=train.lr,
         betas=train.betas,
         eps=1e-8,
@@ -118,15 +138,28 @@ def rising(config: Config) -> str | None:
     )
 
 
+def thaw_of(train: TrainConfig, steps: int, warmup: int) -> tuple[int, int]:
+    """For how many steps the encoder of a run stands still, and over how many its rate rises then."""
+    still, rise = train.thaw if isinstance(train.thaw, tuple) else (train.thaw, warmup if train.thaw else 0)
+    thaw, rise = (round(n if n >= 1 else n * steps) for n in (still, rise))
+    return thaw, rise
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How many steps a run has, and the learning rate of each: linear from 0 to `peak` over `warmup` steps, then half a
-    cosine to `floor`."""
+    cosine to `floor`. An encoder that thaws learns from step `thaw` on, at a share of it that rises over `rise` steps.
+
+    spare: whether gradients that nobody asks for are not computed.
+    """
 
     steps: int
     warmup: int
     peak: float
     floor: float
+    thaw: int = 0
+    rise: int = 0
+    spare: bool = False
 
     @classmethod
     def of(cls, config: Config, samples_per_epoch: int) -> "Schedule":
@@ -138,7 +171,7 @@ class Schedule:
             return count if count is not None else round((epochs or 0) * per_epoch)
 
         total, warmup = max(1, steps(train.epochs, train.steps)), steps(train.warmup_epochs, train.warmup_steps)
-        return cls(total, warmup, peak_lr(config), train.min_lr)
+        return cls(total, warmup, peak_lr(config), train.min_lr, *thaw_of(train, total, warmup))
 
     def lr(self, step: int) -> float:
         """Of step `step`, from 0."""
@@ -147,7 +180,24 @@ class Schedule:
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.floor + (self.peak - self.floor) * (1 + cos(pi * min(1.0, progress))) / 2
 
+    def thawed(self, step: int) -> float:
+        """The share of its rate that an encoder which thaws has in step `step`."""
+        if step < self.thaw or not self.rise:
+            return float(step >= self.thaw)
+        return min(1.0, (step - self.thaw) / self.rise)
+
     def set(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """What each group of parameters learns at in step `step`: its share of the rate (train.layer_decay)."""
+        """Before step `step`: what each group of parameters learns at, its share of the rate (train.layer_decay,
+        encoder_lr, thaw)."""
         for group in optimizer.param_groups:
-            group["lr"] = self.lr(step) * group.get("scale", 1.0)
+            thaws = group.get("thaws", False)
+            group["lr"] = self.lr(step) * group.get("scale", 1.0) * (self.thawed(step) if thaws else 1.0)
+            for parameter in group["params"] if thaws and self.spare else ():
+                parameter.requires_grad_(step >= self.thaw)
+
+    def let_go(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """After the backward pass: what stands still has no gradient. So it has no part in the norm, and an optimiser
+        changes nothing of it, moments neither, which begin when it thaws."""
+        for group in optimizer.param_groups if step < self.thaw else ():
+            for parameter in group["params"] if group.get("thaws") else ():
+                parameter.grad = None

@@ -227,7 +227,7 @@ def check_same(
         if before.get(key) != now.get(key)
         and key not in FREE_TO_CHANGE
         and not key.endswith(MOVABLE)
-        and not key.startswith("train.probe")  # judges, and changes nothing
+        and not key.startswith(("train.probe", "train.scratch"))  # the one judges, the other has had its effect
     ]
     changed += [f"modalities.{n}.data.statistics: {at.statistics[n]} -> measured" for n in to_measure(statistics, at)]
     changed += [

@@ -115,7 +115,8 @@ def assembled(
     optimizer, scaler = adamw(model, config.train), LossScale(ranks.device, config.train.precision)
     if checkpoint is not None:
         restore(checkpoint, config, model, optimizer, scaler, at, parallel)
-    schedule = Schedule.of(config, samples)
+    alone = ranks.world == 1 and extent_of(config, ranks) is None
+    schedule = replace(Schedule.of(config, samples), spare=alone)
     return Run(config, task, data, ranks, model, optimizer, scaler, schedule, at, checkpoint, report, parallel=parallel)
 
 

@@ -107,6 +107,7 @@ class Step:
         run, train, count = self.run, self.run.config.train, len(parts)
         for term in self.terms:
             term.at(step / run.schedule.steps)
+        run.schedule.set(run.optimizer, step)
         gates = {name: self._gates(name, step, count * len(batch.x)) for name, batch in parts[0].items()}
         losses = torch.zeros(len(gates), device=run.ranks.device)
         for part, batches in enumerate(self.copies(parts)):
@@ -116,6 +117,7 @@ class Step:
                 loss, each = self.objective(micro)
             run.scaler.scale(loss / count).backward()
             losses += each / count
+        run.schedule.let_go(run.optimizer, step)
         run.scaler.unscale_(run.optimizer)
 
         # What `get_total_norm` does, by hand: the norm of each gradient says which was not finite.
@@ -136,7 +138,6 @@ class Step:
 
         if train.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(learning.values(), train.clip, norm)
-        run.schedule.set(run.optimizer, step)
         run.optimizer.step()
         run.scaler.update_unless(self.gate.closed)
         run.optimizer.zero_grad(set_to_none=True)
@@ -157,8 +158,7 @@ class Step:
             unread.ready.synchronize()
         values = unread.answer.tolist()
         losses, values = values[: len(names)], values[len(names) :]
-        unhealthy, infinite, stopping, news, *values = values
-        *own, norm, scale, skipped, closed = values
+        unhealthy, infinite, stopping, news, *own, norm, scale, skipped, closed = values
         if news:
             self.on_news(unread.step)
         if closed:
