@@ -108,10 +108,14 @@ class TrainConfig(Section):
     """null: lr is the rate used."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     """The rate at the end. It does not follow the batch as lr does."""
+    optimizer: Literal["adamw", "lion", "muon"] = "adamw"
+    """`muon` (PyTorch's; 2502.16982) moves the matrices of blocks, scaled so that lr and weight_decay are as AdamW's,
+    and AdamW the rest; its products take long on a CPU. `lion` (2302.06675; pip install 'mae-ext[lion]') keeps one
+    moment: its paper takes lr 3 to 10 times smaller, weight_decay as much larger, and betas [0.9, 0.99]."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """Of AdamW."""
+    """Of AdamW, or Lion."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Of AdamW, for matrices; vectors and learned positions have none."""
+    """Of the optimiser, for matrices; vectors and learned positions have none."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The rate of layer i is this to the power of (depth + 1 - i): embedding 0, blocks 1 to depth, the rest depth + 1
     (BEiT, 2106.08254; MAE, 2111.06377, table 9, fine-tunes with 0.75)."""
@@ -255,6 +259,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _still(self) -> "TrainConfig":
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise ValueError(
+                "optimizer=muon needs whole matrices, of which parallel=fsdp leaves a rank a share: set it to ddp"
+            )
         if self.freeze == "encoder" and self.encoder_lr != 1:
             raise ValueError(f"encoder_lr={self.encoder_lr:g} has no rate to change: freeze=encoder; set it to 1")
         if self.freeze == "encoder" and self.thaw != 0:

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from torch import nn
 
 from mae_ext.config import Config
 from mae_ext.engine.meaning import check_meaning, remarks
 from mae_ext.engine.micro_batch import with_parts
 from mae_ext.engine.optim import Schedule, peak_lr
+from mae_ext.engine.optimizers import moments_of
 from mae_ext.model.mae import MAE
-
-BYTES_PER_PARAMETER = 16
-"""fp32 weight, gradient, and AdamW's two moments."""
 
 FLOATS_PER_TOKEN = 16
 """Activations a block keeps for its backward pass, in widths per token: two residuals, two norms, qkv (3), the attended
@@ -58,6 +57,11 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
     return rows
 
 
+def state_bytes(model: nn.Module, optimizer: str) -> int:
+    """Of fp32 weights, gradients and an optimiser's moments, where all of the model learns."""
+    return 4 * (2 * sum(p.numel() for p in model.parameters()) + moments_of(model, optimizer))
+
+
 def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -> float:
     """Of one micro-batch on one rank. bf16 and fp16 halve most of it."""
     shape, train = config.model, config.train
@@ -94,7 +98,7 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
             f"  FLOPs/sample    {row.flops / 1e9:.2f} G, forward and backward",
         ]
     shares = world if config.train.parallel == "fsdp" else 1
-    states = sum(count.values()) * BYTES_PER_PARAMETER / shares / 2**30
+    states = state_bytes(model, config.train.optimizer) / shares / 2**30
     activations = activation_bytes(config, rows, world) / 2**30
     per_step = sum(r.flops * m.batch for r, m in zip(rows, config.modalities.values(), strict=True))
     samples, train = config.samples_per_step, config.train

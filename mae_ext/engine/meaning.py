@@ -100,6 +100,8 @@ def _of_the_frozen(config: Config) -> list[str]:
         if config.init is None and value != TrainConfig.model_fields[key].default
     ]
     if train.freeze == "encoder":
+        if train.optimizer == "muon" and config.task.name != "pretrain":
+            notes.append("train.optimizer=muon moves the matrices of blocks, and train.freeze=encoder leaves none")
         if train.layer_decay < 1:
             notes.append(f"train.layer_decay={train.layer_decay:g} has no layer to slow: train.freeze=encoder")
         if config.model.drop_path > 0:

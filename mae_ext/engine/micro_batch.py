@@ -13,6 +13,7 @@ from mae_ext.data.batch import Batch
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.log import say
+from mae_ext.engine.optimizers import moments_of
 from mae_ext.engine.precision import autocast
 from mae_ext.engine.task import Task
 from mae_ext.errors import ConfigError, RunError
@@ -20,9 +21,6 @@ from mae_ext.errors import ConfigError, RunError
 SPARE = 0.1
 """Share of a GPU's memory that is left alone: what steps need and a trial has not, such as the batches that are copied
 ahead, and room between tensors."""
-
-MOMENTS = 8
-"""Bytes a parameter of AdamW's two moments, which are not there yet when sizes are tried."""
 
 
 def numbers_of_parts(config: Config, world: int) -> list[int]:
@@ -82,7 +80,7 @@ def tried(config: Config, task: Task, data: Mapping[str, ModalityData], model: n
     free, total = torch.cuda.mem_get_info(ranks.device)
     spare = int(SPARE * total)
     if config.train.parallel == "ddp" or ranks.world == 1:  # shares of weights and moments are less than it has here
-        spare += MOMENTS * sum(p.numel() for p in model.parameters() if p.requires_grad)
+        spare += 4 * moments_of(model, config.train.optimizer)  # which are not there yet
 
     def attempt(parts: int) -> None:
         held = torch.empty(min(spare, free), dtype=torch.uint8, device=ranks.device)

@@ -105,13 +105,11 @@ def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     PyTorch makes them in the first step, among activations that are about to go: on a CPU the heap never recovers from
     the holes, and keeps hundreds of megabytes for nothing.
     """
-    optimizer = torch.optim.AdamW(
-        groups_of(model, train),
-        lr=train.lr,
-        betas=train.betas,
-        eps=1e-8,
-        fused=True,
-    )
+    return adamw_of(groups_of(model, train), train)
+
+
+def adamw_of(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.AdamW:
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, eps=1e-8, fused=True)
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),

@@ -139,7 +139,7 @@ def orders(data: Mapping[str, ModalityData]) -> dict[str, str]:
 
 
 def snapshot(
-    model: nn.Module, optimizer: torch.optim.AdamW, data: dict[str, ModalityData], extra: dict[str, Any]
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: dict[str, ModalityData], extra: dict[str, Any]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:  # fmt: skip
     """What a checkpoint holds: {"model": ..., "optimizer": ...} tensors by parameter name, and a small JSON state.
 
@@ -150,8 +150,8 @@ def snapshot(
     return {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(model, optimizer)}, state
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """AdamW's own tensors as "exp_avg/encoder.trunk..." and so on, not copies."""
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's own tensors as "exp_avg/encoder.trunk..." and so on, not copies."""
     return {
         f"{key}/{name}": value
         for name, parameter in model.named_parameters()
@@ -160,7 +160,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[st
 
 
 def restore(
-    checkpoint: Path, config: Config, model: nn.Module, optimizer: torch.optim.AdamW, scaler: torch.amp.GradScaler,
+    checkpoint: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
     at: Standing, parallel: Parallel | None = None,
 ) -> None:  # fmt: skip
     """Load weights, moments and the loss scale in place. Statistics are those of the (settled) config."""
@@ -169,6 +169,11 @@ def restore(
     for name, m in config.modalities.items():
         if isinstance(m.data.statistics, Statistics):
             backbone_of(model).modality(name).set_statistics(m.data.statistics)
+    if (before := read_config(checkpoint).train.optimizer) != config.train.optimizer:
+        raise CheckpointError(
+            f"{checkpoint} has the moments of train.optimizer={before}, which are none of {config.train.optimizer}: "
+            f"name that one, or start another run from this one's weights with --init"
+        )
     own = optimizer_tensors(model, optimizer)
     moments = read(own, checkpoint / "optimizer.safetensors")
     if own.keys() != moments.keys():

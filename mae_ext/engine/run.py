@@ -26,7 +26,8 @@ from mae_ext.engine.log import announced, warn
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.micro_batch import agreed, in_parts, tried, with_parts
 from mae_ext.engine.numerics import standing_of
-from mae_ext.engine.optim import Schedule, adamw, freeze
+from mae_ext.engine.optim import Schedule, freeze
+from mae_ext.engine.optimizers import optimizer_of
 from mae_ext.engine.parallel import Parallel, Replicated, parallel_of
 from mae_ext.engine.precision import LossScale
 from mae_ext.engine.resume import (
@@ -60,7 +61,7 @@ class Run:
     data: dict[str, ModalityData]
     ranks: Ranks
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     scaler: LossScale
     schedule: Schedule
     at: Standing = field(default_factory=Standing)
@@ -112,7 +113,7 @@ def assembled(
         config = in_parts(config, tried(config, task, data, model, ranks))
     parallel = parallel_of(config, ranks)
     parallel.shard(model)
-    optimizer, scaler = adamw(model, config.train), LossScale(ranks.device, config.train.precision)
+    optimizer, scaler = optimizer_of(model, config.train), LossScale(ranks.device, config.train.precision)
     if checkpoint is not None:
         restore(checkpoint, config, model, optimizer, scaler, at, parallel)
     alone = ranks.world == 1 and extent_of(config, ranks) is None

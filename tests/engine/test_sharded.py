@@ -6,6 +6,7 @@
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,7 +54,9 @@ def done(tmp_path_factory, striped):
     ]
     shares, test = "train.parallel=fsdp", ["--test", str(striped / "test")]
     short = ["train.steps=3", "train.warmup_steps=1", "train.clip=1"]
-    of = {key: str(root / key) for key in ("ddp", "shares", "chain", "many", "one")}
+    still = ["train.steps=6", "train.warmup_steps=1", "train.thaw=[4,1]", "train.accumulate=2", "train.lr=1e-3"]
+    muon, lion = "train.optimizer=muon", f"train.optimizer={'lion' if find_spec('lion_pytorch') else 'adamw'}"
+    of = {key: str(root / key) for key in ("ddp", "shares", "chain", "many", "one", "lion")}
     plan = [
         entry("ddp", *judged),
         entry("shares", *judged, shares),
@@ -63,6 +66,11 @@ def done(tmp_path_factory, striped):
         entry("chain", "train.micro_batch=2", shares, copy=[of["chain"], of["chain"], HALF]),
         entry("chain", "train.accumulate=2", world=1, copy=[of["chain"], of["chain"], LATER]),
         entry("forth", shares, copy=[of["ddp"], str(root / "forth"), HALF], short=True),
+        entry("muon", muon, *still),
+        entry("muon_of_one", muon, *still, world=1),
+        entry("lion", lion, shares, *still),
+        entry("lion_of_one", lion, *still, world=1),
+        entry("lion_on", lion, *still, world=1, copy=[of["lion"], str(root / "lion_on"), FIRST]),
         entry("full", shares, failpoint=[1, "file.fsynced:1:enospc"], full=[1, 3]),
         entry("broken", shares, "train.lr=1e30"),
     ]  # fmt: skip
@@ -155,6 +163,20 @@ def test_what_two_ranks_saved_goes_on_with_one_and_with_two_in_other_parts_and_w
     loss, norm = apart(losses(done.out(name)), losses(done.out("ddp")))
     assert loss < 1e-5 and norm < 1e-5
     assert checkpoint.find(done.out(name)).name == f"step-{STEPS:08d}"
+
+
+def test_two_ranks_and_one_let_an_encoder_stand_still_alike_whatever_the_optimiser(done):
+    """Before step 4, where it thaws, only the decoder moves; after a save in shares at 3 one rank goes on. What Muon
+    multiplies it rounds to bf16, and Lion takes signs, so that doubts of the last bit grow with them."""
+    for one, other in (("muon", "muon_of_one"), ("lion", "lion_of_one"), ("lion", "lion_on")):
+        ours, theirs = losses(done.out(one)), losses(done.out(other))
+        assert ours.shape == theirs.shape and len(ours) == 6
+        assert np.abs(ours[:, 1] - theirs[:, 1]).max() < 1e-5, (one, other)
+    path = f"checkpoints/step-0000000{FIRST}/model.safetensors"
+    muon, lion = (checkpoint.read_tensors(done.out(name) / path) for name in ("muon", "lion"))
+    own = [name for name in muon if name.startswith("encoder.") or ".embed." in name]
+    assert len(own) > 20 and all(torch.equal(muon[name], lion[name]) for name in own)
+    assert not torch.equal(muon["decoder.mask_token"], lion["decoder.mask_token"])
 
 
 def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_no_step(done):

@@ -63,6 +63,7 @@ def resuming(note: Note) -> None:
         "train.betas": [0.9, 0.9],
         "train.weight_decay": 0.1,
         "train.layer_decay": 0.9,
+        "train.optimizer": "muon",
         "train.encoder_lr": 0.5,
         "train.thaw": 0.2,
         "train.freeze": "encoder",

@@ -17,7 +17,7 @@ from gpu.results import Check, figure
 
 from mae_ext.config import Config, TrainConfig, load_config
 from mae_ext.engine.cpu import settle_in
-from mae_ext.engine.estimate import BYTES_PER_PARAMETER, activation_bytes, modality_estimates
+from mae_ext.engine.estimate import activation_bytes, modality_estimates, state_bytes
 from mae_ext.model.mae import MAE
 
 CASES = {
@@ -76,7 +76,7 @@ def use_of(check: Check, config: Config, seconds: float) -> dict[str, float]:
 
 def planned_GiB(config: Config) -> float:
     model = MAE.from_config(config)
-    states = sum(p.numel() for p in model.parameters()) * BYTES_PER_PARAMETER
+    states = state_bytes(model, config.train.optimizer)
     return (states + activation_bytes(config, modality_estimates(config, model), 1)) / 2**30
 
 
