@@ -87,7 +87,7 @@ def _durations(value: Any) -> Any:
     return value
 
 
-Durations = Annotated[int | float | tuple[int | float, int | float], BeforeValidator(_durations)]
+Durations = Annotated[int | float | list[int | float], BeforeValidator(_durations)]
 """Steps, or below 1 a share of the run's; of one thing, or of two."""
 
 

@@ -41,12 +41,12 @@ def depth_of(model: nn.Module) -> int:
 
 
 def encoder_of(model: nn.Module) -> set[str]:
-    """The names of its parameters: of a task's backbone; of a model that pretrains, of all but the decoder and what
-    modalities have for it."""
+    """The names of its parameters: of a task's backbone, or of a model that pretrains, all but a decoder and what
+    modalities have for one."""
     names = [name for name, _ in model.named_parameters()]
-    return {name for name in names if name.startswith(BACKBONE)} or {
-        name for name in names if name.startswith("encoder.") or layer_of(name, 0) == 0
-    }
+    start = BACKBONE if any(name.startswith(BACKBONE) for name in names) else ""
+    own = [name for name in names if name.startswith(start)]
+    return {name for name in own if name.startswith(f"{start}encoder.") or layer_of(name, 0) == 0}
 
 
 def freeze(model: nn.Module, what: str | int) -> None:
@@ -138,7 +138,7 @@ def rising(config: Config) -> str | None:
 
 def thaw_of(train: TrainConfig, steps: int, warmup: int) -> tuple[int, int]:
     """For how many steps the encoder of a run stands still, and over how many its rate rises then."""
-    still, rise = train.thaw if isinstance(train.thaw, tuple) else (train.thaw, warmup if train.thaw else 0)
+    still, rise = train.thaw if isinstance(train.thaw, list) else (train.thaw, warmup if train.thaw else 0)
     thaw, rise = (round(n if n >= 1 else n * steps) for n in (still, rise))
     return thaw, rise
 

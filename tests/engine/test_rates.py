@@ -18,6 +18,7 @@ from mae_ext.engine.optim import Schedule, encoder_of
 from mae_ext.engine.run import assembled
 from mae_ext.engine.start_config import with_start
 from mae_ext.engine.step import Step
+from mae_ext.engine.task import build_model
 from mae_ext.errors import ConfigError
 from mae_ext.rng import rng
 
@@ -157,6 +158,7 @@ def test_rates_that_mean_nothing_are_refused_by_name(train, told):
     [
         ({"encoder_lr": 0.1}, "train.encoder_lr=0.1 holds an encoder back that has learned nothing: init is none"),
         ({"thaw": 0.2}, "train.thaw=0.2 holds an encoder back that has learned nothing: init is none"),
+        ({"thaw": [0.5, 3]}, "train.thaw=[0.5, 3] holds an encoder back"),
         ({"thaw": 20}, "train.thaw=20 is no shorter than the run, of 20 steps: the encoder never learns"),
     ],
 )
@@ -176,3 +178,11 @@ def test_from_scratch_a_recipe_has_the_rates_that_it_states_for_that_and_from_a_
     assert parse_config(alone.model_dump(mode="json")) == alone
     told = load_config(file, ["train.layer_decay=0.7", "train.scratch.lr=0.03"]).train
     assert (told.layer_decay, told.thaw, told.lr) == (0.7, 0, 0.03)  # what a command says holds whatever it starts from
+
+
+def test_a_decoder_inside_of_a_backbone_is_none_of_the_encoder():
+    task = torch.nn.Module()
+    task.backbone, task.encoder = build_model(config()), torch.nn.Linear(2, 2)
+    own = encoder_of(task)
+    assert {f"backbone.{name}" for name in (EMBED, FIRST, NORM)} <= own
+    assert not {name for name in own if "decoder" in name or "predict" in name or not name.startswith("backbone.")}
