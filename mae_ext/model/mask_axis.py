@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.model.mask import num_keep, whole_keep
+from mae_ext.model.mask_units import InUnits, repeated
 
 
 def along(values: Tensor, grid: tuple[int, ...], axis: int) -> Tensor:
@@ -22,7 +23,7 @@ def _check_axis(grid: tuple[int, ...], axis: int) -> None:
 
 
 @dataclass(frozen=True)
-class TubeMasker:
+class TubeMasker(InUnits):
     """Hides whole tubes along `axis`: what is hidden in one slice is hidden in all (VideoMAE, 2203.12602).
 
     The ratio is rounded so that tubes stay whole: see whole_keep.
@@ -31,23 +32,26 @@ class TubeMasker:
     ratio: float = 0.9
     axis: int = 0
 
-    def num_keep(self, grid: tuple[int, ...]) -> int:
+    def _num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return whole_keep(prod(grid) // grid[self.axis], self.ratio) * grid[self.axis]
 
-    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
         _check_axis(grid, self.axis)
         # Ranks and not random numbers, two of which can be equal: then two tubes would be kept by halves.
-        return torch.randperm(prod(grid) // grid[self.axis], generator=generator)[self.groups(grid)].float()
+        return torch.randperm(prod(grid) // grid[self.axis], generator=generator)[self._groups(grid)].float()
 
     def groups(self, grid: tuple[int, ...]) -> Tensor:
+        return repeated(self._groups(self.units(grid)), self.unit or (1,) * len(grid))
+
+    def _groups(self, grid: tuple[int, ...]) -> Tensor:
         section = list(grid)
         section[self.axis] = 1
         return torch.arange(prod(section)).view(section).expand(grid)
 
 
 @dataclass(frozen=True)
-class FrameMasker:
+class FrameMasker(InUnits):
     """Hides whole slices across `axis`, at random (the frame masking of VideoMAE's and MAE-ST's ablations).
 
     The ratio is rounded so that slices stay whole: see whole_keep.
@@ -56,20 +60,21 @@ class FrameMasker:
     ratio: float = 0.75
     axis: int = 0
 
-    def num_keep(self, grid: tuple[int, ...]) -> int:
+    def _num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return whole_keep(grid[self.axis], self.ratio) * (prod(grid) // grid[self.axis])
 
-    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
         _check_axis(grid, self.axis)
         return along(torch.randperm(grid[self.axis], generator=generator).float(), grid, self.axis)
 
     def groups(self, grid: tuple[int, ...]) -> Tensor:
-        return along(torch.arange(grid[self.axis]), grid, self.axis)
+        units = self.units(grid)
+        return repeated(along(torch.arange(units[self.axis]), units, self.axis), self.unit or (1,) * len(grid))
 
 
 @dataclass(frozen=True)
-class CausalMasker:
+class CausalMasker(InUnits):
     """Keeps the beginning of `axis` and hides what comes after it.
 
     Counts are exact: where the border falls inside a slice, chance decides which tokens of that slice are kept.
@@ -78,11 +83,11 @@ class CausalMasker:
     ratio: float = 0.5
     axis: int = 0
 
-    def num_keep(self, grid: tuple[int, ...]) -> int:
+    def _num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return num_keep(prod(grid), self.ratio)
 
-    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
         _check_axis(grid, self.axis)
         # 1 - 2**-24 is the most that rand gives, and would round up beside a large coordinate.
         place = torch.arange(grid[self.axis], dtype=torch.float64)
@@ -90,7 +95,7 @@ class CausalMasker:
 
 
 @dataclass(frozen=True)
-class RunningCellMasker:
+class RunningCellMasker(InUnits):
     """In every cell of 2 tokens on each axis but `axis`, a window of places that moves on by one with each slice.
 
     VideoMAE V2 (2303.16727, 3.2) so chooses which hidden tokens its decoder answers, at a ratio of .5; the idea is
@@ -101,11 +106,11 @@ class RunningCellMasker:
     ratio: float = 0.5
     axis: int = 0
 
-    def num_keep(self, grid: tuple[int, ...]) -> int:
+    def _num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return num_keep(prod(grid), self.ratio)
 
-    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
         _check_axis(grid, self.axis)
         place, places = torch.zeros(grid, dtype=torch.int64), 1
         for axis, extent in enumerate(grid):
