@@ -50,10 +50,14 @@ class InUnits:
 
     def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         """-> (*grid) float32, lowest kept. valid: (*grid), the share of each patch where the loss counts."""
+        return self._of_units(grid, generator, valid)
+
+    def _of_units(self, grid: tuple[int, ...], generator: torch.Generator, *known: Tensor | None) -> Tensor:
+        """-> (*grid) scores. known: (*grid) each, what is known of tokens, of which units have the mean."""
         if self.unit is None:
-            return self._scores(grid, generator, valid)
+            return self._scores(grid, generator, *known)
         units = self.units(grid)
-        scores = self._scores(units, generator, None if valid is None else pooled(valid, self.unit))
+        scores = self._scores(units, generator, *(None if one is None else pooled(one, self.unit) for one in known))
         # Ranks, since two numbers can be equal: then two units would be kept by halves.
         ranks = scores.flatten().argsort(stable=True).argsort().view(units).float()
         return repeated(ranks, self.unit)

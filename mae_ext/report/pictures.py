@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_ext.data.loading.batches import valid_share
+from mae_ext.data.loading.batches import content_in, valid_share
 from mae_ext.data.sample import Sample, stack, stack_optional
 from mae_ext.drawing.panels import Panel, on_a_scale, save, save_sheet
 from mae_ext.engine.log import warn
@@ -108,7 +108,8 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     modality = encoder.model.modality(encoder.name)
     x, spacing = stack(batch)
     generators = [rng(seed, "picture", encoder.name, first + i) for i in range(len(batch))]
-    mask = modality.draw_mask(generators, valid=[valid_share(sample, modality.patch) for sample in batch])
+    shares, content = [valid_share(sample, modality.patch) for sample in batch], content_in(batch, modality.patch)
+    mask = modality.draw_mask(generators, None, shares, content)
     mask = mask.each(lambda index: index.to(encoder.device))
     x, spacing = x.to(encoder.device), spacing if spacing is None else spacing.to(encoder.device)
     valid = stack_optional([sample.valid for sample in batch], "valid")

@@ -1,6 +1,6 @@
 """From files to batches: a batch is a function of (config, step), whoever makes it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import groupby
@@ -22,8 +22,9 @@ from mae_ext.data.sources.table import list_items
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import grid_of, patches
-from mae_ext.model.mask import Mask, draw_mask
+from mae_ext.model.mask import Mask, SeesContent, draw_mask
 from mae_ext.model.modality import build_maskers
+from mae_ext.model.units import in_units
 from mae_ext.rng import rng
 
 MAX_SUBSTITUTES = 100
@@ -176,7 +177,15 @@ class ModalityData:
         shares = [valid_share(sample, self.config.patch) for sample in samples]
         of_decode = generators("decode") if self.decode else None
         grid = grid_of(tuple(samples[0].x.shape[1:]), self.config.patch)
-        return draw_mask(self.masker, self.decode, grid, generators("mask"), shares, of_decode)
+        return draw_mask(
+            self.masker,
+            self.decode,
+            grid,
+            generators("mask"),
+            shares,
+            of_decode,
+            content_in(samples, self.config.patch),
+        )
 
 
 def _sized(reader: Reader, size: tuple[int, ...], config: ModalityConfig, where: str) -> Reader:
@@ -191,6 +200,11 @@ def _sized(reader: Reader, size: tuple[int, ...], config: ModalityConfig, where:
     other: Any = copy(reader)
     other.size = size
     return other  # type: ignore[no-any-return]
+
+
+def content_in(samples: Sequence[Sample], patch: tuple[int, ...]) -> Callable[[SeesContent, int], torch.Tensor]:
+    """What draw_mask asks of samples, for maskers that look at them: nothing is computed for others."""
+    return lambda masker, row: masker.content_of(in_units(samples[row].x, levels=samples[row].levels), patch)
 
 
 def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
