@@ -78,7 +78,7 @@ class ModalityConfig(Section):
 
     size: Lengths
     """Of what the model sees, slowest axis first: height, width; frames, height, width; depth, height, width."""
-    sizes: tuple[tuple[Share, Lengths], ...] | None = None
+    sizes: Annotated[tuple[tuple[Share, Lengths], ...], Field(min_length=1)] | None = None
     """Of pretraining: [share of the steps, size], from which on samples are of that size, the last of which is `size`:
     [[0, [16, 16]], [0.4, [24, 24]], [0.7, [32, 32]]]. A smaller sample shows all of the same crop, in fewer tokens."""
     patch: Lengths

@@ -43,7 +43,7 @@ class Modality(nn.Module):
         self.predict = None if decoder_width is None else nn.Linear(decoder_width, self.target.pix)
         self.masker, self.decode = build_maskers(config, where)
         for _, size in config.stages:
-            self._check_parts(size)
+            self._check_parts(size, f"leave {where}.sizes out")
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("std", torch.ones(self.channels))
         self.register_buffer("strides", torch.tensor(self.patch), persistent=False)  # a copy in each step would wait
@@ -87,16 +87,16 @@ class Modality(nn.Module):
         except ValueError as error:
             fits = [max(1, s // p) * p for s, p in zip(size, self.patch, strict=True)]
             raise WrongShape(f"{what}: {error}; crop or pad samples, to {fits} for instance") from None
-        self._check_parts(size)
+        self._check_parts(size, "bring them to that size")
         return grid
 
-    def _check_parts(self, size: tuple[int, ...]) -> None:
+    def _check_parts(self, size: tuple[int, ...], remedy: str) -> None:
         """Raises WrongShape for another size than that of the config, where embedder or positions are of one."""
         for part in (self.embed, self.position, *([] if self.decoder_position is None else [self.decoder_position])):
             if size != self.size and not getattr(part, "any_size", False):
                 raise WrongShape(
                     f"modality '{self.name}': samples of {list(size)}, and {type(part).__name__} is of size "
-                    f"{list(self.size)} alone; bring them to that size"
+                    f"{list(self.size)} alone; {remedy}"
                 )
 
     def everything(self, x: Tensor) -> Tensor:
