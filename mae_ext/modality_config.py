@@ -1,6 +1,6 @@
 """`modalities:` of a config: for each its files, its tokens and its masks."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -116,12 +116,12 @@ class ModalityConfig(Section):
         return [size for since, size in self.stages if since * steps <= step][-1]
 
     @property
-    def placing(self) -> dict[str, Any]:
-        """Arguments of the positions. Where sizes change, a token of a smaller grid covers as much of a crop as several
-        of the largest, so that it stands where their middle is, and not in the corner of the table."""
-        own = self.position.arguments
-        spans = self.sizes and self.position.name == "sincos" and not own.keys() & {"unit", "span"}
-        return {"span": list(self.grid), **own} if spans else own
+    def placed(self) -> PlugIn:
+        """The position as it is built. Where sizes change, a token of a smaller grid covers as much of a crop as
+        several of the largest, and so stands where their middle is, and not in the corner of the table."""
+        own = self.position
+        spans = self.sizes and own.name == "sincos" and not own.arguments.keys() & {"unit", "span"}
+        return PlugIn(name=own.name, span=list(self.grid), **own.arguments) if spans else own  # type: ignore[call-arg]
 
     @model_validator(mode="after")
     def _staged(self) -> "ModalityConfig":

@@ -143,6 +143,8 @@ def _of_a_modality(m: ModalityConfig, alone: bool) -> list[str]:
         notes.append("decode.ratio=0 answers every hidden token, as without decode")
     if m.target.name == "pixel" and m.target.arguments.get("normalize") == "none" and m.target.arguments.get("floor"):
         notes.append("target.floor is of patch-normalised targets, and normalize is none")
+    if augment.grey and m.channels != 3:
+        notes.append(f"data.augment.grey={augment.grey:g} has no effect: it is of RGB, and channels is {m.channels}")
     if augment.strength != DEFAULT.strength and not augment.distort:
         notes.append(f"data.augment.strength={augment.strength:g} has no effect: data.augment.distort is 0")
     resized = {len(m.size) - 1, len(m.size) - 2} - {axis % len(m.size) for axis in augment.fixed}

@@ -169,7 +169,7 @@ def _parsed(values: dict[str, Any], problems: list[str], named: tuple[str, str])
 def _fitted(values: dict[str, Any], source: ModalityConfig, name: str, where: str) -> dict[str, Any]:
     """A modality whose weights are fitted to what it says; what it does not say is the start's, where that can be."""
     own, data = source.model_dump(mode="json"), _section(values.get("data"), f"modalities.{name}.data", where)
-    own["position"] = _placed(source)
+    own["position"] = source.placed.model_dump(mode="json")
     size = values.get("size", own["size"])
     if isinstance(size, list | tuple) and len(size) != len(own["size"]):
         return {**values, "position": values.get("position", "learned")}  # where new axes have their own, learned
@@ -238,13 +238,8 @@ def _modality(values: dict[str, Any], run: ModalityConfig, name: str, problems: 
     augment = {**_of_tasks(own["data"]["augment"]), **_section(data.get("augment"), f"{where}.data.augment", "config")}
     reader = own["data"]["reader"] | {k: v for k, v in _arguments(data.get("reader")).items() if k in FREE}
     kept = {"reader": reader, "statistics": own["data"]["statistics"], "augment": augment}
-    tokens = {key: own[key] for key in (*TOKENS, *MASKED)} | {"position": _placed(run)}
+    tokens = {key: own[key] for key in (*TOKENS, *MASKED)} | {"position": run.placed.model_dump(mode="json")}
     return {**values, **tokens, "size": size, "data": {**data, **kept}}
-
-
-def _placed(run: ModalityConfig) -> dict[str, Any]:
-    """The positions of a run, with what they have from its sizes, which who starts from it has not."""
-    return {"name": run.position.name, **run.placing}
 
 
 def _of_tasks(augment: dict[str, Any]) -> dict[str, Any]:

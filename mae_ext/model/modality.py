@@ -31,12 +31,14 @@ class Modality(nn.Module):
         super().__init__()
         self.name = name
         self.size, self.patch, self.grid, self.channels = config.size, config.patch, config.grid, config.channels
-        where, position = f"modalities.{name}", config.position
+        where, position = f"modalities.{name}", config.placed
         shape = {"patch": self.patch, "channels": self.channels}
         self.embed = plugins.embedders.build(
             config.embed.name, config.embed.arguments, f"{where}.embed", size=self.size, **shape, width=width
         )
-        placed = partial(plugins.positions.build, position.name, config.placing, f"{where}.position", grid=self.grid)
+        placed = partial(
+            plugins.positions.build, position.name, position.arguments, f"{where}.position", grid=self.grid
+        )
         self.position = placed(width=width)
         self.decoder_position = None if decoder_width is None else placed(width=decoder_width)
         self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)

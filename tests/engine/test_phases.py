@@ -1,5 +1,6 @@
 """Runs whose samples grow: exact after a stop, planned, compiled, placed, and refused where they mean nothing."""
 
+import json
 import shutil
 
 import pytest
@@ -7,21 +8,31 @@ import torch
 from engine.test_estimate import config as config_of
 from faults.kills import trajectory
 
+import mae_ext
 from mae_ext.config import load_config, parse_config
 from mae_ext.data.batch import Batch
+from mae_ext.data.crops import evaluation_sampler
+from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine import compiling
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.efficiency import Efficiency
 from mae_ext.engine.estimate import describe, modality_estimates
+from mae_ext.engine.failure import replay
+from mae_ext.engine.held_out import held_out, held_out_losses
 from mae_ext.engine.meaning import check_meaning, remarks
 from mae_ext.engine.phases import phases
+from mae_ext.engine.pretrain import Pretraining
 from mae_ext.engine.run import assembled
+from mae_ext.engine.start import load_start
 from mae_ext.engine.start_config import with_start
 from mae_ext.engine.step import Step
 from mae_ext.errors import ConfigError, WrongShape
 from mae_ext.model.mae import MAE
+from mae_ext.model.mask import from_scores
+from mae_ext.model.mask_content import ContentMasker
 from mae_ext.model.position import SinCos, sincos
 from mae_ext.rng import rng
+from mae_ext.strict_json import dumps
 
 SIZES = "modalities.image.sizes"
 GROWING = [[0, [8, 8]], [0.4, [12, 12]], [0.7, [16, 16]]]
@@ -156,7 +167,10 @@ def test_what_is_of_pretraining_is_refused_of_a_task(tiny, values, told):
         check_meaning(load_config(tiny({"task": "classify", **values})))
 
 
-def test_a_strength_without_an_operation_is_said_to_do_nothing(tiny):
+def test_a_strength_without_an_operation_and_grey_without_colours_are_said_to_do_nothing(tiny):
+    grey = {"modalities.image.channels": 1, "modalities.image.data.augment": {"grey": 0.2}}
+    (said,) = remarks(load_config(tiny(grey)), 60, 10)
+    assert said.endswith("data.augment.grey=0.2 has no effect: it is of RGB, and channels is 1")
     config = load_config(tiny({"modalities.image.data.augment": {"strength": 0.9}}))
     assert "modalities.image.data.augment.strength=0.9 has no effect: data.augment.distort is 0" in remarks(
         config, 60, 10
@@ -173,3 +187,45 @@ def test_a_task_takes_over_the_places_of_a_run_that_grew_and_not_its_jitter(make
     augment = image.data.augment
     assert (augment.distort, augment.grey, augment.flip) == (0, 0.0, (0,))
     check_meaning(with_start(values, "config", trained))
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_step_that_failed_while_samples_were_small_is_replayed_as_small(tiny, train, tmp_path):
+    reader = {"name": "faulty", "fault": "nan", "match": "11."}
+    image = {"modalities.image.data.statistics": "none", "modalities.image.data.reader": reader, SIZES: GROWING}
+    assert train(tiny(image)) == 1
+    (failure,) = (tmp_path / "run").glob("failure-*")
+    record = json.loads((failure / "record.json").read_text())
+    assert record["step"] < 24  # of 60, so still 8 x 8
+    assert json.loads(dumps(replay(failure))) == {key: value for key, value in record.items() if key != "files"}
+
+
+def test_held_out_samples_are_masked_by_what_they_hold_at_their_full_size(tiny, photos):
+    masker = {"name": "content", "ratio": 0.75, "mix": 0.3, "keep": "low"}
+    paths = {"path": str(photos), "test": str(photos), "statistics": "none"}
+    config = load_config(tiny({"modalities.image.mask": masker, "modalities.image.data": paths, SIZES: GROWING}))
+    image = config.modalities["image"]
+    data, model, losses = ModalityData(3, "image", image, held_out=held_out(config)["image"]), MAE(config).eval(), []
+    crop = evaluation_sampler(image.data.augment, image.size)
+    for index, address in enumerate(data.held_out.listed.addresses):
+        (sample,) = data.reader.read(address, [crop])
+        content = ContentMasker().content_of(sample.x.float() / 255, (4, 4))
+        scores = ContentMasker(**{k: v for k, v in masker.items() if k != "name"}).scores(
+            (4, 4), rng(3, "held-out", "image", index), None, content
+        )
+        losses.append(model(sample.x[None], from_scores(scores[None], 4)).item())
+    assert len(losses) == 40
+    judged = held_out_losses(Pretraining().loss, model, config, {"image": data}, ALONE)
+    assert judged["loss"] == pytest.approx(sum(losses) / 40, rel=1e-5)
+
+
+def test_weights_of_a_run_that_grew_are_those_of_a_model_of_one_size_with_its_places(make_run):
+    sizes = [[0, [16, 8]], [0.5, [24, 16]]]
+    trained = make_run(sizes=sizes)
+    values = {"seed": 5, "modalities": {"image": {"batch": 4}}, "train": {"steps": 5}}
+    config = with_start(values, "config", trained)
+    model = MAE(config)
+    report = load_start(model, config)
+    assert report.count("taken") == len(report.rows) > 0
+    x = torch.rand(2, 3, 16, 8, generator=rng(0, "x"))
+    assert torch.equal(model.eval().encode(x), mae_ext.load_encoder(trained).model.encode(x))
