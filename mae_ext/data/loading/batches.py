@@ -228,18 +228,22 @@ class StepData:
 
     def part(self, step: int, part: int) -> dict[str, Batch]:
         sizes = self.sizes(step)
-        return {n: data.batch(step, part, self.accumulate, sizes[n]) for n, data in self.modalities.items()}
+        return {n: data.batch(step, part, self.accumulate, **sizes[n]) for n, data in self.modalities.items()}
 
-    def sizes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Of the samples of each modality in `step`."""
-        configs = {name: data.config for name, data in self.modalities.items()}
-        return {n: m.size if self.steps is None else m.size_at(step, self.steps) for n, m in configs.items()}
+    def sizes(self, step: int) -> dict[str, dict[str, tuple[int, ...]]]:
+        """{"size": of the samples in `step`} of each modality; {} where they are as large as they become."""
+        if self.steps is None:
+            return {name: {} for name in self.modalities}
+        return {name: {"size": data.config.size_at(step, self.steps)} for name, data in self.modalities.items()}
 
     def growth(self, step: int) -> float:
         """How many times as large as those of `step` the largest batches are."""
-        voxels = {name: data.config.batch * data.config.channels for name, data in self.modalities.items()}
-        largest = sum(count * prod(self.modalities[name].config.size) for name, count in voxels.items())
-        return largest / sum(voxels[name] * prod(size) for name, size in self.sizes(step).items())
+        now = largest = 0
+        for name, sized in self.sizes(step).items() if self.steps is not None else ():
+            config = self.modalities[name].config
+            values = config.batch * config.channels
+            now, largest = now + values * prod(sized["size"]), largest + values * prod(config.size)
+        return largest / now if now else 1.0
 
     def unit(self, number: int) -> dict[str, Batch]:
         """The parts of all steps, counted through: part p of step s is number s * accumulate + p."""
