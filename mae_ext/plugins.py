@@ -131,7 +131,9 @@ def _imported(place: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-embedders = Registry("embedder", {"patch": "mae_ext.model.embed:PatchEmbed"})
+embedders = Registry(
+    "embedder", {"patch": "mae_ext.model.embed:PatchEmbed", "conv": "mae_ext.model.conv_embed:ConvEmbed"}
+)
 positions = Registry(
     "position",
     {
@@ -163,7 +165,15 @@ readers = Registry(
         "volume": "mae_ext.data.volume.reader:VolumeReader",
     },
 )
-targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
+targets = Registry(
+    "target",
+    {
+        "pixel": "mae_ext.model.target:PixelTarget",
+        "gradient": "mae_ext.model.gradient:GradientTarget",
+        "hog": "mae_ext.model.hog:HogTarget",
+        "teacher": "mae_ext.model.teacher:TeacherTarget",
+    },
+)
 tasks = Registry(
     "task",
     {

@@ -12,6 +12,7 @@ from mae_ext.engine.micro_batch import with_parts
 from mae_ext.engine.optim import Schedule, peak_lr
 from mae_ext.engine.optimizers import moments_of
 from mae_ext.engine.phases import phases
+from mae_ext.engine.teacher import settled
 from mae_ext.model.mae import MAE
 
 FLOATS_PER_TOKEN = 16
@@ -51,7 +52,9 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
         first, hidden = int(wide.class_token) or extra, int(wide.width * (wide.mlp_ratio or shape.mlp_ratio))
         forward += wide.depth * block_flops(kept + first + decoded, wide.width, hidden)
         forward += 2 * (
-            kept * pix * shape.width + (kept + extra) * shape.width * wide.width + decoded * wide.width * pix
+            kept * pix * shape.width
+            + (kept + extra) * shape.width * wide.width
+            + decoded * wide.width * modality.target.pix
         )
         forward += 2 * len(wide.fuse) * (kept + extra) * shape.width * shape.width
         rows.append(ModalityEstimate(name, prod(m.grid), kept, decoded, 3 * forward))
@@ -86,7 +89,7 @@ def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -
 
 def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     """The text of `mae-ext plan`. files: how many each modality has; those not known are left out of the schedule."""
-    config = with_parts(config, world)
+    config = settled(with_parts(config, world))
     check_meaning(config)
     model = MAE.from_config(config)
     sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}

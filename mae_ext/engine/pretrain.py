@@ -14,7 +14,8 @@ from mae_ext.engine.held_out import check_held_apart, held_out, held_out_losses
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.phases import check_stages
 from mae_ext.engine.start import load_start
-from mae_ext.errors import UserError
+from mae_ext.engine.teacher import settled
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
@@ -39,7 +40,8 @@ class Pretraining:
         return data
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
-        return resolve_statistics(config, data) if old is None else with_statistics(config, old)
+        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
+        return settled(config, old)
 
     def model(self, config: Config) -> nn.Module:
         return MAE.from_config(config)

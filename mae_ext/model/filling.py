@@ -13,16 +13,16 @@ def filled_in(
     modality: Modality, x: Tensor, mask: Mask, predicted: Tensor, own_statistics: bool, valid: Tensor | None
 ) -> Tensor:
     """(B, C, *S) in reader units, (B, P, pix) predicted of mask.pred -> (B, C, *S) float32; see `MAE.reconstruct`."""
-    original, x = in_units(x), modality.normalize(x)
+    original, x, target = in_units(x), modality.normalize(x), modality.pixels
     tokens = patchify(x, modality.patch)
     weight = [] if valid is None else [patchify(modality.counts(valid, x), modality.patch)]
-    mean, divisor = modality.target.statistics(tokens, *weight)
+    mean, divisor = target.statistics(tokens, *weight)
     if own_statistics:
         mean, divisor = take(mean, mask.pred), take(divisor, mask.pred)
     else:
         near = nearness(mask.pred, mask.keep, mask.grid)
         mean, divisor = near @ take(mean, mask.keep), near @ take(divisor, mask.keep)
-    pixels = predicted * modality.target.spread(divisor) + modality.target.spread(mean)
+    pixels = predicted[..., : target.pix] * target.spread(divisor) + target.spread(mean)
     where = mask.pred[..., None].expand(-1, -1, tokens.shape[-1])
     hidden = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, where, True)
     filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))

@@ -154,7 +154,7 @@ class MAE(nn.Module):
         x = modality.normalize(x)
         encoded, fused, layers = self._encoded(modality.tokens(x, mask.keep, spacing))
         predicted = self.decode(fused, mask, modality, spacing)
-        loss = modality.loss(predicted.float(), x, mask.pred, valid)
+        loss = modality.loss(predicted.float(), x, mask.pred, valid, spacing)
         if (term := getattr(modality.target, "term", None)) is not None:
             loss = loss + term(self.encoder.patches(encoded), predicted, x, mask, valid)
         for one in self.terms.values() if self.training else ():

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from mae_ext import plugins
 from mae_ext.config import ModalityConfig, Statistics
-from mae_ext.errors import WrongShape
-from mae_ext.model.grid import grid_of, take_patches
+from mae_ext.errors import UserError, WrongShape
+from mae_ext.model.grid import grid_of, patches, take_patches
 from mae_ext.model.mask import Mask, Masker, SeesContent, draw_mask
+from mae_ext.model.target import PixelTarget, parts_of
 from mae_ext.model.units import in_units
 
 
@@ -120,8 +121,15 @@ class Modality(nn.Module):
         return torch.addcmul(self._per_channel(-self.mean / self.std), in_units(x), self._per_channel(1 / self.std))
 
     def counts(self, valid: Tensor, x: Tensor) -> Tensor:
-        """(B, 1, *S) bool, (B, C, *S) -> (B, C, *S) of x's dtype: 1 where a value counts, a view over channels."""
-        return valid.to(x.dtype).expand(-1, self.channels, *x.shape[2:])
+        """(B, 1, *S) bool, (B, C, *S) -> (B, C, *S) of x's dtype: 1 where a value counts, a view over channels.
+
+        x may be maps that are coarser than S: then of each of its values the share of pixels that count.
+        """
+        share = valid.to(x.dtype)
+        if valid.shape[2:] != x.shape[2:]:
+            block = tuple(s // m for s, m in zip(valid.shape[2:], x.shape[2:], strict=True))
+            share = patches(share, block).flatten(1 + len(block)).mean(-1)[:, None]
+        return share.expand(-1, *x.shape[1:])
 
     def denormalize(self, x: Tensor) -> Tensor:
         """The inverse of normalize, for floats."""
@@ -141,19 +149,51 @@ class Modality(nn.Module):
         everything = self.everything(x)
         return self.tokens(self.normalize(x), everything, spacing)
 
-    def loss(self, predicted: Tensor, x: Tensor, pred: Tensor, valid: Tensor | None) -> Tensor:
+    def loss(
+        self, predicted: Tensor, x: Tensor, pred: Tensor, valid: Tensor | None, spacing: Tensor | None = None
+    ) -> Tensor:
         """(B, P, pix) predicted of the patches `pred` (B, P) of (B, C, *S) normalised -> scalar.
 
         The mean over samples of the mean error over pixels that are valid: valid is (B, 1, *S) bool, or None for all. A
-        sample none of whose predicted pixels is valid counts as 0.
+        sample none of whose predicted pixels is valid counts as 0. Of a target in parts: their weighted sum.
         """
-        pixels = take_patches(x, self.patch, pred)
+        parts = parts_of(self.target)
+        answers = predicted.split([part.pix for _, part in parts], -1)
+        losses = [
+            weight * self._loss_of(part, answer, (x, valid, spacing), pred)
+            for (weight, part), answer in zip(parts, answers, strict=True)
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _loss_of(
+        self, target: Any, predicted: Tensor, seen: tuple[Tensor, Tensor | None, Tensor | None], pred: Tensor
+    ) -> Tensor:
+        """seen: (B, C, *S) normalised, (B, 1, *S) valid and (B, n) spacing, all of which a target may look at."""
+        (x, valid, _), prepare = seen, getattr(target, "prepare", None)
+        maps = x if prepare is None else prepare(*seen)
+        patch = tuple(p * m // s for p, m, s in zip(self.patch, maps.shape[2:], x.shape[2:], strict=True))
+        values = take_patches(maps, patch, pred)
         if valid is None:
-            error: Tensor = self.target.error(predicted, self.target(pixels))
+            error: Tensor = target.error(predicted, target(values))
             return error.mean()
-        weight = take_patches(self.counts(valid, x), self.patch, pred)
-        error = self.target.error(predicted, self.target(pixels, weight))
+        weight = take_patches(self.counts(valid, maps), patch, pred)
+        error = target.error(predicted, target(values, weight))
         return ((error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).mean()
+
+    @property
+    def pixels(self) -> PixelTarget:
+        """The part of the target from which a picture can be drawn; it is the first of what is predicted.
+
+        Raises UserError where no part is about pixels.
+        """
+        _, first = parts_of(self.target)[0]
+        if not (hasattr(first, "statistics") and hasattr(first, "spread")):
+            raise UserError(
+                f"modality '{self.name}': its target, {type(self.target).__name__}, says nothing of pixels, so there "
+                f"is no picture of what it predicts; a run with target.pixels=1 has one"
+            )
+        pixels: PixelTarget = first
+        return pixels
 
     def draw_mask(
         self,

@@ -58,6 +58,7 @@ def reconstruct(
                 f"{run}: these weights have no decoder, which draws; pretrain from them (--init) to have one"
             )
         raise UserError(f"{run}: a run of task '{task}' has no decoder; give the run of pretraining it started from")
+    _ = encoder.model.modality(encoder.name).pixels  # or the target is of no picture
     if any(Path(source).is_dir() and out.resolve() == Path(source).resolve() for source in inputs):
         raise UserError(f"--out {out}: is a folder of inputs, whose files are not written over; name another")
     # Pictures of another modality of the run may lie there already.
@@ -120,7 +121,7 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     original, filled = on_a_scale(original, original), on_a_scale(filled, original)
     visible = visible_pixels(mask, modality.patch)
     masked = torch.where(visible, original, torch.full_like(original, HIDDEN))
-    normalised = getattr(modality.target, "normalize", "none") != "none"
+    normalised = getattr(modality.pixels, "normalize", "none") != "none"
     how = statistics_caption(normalised, own)
     display = getattr(encoder.reader(), "display", "image")
     share = 1 - mask.keep.shape[1] / prod(mask.grid)
