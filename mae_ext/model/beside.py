@@ -26,7 +26,8 @@ class Beside(nn.Module):
         if not weight > 0:
             raise ValueError("weight=0 asks for pixels alone: name 'pixel'")
         self.other = other
-        self.pixel = PixelTarget(patch, channels, normalize, floor) if pixels else None
+        pixel = PixelTarget(patch, channels, normalize, floor)  # which also says what its arguments may be
+        self.pixel = pixel if pixels else None
         self.weights = (pixels, weight)
 
     @property
