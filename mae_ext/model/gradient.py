@@ -16,12 +16,13 @@ def difference(x: Tensor, axis: int, valid: Tensor | None = None) -> Tensor:
     lies beyond is taken to be as the voxel itself, and is no edge.
     """
     axis += 2
-    steps = x.diff(dim=axis)
+    steps, count = x.diff(dim=axis), x.shape[axis] - 1
     if valid is not None:
-        count = valid.shape[axis] - 1
         steps = torch.where(valid.narrow(axis, 0, count) & valid.narrow(axis, 1, count), steps, 0.0)
-    edge = torch.zeros_like(x.narrow(axis, 0, 1))
-    return (torch.cat([steps, edge], axis) + torch.cat([edge, steps], axis)) / 2
+    steps, both = steps / 2, torch.zeros_like(x)
+    both.narrow(axis, 0, count).copy_(steps)
+    both.narrow(axis, 1, count).add_(steps)
+    return both
 
 
 class Gradients(nn.Module):

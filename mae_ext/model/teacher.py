@@ -27,9 +27,9 @@ class Features(nn.Module):
 
     @property
     def pix(self) -> int:
-        """Raises ValueError before the teacher was looked at."""
+        """Raises UserError before the teacher was looked at."""
         if self.width is None:
-            raise ValueError("the width of the teacher is not known: set target.width, as a run does when it begins")
+            raise UserError("the width of the teacher is not known: set target.width, as a run does when it begins")
         return self.width
 
     def prepare(self, x: Tensor, valid: Tensor | None, spacing: Tensor | None) -> Tensor:
