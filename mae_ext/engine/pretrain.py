@@ -15,7 +15,7 @@ from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.phases import check_stages
 from mae_ext.engine.start import load_start
 from mae_ext.engine.teacher import settled
-from mae_ext.errors import ConfigError, UserError
+from mae_ext.errors import UserError
 from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
