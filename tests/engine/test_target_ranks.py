@@ -1,0 +1,66 @@
+"""Two ranks lose what one does, whatever is asked of a hidden patch, with whole models and with shares.
+
+scripts/test -m slow -k target_ranks
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine.test_distributed import free_port, start_as_ranks, wait_for
+from faults.kills import rows, trajectory
+
+from mae_ext.cli import run
+
+pytestmark = pytest.mark.slow
+
+TARGETS = {
+    "gradient": ["modalities.image.target={name: gradient}"],
+    "hog": ["modalities.image.target={name: hog, pixels: 1, cell: 2}"],
+    "teacher": ["modalities.image.target={name: teacher, of: TEACHER, pixels: 1}"],
+    "conv": ["modalities.image.embed={name: conv, hidden: 2}"],
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, striped):
+    """What one rank and two did: `root / NAME-WORLD`."""
+    root = tmp_path_factory.mktemp("targets")
+    config, data = root / "tiny.yaml", ["--data", str(striped / "train"), "--test", str(striped / "test")]
+    train = {
+        "steps": 4, "lr": 1e-2, "warmup_steps": 1, "precision": "fp32", "device": "cpu", "workers": 0,
+        "save_every": 4, "evaluate_every": 2, "tensorboard": False,
+    }  # fmt: skip
+    model = {"width": 32, "depth": 2, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}
+    image = {"size": [16, 16], "patch": [4, 4], "batch": 8, "data": {}}
+    config.write_text(json.dumps({"modalities": {"image": image}, "model": model, "train": train}))
+    teacher = root / "teacher"
+    assert run(["pretrain", str(config), *data, "--out", str(teacher)]) == 0
+
+    def entry(name, world, *more):
+        sets = [part.replace("TEACHER", str(teacher)) for key in (*TARGETS[name], *more) for part in ("--set", key)]
+        out = root / f"{name}-{'shares' if more else world}"
+        return {"world": world, "port": free_port(), "argv": ["pretrain", str(config), *data, "--out", str(out), *sets]}
+
+    plan = [entry(name, world) for name in TARGETS for world in (2, 1)]
+    plan += [entry(name, 2, "train.parallel=fsdp", "train.accumulate=2") for name in ("teacher", "conv")]
+    (root / "runs.json").write_text(json.dumps(plan))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        started = start_as_ranks([sys.executable, "-m", "engine.several_runs", str(root / "runs.json")], root / "ranks")
+        ended = wait_for(started, 400)
+    assert ended == [0, 0], [log.read_text()[-3000:] for _, log in started]
+    codes = json.loads(started[0][1].read_text().splitlines()[-1])
+    assert codes == [0] * len(plan), [log.read_text()[-3000:] for _, log in started]
+    return root
+
+
+@pytest.mark.parametrize("other", [f"{name}-2" for name in TARGETS] + ["teacher-shares", "conv-shares"])
+def test_two_ranks_lose_what_one_does(done, other):
+    one = done / f"{other.partition('-')[0]}-1"
+    ours, theirs = (np.array(trajectory(out)) for out in (one, done / other))
+    assert np.abs(ours - theirs).max() < 1e-5
+    judged = [[row["loss"] for row in rows(out / "evaluations.jsonl")] for out in (one, done / other)]
+    assert len(judged[0]) == 2 and np.allclose(*judged, atol=1e-5)
