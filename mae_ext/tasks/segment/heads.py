@@ -1,4 +1,4 @@
-"""From tokens to a class for every voxel: a linear head, and UNETR's decoder with MONAI's blocks."""
+"""From tokens to a class for every voxel: a linear head, UNETR's decoder with MONAI's blocks, or a light one."""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,6 +11,9 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.errors import ConfigError
 from mae_ext.model.grid import unpatchify
 from mae_ext.model.mae import MAE
+from mae_ext.tasks.segment.upsample import UpsampleHead
+
+HeadName = Literal["linear", "unetr", "upsample"]
 
 MANY = 32
 """Classes from which on a head's answers are transposed before they are put into place."""
@@ -104,22 +107,28 @@ class UnetrHead(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """An encoder without a decoder, and a head. classes: with the background, which is class 0."""
+    """An encoder without a decoder, and a head. classes: with the background, which is class 0. layers: as UpsampleHead
+    takes them."""
 
     def __init__(
-        self, config: Config, name: str, head: Literal["linear", "unetr"], classes: int, features: int = 16
+        self, config: Config, name: str, head: HeadName, classes: int, features: int = 16, layers: int = 1
     ) -> None:
         super().__init__()
         modality: ModalityConfig = config.modalities[name]
         assert config.model.width and config.model.depth
         self.backbone = MAE(config, decodes=False)
-        self.head: LinearHead | UnetrHead
-        if head == "linear":
-            self.head, levels = LinearHead(config.model.width, modality.patch, classes), 1
-        else:
-            self.head = UnetrHead(config.model.width, modality.patch, modality.channels, classes, features)
-            levels = self.head.levels
-        depth = config.model.depth
+        depth, shape = config.model.depth, (config.model.width, modality.patch)
+        self.head: LinearHead | UnetrHead | UpsampleHead
+        match head:
+            case "linear":
+                self.head, levels = LinearHead(*shape, classes), 1
+            case "upsample":
+                if layers > depth:
+                    raise ConfigError(f"task.layers={layers}: the encoder has {depth} blocks; expected at most so many")
+                self.head, levels = UpsampleHead(*shape, modality.channels, classes, features, layers), layers
+            case "unetr":
+                self.head = UnetrHead(*shape, modality.channels, classes, features)
+                levels = self.head.levels
         self.taken = [max(1, round(depth * level / levels)) for level in range(1, levels)]
         """After which blocks earlier tokens are taken, counted from 1."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from mae_ext.engine.outputs import Results, addresses_of, result_paths
 from mae_ext.errors import BadSample, NoneMeasurable, UserError, reasons, some
 from mae_ext.progress import Progress
 from mae_ext.tasks.finetuning import FineTuning
-from mae_ext.tasks.segment.heads import Segmenter
+from mae_ext.tasks.segment.heads import HeadName, Segmenter
 from mae_ext.tasks.segment.overlap import dice, found_wrongly, loss_of_known, mean_scores, surface_scores
 from mae_ext.tasks.segment.pairs import TARGET, PairedExamples, check_extent, label_reader
 from mae_ext.tasks.segment.windows import segment
@@ -86,10 +86,10 @@ class Segmentation(FineTuning):
     samples' names, or a .csv with the columns path and mask; test_masks: those of the test data, if they are elsewhere.
     foreground: whatever is above 0 is one class, as where numbers are instances. ignore: the number that says that
     nothing is known (255 in VOC and Cityscapes): neither learned, nor judged, nor sought by balance. head: "linear",
-    or "unetr" with so many features. balance: the share of crops that are moved onto a label. overlap: of neighbouring
-    windows of a whole sample, 0..1 (0.5 as in MONAI's UNETR tutorials). distort, strength: as in classification, of
-    values alone. surface: also the 95th percentile of the Hausdorff distance, and the surface Dice at one voxel (or mm,
-    with a spacing).
+    or with so many features "unetr" or the much lighter "upsample", which joins so many `layers` of the encoder.
+    balance: the share of crops that are moved onto a label. overlap: of neighbouring windows of a whole sample, 0..1
+    (0.5 as in MONAI's UNETR tutorials). distort, strength: as in classification, of values alone. surface: also the
+    95th percentile of the Hausdorff distance, and the surface Dice at one voxel (or mm, with a spacing).
     """
 
     chief = ("dice", "most")
@@ -101,8 +101,9 @@ class Segmentation(FineTuning):
         test_masks: str | None = None,
         foreground: bool = False,
         ignore: int | None = None,
-        head: Literal["linear", "unetr"] = "linear",
+        head: HeadName = "linear",
         features: int = 16,
+        layers: int = 1,
         balance: float = 0.5,
         overlap: float = 0.5,
         distort: int = 0,
@@ -117,8 +118,12 @@ class Segmentation(FineTuning):
             raise ValueError(f"ignore={ignore!r}: expected the one number that label maps have where nothing is known")
         if ignore is not None and not foreground and 0 < ignore <= len(classes):
             raise ValueError(f"ignore={ignore}: is the number of '{classes[ignore - 1]}', and no class could be it")
-        if head not in ("linear", "unetr"):
-            raise ValueError(f"head={head!r}: expected 'linear' or 'unetr'")
+        if head not in get_args(HeadName):
+            raise ValueError(f"head={head!r}: expected 'linear', 'unetr' or 'upsample'")
+        if not isinstance(layers, int) or layers < 1 or (layers > 1 and head != "upsample"):
+            raise ValueError(
+                f"layers={layers}: expected a whole number of the encoder's layers, above 1 for head upsample"
+            )
         for what, value, most in (("balance", balance, 1.0), ("overlap", overlap, 0.9), ("strength", strength, 1.0)):
             if not 0 <= value <= most:
                 raise ValueError(f"{what}={value}: expected 0 to {most:g}")
@@ -126,7 +131,7 @@ class Segmentation(FineTuning):
             raise ValueError(f"distort={distort}, features={features}: expected whole numbers, of features 1 at least")
         self.classes, self.masks, self.test_masks, self.foreground = tuple(classes), masks, test_masks, foreground
         self.ignore = ignore
-        self.head, self.features, self.balance, self.overlap = head, features, balance, overlap
+        self.head, self.features, self.layers, self.balance, self.overlap = head, features, layers, balance, overlap
         self.distort, self.strength, self.surface = distort, strength, surface
 
     def examples(self, config: Config, name: str) -> tuple[PairedExamples, HeldOut | None]:
@@ -172,7 +177,7 @@ class Segmentation(FineTuning):
 
     def model(self, config: Config) -> nn.Module:
         name, _ = self.modality_of(config)
-        return Segmenter(config, name, self.head, 1 + len(self.classes), self.features)
+        return Segmenter(config, name, self.head, 1 + len(self.classes), self.features, self.layers)
 
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         from monai.losses.dice import DiceCELoss
