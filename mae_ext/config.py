@@ -105,6 +105,11 @@ class Config(Section):
         """Of all modalities, over all ranks."""
         return sum(m.batch for m in self.modalities.values())
 
+    def weight_of(self, stream: str) -> float:
+        """What the loss of a stream of batches counts: its modality's weight, or 1 of one that a task has beside it."""
+        modality = self.modalities.get(stream)
+        return 1.0 if modality is None else modality.weight
+
     def check_plugins(self) -> "Config":
         """Names and arguments of every plug-in, before any work starts; masks must keep and hide something."""
         task = plugins.tasks.build(self.task.name, self.task.arguments, "task")

@@ -22,6 +22,7 @@ from mae_ext.config import Config, parse_config
 from mae_ext.engine.failpoint import reach
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
+from mae_ext.interop.fit import is_of_decoder
 from mae_ext.model.mae import MAE
 from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import read_yaml
@@ -244,12 +245,19 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint}/state.json cannot be read: {error!r}") from None
 
 
+def encoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a task's weights, by name, those of the encoder that it keeps as `backbone`, by the names that they have in an
+    MAE; none where it pretrains. A decoder that its loss had beside it (`task.reconstruct`) is left."""
+    backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
+    return {k: v for k, v in backbone.items() if not is_of_decoder(k)}
+
+
 def load_run(run_or_checkpoint: str | Path) -> LoadedRun:
     """The newest whole checkpoint of a run, or the one named."""
     path = find(run_or_checkpoint)
     config = read_config(path)
     weights = read_tensors(path / "model.safetensors")
-    backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
+    backbone = encoder_of(weights)
     model = MAE(config, decodes=not backbone)
     load_weights(model, backbone or weights, str(path))
     return LoadedRun(model.eval(), config, read_state(path)["step"], path)

@@ -81,10 +81,10 @@ def of_all_ranks(
     return sorted((one for share, _ in shares for one in share), key=lambda one: one[0]), unusable
 
 
-def announce(config: Config, data: Mapping[str, ModalityData]) -> None:
+def announce(data: Mapping[str, ModalityData]) -> None:
     """Says what will be trained on, before anything is measured of it, and what of that can hardly be meant."""
     for name, one in data.items():
-        path = str(config.modalities[name].data.path)
+        path = str(one.config.data.path)
         say(opening(one.items, path, name))
         for remark in odd(one.items, path):
             warn(remark)

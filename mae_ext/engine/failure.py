@@ -57,7 +57,7 @@ def replay(failure: str | Path) -> dict[str, Any]:
         (taken,) = step.answers(everything=True)
     except NonFinite as again:
         return again.record
-    losses = dict(zip(config.modalities, taken.losses, strict=True))
+    losses = dict(zip(data, taken.losses, strict=True))
     return {"step": at.step, "losses": losses, "grad_norm": taken.norm}
 
 

@@ -56,10 +56,10 @@ class Ledger:
         """
         later = [row for row in self.news if row["step"] > step]
         everyone = [row for rows in self.ranks.gather([r for r in self.news if r["step"] <= step]) for row in rows]
-        self._write(sorted(everyone, key=lambda row: list(config.modalities).index(row["modality"])))
+        self._write(sorted(everyone, key=lambda row: list(data).index(row["modality"])))
         self.news = [row for row in later if _file(row) not in self.known]
         for name, d in data.items():
-            self._stop_if_too_many(name, d, config)
+            self._stop_if_too_many(name, d)
 
     def last_words(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         """Of a rank that cannot go on, and waits for nobody. The error that ends the run says why of all of them."""
@@ -75,9 +75,9 @@ class Ledger:
                 if not quietly:
                     warn(f"bad file {row['path']}: {row['kind']}" + (f" ({row['detail']})" if row["detail"] else ""))
 
-    def _stop_if_too_many(self, name: str, data: ModalityData, config: Config) -> None:
+    def _stop_if_too_many(self, name: str, data: ModalityData) -> None:
         bad = sorted((row for row in self.known.values() if row["modality"] == name), key=lambda row: str(row["path"]))
-        limit = config.modalities[name].data.max_bad_fraction
+        limit = data.config.data.max_bad_fraction
         if len(bad) > limit * len(data.items):
             raise RunError(
                 f"modality '{name}': {len(bad)} of {len(data.items)} files are bad, and max_bad_fraction is {limit:g}: "

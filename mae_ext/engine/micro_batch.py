@@ -107,7 +107,7 @@ def try_step(config: Config, task: Task, model: nn.Module, batches: Mapping[str,
     try:
         for _ in range(2):
             with autocast(next(model.parameters()).device, config.train.precision):
-                losses = [config.modalities[n].weight * task.loss(model, n, b).float() for n, b in batches.items()]
+                losses = [config.weight_of(n) * task.loss(model, n, b).float() for n, b in batches.items()]
             torch.stack(losses).sum().backward()
     finally:
         model.zero_grad(set_to_none=True)

@@ -149,7 +149,7 @@ def row_of(run: Run, taken: Taken, waited: float, seconds: float) -> dict[str, A
     row: dict[str, Any] = {
         "step": done,
         "epoch": done * modality.batch / run.data[name].plan.samples_per_epoch,
-        "loss": sum(m.weight * loss for m, loss in zip(config.modalities.values(), losses, strict=True)),
+        "loss": sum(config.weight_of(n) * loss for n, loss in zip(run.data, losses, strict=True)),
         "lr": run.schedule.lr(taken.step),
         "grad_norm": taken.norm,
         "samples_per_s": config.samples_per_step / seconds,
@@ -157,7 +157,7 @@ def row_of(run: Run, taken: Taken, waited: float, seconds: float) -> dict[str, A
         "seconds": seconds,
     }
     if len(losses) > 1:
-        row |= {f"loss/{n}": loss for n, loss in zip(config.modalities, losses, strict=True)}
+        row |= {f"loss/{n}": loss for n, loss in zip(run.data, losses, strict=True)}
     if config.train.precision == "fp16":
         row |= {"skipped": int(taken.skipped), "loss_scale": taken.scale}
     return row

@@ -33,7 +33,7 @@ FREE_TO_CHANGE = {
 """Keys that change no sample, no mask and no update rule. (checkpointing, compile, device, and what says how a GPU
 computes, deterministic, matmul and cudnn_benchmark, change the last bits.)"""
 
-MOVABLE = ("data.path", "data.test", "data.reader.cache", "task.masks", "task.test_masks")
+MOVABLE = ("data.path", "data.test", "data.reader.cache", "task.masks", "task.test_masks", "task.unlabelled")
 """Where the data lie, and where they lie decoded: samples stay the same, and the list of files is compared."""
 
 _FINGERPRINTS: WeakKeyDictionary[PathTable, dict[tuple[str | None, bytes | None], str]] = WeakKeyDictionary()

@@ -161,7 +161,7 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
     task, statistics = task_of(config), asked_statistics(config)
     data = ranks.alone(lambda: task.data(config, ranks.rank, ranks.world))
     if checkpoint is None and ranks.main:
-        announce(config, data)  # before it is measured, which may take long
+        announce(data)  # before it is measured, which may take long
     with _told_of_all_bad(out, ranks):
         ranks.on_main(lambda: _check_judged(config, data, observers))
     if checkpoint is None:
@@ -174,7 +174,7 @@ def _begun(config: Config, out: Path, ranks: HeedfulRanks, allow_change: bool) -
         config = task.settle(config, data, read_config(checkpoint))
         check_same(config, checkpoint, at, data, allow_change, statistics)
         if ranks.main:
-            announce(config, data)
+            announce(data)
         if anew := to_measure(statistics, at):
             before = config
             config = _with_help(ranks, lambda: measured_anew(before, anew, data), before, data)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mae_ext import plugins
 from mae_ext.config import Config, parse_config
-from mae_ext.engine.checkpoint import find, load_weights, read_config, read_state, read_tensors
+from mae_ext.engine.checkpoint import encoder_of, find, load_weights, read_config, read_state, read_tensors
 from mae_ext.engine.optim import BACKBONE
 from mae_ext.errors import CheckpointError
 from mae_ext.interop.files import read_foreign
@@ -143,9 +143,9 @@ def resized(origin: Origin, size: tuple[int, ...] | None) -> Origin:
 def _of_a_run(path: Path) -> Origin:
     """Of a task's run, the encoder that it began with and went on training."""
     weights = read_tensors(path / "model.safetensors")
-    backbone = {k.removeprefix(BACKBONE): v for k, v in weights.items() if k.startswith(BACKBONE)}
+    backbone = encoder_of(weights)
     step = read_state(path)["step"]
-    left = {k: "the head of a task" for k in weights if backbone and not k.startswith(BACKBONE)}
+    left = {k: "the head of a task" for k in weights if backbone and k.removeprefix(BACKBONE) not in backbone}
     config, own = read_config(path), backbone or {k: v for k, v in weights.items() if not k.startswith(PART)}
     if learned := {k: "of a term of the loss" for k in weights if k.startswith(PART)}:
         config, left = without_terms(config), left | learned

@@ -49,7 +49,7 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, config: Config, task: Task) -> None:
         super().__init__()
         self.model, self.task = model, task
-        self.weights = {name: m.weight for name, m in config.modalities.items()}
+        self.weights = {name: m.weight for name, m in config.modalities.items()}  # a compiler looks into no config
         self.encoders = [module for module in model.modules() if isinstance(module, Encoder)]
 
     def forward(self, batches: dict[str, Batch]) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class Objective(nn.Module):
                 losses.append(self.task.loss(self.model, name, batch.in_units()).float())
         finally:
             self._drop(None)
-        total = torch.stack([w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]).sum()
+        total = torch.stack([self.weights.get(n, 1.0) * loss for n, loss in zip(batches, losses, strict=True)]).sum()
         return total, torch.stack([loss.detach() for loss in losses])
 
     def _drop(self, gates: Tensor | None) -> None:
@@ -153,7 +153,7 @@ class Step:
                 yield self._read(self.unread.popleft())
 
     def _read(self, unread: Unread) -> Taken:
-        names = list(self.run.config.modalities)
+        names = list(self.run.data)
         if unread.ready is not None:
             unread.ready.synchronize()
         values = unread.answer.tolist()
@@ -183,7 +183,7 @@ class Step:
         if not (rate > 0 and self.run.model.training):
             return None
         assert depth
-        drawn = drop_path_gates(rate, depth, config.modalities[name].batch, rng(config.seed, "drop", name, step))
+        drawn = drop_path_gates(rate, depth, self.run.data[name].config.batch, rng(config.seed, "drop", name, step))
         start = ranks.rank * rows
         drawn = drawn[..., start : start + rows].permute(2, 0, 1).contiguous()
         if ranks.device.type == "cuda":

@@ -21,6 +21,7 @@ from mae_ext.model.mae import MAE
 from mae_ext.model.units import in_units
 from mae_ext.rng import rng
 from mae_ext.tasks.classify.task import Classifier
+from mae_ext.tasks.reconstruction import without_decoder
 
 UNKNOWN = "mean and std are not known: nobody measured them; the model takes values as they come"
 
@@ -88,6 +89,7 @@ def subject_of(what: str | Path, name: str | None = None, encoder_only: bool = F
     whole = build_model(read_config(path))
     if isinstance(whole, Classifier):
         load_weights(whole, read_tensors(path / "model.safetensors"), str(path))
+        without_decoder(whole.backbone)
         return replace(subject, classifier=whole.eval(), classes=tuple(config.task.arguments["classes"]))
     remark = f"the encoder alone: of the task '{task}' nothing but the encoder can be taken along"
     return replace(subject, remarks=(*subject.remarks, remark))

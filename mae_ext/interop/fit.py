@@ -41,6 +41,12 @@ DECODING = ("decoder_position", "predict")
 """Parts of a modality that belong to the decoder."""
 
 
+def is_of_decoder(name: str) -> bool:
+    """Whether a tensor of an MAE, by its name, is of the decoder or of what a modality has for it."""
+    part, *rest = name.split(".")
+    return part == "decoder" or (part == "modalities" and rest[1] in DECODING)
+
+
 def fitted(origin: Origin, model: MAE, config: Config) -> tuple[dict[str, Tensor], Report]:
     """Every tensor of `model`, from the origin as far as it has them, and what became of each.
 

@@ -18,6 +18,7 @@ from mae_ext.engine.task import backbone_of
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.interop.origin import Report
 from mae_ext.tasks.backbone import load_backbone
+from mae_ext.tasks.reconstruction import Reconstruction
 
 
 class FineTuning(ABC):
@@ -31,6 +32,12 @@ class FineTuning(ABC):
     >>> sorted(FineTuning.__abstractmethods__)
     ['answers', 'examples', 'scores']
     """
+
+    reconstruction = Reconstruction()
+    """What its loss has beside that of the labels: nothing, unless a task that has the arguments says so."""
+
+    def check(self, config: Config) -> None:
+        self.reconstruction.check(config)
 
     @abstractmethod
     def examples(self, config: Config, name: str) -> tuple[Examples, HeldOut | None]:
@@ -65,7 +72,10 @@ class FineTuning(ABC):
         name, modality = self.modality_of(config)
         if modality.data.path is None:
             raise UserError(f"modalities.{name}.data.path is not set: give --data PATH")
-        return {name: ModalityData(config.seed, name, modality, rank, world, *self.examples(config, name))}
+        train, judged = self.examples(config, name)
+        masked = self.reconstruction.weight > 0
+        labelled = ModalityData(config.seed, name, modality, rank, world, train, judged, masked)
+        return {name: labelled, **self.reconstruction.streams(config, labelled)}
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         return resolve_statistics(config, data) if old is None else with_statistics(config, old)

@@ -43,7 +43,8 @@ class ModalityData:
     """The files of one modality and the way from a key to a sample. Picklable: workers get a copy.
 
     examples: the task's own reading; None is pretraining's, whose answers are the hidden patches. held_out: what the
-    run is judged on, if anything, which no worker gets. A step's samples are those of rank `rank` of `world`. Raises
+    run is judged on, if anything, which no worker gets. masked: whether batches have masks although there are examples,
+    as where a task reconstructs beside its labels. A step's samples are those of rank `rank` of `world`. Raises
     UserError where the config names no files, or files that cannot be listed.
 
     >>> import mae_ext, numpy
@@ -65,12 +66,13 @@ class ModalityData:
         world: int = 1,
         examples: Examples | None = None,
         held_out: HeldOut | None = None,
+        masked: bool = False,
     ) -> None:
         where = f"modalities.{name}"
         if config.data.path is None:
             raise UserError(f"{where}.data.path is not set: give --data PATH")
         self.seed, self.name, self.config = seed, name, config
-        self.examples, self.held_out = examples, held_out
+        self.examples, self.held_out, self.masked = examples, held_out, masked or examples is None
         self.reader = build_reader(config, f"{where}.data.reader")
         self.items = list_items(config.data.path, self.reader.suffixes) if examples is None else examples.items
         try:
@@ -158,7 +160,7 @@ class ModalityData:
         batch = Batch(
             x=x,
             levels=levels,
-            mask=self._mask(step, keys, samples) if self.examples is None else None,
+            mask=self._mask(step, keys, samples) if self.masked else None,
             valid=stack_optional([s.valid for s in samples], "valid"),
             spacing=spacing,
             files=torch.tensor(files),

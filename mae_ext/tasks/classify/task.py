@@ -22,12 +22,12 @@ from mae_ext.data.sources.classes import labelled_split, settled, share_or_count
 from mae_ext.data.sources.table import Items
 from mae_ext.errors import ConfigError, UserError, reasons
 from mae_ext.features.encoder import FrozenEncoder
-from mae_ext.model.mae import MAE
 from mae_ext.probing.attentive import AttentivePool
 from mae_ext.progress import Progress
 from mae_ext.rng import rng
 from mae_ext.tasks.classify.judge import class_scores, probabilities, write_predictions
 from mae_ext.tasks.finetuning import FineTuning
+from mae_ext.tasks.reconstruction import Reconstruction, backbone_for, with_reconstruction
 
 TARGET = "classes"
 Pooling = Literal["mean", "class", "attentive"]
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
         super().__init__()
         assert config.model.width
         self.pool = pool
-        self.backbone = MAE(config, decodes=False)
+        self.backbone = backbone_for(config)
         if pool == "attentive":
             grid = config.modalities[name].grid
             self.gather = AttentivePool(config.model.width, grid, rng(config.seed, "init", "pool"))
@@ -108,7 +108,7 @@ class Classification(FineTuning):
     mixup, cutmix: of labels, and the parameters of the two mixtures, 0 is off (MAE, 2111.06377, table 9: 0.1, 0.8, 1).
     distort: so many random operations on values and place, each with `strength` 0..1 (table 9: RandAugment with 2 of
     0.5), and `erase`: the chance of an erased box (MAE's code: 0.25). classes: found in the data; a checkpoint holds
-    them, a config need not.
+    them, a config need not. reconstruct, unlabelled, unlabelled_batch: as `Reconstruction` has them.
     """
 
     chief = ("accuracy", "most")
@@ -124,6 +124,9 @@ class Classification(FineTuning):
         strength: float = 0.5,
         erase: float = 0.0,
         classes: Sequence[str] = (),
+        reconstruct: float = 0.0,
+        unlabelled: str | None = None,
+        unlabelled_batch: int | None = None,
     ) -> None:
         if pool not in get_args(Pooling):
             raise ValueError(
@@ -139,6 +142,7 @@ class Classification(FineTuning):
             raise ValueError(f"distort={distort}: expected a whole number of operations")
         self.pool, self.labels, self.smoothing, self.mix = pool, share_or_count(labels), smoothing, Mix(mixup, cutmix)
         self.distort, self.strength, self.erase, self.classes = distort, strength, erase, tuple(classes)
+        self.reconstruction = Reconstruction(reconstruct, unlabelled, unlabelled_batch)
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         name, modality = self.modality_of(config)
@@ -171,7 +175,7 @@ class Classification(FineTuning):
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         config = super().settle(config, data, old)
-        (examples,) = (d.examples for d in data.values())
+        examples = data[self.modality_of(config)[0]].examples
         assert isinstance(examples, ClassExamples)
         return config.model_copy(update={"task": settled(config.task, examples.classes, old)})
 
@@ -182,6 +186,7 @@ class Classification(FineTuning):
             raise ConfigError("task.pool=class, but model.class_token is false; use mean")
         return Classifier(config, self.modality_of(config)[0], self.pool, len(self.classes))
 
+    @with_reconstruction
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         return cross_entropy(model(batch.x, name, batch.spacing), batch.targets[TARGET])
 

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from mae_ext.config import Config
-from mae_ext.model.mae import MAE
 from mae_ext.tasks.detect.fcos import Answers, Head, Places, places_of
 from mae_ext.tasks.detect.pyramid import Pyramid
+from mae_ext.tasks.reconstruction import backbone_for
 
 
 class Detector(nn.Module):
@@ -22,7 +22,7 @@ class Detector(nn.Module):
         super().__init__()
         modality = config.modalities[name]
         assert config.model.width
-        self.backbone = MAE(config, decodes=False)
+        self.backbone = backbone_for(config)
         self.pyramid = Pyramid(config.model.width, channels, modality.patch, modality.grid, strides)
         self.head = Head(channels, classes, depth, len(strides))
         places = places_of(self.pyramid.grids, self.pyramid.strides, modality.size)

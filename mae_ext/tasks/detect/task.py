@@ -29,6 +29,7 @@ from mae_ext.tasks.detect.detector import Detector
 from mae_ext.tasks.detect.fcos import Decoding, Detections, loss
 from mae_ext.tasks.detect.pyramid import STRIDES
 from mae_ext.tasks.finetuning import FineTuning
+from mae_ext.tasks.reconstruction import Reconstruction, with_reconstruction
 
 NO_OBJECT = -1
 
@@ -103,7 +104,8 @@ class Detection(FineTuning):
     the pixels between places of each level (ViTDet and FCOS: 256, 4, and 4, 8, 16, 32). threshold, overlap: of class
     scores, and of boxes in suppression, when answers are decoded. shown: the score from which `predict` draws a box.
     distort: so many random operations on values alone (light, colour), each with `strength` 0..1. classes: found in the
-    data; a checkpoint holds them, a config need not.
+    data; a checkpoint holds them, a config need not. reconstruct, unlabelled, unlabelled_batch: as `Reconstruction` has
+    them.
 
     Training sees crops (data.augment); evaluation and prediction see whole images, stretched to `size`: it should have
     the aspect of the images.
@@ -125,6 +127,9 @@ class Detection(FineTuning):
         distort: int = 0,
         strength: float = 0.5,
         classes: Sequence[str] = (),
+        reconstruct: float = 0.0,
+        unlabelled: str | None = None,
+        unlabelled_batch: int | None = None,
     ) -> None:
         for what, path in (("labels", labels), ("test_labels", test_labels)):
             if not isinstance(path, str | None):
@@ -141,6 +146,7 @@ class Detection(FineTuning):
         self.channels, self.depth, self.strides, self.classes = channels, depth, tuple(strides), tuple(classes)
         self.decoding, self.shown = Decoding(threshold=threshold, overlap=overlap), shown
         self.distort, self.strength = distort, strength
+        self.reconstruction = Reconstruction(reconstruct, unlabelled, unlabelled_batch)
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         _, modality = self.modality_of(config)
@@ -148,7 +154,7 @@ class Detection(FineTuning):
             require_pycocotools()
         data = super().data(config, rank, world)
         if rank == 0:
-            (one,) = data.values()
+            one = data[self.modality_of(config)[0]]
             for examples in (one.examples, one.held_out and one.held_out.examples):
                 for dropped in examples.table.dropped if isinstance(examples, BoxExamples) else ():
                     warn(f"left out (faulty_boxes: drop): {dropped}")
@@ -163,7 +169,7 @@ class Detection(FineTuning):
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         config = super().settle(config, data, old)
-        (examples,) = (d.examples for d in data.values())
+        examples = data[self.modality_of(config)[0]].examples
         assert isinstance(examples, BoxExamples)
         return config.model_copy(update={"task": settled(config.task, examples.table.classes, old)})
 
@@ -176,6 +182,7 @@ class Detection(FineTuning):
         except ValueError as error:
             raise ConfigError(f"task: {error}") from None
 
+    @with_reconstruction
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         assert isinstance(model, Detector)
         answers, targets = model(batch.x, name), batch.targets

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.errors import ConfigError
 from mae_ext.model.grid import unpatchify
-from mae_ext.model.mae import MAE
+from mae_ext.tasks.reconstruction import backbone_for
 from mae_ext.tasks.segment.upsample import UpsampleHead
 
 HeadName = Literal["linear", "unetr", "upsample"]
@@ -116,7 +116,7 @@ class Segmenter(nn.Module):
         super().__init__()
         modality: ModalityConfig = config.modalities[name]
         assert config.model.width and config.model.depth
-        self.backbone = MAE(config, decodes=False)
+        self.backbone = backbone_for(config)
         depth, shape = config.model.depth, (config.model.width, modality.patch)
         self.head: LinearHead | UnetrHead | UpsampleHead
         match head:

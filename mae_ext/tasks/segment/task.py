@@ -26,6 +26,7 @@ from mae_ext.engine.outputs import Results, addresses_of, result_paths
 from mae_ext.errors import BadSample, NoneMeasurable, UserError, reasons, some
 from mae_ext.progress import Progress
 from mae_ext.tasks.finetuning import FineTuning
+from mae_ext.tasks.reconstruction import Reconstruction, with_reconstruction
 from mae_ext.tasks.segment.heads import HeadName, Segmenter
 from mae_ext.tasks.segment.overlap import dice, found_wrongly, loss_of_known, mean_scores, surface_scores
 from mae_ext.tasks.segment.pairs import TARGET, PairedExamples, check_extent, label_reader
@@ -90,6 +91,7 @@ class Segmentation(FineTuning):
     balance: the share of crops that are moved onto a label. overlap: of neighbouring windows of a whole sample, 0..1
     (0.5 as in MONAI's UNETR tutorials). distort, strength: as in classification, of values alone. surface: also the
     95th percentile of the Hausdorff distance, and the surface Dice at one voxel (or mm, with a spacing).
+    reconstruct, unlabelled, unlabelled_batch: as `Reconstruction` has them.
     """
 
     chief = ("dice", "most")
@@ -109,6 +111,9 @@ class Segmentation(FineTuning):
         distort: int = 0,
         strength: float = 0.5,
         surface: bool = False,
+        reconstruct: float = 0.0,
+        unlabelled: str | None = None,
+        unlabelled_batch: int | None = None,
     ) -> None:
         if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
             raise ValueError(f"classes={classes}: expected a list of different names, of the labels 1, 2, ...")
@@ -133,6 +138,7 @@ class Segmentation(FineTuning):
         self.ignore = ignore
         self.head, self.features, self.layers, self.balance, self.overlap = head, features, layers, balance, overlap
         self.distort, self.strength, self.surface = distort, strength, surface
+        self.reconstruction = Reconstruction(reconstruct, unlabelled, unlabelled_batch)
 
     def examples(self, config: Config, name: str) -> tuple[PairedExamples, HeldOut | None]:
         source, test = config.modalities[name].data.path, config.modalities[name].data.test
@@ -147,7 +153,7 @@ class Segmentation(FineTuning):
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
         if old is not None:
             return super().settle(config, data, old)
-        examples = next(iter(data.values())).examples
+        examples = data[self.modality_of(config)[0]].examples
         assert isinstance(examples, PairedExamples)
         looked_at = spread(len(examples.items), LOOKED_AT)
         problems, empty = [], []
@@ -179,6 +185,7 @@ class Segmentation(FineTuning):
         name, _ = self.modality_of(config)
         return Segmenter(config, name, self.head, 1 + len(self.classes), self.features, self.layers)
 
+    @with_reconstruction
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
         from monai.losses.dice import DiceCELoss
 
