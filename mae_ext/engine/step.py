@@ -70,12 +70,14 @@ class Objective(nn.Module):
 
 
 class Unread(NamedTuple):
-    """What the device will have said of a step once `ready`: losses of all ranks, what ranks told each other, more.
+    """What the device will have said of a step once `ready`: losses of all ranks, by `streams`, what ranks told each
+    other, more.
 
     names, norms: of each parameter that has a gradient, and (n) of the gradients, where they were made.
     """
 
     step: int
+    streams: list[str]
     answer: Tensor
     ready: torch.cuda.Event | None
     names: list[str]
@@ -134,7 +136,7 @@ class Step:
         agreed = run.ranks.sum(torch.cat([losses / run.ranks.world, flags]))
         run.optimizer.found_inf = self.gate(agreed[-4] > 0, agreed[-3] > 0, scale)  # type: ignore[attr-defined]
         own = torch.stack([norm, scale, self.gate.skipped, self.gate.closed])
-        self._send(Unread(step, torch.cat([agreed, losses, own]), None, list(learning), norms))
+        self._send(Unread(step, list(gates), torch.cat([agreed, losses, own]), None, list(learning), norms))
 
         if train.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(learning.values(), train.clip, norm)
@@ -153,7 +155,7 @@ class Step:
                 yield self._read(self.unread.popleft())
 
     def _read(self, unread: Unread) -> Taken:
-        names = list(self.run.data)
+        names = unread.streams
         if unread.ready is not None:
             unread.ready.synchronize()
         values = unread.answer.tolist()
@@ -183,7 +185,7 @@ class Step:
         if not (rate > 0 and self.run.model.training):
             return None
         assert depth
-        drawn = drop_path_gates(rate, depth, self.run.data[name].config.batch, rng(config.seed, "drop", name, step))
+        drawn = drop_path_gates(rate, depth, rows * ranks.world, rng(config.seed, "drop", name, step))
         start = ranks.rank * rows
         drawn = drawn[..., start : start + rows].permute(2, 0, 1).contiguous()
         if ranks.device.type == "cuda":

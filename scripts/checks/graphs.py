@@ -49,6 +49,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "classify, attentive": ({"image": IMAGE}, {"task": {"name": "classify", "pool": "attentive", **TWO}}, {}),
     "segment": ({"image": IMAGE}, {"task": {"name": "segment", **TWO}}, {}),
     "segment by UNETR": ({"volume": VOLUME}, {"task": {"name": "segment", "head": "unetr", **TWO}}, {}),
+    "segment by upsampling": ({"volume": VOLUME}, {"task": {"name": "segment", "head": "upsample", **TWO}}, {}),
+    "classify, reconstruct": ({"image": IMAGE}, {"task": {"name": "classify", "reconstruct": 0.1, **TWO}}, {}),
     "detect": ({"image": IMAGE}, {"task": {"name": "detect", "channels": 16, "depth": 1, **TWO}}, {}),
 }
 """modalities, train (and the task), model."""
@@ -98,7 +100,8 @@ def count(case: str, extent: str) -> tuple[int, int, int, float]:
             each = [rng(step, name, i) for i in range(m.batch)]
             x = torch.rand(m.batch, m.channels, *m.size, generator=each[0])
             valid = torch.rand(m.batch, 1, *m.size, generator=each[0]) > 0.2 if name == "volume" else None
-            mask = backbone_of(run.model).modality(name).draw_mask(each) if run.config.task.name == "pretrain" else None
+            masked = run.config.task.name == "pretrain" or "reconstruct" in run.config.task.arguments
+            mask = backbone_of(run.model).modality(name).draw_mask(each) if masked else None
             targets = targets_of(run.config.task.name, m.size, m.batch, each[0])
             files = torch.arange(m.batch) // m.data.repeats if run.config.train.comparing else None
             batches[name] = Batch(x, mask, valid, targets=targets, files=files)
