@@ -70,8 +70,7 @@ class Objective(nn.Module):
 
 
 class Unread(NamedTuple):
-    """What the device will have said of a step once `ready`: losses of all ranks, by `streams`, what ranks told each
-    other, more.
+    """What the device will have said of a step once `ready`: losses, by `streams`, what ranks told each other, more.
 
     names, norms: of each parameter that has a gradient, and (n) of the gradients, where they were made.
     """
@@ -155,17 +154,16 @@ class Step:
                 yield self._read(self.unread.popleft())
 
     def _read(self, unread: Unread) -> Taken:
-        names = unread.streams
         if unread.ready is not None:
             unread.ready.synchronize()
         values = unread.answer.tolist()
-        losses, values = values[: len(names)], values[len(names) :]
+        losses, values = values[: len(unread.streams)], values[len(unread.streams) :]
         unhealthy, infinite, stopping, news, *own, norm, scale, skipped, closed = values
         if news:
             self.on_news(unread.step)
         if closed:
             culprits = [n for n, of in zip(unread.names, unread.norms.isfinite().tolist(), strict=True) if not of][:10]
-            of_each = dict(zip(names, own, strict=True))
+            of_each = dict(zip(unread.streams, own, strict=True))
             raise NonFinite(unread.step, of_each, norm, culprits, None if unhealthy else (int(skipped), scale))
         self.skipped = int(skipped)
         return Taken(unread.step, losses, norm, stopping > 0, infinite > 0, scale)

@@ -12,6 +12,7 @@ TASKS = {
     "attentive": {"name": "classify", "classes": ["a", "b"], "pool": "attentive"},
     "linear": {"name": "segment", "classes": ["a", "b"]},
     "unetr": {"name": "segment", "classes": ["a", "b"], "head": "unetr", "features": 4},
+    "upsample": {"name": "segment", "classes": ["a", "b"], "head": "upsample", "features": 4, "layers": 2},
     "detect": {"name": "detect", "classes": ["a", "b"], "channels": 8, "depth": 1, "strides": [4, 8, 16]},
 }
 

@@ -9,6 +9,7 @@ from mae_ext.config import parse_config
 from mae_ext.errors import ConfigError
 from mae_ext.tasks.segment import heads
 from mae_ext.tasks.segment.heads import LinearHead, Segmenter, UnetrHead
+from mae_ext.tasks.segment.upsample import UpsampleHead
 
 
 def segmenter(depth, patch, size=(32, 32), class_token=True, head="unetr"):
@@ -92,6 +93,7 @@ def test_probabilities_are_the_softmax_of_what_is_trained_with_classes_last(monk
     for head, grid, x in [
         (linear, (2, 3, 2), tokens),
         (UnetrHead(8, (4, 4), 1, 5, 2), (4, 3), torch.rand(2, 1, 16, 12)),
+        (UpsampleHead(8, (4, 4), 1, 5, 2), (4, 3), torch.rand(2, 1, 16, 12)),
     ]:
         layers = [tokens] * getattr(head, "levels", 1)
         wanted = head(layers, grid, x).softmax(1).movedim(1, -1)
@@ -102,8 +104,8 @@ def test_probabilities_are_the_softmax_of_what_is_trained_with_classes_last(monk
 
 @pytest.mark.parametrize("size", [(16, 32), (8, 16, 24)])
 @pytest.mark.parametrize("edge", [2, 4, 8])
-@pytest.mark.parametrize("head", ["linear", "unetr"])
-def test_both_heads_answer_every_voxel_for_any_number_of_axes(size, edge, head):
+@pytest.mark.parametrize("head", ["linear", "unetr", "upsample"])
+def test_every_head_answers_every_voxel_for_any_number_of_axes(size, edge, head):
     modality = {"size": size, "patch": [edge] * len(size), "channels": 1, "batch": 2}
     reader = {"data": {"reader": "image" if size == (16, 32) else "volume"}}
     config = parse_config(

@@ -14,7 +14,7 @@ from mae_ext.engine import checkpoint
 from mae_ext.tasks.segment.overlap import dice, mean_scores, surface_scores
 
 
-@pytest.mark.parametrize("head", ["linear", "unetr"])
+@pytest.mark.parametrize("head", ["linear", "unetr", "upsample"])
 def test_images_are_segmented_judged_resumed_and_written_as_png(fine_tune, blobs, tmp_path, head):
     task, test = nuclei(blobs, head=head, features=4, distort=1), ("--test", blobs / "test" / "images")
     assert fine_tune({"image": IMAGE}, task, blobs / "train" / "images", *test) == 0
@@ -66,7 +66,9 @@ def test_volumes_are_segmented_and_written_in_their_own_axis_order(fine_tune, or
         ({"classes": "nucleus"}, "expected a list of different names"),
         ({"classes": []}, "expected a list of different names"),
         ({"classes": ["a", "b"]}, "foreground: makes one class of all labels"),
-        ({"head": "unet"}, "head='unet': expected 'linear' or 'unetr'"),
+        ({"head": "unet"}, "head='unet': expected 'linear', 'unetr' or 'upsample'"),
+        ({"layers": 2}, "layers=2: expected a whole number of the encoder's layers, above 1 for head upsample"),
+        ({"head": "upsample", "layers": 3}, "task.layers=3: the encoder has 2 blocks; expected at most so many"),
         ({"balance": 2}, "balance=2: expected 0 to 1"),
     ],
 )
