@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae_ext.probing.scores import PERCENTILES, resampled
-from mae_ext.worth.outcome import Judged, Outcome, Tested
+from mae_ext.worth.outcome import Asked, Judged, Outcome, Tested
 
 STRATA = 200
 """Places in Student's distribution, of equal chance, that each draw of test samples is moved to."""
@@ -64,7 +64,7 @@ class Estimates:
             cell = self.cells.setdefault((outcome.asked.arm, outcome.asked.labels), {})
             assert outcome.asked.seed not in cell
             cell[outcome.asked.seed] = outcome
-        self._drawn: dict[tuple[str, str, int], NDArray[np.float64]] = {}
+        self._drawn: dict[Asked, NDArray[np.float64]] = {}
 
     @property
     def labels(self) -> list[str]:
@@ -90,21 +90,28 @@ class Estimates:
         if cell is None:
             return None
         values = [outcome.value for outcome in cell.values()]
-        return self._estimate(values, [self._draws(arm, labels, seed) for seed in cell], (0.0, 1.0))
+        return self._estimate(values, [self._draws(outcome) for outcome in cell.values()], (0.0, 1.0))
 
     def gain(self, arm: str, over: str, labels: str, other: str | None = None) -> Estimate | None:
         """`arm` less `over`, at `labels` and `other` (the same, by default), over the seeds that both have.
 
         None where there are none.
         """
-        other = labels if other is None else other
-        mine, theirs = self.cells.get((arm, labels), {}), self.cells.get((over, other), {})
-        seeds = [seed for seed in mine if seed in theirs]
-        if not seeds:
+        pairs = self._pairs(arm, over, labels, other)
+        if not pairs:
             return None
-        values = [mine[seed].value - theirs[seed].value for seed in seeds]
-        draws = [self._draws(arm, labels, seed) - self._draws(over, other, seed) for seed in seeds]
-        return self._estimate(values, draws, (-1.0, 1.0))
+        draws = [self._draws(mine) - self._draws(theirs) for mine, theirs in pairs]
+        return self._estimate([mine.value - theirs.value for mine, theirs in pairs], draws, (-1.0, 1.0))
+
+    def means(self, arm: str, over: str, labels: str, other: str | None = None) -> tuple[float, float]:
+        """Those whose difference `gain` is."""
+        pairs = self._pairs(arm, over, labels, other)
+        mine, theirs = (float(np.mean([pair[side].value for pair in pairs])) for side in (0, 1))
+        return mine, theirs
+
+    def _pairs(self, arm: str, over: str, labels: str, other: str | None) -> list[tuple[Outcome, Outcome]]:
+        mine, theirs = self.cells.get((arm, labels), {}), self.cells.get((over, other or labels), {})
+        return [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
 
     @cached_property
     def groups(self) -> Tensor:
@@ -122,12 +129,10 @@ class Estimates:
     def _weight(self) -> Tensor:
         return resampled(len(self.tested.ids), self.seed, self.groups)
 
-    def _draws(self, arm: str, labels: str, seed: int) -> NDArray[np.float64]:
-        key = (arm, labels, seed)
-        if key not in self._drawn:
-            judged = self.cells[arm, labels][seed].judged
-            self._drawn[key] = rescored(self.tested, judged, self._weight).numpy()
-        return self._drawn[key]
+    def _draws(self, outcome: Outcome) -> NDArray[np.float64]:
+        if outcome.asked not in self._drawn:
+            self._drawn[outcome.asked] = rescored(self.tested, outcome.judged, self._weight).numpy()
+        return self._drawn[outcome.asked]
 
     def _estimate(
         self, values: Sequence[float], draws: Sequence[NDArray[np.float64]], span: tuple[float, float]

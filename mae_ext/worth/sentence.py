@@ -27,7 +27,7 @@ NAMES = {
 POINTS = {"accuracy": "points", "dice": "Dice points", "mAP50": "points of mAP50"}
 
 MARGIN = 3.0
-"""Points. An interval about 0 that stays within them says "nothing"; a wider one, that it cannot be told. Our choice."""
+"""Points. An interval about 0 that stays within them says "nothing", a wider one that it cannot be told. Our choice."""
 
 Verdict = Literal["gains", "loses", "nothing", "cannot be told"]
 
@@ -48,8 +48,8 @@ class Difference:
 class Findings:
     """gains: of the best pretrained arm over the best other one, by number of labels, fewest first.
 
-    saving: the most labels that pretraining stands for, None where the curves bear out none. cheap: where a cheap arm is
-    as good as the encoder. sentences: all of it, the first being the one to quote. warnings: about `cheap`.
+    saving: the most labels that pretraining stands for, None where the curves bear out none. cheap: where a cheap arm
+    is as good as the encoder. sentences: all of it, the first being the one to quote. warnings: about `cheap`.
     """
 
     gains: tuple[Difference, ...]
@@ -75,7 +75,7 @@ def verdict(difference: Estimate) -> Verdict:
         return "gains"
     if high < 0:
         return "loses"
-    return "nothing" if -MARGIN <= low and high <= MARGIN else "cannot be told"
+    return "nothing" if low >= -MARGIN and high <= MARGIN else "cannot be told"
 
 
 def phrase(labels: str) -> str:
@@ -157,16 +157,16 @@ def _as_good(estimates: Estimates) -> list[Difference]:
 def _about_gains(estimates: Estimates, gains: Sequence[Difference]) -> str:
     if not gains:
         return "Nothing can be told yet: no number of labels has both a pretrained arm and one without pretraining."
-    unit, parts = POINTS[estimates.tested.score], []
-    for i, one in enumerate(gains):
-        size = abs(points(one.estimate.value))
-        what = {"gains": f"gains {size:.1f}", "loses": f"loses {size:.1f}"}.get(one.verdict)
-        word = f"{what} {unit}" if what else "gains nothing" if one.verdict == "nothing" else "cannot be told"
-        if one.verdict == "cannot be told":
-            word = f"what pretraining gains {word}" if not i else word
-        elif not i:
-            word = f"pretraining {word}"
-        parts.append(f"with {phrase(one.labels)} {word} ({_interval(estimates, one)}; {_both(estimates, one)})")
+    unit, parts = POINTS[estimates.tested.score], list[str]()
+    for one in gains:
+        who, size = "it" if parts else "pretraining", f"{abs(points(one.estimate.value)):.1f} {unit}"
+        what = {
+            "gains": f"{who} gains {size}",
+            "loses": f"{who} loses {size}",
+            "nothing": f"{who} gains nothing",
+            "cannot be told": "that cannot be told" if parts else "it cannot be told what pretraining gains",
+        }[one.verdict]
+        parts.append(f"with {phrase(one.labels)} {what} ({_interval(estimates, one)}; {_both(estimates, one)})")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -201,11 +201,6 @@ def _interval(estimates: Estimates, one: Difference) -> str:
 
 
 def _both(estimates: Estimates, one: Difference) -> str:
-    """ "fine-tuned 51.5, from scratch 31.8": the means of all seeds that each has."""
-    scores = (estimates.score(one.arm, one.labels), estimates.score(one.over, one.other))
-    each = (
-        f"{NAMES[arm]} {points(s.value):.1f}"
-        for arm, s in zip((one.arm, one.over), scores, strict=True)
-        if s is not None
-    )
-    return ", ".join(each)
+    """ "fine-tuned 51.5, from scratch 31.8"."""
+    mine, theirs = estimates.means(one.arm, one.over, one.labels, one.other)
+    return f"{NAMES[one.arm]} {points(mine):.1f}, {NAMES[one.over]} {points(theirs):.1f}"
