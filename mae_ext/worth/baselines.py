@@ -28,8 +28,8 @@ Answers = Iterator[tuple[int, Any]]
 Baseline = Callable[[Any, Any, int, list[Any]], Answers]
 """(what is learned from, what is judged on, seed, bad) -> (row, answer) of each test sample; bad gains the others."""
 
-NUMBERS = 1024
-"""Of a sample that raw values are learned from, at most: a linear head takes time by its cube."""
+NUMBERS = 432
+"""Of a sample that raw values are learned from, at most, 12x12 colours: a linear head takes time by its cube."""
 
 HELD = 1 << 26
 """Numbers of all samples together, 256 MiB."""

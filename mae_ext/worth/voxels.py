@@ -175,7 +175,7 @@ def _around(values: Tensor, places: Tensor) -> Tensor:
     bordered, axes = _bordered(values)[0], values.ndim - 1
     at = torch.unravel_index(places, values.shape[1:])
     steps = torch.cartesian_prod(*[torch.arange(3)] * axes)
-    index = [at[axis][:, None] + steps[:, axis] for axis in range(axes)]
+    index = tuple(at[axis][:, None] + steps[:, axis] for axis in range(axes))
     return torch.stack([channel[index] for channel in bordered], 1).flatten(1)
 
 
