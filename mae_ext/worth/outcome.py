@@ -14,7 +14,8 @@ that could not be read has none.
 classify: true, predicted (n,) int64 into `Tested.classes`.
 segment: dice (n, classes) float64, NaN where a class is neither there nor found. The score is the mean over the samples
 that have a class, then over the classes (`segment.overlap.mean_scores`).
-detect: objects (n, classes) int64, those that count; and of each detection, by falling score: image (d,) int64, a place
+detect: objects (n, classes) int64, those that count; and of each detection, class by class and by falling confidence
+(equal ones in the order of images): image (d,) int64, a place
 in `row`, label (d,) int64, confidence (d,) float64, hit (d,) int8: 1 on an object at IoU 0.5, 0 on none, -1 on one that
 is ignored and counts neither way (COCO's matching, of at most 100 an image). The score is COCO's AP at IoU 0.5, its 101
 points of recall, the mean over classes that occur."""
