@@ -47,6 +47,7 @@ def worth(
     on where it was stopped, and reuses runs where --labels, --arms or --seeds grow.
     """
     from mae_ext.engine.log import say
+    from mae_ext.report.worth import write_worth
     from mae_ext.worth.run import planned, printed, refuse_ranks
     from mae_ext.worth.run import worth as make
     from mae_ext.worth.study import Wish, place_of, study_of
@@ -62,3 +63,4 @@ def worth(
             return
         say(ahead.text(study))
         print(printed(make(study, ahead, say)))
+        print(write_worth(folder))

@@ -1,5 +1,6 @@
 """A study from its plan to its table: rates first, then every trial that is not there yet, then what came of it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from mae_ext.worth.labels import Level
 from mae_ext.worth.outcome import Asked, Outcome
 from mae_ext.worth.rates import SIDES, Choice, Rates, best, grid, untried
 from mae_ext.worth.sentence import NAMES, findings
-from mae_ext.worth.study import Study
+from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
 from mae_ext.worth.trial import Trial
 
@@ -167,7 +168,18 @@ def record(
         "findings": said.to_json(),
         "sentence": said.sentences[0],
         "minutes": sum(outcome.minutes for outcome in outcomes),
+        "command": command(study.wish),
     }
+
+
+def command(wish: Wish) -> str:
+    """What makes the same study, to be pasted into a shell."""
+    named = {"--task": wish.task, "--config": wish.config, "--labels": wish.labels, "--arms": wish.arms}
+    words = ["mae-ext", "worth", wish.run, "--data", wish.data, "--test", wish.test, "--out", str(wish.out)]
+    words += [word for option, value in named.items() if value is not None for word in (option, value)]
+    words += ["--seeds", str(wish.seeds), "--rates", wish.rates]
+    several = {"--set": wish.sets, "--pretrained-set": wish.pretrained_sets, "--scratch-set": wish.scratch_sets}
+    return shlex.join([*words, *(word for option, sets in several.items() for one in sets for word in (option, one))])
 
 
 def printed(result: dict[str, Any]) -> str:

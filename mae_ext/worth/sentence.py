@@ -99,7 +99,12 @@ def findings(estimates: Estimates) -> Findings:
     said = [_about_gains(estimates, gains)]
     if saving is not None:
         said.append(_about_saving(estimates, saving))
-    warnings = tuple(_about_cheap(estimates, one) for one in cheap)
+    warnings = tuple(
+        _about_cheap(estimates, rows)
+        for labels in estimates.labels
+        for said_so in ("loses", "nothing", "cannot be told")
+        if (rows := [one for one in cheap if (one.labels, one.verdict) == (labels, said_so)])
+    )
     return Findings(tuple(gains), saving, tuple(cheap), tuple(said), warnings)
 
 
@@ -180,11 +185,23 @@ def _about_saving(estimates: Estimates, one: Difference) -> str:
     )
 
 
-def _about_cheap(estimates: Estimates, one: Difference) -> str:
-    less = "is better than" if one.verdict == "loses" else "cannot be told from"
+def _about_cheap(estimates: Estimates, rows: Sequence[Difference]) -> str:
+    """Of one number of labels and one verdict."""
+    verb = (
+        "cannot be told from"
+        if rows[0].verdict != "loses"
+        else "are better than"
+        if len(rows) > 1
+        else "is better than"
+    )
+    each = []
+    for one in rows:
+        mine, theirs = estimates.means(one.arm, one.over, one.labels)
+        each.append(f"{NAMES[one.over]} {points(theirs):.1f} against {points(mine):.1f}, {_interval(estimates, one)}")
+    plural = "s" * (len(rows) > 1)
     return (
-        f"With {phrase(one.labels)} the cheap baseline '{NAMES[one.over]}' {less} the best pretrained arm "
-        f"({_both(estimates, one)}; difference {points(one.estimate.value):.1f}, {_interval(estimates, one)})."
+        f"With {phrase(rows[0].labels)} the cheap baseline{plural} {verb} the best pretrained arm, "
+        f"{NAMES[rows[0].arm]}: {'; '.join(each)}."
     )
 
 
