@@ -60,7 +60,9 @@ def learning_curves(lines: Sequence[Line], title: str) -> str:
     return (
         f'<figure class="learning"><figcaption><b>{escape(title)}</b></figcaption>'
         f'<svg viewBox="0 0 {WIDE} {HEIGHT}" role="img" aria-label="{escape(title)} by number of labels">'
-        f'<g class="axis">{_axes(names, frame)}</g>{"".join(drawn)}{_names(lines, frame)}</svg></figure>'
+        f'<clipPath id="learning"><rect x="{LEFT}" y="{TOP - 8}" width="{WIDE - LEFT - RIGHT + 8}" '
+        f'height="{HEIGHT - TOP - BOTTOM + 8}"/></clipPath><g class="axis">{_axes(names, frame)}</g>'
+        f'<g clip-path="url(#learning)">{"".join(drawn)}</g>{_names(lines, frame)}</svg></figure>'
     )
 
 
@@ -73,11 +75,14 @@ class _Frame:
 
     @classmethod
     def around(cls, points: Sequence[Point]) -> "_Frame":
+        values = [p.value for p in points]
         ends = [end for p in points for end in (p.value, p.low, p.high) if end is not None]
-        pad = 0.04 * (max(ends) - min(ends)) or 1.0
+        # An interval that says nothing is not to flatten all that is known.
+        beyond = max(max(values) - min(values), 5.0) / 2
+        low, high = max(min(ends), min(values) - beyond), min(max(ends), max(values) + beyond)
+        pad = 0.04 * (high - low) or 1.0
         counts = [max(p.count, 1.0) for p in points]
-        low, high = max(min(ends) - pad, 0.0), max(ends) + pad
-        return cls(low, high, min(counts), max(counts))
+        return cls(max(low - pad, 0.0), high + pad, min(counts), max(counts))
 
     def across(self, count: float) -> float:
         wide = log(self.last / self.first)
@@ -90,7 +95,7 @@ class _Frame:
 
 def _axes(names: dict[float, str], frame: _Frame) -> str:
     marks = []
-    for y in ticks(frame.low, frame.high):
+    for y in ticks(frame.low, frame.high, 8):
         at = f"{frame.up(y):.1f}"
         marks.append(f'<line x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{at}" y2="{at}"/>')
         marks.append(f'<text x="{LEFT - 8}" y="{frame.up(y) + 4:.1f}" text-anchor="end">{y:g}</text>')

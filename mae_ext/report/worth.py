@@ -107,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _name(result: Mapping[str, Any]) -> str:
-    return f"{result['kind']} {Path(result['source']['path']).name}"
+    return f"{result['kind']}, {'/'.join(Path(result['source']['path']).parts[-2:])}"
 
 
 def _cells(result: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:

@@ -197,7 +197,7 @@ def _about_cheap(estimates: Estimates, rows: Sequence[Difference]) -> str:
     each = []
     for one in rows:
         mine, theirs = estimates.means(one.arm, one.over, one.labels)
-        each.append(f"{NAMES[one.over]} {points(theirs):.1f} against {points(mine):.1f}, {_interval(estimates, one)}")
+        each.append(f"{NAMES[one.over]} {points(theirs):.1f} against {points(mine):.1f}, {_ends(one.estimate)}")
     plural = "s" * (len(rows) > 1)
     return (
         f"With {phrase(rows[0].labels)} the cheap baseline{plural} {verb} the best pretrained arm, "
@@ -206,15 +206,15 @@ def _about_cheap(estimates: Estimates, rows: Sequence[Difference]) -> str:
 
 
 def _interval(estimates: Estimates, one: Difference) -> str:
-    e = one.estimate
-    who = "test sample" if estimates.tested.groups is None else "patient"
-    units = f"{e.units} {who}{'s' * (e.units != 1)}"
-    if e.low is None or e.high is None:
-        return f"{units}: no interval"
-    text = f"interval {points(e.low):.1f} to {points(e.high):.1f}"
+    e, text = one.estimate, _ends(one.estimate)
     if one.verdict == "cannot be told":
-        return f"{text}, {units}, {'one seed' if e.seeds == 1 else f'{e.seeds} seeds'}"
+        who = "test sample" if estimates.tested.groups is None else "patient"
+        return f"{text}, {e.units} {who}{'s' * (e.units != 1)}, {'one seed' if e.seeds == 1 else f'{e.seeds} seeds'}"
     return f"{text}, of one seed" if e.seeds == 1 else text
+
+
+def _ends(e: Estimate) -> str:
+    return "no interval" if e.low is None or e.high is None else f"interval {points(e.low):.1f} to {points(e.high):.1f}"
 
 
 def _both(estimates: Estimates, one: Difference) -> str:
