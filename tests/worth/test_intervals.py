@@ -1,4 +1,4 @@
-"""Intervals of scores and differences: over test samples, patients and seeds, and the same scores on resampled tests."""
+"""Intervals of scores and differences over test samples, patients and seeds; the same scores on resampled tests."""
 
 from types import SimpleNamespace
 

@@ -41,7 +41,8 @@ def mean_of(estimates, arm, labels, over, other):
 tables = st.fixed_dictionaries(
     {
         "rates": st.dictionaries(
-            st.tuples(st.sampled_from(ARMS), st.sampled_from([*LEVELS])), st.sampled_from([0.0, 0.3, 0.5, 0.52, 0.9, 1.0]),
+            st.tuples(st.sampled_from(ARMS), st.sampled_from([*LEVELS])),
+            st.sampled_from([0.0, 0.3, 0.5, 0.52, 0.9, 1.0]),
             max_size=8,
         ),
         "n": st.sampled_from([1, 2, 7, 40, 300]),
