@@ -19,7 +19,7 @@ from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.arms import CHEAP, LIGHT, Recipe, arms_of, config_of, recipe_of, stepped
 from mae_ext.worth.baselines import baseline
 from mae_ext.worth.judged import judged_answers, tested_of
-from mae_ext.worth.labels import Labels, Level, Part, levels_of
+from mae_ext.worth.labels import Labels, Level, Part, check_patients, levels_of
 from mae_ext.worth.outcome import Asked, Judged, Outcome, Tested
 from mae_ext.worth.probes import Probes
 from mae_ext.worth.rates import SIDES, Choice, Rates, side_of, taken
@@ -181,16 +181,15 @@ def study_of(wish: Wish) -> Study:
     recipe = replace(recipe, pretrained=settled, scratch=_settled(recipe.scratch, settled))
     (name, one), *_ = data.items()
     held_out = one.held_out
-    assert held_out is not None
+    assert held_out is not None and held_out.examples is not None
     by_class, classes = recipe.kind == "classify", settled.task.arguments["classes"]
     labels = Labels.of(one.items, name, _unit(settled, name), by_class)
-    if one.items.patients is not None and "" in list(one.items.patients):
-        lacking = one.items.addresses[list(one.items.patients).index("")]
-        raise UserError(f"{wish.data}: {lacking} has no patient; where a list has the column, every row needs one")
+    check_patients(one.items, wish.data)
+    check_patients(held_out.examples.items, wish.test)
+    tested = tested_of(recipe.kind, held_out.examples, classes)
     return Study(
         wish, recipe, arms, labels, tuple(levels_of(wish.labels, labels)),
-        tested_of(recipe.kind, held_out.examples, classes), held_out.examples, _answers(data),
-        weights_of(str(settled.init)), Probes(settled, name, tested_of(recipe.kind, held_out.examples, classes)),
+        tested, held_out.examples, _answers(data), weights_of(str(settled.init)), Probes(settled, name, tested),
     )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ def speeds(study: Study) -> dict[str, Speed]:
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.get("key") == key:
         return {arm: Speed(**values) for arm, values in known["speeds"].items()}
+    study.wish.out.mkdir(parents=True, exist_ok=True)
     measured = {arm: _speed(study, arm) for arm in arms}
     write_durably(path, dumps({"key": key, "speeds": {arm: vars(speed) for arm, speed in measured.items()}}))
     return measured
