@@ -28,7 +28,7 @@ from mae_ext.worth.trial import Trial, decisive, digest, measured, trained
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked, as the command takes it. Raises UserError for a number of seeds below 1."""
+    """What somebody wants to know, as the command takes it. Raises UserError for a number of seeds below 1."""
 
     run: str
     data: str
@@ -93,17 +93,17 @@ class Study:
             for arm in self.arms
         ]
 
-    def trial(self, asked: Asked, part: Part, choices: Sequence[Choice]) -> Trial:
-        if asked.arm in CHEAP:
-            return self._cheap(asked, part)
-        if asked.arm == "attentive" or (asked.arm in LIGHT and self.recipe.kind == "classify"):
-            return self._probe(asked, part)
-        return self.training(asked, part, taken(choices, asked.arm))
+    def trial(self, cell: Asked, part: Part, choices: Sequence[Choice]) -> Trial:
+        if cell.arm in CHEAP:
+            return self._cheap(cell, part)
+        if cell.arm == "attentive" or (cell.arm in LIGHT and self.recipe.kind == "classify"):
+            return self._probe(cell, part)
+        return self.training(cell, part, taken(choices, cell.arm))
 
-    def training(self, asked: Asked, part: Part, rates: Rates, held: Part | None = None) -> Trial:
+    def training(self, cell: Asked, part: Part, rates: Rates, held: Part | None = None) -> Trial:
         """held: samples of the training data to judge on, in the place of the test's."""
-        config = config_of(self.recipe, asked.arm, rates)
-        config = stepped(config.model_copy(update={"seed": asked.seed}), asked.count, self._total, self.recipe.fixed)
+        config = config_of(self.recipe, cell.arm, rates)
+        config = stepped(config.model_copy(update={"seed": cell.seed}), cell.count, self._total, self.recipe.fixed)
         config = with_data(config, str(self._list(part)), self.wish.test if held is None else str(self._list(held)))
         what = decisive(config) | {"train": self._named(part), "test": self.answers if held is None else _named(held)}
         if config.init is not None:
@@ -112,27 +112,27 @@ class Study:
         def work(folder: Path) -> Outcome:
             part.written(self._list(part))
             if held is None:
-                return trained(config, asked, self.tested.score, self.examples, folder)
+                return trained(config, cell, self.tested.score, self.examples, folder)
             held.written(self._list(held))
             _, examples = examples_of(config)
-            return trained(config, asked, self.tested.score, examples, folder)
+            return trained(config, cell, self.tested.score, examples, folder)
 
         judged = len(self.tested.ids) if held is None else len(held.rows)
         steps = config.train.steps or 0
-        return Trial(asked, what, self.tested.score, work, steps, judged)
+        return Trial(cell, what, self.tested.score, work, steps, judged)
 
-    def _probe(self, asked: Asked, part: Part) -> Trial:
+    def _probe(self, cell: Asked, part: Part) -> Trial:
         config = self.probes.config
         what = {k: v for k, v in decisive(config).items() if not k.startswith(("train.", "task.", "seed"))}
         what |= {"precision": config.train.precision, "train": self._named(part), "test": self.answers}
-        if asked.arm != "random":
+        if cell.arm != "random":
             what["weights"] = self.weights
         addresses = [self.labels.items.addresses[row] for row in part.rows]
-        work = partial(self.probes.judged, asked.arm, addresses, asked.seed)
+        work = partial(self.probes.judged, cell.arm, addresses, cell.seed)
         score = self.tested.score
-        return Trial(asked, what, score, lambda _: measured(work, asked, score))
+        return Trial(cell, what, score, lambda _: measured(work, cell, score))
 
-    def _cheap(self, asked: Asked, part: Part) -> Trial:
+    def _cheap(self, cell: Asked, part: Part) -> Trial:
         config = with_data(self.recipe.pretrained, str(self._list(part)), self.wish.test)
         what = {k: v for k, v in decisive(config).items() if not k.startswith(("train.", "model.", "seed"))}
         what |= {"train": self._named(part), "test": self.answers}
@@ -140,16 +140,16 @@ class Study:
         def work(_: Path) -> Outcome:
             part.written(self._list(part))
             train, test = examples_of(config)
-            answers = baseline(asked.arm, self.recipe.kind)
+            answers = baseline(cell.arm, self.recipe.kind)
             assert not isinstance(answers, str)
             (modality,) = config.modalities.values()
 
             def judged() -> tuple[float, Judged]:
-                return judged_answers(partial(answers, train, test, asked.seed), test, modality.data)
+                return judged_answers(partial(answers, train, test, cell.seed), test, modality.data)
 
-            return measured(judged, asked, self.tested.score)
+            return measured(judged, cell, self.tested.score)
 
-        return Trial(asked, what, self.tested.score, work)
+        return Trial(cell, what, self.tested.score, work)
 
     @property
     def _total(self) -> int:

@@ -71,11 +71,11 @@ def _speed(study: Study, arm: str) -> Speed:
 
 def minutes(trial: Trial, study: Study, known: Mapping[str, Speed]) -> float:
     """Of one trial, about. A probe's is that of encoding both sources, which the trials of its weights share."""
-    arm, tests = trial.asked.arm, len(study.tested.ids)
+    arm, tests = trial.cell.arm, len(study.tested.ids)
     if trial.steps:
         speed = known["frozen" if arm in LIGHT else "finetuned"]
         return (trial.steps * speed.step + trial.judged * speed.judged) / 60
     if arm in CHEAP:
-        return (trial.asked.count + tests) * OF_A_SAMPLE / 60
+        return (trial.cell.count + tests) * OF_A_SAMPLE / 60
     cells = len(study.levels) * (study.wish.seeds if arm != "random" else 1)
     return (len(study.labels.kinds) + tests) * known["finetuned"].judged / cells / 60
