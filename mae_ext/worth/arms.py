@@ -71,7 +71,7 @@ def recipe_of(
     values, where = _values(task, config, start.config, run)
     for assignment in sets:
         set_value(values, assignment)
-    sides = {side: _with(values, side_sets.get(side, ())) for side in ("pretrained", "scratch")}
+    sides = {side: _of_steps(_with(values, side_sets.get(side, ()))) for side in ("pretrained", "scratch")}
     pretrained = check_task(with_start(sides["pretrained"], where, run), where)
     if pretrained.task.name not in KINDS or (task is not None and task != pretrained.task.name):
         raise UserError(f"{where}: is of the task '{pretrained.task.name}'; expected {task or ', '.join(KINDS)}")
@@ -139,7 +139,7 @@ def stepped(config: Config, count: int, total: int, fixed: bool) -> Config:
     whole = Schedule.of(config, total * repeats)
     share = round(whole.steps * count / total)
     steps = whole.steps if fixed else max(1, min(whole.steps, max(LEAST, share)))
-    warmup = whole.warmup * steps // whole.steps
+    warmup = whole.warmup * steps // whole.steps if whole.warmup < whole.steps else steps // 10
     save_every = max(1, min(config.train.save_every, -(-steps // 4)))
     values["train"] |= {"epochs": None, "warmup_epochs": None, "steps": steps, "warmup_steps": warmup}
     values["train"] |= {"save_every": save_every}
@@ -175,6 +175,15 @@ def _with(values: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
     for assignment in sets:
         set_value(own, assignment)
     return own
+
+
+def _of_steps(values: dict[str, Any]) -> dict[str, Any]:
+    """Steps that were named take the place of a recipe's epochs."""
+    train = values.get("train")
+    if isinstance(train, dict) and train.get("steps") is not None:
+        train |= {"epochs": None, "warmup_epochs": None}
+        train.setdefault("warmup_steps", train["steps"] // 10 if isinstance(train["steps"], int) else None)
+    return values
 
 
 def _keys(sets: Sequence[str]) -> set[str]:

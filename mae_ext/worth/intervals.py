@@ -59,11 +59,11 @@ class Estimates:
     def __init__(self, tested: Tested, outcomes: Iterable[Outcome], seed: int = 0) -> None:
         self.tested, self.seed = tested, seed
         self.cells: dict[tuple[str, str], dict[int, Outcome]] = {}
-        ordered = sorted(outcomes, key=lambda o: (o.asked.count, o.asked.labels, o.asked.arm, o.asked.seed))
+        ordered = sorted(outcomes, key=lambda o: (o.cell.count, o.cell.labels, o.cell.arm, o.cell.seed))
         for outcome in ordered:
-            cell = self.cells.setdefault((outcome.asked.arm, outcome.asked.labels), {})
-            assert outcome.asked.seed not in cell
-            cell[outcome.asked.seed] = outcome
+            cell = self.cells.setdefault((outcome.cell.arm, outcome.cell.labels), {})
+            assert outcome.cell.seed not in cell
+            cell[outcome.cell.seed] = outcome
         self._drawn: dict[Asked, NDArray[np.float64]] = {}
 
     @property
@@ -77,7 +77,7 @@ class Estimates:
 
     def count(self, labels: str) -> float:
         """The mean number of labelled samples behind `labels`."""
-        counts = [o.asked.count for (_, name), cell in self.cells.items() if name == labels for o in cell.values()]
+        counts = [o.cell.count for (_, name), cell in self.cells.items() if name == labels for o in cell.values()]
         return float(np.mean(counts))
 
     def minutes(self, arm: str, labels: str) -> float:
@@ -130,9 +130,9 @@ class Estimates:
         return resampled(len(self.tested.ids), self.seed, self.groups)
 
     def _draws(self, outcome: Outcome) -> NDArray[np.float64]:
-        if outcome.asked not in self._drawn:
-            self._drawn[outcome.asked] = rescored(self.tested, outcome.judged, self._weight).numpy()
-        return self._drawn[outcome.asked]
+        if outcome.cell not in self._drawn:
+            self._drawn[outcome.cell] = rescored(self.tested, outcome.judged, self._weight).numpy()
+        return self._drawn[outcome.cell]
 
     def _estimate(
         self, values: Sequence[float], draws: Sequence[NDArray[np.float64]], span: tuple[float, float]

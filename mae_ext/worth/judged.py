@@ -26,11 +26,6 @@ SCORES = {"classify": "accuracy", "segment": "dice", "detect": "mAP50"}
 def tested_of(kind: str, examples: Any, classes: Sequence[str]) -> Tested:
     items: Items = examples.items
     groups = None if items.patients is None else tuple(items.patients)
-    if groups is not None and "" in groups:
-        raise UserError(
-            f"{examples.modality.data.test}: {items.addresses[groups.index('')]} has no patient; where a list has the "
-            f"column, every row needs one, or two of them may be of one patient"
-        )
     return Tested(kind, SCORES[kind], tuple(classes), tuple(items.addresses), groups)
 
 

@@ -170,8 +170,19 @@ def levels_of(text: str | None, labels: Labels) -> list[tuple[Level, str]]:
             least, kind = min((len(rows), kind) for kind, rows in labels.members().items())
             of = f"class '{kind}' has {least}" if kind else f"there are {least}"
             raise UserError(f"--labels {word.strip()}: {of} labelled {labels.unit}s; ask for fewer")
-        levels[part.rows] = level  # "all" takes the place of a number that is all there are
+        if part.rows not in levels or level.share == 1:  # "all" takes the place of a number that is all there are
+            levels[part.rows] = level
     return [(level, level.called(labels)) for _, level in sorted(levels.items(), key=lambda pair: len(pair[0]))]
+
+
+def check_patients(items: Items, source: str) -> None:
+    """Raises UserError where a sample has no patient, and others have."""
+    names = [] if items.patients is None else list(items.patients)
+    if "" in names:
+        raise UserError(
+            f"{source}: {items.addresses[names.index('')]} has no patient; where a list has the column, every row "
+            "needs one, or two of them may be of one patient"
+        )
 
 
 def _absolute(address: str) -> str:

@@ -58,9 +58,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """asked, and what came of it. score: its name; value: 0..1, more is better; minutes: of work."""
+    """What came of a cell. score: its name; value: 0..1, more is better; minutes: of work."""
 
-    asked: Asked
+    cell: Asked
     score: str
     value: float
     minutes: float
@@ -73,9 +73,9 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         name: {"dtype": str(table.dtype), "shape": list(table.shape), "values": _plain(table)}
         for name, table in outcome.judged.items()
     }
-    asked = outcome.asked
+    cell = outcome.cell
     return {
-        "arm": asked.arm, "labels": asked.labels, "count": asked.count, "seed": asked.seed, "score": outcome.score,
+        "arm": cell.arm, "labels": cell.labels, "count": cell.count, "seed": cell.seed, "score": outcome.score,
         "value": outcome.value, "minutes": outcome.minutes, "judged": judged,
     }  # fmt: skip
 
@@ -85,8 +85,8 @@ def from_json(values: Mapping[str, Any]) -> Outcome:
         name: np.array([np.nan if v is None else v for v in one["values"]], one["dtype"]).reshape(one["shape"])
         for name, one in values["judged"].items()
     }
-    asked = Asked(values["arm"], values["labels"], values["count"], values["seed"])
-    return Outcome(asked, values["score"], values["value"], values["minutes"], judged)
+    cell = Asked(values["arm"], values["labels"], values["count"], values["seed"])
+    return Outcome(cell, values["score"], values["value"], values["minutes"], judged)
 
 
 def _plain(table: NDArray[Any]) -> list[Any]:

@@ -55,9 +55,9 @@ def tryings(study: Study) -> list[Trying]:
         elif split is None or part is None:
             each.append(Trying(side, (), 0, "", "as the recipe says: too few labels to hold some back"))
         else:
-            asked = Asked(SIDES[side], text, len(part.rows), 0)
+            cell = Asked(SIDES[side], text, len(part.rows), 0)
             lr = (study.recipe.scratch if side == "scratch" else study.recipe.pretrained).train.lr
-            options = tuple((rates, study.training(asked, part, rates, split[1])) for rates in grid(side, lr))
+            options = tuple((rates, study.training(cell, part, rates, split[1])) for rates in grid(side, lr))
             each.append(Trying(side, options, len(split[1].rows), text))
     return each
 
@@ -79,7 +79,7 @@ class Planned:
         lines, rows = [], dict[tuple[str, str, bool], list[float]]()
         tried = {trial.key for trying in self.tryings for _, trial in trying.options}
         for trial, one in self.left:
-            rows.setdefault((trial.asked.arm, trial.asked.labels, trial.key in tried), []).append(one)
+            rows.setdefault((trial.cell.arm, trial.cell.labels, trial.key in tried), []).append(one)
         for (arm, labels, trying), each in rows.items():
             what = "rates of " if trying else ""
             lines.append(f"{what + NAMES[arm]:34} {labels:12} {len(each):3} runs  {_duration(sum(each))}")
@@ -145,7 +145,7 @@ def record(
         if (score := estimates.score(arm, labels)) is not None
     ]
     rows = [
-        {**asdict(o.asked), "value": o.value, "minutes": o.minutes, "key": trial.key}
+        {**asdict(o.cell), "value": o.value, "minutes": o.minutes, "key": trial.key}
         for trial, o in zip(trials, outcomes, strict=True)
     ]
     config = study.recipe.pretrained
@@ -184,11 +184,10 @@ def command(wish: Wish) -> str:
 
 def printed(result: dict[str, Any]) -> str:
     """Labels by arms, mean and spread over seeds, and the sentence."""
-    cells = {(row["labels"], row["arm"]): row for row in result["rows"]}
-    arms, labels = list(dict.fromkeys(arm for _, arm in cells)), list(dict.fromkeys(text for text, _ in cells))
     values: dict[tuple[str, str], list[float]] = {}
     for row in result["rows"]:
         values.setdefault((row["labels"], row["arm"]), []).append(row["value"])
+    arms, labels = dict.fromkeys(arm for _, arm in values), dict.fromkeys(text for text, _ in values)
     wide = max(len(NAMES[arm]) for arm in arms)
     head = f"{result['score']:{wide}}  " + "  ".join(f"{text:>15}" for text in labels)
     lines = [

@@ -19,7 +19,7 @@ from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.arms import CHEAP, LIGHT, Recipe, arms_of, config_of, recipe_of, stepped
 from mae_ext.worth.baselines import baseline
 from mae_ext.worth.judged import judged_answers, tested_of
-from mae_ext.worth.labels import Labels, Level, Part, levels_of
+from mae_ext.worth.labels import Labels, Level, Part, check_patients, levels_of
 from mae_ext.worth.outcome import Asked, Judged, Outcome, Tested
 from mae_ext.worth.probes import Probes
 from mae_ext.worth.rates import SIDES, Choice, Rates, side_of, taken
@@ -28,7 +28,7 @@ from mae_ext.worth.trial import Trial, decisive, digest, measured, trained
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked, as the command takes it. Raises UserError for a number of seeds below 1."""
+    """What somebody wants to know, as the command takes it. Raises UserError for a number of seeds below 1."""
 
     run: str
     data: str
@@ -93,17 +93,17 @@ class Study:
             for arm in self.arms
         ]
 
-    def trial(self, asked: Asked, part: Part, choices: Sequence[Choice]) -> Trial:
-        if asked.arm in CHEAP:
-            return self._cheap(asked, part)
-        if asked.arm == "attentive" or (asked.arm in LIGHT and self.recipe.kind == "classify"):
-            return self._probe(asked, part)
-        return self.training(asked, part, taken(choices, asked.arm))
+    def trial(self, cell: Asked, part: Part, choices: Sequence[Choice]) -> Trial:
+        if cell.arm in CHEAP:
+            return self._cheap(cell, part)
+        if cell.arm == "attentive" or (cell.arm in LIGHT and self.recipe.kind == "classify"):
+            return self._probe(cell, part)
+        return self.training(cell, part, taken(choices, cell.arm))
 
-    def training(self, asked: Asked, part: Part, rates: Rates, held: Part | None = None) -> Trial:
+    def training(self, cell: Asked, part: Part, rates: Rates, held: Part | None = None) -> Trial:
         """held: samples of the training data to judge on, in the place of the test's."""
-        config = config_of(self.recipe, asked.arm, rates)
-        config = stepped(config.model_copy(update={"seed": asked.seed}), asked.count, self._total, self.recipe.fixed)
+        config = config_of(self.recipe, cell.arm, rates)
+        config = stepped(config.model_copy(update={"seed": cell.seed}), cell.count, self._total, self.recipe.fixed)
         config = with_data(config, str(self._list(part)), self.wish.test if held is None else str(self._list(held)))
         what = decisive(config) | {"train": self._named(part), "test": self.answers if held is None else _named(held)}
         if config.init is not None:
@@ -112,27 +112,27 @@ class Study:
         def work(folder: Path) -> Outcome:
             part.written(self._list(part))
             if held is None:
-                return trained(config, asked, self.tested.score, self.examples, folder)
+                return trained(config, cell, self.tested.score, self.examples, folder)
             held.written(self._list(held))
             _, examples = examples_of(config)
-            return trained(config, asked, self.tested.score, examples, folder)
+            return trained(config, cell, self.tested.score, examples, folder)
 
         judged = len(self.tested.ids) if held is None else len(held.rows)
         steps = config.train.steps or 0
-        return Trial(asked, what, self.tested.score, work, steps, judged)
+        return Trial(cell, what, self.tested.score, work, steps, judged)
 
-    def _probe(self, asked: Asked, part: Part) -> Trial:
+    def _probe(self, cell: Asked, part: Part) -> Trial:
         config = self.probes.config
         what = {k: v for k, v in decisive(config).items() if not k.startswith(("train.", "task.", "seed"))}
         what |= {"precision": config.train.precision, "train": self._named(part), "test": self.answers}
-        if asked.arm != "random":
+        if cell.arm != "random":
             what["weights"] = self.weights
         addresses = [self.labels.items.addresses[row] for row in part.rows]
-        work = partial(self.probes.judged, asked.arm, addresses, asked.seed)
+        work = partial(self.probes.judged, cell.arm, addresses, cell.seed)
         score = self.tested.score
-        return Trial(asked, what, score, lambda _: measured(work, asked, score))
+        return Trial(cell, what, score, lambda _: measured(work, cell, score))
 
-    def _cheap(self, asked: Asked, part: Part) -> Trial:
+    def _cheap(self, cell: Asked, part: Part) -> Trial:
         config = with_data(self.recipe.pretrained, str(self._list(part)), self.wish.test)
         what = {k: v for k, v in decisive(config).items() if not k.startswith(("train.", "model.", "seed"))}
         what |= {"train": self._named(part), "test": self.answers}
@@ -140,16 +140,16 @@ class Study:
         def work(_: Path) -> Outcome:
             part.written(self._list(part))
             train, test = examples_of(config)
-            answers = baseline(asked.arm, self.recipe.kind)
+            answers = baseline(cell.arm, self.recipe.kind)
             assert not isinstance(answers, str)
             (modality,) = config.modalities.values()
 
             def judged() -> tuple[float, Judged]:
-                return judged_answers(partial(answers, train, test, asked.seed), test, modality.data)
+                return judged_answers(partial(answers, train, test, cell.seed), test, modality.data)
 
-            return measured(judged, asked, self.tested.score)
+            return measured(judged, cell, self.tested.score)
 
-        return Trial(asked, what, self.tested.score, work)
+        return Trial(cell, what, self.tested.score, work)
 
     @property
     def _total(self) -> int:
@@ -181,16 +181,15 @@ def study_of(wish: Wish) -> Study:
     recipe = replace(recipe, pretrained=settled, scratch=_settled(recipe.scratch, settled))
     (name, one), *_ = data.items()
     held_out = one.held_out
-    assert held_out is not None
+    assert held_out is not None and held_out.examples is not None
     by_class, classes = recipe.kind == "classify", settled.task.arguments["classes"]
     labels = Labels.of(one.items, name, _unit(settled, name), by_class)
-    if one.items.patients is not None and "" in list(one.items.patients):
-        lacking = one.items.addresses[list(one.items.patients).index("")]
-        raise UserError(f"{wish.data}: {lacking} has no patient; where a list has the column, every row needs one")
+    check_patients(one.items, wish.data)
+    check_patients(held_out.examples.items, wish.test)
+    tested = tested_of(recipe.kind, held_out.examples, classes)
     return Study(
         wish, recipe, arms, labels, tuple(levels_of(wish.labels, labels)),
-        tested_of(recipe.kind, held_out.examples, classes), held_out.examples, _answers(data),
-        weights_of(str(settled.init)), Probes(settled, name, tested_of(recipe.kind, held_out.examples, classes)),
+        tested, held_out.examples, _answers(data), weights_of(str(settled.init)), Probes(settled, name, tested),
     )  # fmt: skip
 
 

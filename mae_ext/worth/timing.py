@@ -47,6 +47,7 @@ def speeds(study: Study) -> dict[str, Speed]:
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.get("key") == key:
         return {arm: Speed(**values) for arm, values in known["speeds"].items()}
+    study.wish.out.mkdir(parents=True, exist_ok=True)
     measured = {arm: _speed(study, arm) for arm in arms}
     write_durably(path, dumps({"key": key, "speeds": {arm: vars(speed) for arm, speed in measured.items()}}))
     return measured
@@ -70,11 +71,11 @@ def _speed(study: Study, arm: str) -> Speed:
 
 def minutes(trial: Trial, study: Study, known: Mapping[str, Speed]) -> float:
     """Of one trial, about. A probe's is that of encoding both sources, which the trials of its weights share."""
-    arm, tests = trial.asked.arm, len(study.tested.ids)
+    arm, tests = trial.cell.arm, len(study.tested.ids)
     if trial.steps:
         speed = known["frozen" if arm in LIGHT else "finetuned"]
         return (trial.steps * speed.step + trial.judged * speed.judged) / 60
     if arm in CHEAP:
-        return (trial.asked.count + tests) * OF_A_SAMPLE / 60
+        return (trial.cell.count + tests) * OF_A_SAMPLE / 60
     cells = len(study.levels) * (study.wish.seeds if arm != "random" else 1)
     return (len(study.labels.kinds) + tests) * known["finetuned"].judged / cells / 60

@@ -31,11 +31,11 @@ PLACES = ("init", "data.path", "data.test", "data.reader.cache")
 class Trial:
     """work: into the trial's folder -> (score, what was judged, minutes); it goes on where it was stopped.
 
-    what: what decides it, besides `asked`. score: the name of what is measured. steps: of training, 0 where there is
+    what: what decides it, besides `cell`. score: the name of what is measured. steps: of training, 0 where there is
     none; judged: how many samples it is judged on.
     """
 
-    asked: Asked
+    cell: Asked
     what: Mapping[str, Any]
     score: str
     work: Callable[[Path], Outcome]
@@ -44,12 +44,12 @@ class Trial:
 
     @property
     def key(self) -> str:
-        decisive = {**self.what, "arm": self.asked.arm, "seed": self.asked.seed}
+        decisive = {**self.what, "arm": self.cell.arm, "seed": self.cell.seed}
         return hashlib.sha256(dumps(decisive).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        return f"{self.asked.arm}, {self.asked.labels}, seed {self.asked.seed}"
+        return f"{self.cell.arm}, {self.cell.labels}, seed {self.cell.seed}"
 
     def done(self, out: Path) -> Outcome | None:
         """What came of it, if it was made before."""
@@ -57,7 +57,7 @@ class Trial:
             outcome = from_json(json.loads((self.folder(out) / OUTCOME).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        return replace(outcome, asked=self.asked)  # which another table may call otherwise
+        return replace(outcome, cell=self.cell)  # which another table may call otherwise
 
     def folder(self, out: Path) -> Path:
         return out / "trials" / self.key
@@ -88,7 +88,7 @@ def logged(path: Path) -> Iterator[None]:
         yield
 
 
-def trained(config: Config, asked: Asked, score: str, examples: Any, folder: Path) -> Outcome:
+def trained(config: Config, cell: Asked, score: str, examples: Any, folder: Path) -> Outcome:
     """A fine-tuning in folder/run, judged at its end on `examples`, which the training never sees."""
     run, (modality,) = folder / "run", config.modalities.values()
     train(unjudged(config), run)
@@ -97,7 +97,7 @@ def trained(config: Config, asked: Asked, score: str, examples: Any, folder: Pat
     task, model, own, _ = load_task(run, config.train.device)
     assert isinstance(task, FineTuning)
     value, judged = judge(task, model, own, examples, modality.data)
-    return Outcome(asked, score, value, (seconds + time.perf_counter() - began) / 60, judged)
+    return Outcome(cell, score, value, (seconds + time.perf_counter() - began) / 60, judged)
 
 
 def unjudged(config: Config) -> Config:
@@ -112,11 +112,11 @@ def spent(run: Path) -> float:
     return float(sum(json.loads(line)["seconds"] for line in lines))
 
 
-def measured(work: Callable[[], tuple[float, Judged]], asked: Asked, score: str) -> Outcome:
+def measured(work: Callable[[], tuple[float, Judged]], cell: Asked, score: str) -> Outcome:
     """What needs no training, and its time."""
     began = time.perf_counter()
     value, judged = work()
-    return Outcome(asked, score, value, (time.perf_counter() - began) / 60, judged)
+    return Outcome(cell, score, value, (time.perf_counter() - began) / 60, judged)
 
 
 def decisive(config: Config) -> dict[str, Any]:
