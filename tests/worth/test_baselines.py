@@ -10,6 +10,7 @@ from PIL import Image
 
 from mae_ext.config import parse_config
 from mae_ext.engine.task import task_of
+from mae_ext.probing import classifiers
 from mae_ext.worth.baselines import baseline, shrunk
 from mae_ext.worth.voxels import smaller
 
@@ -46,7 +47,8 @@ def shades(tmp_path):
     return {"path": str(tmp_path / "train"), "test": str(tmp_path / "test")}
 
 
-def test_pictures_that_differ_in_shade_need_no_encoder(shades):
+def test_pictures_that_differ_in_shade_need_no_encoder(shades, monkeypatch):
+    monkeypatch.setattr(classifiers, "L2", (1e-2,))  # all seven take six times as long, and choose alike here
     config = config_of({"name": "classify"}, "image", [8, 8], shades)
     assert judged("raw", config)[0]["accuracy"] == judged("mean_image", config)[0]["accuracy"] == 1.0
     scores, answers = judged("majority", config)
@@ -57,7 +59,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_answered(shad
     (tmp_path / "test" / "dark" / "1.png").write_bytes(b"no picture")
     bad = []
     scores, answers = judged("mean_image", config_of({"name": "classify"}, "image", [8, 8], shades), bad)
-    assert [error.address for error in bad] == [str(tmp_path / "test" / "dark" / "1.png")]
+    assert [error.path for error in bad] == [str(tmp_path / "test" / "dark" / "1.png")]
     assert len(answers) == 11 and scores["accuracy"] == 1.0
 
 
@@ -111,7 +113,7 @@ def test_boxes_that_never_move_are_the_mean_boxes(tmp_path):
     task = {"name": "detect", "labels": str(tmp_path / "labels.json"), "channels": 8, "depth": 0, "strides": [8]}
     data = {"path": str(tmp_path / "train"), "test": str(tmp_path / "test"), "augment": {"scale": [0.5, 1.0]}}
     scores, answers = judged("majority", config_of(task, "image", [32, 32], data))
-    assert scores["mAP"] == 1.0 and answers[1][1].boxes[:, 2].tolist() == pytest.approx([32, 72])
+    assert scores["mAP"] == 1.0 and sorted(answers[1][1].boxes[:, 2].tolist()) == pytest.approx([32, 72])
 
 
 @pytest.mark.parametrize("arm", ["raw", "mean_image"])
