@@ -87,12 +87,14 @@ class Planned:
             rows.setdefault((trial.cell.arm, trial.cell.labels, trial.key in tried), []).append(one)
         for (arm, labels, trying), each in rows.items():
             what = "rates of " if trying else ""
-            lines.append(f"{what + NAMES[arm]:34} {labels:12} {len(each):3} runs  {_duration(sum(each))}")
+            runs = f"{len(each):3} run{'s' * (len(each) > 1)}"
+            lines.append(f"{what + NAMES[arm]:34} {labels:12} {runs:9} {_duration(sum(each))}")
         total = sum(one for _, one in self.left)
         before = self.trials - len(self.left)
         sources = f"{len(study.labels.kinds)} labelled {study.labels.unit}s, {len(study.tested.ids)} to be judged on"
         known = f", {before} are there already" if before else ""
-        return "\n".join([sources, *lines, f"{len(self.left)} runs to make{known}; {_duration(total)} in all"])
+        runs = "run" if len(self.left) == 1 else "runs"
+        return "\n".join([sources, *lines, f"{len(self.left)} {runs} to make{known}; {_duration(total)} in all"])
 
 
 def planned(study: Study) -> Planned:
