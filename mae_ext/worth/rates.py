@@ -34,11 +34,15 @@ def grid(side: str, lr: float) -> list[Rates]:
     return [{}, {"train.lr": 3 * lr}, {"train.lr": 0.3 * lr}]
 
 
-def best(side: str, tried: Sequence[tuple[Rates, float]], held: int, labels: str) -> list[Choice]:
-    """The highest score; of equal ones the first, which is the recipe's."""
-    most = max(range(len(tried)), key=lambda i: (tried[i][1], -i))
-    why = f"the best of {len(tried)} with {labels}, seed 0, on {held} samples held back from the training data"
-    return [Choice(side, rates, value, i == most, why * (i == most)) for i, (rates, value) in enumerate(tried)]
+def best(side: str, tried: Sequence[tuple[Rates, float | None]], held: int, labels: str) -> list[Choice]:
+    """The highest score; of equal ones the first, which is the recipe's. None: the training was not finite."""
+    scores = [-1.0 if value is None else value for _, value in tried]
+    most = max(range(len(tried)), key=lambda i: (scores[i], -i))
+    won = f"the best of {len(tried)} with {labels}, seed 0, on {held} samples held back from the training data"
+    lost = ["not finite" if value is None else "" for _, value in tried]
+    return [
+        Choice(side, rates, value, i == most, won if i == most else lost[i]) for i, (rates, value) in enumerate(tried)
+    ]
 
 
 def untried(side: str, why: str) -> Choice:

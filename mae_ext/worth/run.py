@@ -18,7 +18,7 @@ from mae_ext.worth.rates import SIDES, Choice, Rates, best, grid, untried
 from mae_ext.worth.sentence import NAMES, findings
 from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
-from mae_ext.worth.trial import Trial
+from mae_ext.worth.trial import Diverged, Trial
 
 VERSION = 1
 RESULT = "worth.json"
@@ -38,7 +38,13 @@ class Trying:
     def chosen(self, make: Callable[[Trial], Outcome]) -> list[Choice]:
         if self.why:
             return [untried(self.side, self.why)]
-        return best(self.side, [(rates, make(trial).value) for rates, trial in self.options], self.held, self.labels)
+        tried = list[tuple[Rates, float | None]]()
+        for rates, trial in self.options:
+            try:
+                tried.append((rates, make(trial).value))
+            except Diverged:  # which says enough of a rate
+                tried.append((rates, None))
+        return best(self.side, tried, self.held, self.labels)
 
 
 def tryings(study: Study) -> list[Trying]:
@@ -82,12 +88,14 @@ class Planned:
             rows.setdefault((trial.cell.arm, trial.cell.labels, trial.key in tried), []).append(one)
         for (arm, labels, trying), each in rows.items():
             what = "rates of " if trying else ""
-            lines.append(f"{what + NAMES[arm]:34} {labels:12} {len(each):3} runs  {_duration(sum(each))}")
+            runs = f"{len(each):3} run{'s' * (len(each) > 1)}"
+            lines.append(f"{what + NAMES[arm]:34} {labels:12} {runs:9} {_duration(sum(each))}")
         total = sum(one for _, one in self.left)
-        there = self.trials - len(self.left)
+        before = self.trials - len(self.left)
         sources = f"{len(study.labels.kinds)} labelled {study.labels.unit}s, {len(study.tested.ids)} to be judged on"
-        known = f", {there} are there already" if there else ""
-        return "\n".join([sources, *lines, f"{len(self.left)} runs to make{known}; {_duration(total)} in all"])
+        known = f", {before} are there already" if before else ""
+        runs = "run" if len(self.left) == 1 else "runs"
+        return "\n".join([sources, *lines, f"{len(self.left)} {runs} to make{known}; {_duration(total)} in all"])
 
 
 def planned(study: Study) -> Planned:

@@ -15,7 +15,7 @@ from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.resume import FREE_TO_CHANGE, flat
 from mae_ext.engine.task import load_task
 from mae_ext.engine.train import train
-from mae_ext.errors import BadSample, RunError, Stopped, UserError
+from mae_ext.errors import BadSample, NonFinite, RunError, Stopped, UserError
 from mae_ext.strict_json import dumps
 from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.judged import judge
@@ -25,6 +25,10 @@ OUTCOME = "outcome.json"
 LOG = "log.txt"
 PLACES = ("init", "data.path", "data.test", "data.reader.cache")
 """Where things lie: what they are is in the key by itself."""
+
+
+class Diverged(RunError):
+    """A trial whose loss or gradients were not finite."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Trial:
             raise Stopped(f"{self.name}: {stopped}", stopped.agreed) from None
         except (UserError, RunError, BadSample) as error:
             kind = UserError if isinstance(error, UserError) else RunError
+            if isinstance(error.__context__, NonFinite):
+                kind = Diverged
             raise kind(f"{self.name} ({folder}): {error}") from error
         write_durably(folder / OUTCOME, dumps(to_json(outcome)))
         shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)  # of dozens of trials they would fill a disk

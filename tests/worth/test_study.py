@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mae_ext.engine.checkpoint import sha256
 from mae_ext.errors import RunError, UserError
 from mae_ext.worth.intervals import rescored
 from mae_ext.worth.outcome import from_json
+from mae_ext.worth.rates import best
 from mae_ext.worth.run import planned, printed, worth
 from mae_ext.worth.study import study_of
 
@@ -175,6 +177,21 @@ def test_an_error_of_one_trial_names_it_and_keeps_what_was_made(study):
     with pytest.raises(RunError, match=r"scratch, 1 a class, seed 0 .*trials/\w+\): .*losses .*nan"):
         made(one)
     assert len(list(one.wish.out.glob("trials/*/outcome.json"))) == 1
+
+
+def test_a_rate_that_diverges_is_not_taken(study):
+    one = study(arms="scratch", labels="3", rates="choose")
+    trying = planned(one).tryings[0]
+    hot = replace(
+        trying.options[1][1], work=one.training(trying.options[1][1].cell, one.whole, {"train.lr": 1e30}).work
+    )
+    choices = replace(trying, options=((trying.options[1][0], hot), trying.options[2])).chosen(
+        lambda t: t.made(one.wish.out)
+    )
+    assert [(choice.taken, choice.value is None) for choice in choices] == [(False, True), (True, False)]
+    rows = [choice.row() for choice in best("scratch", [({}, None), ({"train.lr": 3.0}, 0.2)], 8, "3 a class")]
+    assert [(row["taken"], row["value"]) for row in rows] == [(False, None), (True, 0.2)]
+    assert rows[0]["why"] == "not finite"
 
 
 def command(one, *more):
