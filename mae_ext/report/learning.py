@@ -105,7 +105,7 @@ def _axes(names: dict[float, str], frame: _Frame) -> str:
         lower = x - last < NARROW and not lower
         last, y = x, HEIGHT - BOTTOM + 16 + 15 * lower
         words = (
-            names[count] if count == int(count) and names[count] == f"{count:g}" else f"{names[count]} ({count:,.4g})"
+            names[count] if count == int(count) and names[count] == f"{count:g}" else f"{names[count]} ({count:,.6g})"
         )
         marks.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 5}"/>')
         marks.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{escape(words)}</text>')
