@@ -19,7 +19,7 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
     ("augment", name, epoch, index, repeat), ("distort", name, epoch, index, repeat), ("mask", name, step, slot),
     ("decode", name, step, slot), ("held-out", name, index), ("drop", name, step), ("init",), ("picture", name, i),
     ("probe", draw, label), ("attentive",), ("attentive", epoch), ("bootstrap",), ("folds", class), ("map",),
-    ("neighbours",); of tasks ("init", "task"), ("init", "head"), ("labels", name, class),
+    ("neighbours",), ("voxels", row); of tasks ("init", "task"), ("init", "head"), ("labels", name, class),
     ("distort", ...) as well, ("balance", name, epoch, index, repeat) and ("mix", name, step, pair).
 
     >>> import torch

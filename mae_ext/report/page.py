@@ -2,8 +2,6 @@
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import datetime
 from html import escape
 from math import prod
 from pathlib import Path
@@ -15,10 +13,11 @@ from mae_ext.config import Config
 from mae_ext.engine.optim import peak_lr
 from mae_ext.plugins import maskers
 from mae_ext.report.curves import WIDE, Series, curve, short
+from mae_ext.report.document import document, duration, pairs, section, table
 from mae_ext.report.held_out import held_out_losses
 from mae_ext.report.history import OVERVIEW, History, parameters, read_history
 from mae_ext.report.probes import probes_section
-from mae_ext.version import __version__
+from mae_ext.report.worth import studies_section
 from mae_ext.writing import blamed_on, staged
 
 MAX_PICTURES = 12
@@ -47,52 +46,22 @@ def write_report(run: str | Path) -> Path:
 
 def page(history: History) -> str:
     """The whole document."""
-    here = Path(__file__)
     title = history.run.resolve().name
     steps = history.column("step")
     state = f"{len(steps)} steps logged" if len(steps) else "no steps logged yet"
     sections = [
         _facts(history),
         *(f'<p class="warn">{escape(problem)}</p>' for problem in history.problems),
-        _section("Training", _charts(history)),
-        _section("Scores on held-out data", _evaluations(history.evaluations, any(held_out_losses(history)))),
-        _section("Reconstructions", _pictures(history.run / "pictures")),
-        _section("Probes of the frozen encoder", probes_section(history.probes)),
-        _section("Features", _maps(history.run / "maps")),
-        _section("Loader health", _loader(history)),
-        _section("Setup", _setup(history)),
+        section("Training", _charts(history)),
+        section("Scores on held-out data", _evaluations(history.evaluations, any(held_out_losses(history)))),
+        section("What pretraining is worth", studies_section(history.run)),
+        section("Reconstructions", _pictures(history.run / "pictures")),
+        section("Probes of the frozen encoder", probes_section(history.probes)),
+        section("Features", _maps(history.run / "maps")),
+        section("Loader health", _loader(history)),
+        section("Setup", _setup(history)),
     ]
-    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{here.with_suffix('.css').read_text('utf-8')}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><p class="sub">{escape(str(history.run.resolve()))} · {state}</p>{"".join(sections)}'
-        f"<footer>mae_ext {escape(__version__)} · written {escape(written)}</footer></main>"
-        f"<script>{here.with_suffix('.js').read_text('utf-8')}</script></body></html>\n"
-    )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> str:
-    """Cells are escaped; columns in `numbers` are set to the right."""
-    kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
-    top = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(str(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {int(seconds % 60):02d} s"
+    return document(title, f"{escape(str(history.run.resolve()))} · {state}", "".join(sections))
 
 
 def _facts(history: History) -> str:
@@ -114,9 +83,9 @@ def _facts(history: History) -> str:
         facts.append(("waiting for data", f"{share:.1%}", typical))
     if total := sum((stages := history.stages()).values()):
         each = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in stages.items())
-        facts.append(("making batches", _duration(total), f"by stage: {each}"))
+        facts.append(("making batches", duration(total), f"by stage: {each}"))
     if len(seconds := history.finite("seconds")):
-        facts.append(("time in steps", _duration(float(seconds.sum())), ""))
+        facts.append(("time in steps", duration(float(seconds.sum())), ""))
     if history.checkpoints:
         counts = parameters(history.run / "checkpoints" / history.checkpoints[-1].name)
         if counts:
@@ -247,7 +216,7 @@ def _loader(history: History) -> str:
         rows.append(("samples seen", f"{history.config.samples_per_step * int(steps[-1]):,}"))
         allowed = min(m.data.max_bad_fraction for m in history.config.modalities.values())
         rows.append(("bad files before the run stops", f"{allowed:.2%} of all"))
-    body = _pairs(rows)
+    body = pairs(rows)
     if not history.bad:
         return f'<div class="columns"><div>{body}</div><div><p>No bad sample was met.</p></div></div>'
     # Each rank has a ledger of its own, and a file that several of them met is one file.
@@ -325,12 +294,7 @@ def _settings(config: Config) -> tuple[str, str]:
         ("precision", train.precision + ("" if train.compile in ("auto", False) else ", compiled")),
         ("seed", str(config.seed)),
     ]
-    return _pairs(data), _pairs(how)
-
-
-def _pairs(rows: list[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows)
-    return f"<table><tbody>{body}</tbody></table>"
+    return pairs(data), pairs(how)
 
 
 def _by(lengths: tuple[int, ...]) -> str:

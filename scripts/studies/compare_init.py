@@ -1,17 +1,16 @@
-"""Does pretraining pay? One config from a pretrained run and from scratch, over seeds, side by side.
+"""Does it pay to go on pretraining from weights? One config of pretraining from them and from nothing, over seeds.
 
-    python scripts/studies/compare_init.py finetune_cifar10_vitt --init runs/cifar10 --data DIR/train --test DIR/test \\
-        --out runs/pays --score accuracy --seeds 3 --set task.labels=0.1 --scratch-set train.layer_decay=1
+    python scripts/studies/compare_init.py med.yaml --init runs/cifar --data DIR/train --test DIR/test --out runs/med \\
+        --score loss --score probe/new/linear --seeds 3 --scratch-set train.lr=3e-4
 
-A seed draws the head's first weights, the order, the augmentations and, where task.labels is less than all, which
-samples have labels: the two sides of a seed share all of that. {seed} in --data, --init or a --set stands for the
-seed's number (few-{seed}.txt, runs/hippocampus-{seed}). --scratch-set: for the scratch side alone; layer-wise decay,
-which spares what is already learned, only slows a beginner. Runs that are there go on, so the same command after an
-interruption costs nothing again.
+What weights are worth for a task with labels, `mae-ext worth` says.
 
-A config of pretraining goes on pretraining from --init (a run, or weights of another program). Its scores are `loss`,
-on --test, and those of probes that train.probe asks for during the run, by the names of their curves: probe/linear,
-and with several named sets probe/old/linear, probe/new/knn, ... --score may be repeated.
+A seed draws the order, the crops, the masks and what is new of the weights: the two sides of a seed share all of that.
+{seed} in --data, --init or a --set stands for the seed's number. --start-set and --scratch-set are for one side alone.
+Runs that are there go on, so the same command after an interruption costs nothing again.
+
+Scores are `loss`, on --test, and those of probes that train.probe asks for during the run, by the names of their
+curves: probe/linear, and with several named sets probe/old/linear, probe/new/knn, ... --score may be repeated.
 
 Prints a line for each run, then the mean, the standard deviation over seeds and the difference seed by seed.
 """
@@ -23,14 +22,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mae_ext.config import load_values
-
 
 def command(args: argparse.Namespace, init: str, seed: int, more: list[str], out: Path) -> list[str]:
     options = [f"--set={value}" for value in [*args.set, *more, f"seed={seed}"]]
     files = ["--data", args.data, "--test", args.test, "--out", str(out)]
-    kind = "finetune" if load_values(args.config)[0].get("task", "pretrain") != "pretrain" else "pretrain"
-    words = [sys.executable, "-m", "mae_ext", kind, args.config, "--init", init, *files, *options]
+    words = [sys.executable, "-m", "mae_ext", "pretrain", args.config, "--init", init, *files, *options]
     return [word.replace("{seed}", str(seed)) for word in words]
 
 
@@ -71,7 +67,7 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--score", required=True, action="append", help="of evaluations.jsonl: accuracy, dice, loss, ..."
+        "--score", required=True, action="append", help="of evaluations.jsonl or probes.jsonl: loss, probe/linear, ..."
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

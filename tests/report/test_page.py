@@ -12,7 +12,8 @@ from mae_ext.config import load_config
 from mae_ext.errors import UserError
 from mae_ext.probing.probe import probe
 from mae_ext.probing.spec import ProbeSpec
-from mae_ext.report.page import _duration, write_report
+from mae_ext.report.document import duration
+from mae_ext.report.page import write_report
 from mae_ext.report.pictures import reconstruct
 
 MakeRun = Callable[..., Path]
@@ -262,7 +263,7 @@ def test_of_a_run_in_epochs_the_page_says_how_many_steps_they_are(make_run: Make
     [(59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"), (98_765, "27 h 26 min")],
 )
 def test_durations_are_said_in_the_units_people_use(seconds: float, told: str) -> None:
-    assert _duration(seconds) == told
+    assert duration(seconds) == told
 
 
 def test_the_setup_is_the_configs(make_run: MakeRun) -> None:

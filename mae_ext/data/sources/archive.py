@@ -29,6 +29,12 @@ log = logging.getLogger("mae_ext.data.sources.table")
 MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
 ROW = re.compile(r"(?s)(?P<file>.*\.npz)::(?P<key>\w+)::(?P<row>\d+)")
 
+
+def is_place(address: str) -> bool:
+    """Whether an address is a member of a shard or a row of an array, and no file of its own."""
+    return bool(MEMBER.fullmatch(address) or ROW.fullmatch(address))
+
+
 MAX_INFLATED_BYTES = 16 << 30
 """A compressed array has to be inflated whole; one stored uncompressed is mapped, and may be of any size."""
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+from mae_ext.data.sources.archive import is_place
 from mae_ext.data.sources.folds import deal
 from mae_ext.data.sources.plain_list import (
     LABELS,
@@ -241,6 +242,8 @@ def _addresses(
     takes the place of these."""
     if not names:
         raise UserError(f"{where}: the list is empty; expected a path on each line")
+    if all(map(is_place, names)):  # as a listing of shards or arrays gives them
+        return names
     names = [forward(name, path.parent) for name in names]
     for line, name in zip(lines, names, strict=True):
         if not Path(name).is_absolute() and ".." in Path(name).parts:

@@ -31,6 +31,27 @@ def average_precision(
     that occurs. At most 100 detections count an image. An ignored object, COCO's crowd or VOC's difficult, is matched
     as COCO matches a crowd: what lies in it counts neither for nor against. Raises UserError without pycocotools.
     """
+    evaluator = evaluated(truth, detected, classes)
+    with redirect_stdout(StringIO()):  # it says how long it takes
+        evaluator.accumulate()
+    # (IoU, recall, class, area, detections an image): all areas, at most 100; -1 where a class does not occur.
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]
+    per_class = {
+        name: (float(precision[:, :, i].mean()), float(precision[0, :, i].mean()))
+        for i, name in enumerate(classes)
+        if (precision[:, :, i] > -1).any()
+    }
+    if not per_class:
+        return {"mAP": 0.0, "mAP50": 0.0}
+    overall = np.mean(list(per_class.values()), axis=0)
+    scores = {"mAP": float(overall[0]), "mAP50": float(overall[1])}
+    for name, (every, half) in per_class.items():
+        scores |= {f"AP/{name}": every, f"AP50/{name}": half}
+    return scores
+
+
+def evaluated(truth: Sequence[ImageBoxes], detected: Sequence[Detections], classes: Sequence[str]) -> Any:
+    """COCO's evaluator after it has matched: `evalImgs` has what became of each detection, image by image."""
     require_pycocotools()
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -51,21 +72,7 @@ def average_precision(
         coco.createIndex()
         evaluator = COCOeval(coco, coco.loadRes(answers) if answers else _nothing(coco), "bbox")
         evaluator.evaluate()
-        evaluator.accumulate()
-    # (IoU, recall, class, area, detections an image): all areas, at most 100; -1 where a class does not occur.
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]
-    per_class = {
-        name: (float(precision[:, :, i].mean()), float(precision[0, :, i].mean()))
-        for i, name in enumerate(classes)
-        if (precision[:, :, i] > -1).any()
-    }
-    if not per_class:
-        return {"mAP": 0.0, "mAP50": 0.0}
-    overall = np.mean(list(per_class.values()), axis=0)
-    scores = {"mAP": float(overall[0]), "mAP50": float(overall[1])}
-    for name, (every, half) in per_class.items():
-        scores |= {f"AP/{name}": every, f"AP50/{name}": half}
-    return scores
+    return evaluator
 
 
 def _row(image: int, label: int, box: list[float]) -> dict[str, Any]:

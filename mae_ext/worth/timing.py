@@ -1,0 +1,81 @@
+"""What a study will take, from a few steps of each kind of training that are really taken."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mae_ext.config import parse_config
+from mae_ext.engine.checkpoint import write_durably
+from mae_ext.engine.task import load_task
+from mae_ext.engine.train import train
+from mae_ext.strict_json import dumps
+from mae_ext.tasks.finetuning import FineTuning
+from mae_ext.worth.arms import CHEAP, LIGHT, config_of
+from mae_ext.worth.judged import judge
+from mae_ext.worth.study import Study, with_data
+from mae_ext.worth.trial import Trial, decisive, digest, logged, unjudged
+
+TIMED = "timing.json"
+STEPS = 4
+"""The first of which, that warms up, is left out."""
+
+LOOKED_AT = 4
+"""Test samples that are judged."""
+
+OF_A_SAMPLE = 0.002
+"""Seconds that a cheap arm takes of each, for want of anything better: a small picture is decoded in about a tenth."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds: of a step, and of judging one test sample."""
+
+    step: float
+    judged: float
+
+
+def speeds(study: Study) -> dict[str, Speed]:
+    """Of "finetuned", and of "frozen" where an arm trains a head alone; measured once for an --out."""
+    arms = ["finetuned", *["frozen"] * bool(set(study.arms) & set(LIGHT) and study.recipe.kind != "classify")]
+    key = digest(dumps([decisive(config_of(study.recipe, arm, {})) for arm in arms]))
+    path = study.wish.out / TIMED
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if known.get("key") == key:
+        return {arm: Speed(**values) for arm, values in known["speeds"].items()}
+    study.wish.out.mkdir(parents=True, exist_ok=True)
+    measured = {arm: _speed(study, arm) for arm in arms}
+    write_durably(path, dumps({"key": key, "speeds": {arm: vars(speed) for arm, speed in measured.items()}}))
+    return measured
+
+
+def _speed(study: Study, arm: str) -> Speed:
+    with tempfile.TemporaryDirectory(dir=study.wish.out) as name, logged(study.wish.out / "timing.log"):
+        folder, values = Path(name), config_of(study.recipe, arm, {}).model_dump(mode="json")
+        values["train"] |= {"epochs": None, "warmup_epochs": None, "steps": STEPS, "warmup_steps": 1}
+        part = study.whole.drawn(study.levels[0][0], 0) or study.whole
+        config = with_data(parse_config(values, "worth"), str(part.written(folder / "some.csv")), study.wish.test)
+        run = train(unjudged(config), folder / "run")
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        task, model, own, _ = load_task(run, config.train.device)
+        assert isinstance(task, FineTuning)
+        count = min(LOOKED_AT, len(study.tested.ids))
+        began, (modality,) = time.perf_counter(), config.modalities.values()
+        judge(task, model, own, study.examples, modality.data, count)
+        return Speed(median(row["seconds"] for row in rows[1:]), (time.perf_counter() - began) / count)
+
+
+def minutes(trial: Trial, study: Study, known: Mapping[str, Speed]) -> float:
+    """Of one trial, about. A probe's is that of encoding both sources, which the trials of its weights share."""
+    arm, tests = trial.cell.arm, len(study.tested.ids)
+    if trial.steps:
+        speed = known["frozen" if arm in LIGHT else "finetuned"]
+        return (trial.steps * speed.step + trial.judged * speed.judged) / 60
+    if arm in CHEAP:
+        return (trial.cell.count + tests) * OF_A_SAMPLE / 60
+    cells = len(study.levels) * (study.wish.seeds if arm != "random" else 1)
+    return (len(study.labels.kinds) + tests) * known["finetuned"].judged / cells / 60
