@@ -8,11 +8,12 @@
 Each side is a process of its own, with the same number of threads, and one trains at a time: turns of a minute, to the
 side that has had the least, so that other load hits all alike. Time is processor time of the process and its workers.
 Ours is the whole engine as a user runs it: files, workers, checkpoints, the record; listing and measuring the data
-counts too. A peer (peers_models.py: its own defaults, our sizes, our sizes and rates) is a bare loop with everything
-decoded in memory before its clock starts. Every side's rate falls to zero at the end of its own schedule: a peer's is
---minutes long; ours is what the recipe and --set say, cut where it is longer, so let it end in time. --probes times in
---minutes (--peer-probes for peers) each frozen encoder is judged by the same probe of the same decoded samples, with
-the clock stopped. `images`: kNN and linear; volumes: R2; clips: attentive.
+counts too; clips and scans lie prepared (`mae-ext prepare`) before any clock starts. A peer (peers_models.py: its own
+defaults, our sizes, our sizes and rates) is a bare loop with everything decoded in memory before its clock starts.
+Every side's rate falls to zero at the end of its own schedule: a peer's is --minutes long; ours is what the recipe and
+--set say, cut where it is longer, so let it end in time. --probes times in --minutes (--peer-probes for peers) each
+frozen encoder is judged by the same probe of the same decoded samples, with the clock stopped: images by kNN and a
+linear layer, volumes by R2, clips by the attentive probe.
 
 OUT/SET.jsonl has a line for each: side, seconds, steps, scores. Printed: the last scores, and for each peer and score
 the seconds until it and ours first had what the peer has at its end, and their ratio, to within a probe.
@@ -80,6 +81,10 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cache_of(args: argparse.Namespace, name: str) -> Path:
+    return args.out / f"{name}-cache"  # type: ignore[no-any-return]
+
+
 def started(args: argparse.Namespace, name: str, side: str) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, str(args.sets), "--out", str(args.out), "--only", name, "--side", side]
     command += ["--minutes", str(args.minutes), "--probes", str(args.probes), "--peer-probes", str(args.peer_probes)]
@@ -108,6 +113,9 @@ def give(process: subprocess.Popen[str], word: dict[str, float]) -> None:
 
 def compare(args: argparse.Namespace, name: str, sides: list[str]) -> None:
     """One set, to its end. Raises SystemExit where a side fails."""
+    from peers_sets import config_of, prepare_for
+
+    prepare_for(name, config_of(name, args.sets, args.recipe, args.set), cache_of(args, name))
     processes = {side: started(args, name, side) for side in sides}
     training = None
     try:
@@ -138,8 +146,8 @@ def serve_side(args: argparse.Namespace) -> None:
     sets = [f"train.precision={args.precision}", *args.set]
     budget = 60 * args.minutes
     every = budget / (args.probes if args.side == OURS else args.peer_probes)
-    given = {"recipe": args.recipe, "sets": sets, "every": every, "budget": budget}
     (name,) = args.only
+    given = {"recipe": args.recipe, "sets": sets, "cache": cache_of(args, name), "every": every, "budget": budget}
     serve(args.side, name, args.sets, args.out / name / args.side, given)
 
 
@@ -173,7 +181,10 @@ def main() -> None:
         if not args.table:
             if (args.out / name).exists() and not args.resume:
                 parser.error(f"{args.out / name} is there: --resume goes on with it")
-            compare(args, name, sides)
+            try:
+                compare(args, name, sides)
+            except KeyboardInterrupt:
+                raise SystemExit(f"stopped in {name}; the same command with --resume goes on") from None
         print(table(name, scores_of(args.out, name, sides)), flush=True)
 
 

@@ -15,6 +15,7 @@ from mae_ext.config import Config, ModalityConfig, load_config
 from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.ahead import read_ahead
 from mae_ext.data.loading.batches import build_reader
+from mae_ext.data.loading.prepare import prepare
 from mae_ext.data.sample import Sample, read_checked, stack, whole
 from mae_ext.data.sources.table import Items, list_items
 from mae_ext.data.volume.reader import VolumeReader
@@ -58,13 +59,23 @@ SETS = {
     "motion": SetOf("video_motion_vitt", "clips", "motion/train", "motion/few-50-0.csv", "motion/test"),
 }  # fmt: skip
 
+MODALITIES = {"images": "image", "volumes": "volume", "clips": "video"}
+"""What the recipes call them."""
 
-def config_of(name: str, folder: Path, recipe: str | None, sets: list[str]) -> Config:
-    """The config of our side. recipe: in place of the set's own; sets: "a.b=c", after the set's own."""
+
+def config_of(name: str, folder: Path, recipe: str | None, sets: list[str], cache: Path | None = None) -> Config:
+    """The config of our side. recipe: in place of the set's own; sets: "a.b=c", after the set's own. cache: where its
+    clips or scans lie prepared."""
     own = SETS[name]
-    modality = {"images": "image", "volumes": "volume", "clips": "video"}[own.kind]
-    path = f"modalities.{modality}.data.path={folder / own.data}"
-    return load_config(recipe or own.recipe, [*own.sets, path, *sets])
+    data = f"modalities.{MODALITIES[own.kind]}.data"
+    prepared = [] if cache is None or own.kind == "images" else [f"{data}.reader.cache={cache.absolute()}"]
+    return load_config(recipe or own.recipe, [*own.sets, f"{data}.path={folder / own.data}", *prepared, *sets])
+
+
+def prepare_for(name: str, config: Config, cache: Path) -> None:
+    """What `mae-ext prepare` does: clips and scans are decoded once. Raises SystemExit for bad files."""
+    if SETS[name].kind != "images" and (bad := prepare(config, cache).bad):
+        raise SystemExit(f"{name}: {len(bad)} bad files, {bad[0]} among them")
 
 
 def only(config: Config) -> tuple[str, ModalityConfig]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from peers_models import Boxes, Peer, Pictures, peer_of
+from peers_models import Boxes, MonaiMAE, Peer, Pictures, peer_of
 from peers_sets import SETS, Encode, Judge, config_of, decoded, only, whole_scans
 from torch import Tensor, nn
 
@@ -179,14 +179,13 @@ class TakesTurns:
         self.clock.close()
 
 
-def train_ours(turns: Turns, name: str, folder: Path, recipe: str | None, sets: list[str]) -> None:
+def train_ours(turns: Turns, config: Config) -> None:
     """The whole engine, as `mae-ext pretrain` runs it. It goes on by itself where turns.out holds its run."""
     global TURNS  # noqa: PLW0603 a registry builds the observer from its name alone
     TURNS = turns
     plugins.observers.builtins["takes_turns"] = f"{__name__}:TakesTurns"
-    config = config_of(name, folder, recipe, [*sets, "train.observe=[{name: takes_turns}]"])
     with contextlib.suppress(Stopped):
-        train(config, turns.out)
+        train(config, turns.out, sets=["train.observe=[{name: takes_turns}]"])
 
 
 def batches_of(name: str, folder: Path, config: Config, peer: Peer) -> Callable[[int], Tensor]:
@@ -203,12 +202,10 @@ def batches_of(name: str, folder: Path, config: Config, peer: Peer) -> Callable[
     return Boxes(scans, modality.size, peer.recipe.batch, axes)
 
 
-def train_peer(turns: Turns, side: str, name: str, folder: Path, config: Config) -> None:
-    """Until its budget is spent, along which its rate falls. precision: of our config, but fp32 for MONAI, which fails
-    in bf16."""
-    peer = peer_of(side, config)
-    batches = batches_of(name, folder, config, peer)
-    precision = "fp32" if side.startswith("monai") else config.train.precision
+def train_peer(turns: Turns, peer: Peer, batches: Callable[[int], Tensor], side: str, precision: str) -> None:
+    """Until its budget is spent, along which its rate falls. precision: fp32 all the same for MONAI, which fails in
+    bf16."""
+    precision = "fp32" if isinstance(peer, MonaiMAE) else precision
     optimizer = torch.optim.AdamW(
         [p for p in peer.model.parameters() if p.requires_grad], lr=0.0, betas=peer.recipe.betas,
         weight_decay=peer.recipe.weight_decay, fused=True,
@@ -259,18 +256,17 @@ def train_peer(turns: Turns, side: str, name: str, folder: Path, config: Config)
 
 
 def serve(side: str, name: str, folder: Path, out: Path, given: dict[str, Any]) -> None:
-    """The life of a side. given: recipe, sets, every, budget."""
+    """The life of a side. given: recipe, sets, cache, every, budget."""
     talk = (sys.stdin, sys.stdout)
     sys.stdout = sys.stderr  # whatever libraries print
     torch.set_flush_denormal(True)  # as our engine does
-    config = config_of(name, folder, given["recipe"], given["sets"])
+    config = config_of(name, folder, given["recipe"], given["sets"], given["cache"])
     judge = Judge(name, folder, config)
     out.mkdir(parents=True, exist_ok=True)
-    if side == OURS:
-        grid = only(config)[1].grid
-        turns = Turns(out, given["every"], given["budget"], lambda encode: judge(encode, grid), talk)
-        train_ours(turns, name, folder, given["recipe"], given["sets"])
-        return
-    grid = peer_of(side, config).grid
+    peer = None if side == OURS else peer_of(side, config)
+    grid = peer.grid if peer else only(config)[1].grid
     turns = Turns(out, given["every"], given["budget"], lambda encode: judge(encode, grid), talk)
-    train_peer(turns, side, name, folder, config)
+    if peer is None:
+        train_ours(turns, config)
+    else:
+        train_peer(turns, peer, batches_of(name, folder, config, peer), side, config.train.precision)

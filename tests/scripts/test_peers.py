@@ -116,13 +116,13 @@ def test_our_side_ends_at_its_budget_and_goes_on_with_its_time_where_it_was_stop
     def side(budget, *turns):
         return Turns(out, every=100.0, budget=budget, judge=lambda encode: judged.append(1) or {}, talk=talk(*turns))
 
-    sets = [*TINY, "train.steps=100000", "train.warmup_steps=0"]
+    config = config_of("tiny", tmp_path, None, [*TINY, "train.steps=100000", "train.warmup_steps=0"])
     first = side(100.0, 0.3)  # one turn, and then whoever gave it is gone
-    train_ours(first, "tiny", tmp_path, None, sets)
+    train_ours(first, config)
     begun, stopped = (json.loads(line) for line in first.talk[1].getvalue().splitlines())
     assert begun["steps"] == 0 and not judged and stopped["steps"] > 0
     second = side(stopped["seconds"] + 0.3, 100.0)
-    train_ours(second, "tiny", tmp_path, None, sets)
+    train_ours(second, config)
     again, ended = (json.loads(line) for line in second.talk[1].getvalue().splitlines())
     assert again["steps"] == stopped["steps"] and abs(again["seconds"] - stopped["seconds"]) < 0.1
     assert ended["ended"] and ended["steps"] > again["steps"] and len(judged) == 1
