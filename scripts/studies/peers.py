@@ -11,9 +11,9 @@ Ours is the whole engine as a user runs it: files, workers, checkpoints, the rec
 counts too; clips and scans lie prepared (`mae-ext prepare`) before any clock starts. A peer (peers_models.py: its own
 defaults, our sizes, our sizes and rates) is a bare loop with everything decoded in memory before its clock starts.
 Every side's rate falls to zero at the end of its own schedule: a peer's is --minutes long; ours is what the recipe and
---set say, cut where it is longer, so let it end in time. --probes times in --minutes (--peer-probes for peers) each
-frozen encoder is judged by the same probe of the same decoded samples, with the clock stopped: images by kNN and a
-linear layer, volumes by R2, clips by the attentive probe.
+--set say, cut where it is longer, so let it end in time. --probes times in --minutes (--peer-probes for peers, two for
+one of its own default size, which takes long to judge) each frozen encoder is judged by the same probe of the same
+decoded samples, with the clock stopped: images by kNN and a linear layer, volumes by R2, clips by the attentive probe.
 
 OUT/SET.jsonl has a line for each: side, seconds, steps, scores. Printed: the last scores, and for each peer and score
 the seconds until it and ours first had what the peer has at its end, and their ratio, to within a probe.
@@ -145,9 +145,15 @@ def serve_side(args: argparse.Namespace) -> None:
 
     sets = [f"train.precision={args.precision}", *args.set]
     budget = 60 * args.minutes
-    every = budget / (args.probes if args.side == OURS else args.peer_probes)
+    probes = args.probes if args.side == OURS else args.peer_probes if "-" in args.side else min(2, args.peer_probes)
     (name,) = args.only
-    given = {"recipe": args.recipe, "sets": sets, "cache": cache_of(args, name), "every": every, "budget": budget}
+    given = {
+        "recipe": args.recipe,
+        "sets": sets,
+        "cache": cache_of(args, name),
+        "every": budget / probes,
+        "budget": budget,
+    }
     serve(args.side, name, args.sets, args.out / name / args.side, given)
 
 

@@ -89,7 +89,9 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_side_is_judged_after_its_share_of_the_budget_and_judging_costs_it_nothing(tmp_path):
+def test_a_side_is_judged_after_its_share_of_the_budget_and_judging_costs_it_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers_sides, "LOOK_S", 0.0)
+
     def judge(encode):
         burn(0.3)
         return {"knn": 0.5}
@@ -100,7 +102,7 @@ def test_a_side_is_judged_after_its_share_of_the_budget_and_judging_costs_it_not
     while goes:
         if turns.due(last=False):
             goes = turns.look(step, False, lambda x, spacing: (x, None))
-        burn(0.02)
+        burn(0.01)
         step += 1
     said = [json.loads(line) for line in turns.talk[1].getvalue().splitlines()]
     assert [row["ended"] for row in said] == [False, False, True]
@@ -128,6 +130,18 @@ def test_our_side_ends_at_its_budget_and_goes_on_with_its_time_where_it_was_stop
     assert ended["ended"] and ended["steps"] > again["steps"] and len(judged) == 1
     assert [row["step"] for row in rows(out / SCORES)] == [ended["steps"]]
     assert peers_sides.TURNS is second
+
+
+def test_our_side_that_has_taken_all_steps_is_judged_once_however_often_it_is_begun(tmp_path):
+    judged = []
+    config = config_of("tiny", tmp_path, None, [*TINY, "train.steps=3", "train.warmup_steps=0"])
+    for begun_at in (0, 3):
+        turns = Turns(tmp_path / "run", 100.0, 100.0, lambda encode: judged.append(1) or {}, talk(100.0))
+        train_ours(turns, config)
+        said = [json.loads(line) for line in turns.talk[1].getvalue().splitlines()]
+        assert said[0]["steps"] == begun_at
+        assert said[-1]["ended"] and said[-1]["steps"] == 3
+    assert len(judged) == 1
 
 
 def test_the_time_to_a_score_is_that_of_the_first_probe_that_has_it():
