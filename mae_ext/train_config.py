@@ -77,6 +77,8 @@ class AlignConfig(Section):
     project: tuple[Positive, Positive] | None = None
     """Widths of two linear maps, with a GELU between, through which they are compared. Of pretraining alone: neither
     load_encoder nor exports nor `init` take them along. null compares the tokens themselves."""
+
+
 def _durations(value: Any) -> Any:
     pair = value if isinstance(value, (list, tuple)) else (value, 0)
     numbers = all(
