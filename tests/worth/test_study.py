@@ -49,7 +49,7 @@ def test_a_study_has_every_arm_and_is_not_made_again_but_where_it_grows(wish):
     again, runs = made(study_of(first))
     assert runs == 0 and again == result
     grown = wish(run=first.run, arms="scratch,majority", seeds=2, labels="1,all")
-    assert planned(study_of(grown)).text(study_of(grown)).endswith("s in all") and planned(study_of(grown)).trials == 8
+    assert planned(study_of(grown)).text(study_of(grown)).endswith(" in all") and planned(study_of(grown)).trials == 8
     more, runs = made(study_of(grown))
     assert runs == 6 and [row for row in more["rows"] if row in result["rows"]] == result["rows"][2::2]
 
