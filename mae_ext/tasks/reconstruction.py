@@ -1,6 +1,7 @@
 """Reconstruction beside a task's labels: of hidden patches of the same samples, and of others that nobody labelled."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from math import isfinite
 from typing import Protocol, TypeVar
@@ -21,6 +22,7 @@ UNLABELLED = "_unlabelled"
 """After the name of the modality, that of the stream of samples without labels: in keys of chance, losses, ledgers."""
 
 
+@dataclass(frozen=True)
 class Reconstruction:
     """What a task's loss has beside that of the labels (SSAT, 2310.20704): `weight` times pretraining's loss of the
     same samples, with the modality's own mask, target and decoder; 0 is none. All but the loss ignores the decoder.
@@ -31,7 +33,12 @@ class Reconstruction:
     function of the step. Raises ValueError for arguments that mean nothing together.
     """
 
-    def __init__(self, weight: float = 0.0, unlabelled: str | None = None, batch: int | None = None) -> None:
+    weight: float = 0.0
+    unlabelled: str | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        weight, unlabelled, batch = self.weight, self.unlabelled, self.batch
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not isfinite(weight) or weight < 0:
             raise ValueError(f"reconstruct={weight!r}: expected the weight of its loss, 0 (off) or more")
@@ -44,7 +51,6 @@ class Reconstruction:
         whole = batch is None or (isinstance(batch, int) and not isinstance(batch, bool) and batch > 0)
         if not whole or (batch is not None and unlabelled is None):
             raise ValueError(f"unlabelled_batch={batch!r}: expected a whole number of samples, and unlabelled, a path")
-        self.weight, self.unlabelled, self.batch = float(weight), unlabelled, batch
 
     def check(self, config: Config) -> None:
         """Raises ConfigError for what goes with no reconstruction."""

@@ -315,6 +315,6 @@ def pages(note: Note) -> None:
         ),
     )
     for seconds in (0, 59.4, 59.6, 60, 3599, 3600, 3661, 90000):
-        note(f"duration {seconds}", page._duration(seconds))
+        note(f"duration {seconds}", page.duration(seconds))
     note("table", page.table(("a", "b<"), [(1, "<i>")], (1,)))
     note("parameters", history.parameters(Path("run-whole/checkpoints/step-00000008")))
