@@ -228,4 +228,5 @@ def test_weights_of_a_run_that_grew_are_those_of_a_model_of_one_size_with_its_pl
     report = load_start(model, config)
     assert report.count("taken") == len(report.rows) > 0
     x = torch.rand(2, 3, 16, 8, generator=rng(0, "x"))
-    assert torch.equal(model.eval().encode(x), mae_ext.load_encoder(trained).model.encode(x))
+    encoded = mae_ext.load_encoder(trained).model.encode(x)  # by the blocks of a CPU
+    torch.testing.assert_close(model.eval().encode(x), encoded, rtol=1e-5, atol=1e-5)
