@@ -14,7 +14,7 @@ volume/hippocampus; fashion comes from Debian (apt-get install dataset-fashion-m
 Of nuclei and bccd every fifth of the sorted files is held out, from the first on; of hippocampus the fifth that
 volume_study.py draws (43 of 217), on which all its figures rest. Few labels: few-N-S.txt has N of the lines of
 train.txt that seed S draws, and few-N-S.csv N of each class folder of train/; a seed's smaller lists are in its larger
-ones. For fashion, few-N-S.npz. `--data sets/nuclei/few-5-{seed}.txt` then is a list for each seed of compare_init.py. A
+ones. For fashion, few-N-S.npz. A
 set that is there is left as it is; one that was stopped is made anew.
 """
 
