@@ -90,7 +90,8 @@ class ModelConfig(Section):
                 raise ValueError(f"{name}heads={heads} does not divide {name}width={width}")
             if width * ratio < 1:  # type: ignore[operator]
                 raise ValueError(f"mlp_ratio={ratio:g} leaves nothing of {name}width={width} between two layers")
-        if sorted(set(wide.fuse) & set(range(1, self.depth or 1))) != list(wide.fuse):
+        # `in` a range asks nothing of its length: a card from outside may declare any depth.
+        if sorted({block for block in wide.fuse if block in range(1, self.depth or 1)}) != list(wide.fuse):
             raise ValueError(
                 f"decoder.fuse={list(wide.fuse)}: expected some of 1 to {(self.depth or 1) - 1}, each once, ascending; "
                 f"the last block, {self.depth}, is in it as it is"
