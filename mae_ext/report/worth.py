@@ -10,6 +10,7 @@ from urllib.parse import quote
 from mae_ext.errors import UserError
 from mae_ext.report.document import document, duration, pairs, section, table
 from mae_ext.report.learning import Line, Point, learning_curves
+from mae_ext.strict_json import dumps
 from mae_ext.worth.sentence import NAMES, POINTS, phrase
 from mae_ext.writing import blamed_on, staged
 
@@ -232,7 +233,7 @@ def _setup(result: Mapping[str, Any]) -> str:
         if others
         else ""
     )
-    text = escape(json.dumps(result["config"], indent=1, ensure_ascii=False))
+    text = escape(dumps(result["config"], indent=1))
     return (
         f"{pairs(facts)}{chosen}{passed}<details><summary>config of the trainings</summary><pre>{text}</pre></details>"
     )

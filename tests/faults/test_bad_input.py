@@ -67,7 +67,7 @@ def test_a_missing_and_an_empty_folder_are_told_apart(pretrain, tmp_path):
         ("modalities.image.mask.ratio=half", ["mask", "half"]),
         ("modalities.image.mask.name=randm", ["randm", "random"]),
         ("modalities.image.mask.rato=0.5", ["rato", "ratio"]),
-        ("modalities.image.embed=conv", ["conv", "patch"]),
+        ("modalities.image.embed=patches", ["patches", "patch"]),
         ("modalities.image.target={name: pixel, normalize: sometimes}", ["normalize", "sometimes"]),
         ("modalities.image.position={name: sincos, base: 3}", ["base"]),
         ("modalities.image.data.reader=os.system", ["os.system", "image"]),
