@@ -51,7 +51,7 @@ def untried(side: str, why: str) -> Choice:
 
 def side_of(arm: str) -> str:
     """The side whose rates an arm has."""
-    return {"finetuned": "pretrained", "scratch": "scratch"}.get(arm, "frozen")
+    return {tried: side for side, tried in SIDES.items()}.get(arm, "frozen")
 
 
 def taken(choices: Sequence[Choice], arm: str) -> Rates:
