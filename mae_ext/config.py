@@ -89,15 +89,6 @@ class Config(Section):
                     f"train.{key} compares samples of different files, and modalities.{name}.batch={m.batch} with "
                     f"data.repeats={m.data.repeats} has no two"
                 )
-            if "align.weight" in self.train.comparing and m.data.repeats < 2:
-                raise ValueError(
-                    f"train.align compares views of one file, and modalities.{name}.data.repeats={m.data.repeats} has "
-                    f"one of each: set it to 2, or train.align to null"
-                )
-        if self.train.magma and self.model.depth == 1:
-            raise ValueError(
-                "train.magma compares the last block with one before it, and model.depth is 1: set it to 0"
-            )
         return self
 
     @property

@@ -63,22 +63,6 @@ Probes = Annotated[
 """One set of labelled data, or several by name."""
 
 
-class AlignConfig(Section):
-    """Views of one file (`data.repeats`, at least 2) are to be encoded alike: their mean patch tokens, as of the pool
-    `mean`. It wants different views, so crops, and files apart from each other: `contrast`, or train.uniformity."""
-
-    weight: Annotated[float, Field(ge=0)] = 0.5
-    """Of the term in the loss; 0 is none."""
-    form: Literal["cosine", "contrast"] = "cosine"
-    """`cosine`: 1 less the mean cosine of two views. `contrast`: NT-Xent (SimCLR, 2002.05709), against the other files
-    of the batch, as CAN (2210.16870) has it beside MAE's loss."""
-    temperature: Annotated[float, Field(gt=0)] = 0.2
-    """Of `contrast`: what cosines are divided by. The lower, the more the likest of other files count."""
-    project: tuple[Positive, Positive] | None = None
-    """Widths of two linear maps, with a GELU between, through which they are compared. Of pretraining alone: neither
-    load_encoder nor exports nor `init` take them along. null compares the tokens themselves."""
-
-
 def _durations(value: Any) -> Any:
     pair = value if isinstance(value, (list, tuple)) else (value, 0)
     numbers = all(
@@ -141,13 +125,6 @@ class TrainConfig(Section):
     """The most that the gradient's norm may be; null is no limit."""
     uniformity: Annotated[float, Field(ge=0)] = 0.0
     """Weight of U-MAE's term (model/uniformity.py) in the loss; its paper takes 0.01."""
-    magma: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of MAGMA's term (model/magma.py) in the loss: what block depth - 2 finds alike in a batch stays alike in
-    the last. Its paper takes 1 beside a uniformity of 0.01; the term falls with the size of a batch."""
-    magma_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the run's steps in which that weight rises from 0."""
-    align: AlignConfig | None = None
-    """Views of one file are to be encoded alike. null asks nothing of them."""
     accumulate: Positive = 1
     """Parts that a batch is computed in, one after the other: less memory, the same recipe."""
     micro_batch: Positive | Literal["auto"] | None = None
@@ -205,9 +182,7 @@ class TrainConfig(Section):
     @property
     def comparing(self) -> dict[str, float]:
         """Weights of the terms of pretraining's loss that compare the samples of a batch, of those that have one."""
-        align = 0.0 if self.align is None else self.align.weight
-        weights = {"uniformity": self.uniformity, "magma": self.magma, "align.weight": align}
-        return {key: weight for key, weight in weights.items() if weight}
+        return {"uniformity": self.uniformity} if self.uniformity else {}
 
     @property
     def all_loggers(self) -> tuple[PlugIn, ...]:

@@ -49,8 +49,7 @@ def test_what_a_config_does_not_say_is_what_maes_recipe_says_or_nothing_special(
     train = {
         "epochs": None, "steps": 10, "warmup_epochs": None, "warmup_steps": None, "lr": 1.5e-4, "lr_per": 256,
         "min_lr": 0.0, "betas": (0.9, 0.95), "weight_decay": 0.05, "layer_decay": 1.0, "freeze": "none",
-        "evaluate_every": None, "clip": None, "uniformity": 0.0, "magma": 0.0,
-        "magma_warmup": 0.1, "align": None, "accumulate": 1, "precision": "bf16",
+        "evaluate_every": None, "clip": None, "uniformity": 0.0, "accumulate": 1, "precision": "bf16",
         "compile": "auto", "checkpointing": False, "device": "auto", "workers": 2, "prefetch": 2,
         "worker_timeout": 120.0, "save_every": 500, "keep": 2, "tensorboard": True, "probe": None,
         "log_every": 1, "loggers": (), "observe": (), "compile_mode": "default", "deterministic": True,

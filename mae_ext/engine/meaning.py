@@ -7,7 +7,7 @@ from mae_ext.data.batch import Batch
 from mae_ext.engine.optim import rising, thaw_of
 from mae_ext.engine.task import chief_of
 from mae_ext.errors import ConfigError
-from mae_ext.train_config import AlignConfig, TrainConfig
+from mae_ext.train_config import TrainConfig
 
 DEFAULT = AugmentConfig()
 STARTS = ("init_parts", "init_fit", "init_channels", "init_inflate")
@@ -52,7 +52,7 @@ def remarks(config: Config, steps: int, warmup: int) -> list[str]:
             notes.append(f"{key}.every={probe.every} is more than the run's {steps} steps: only begin and end")
     if config.model.drop_path > 0 and config.model.depth == 1:
         notes.append(f"model.drop_path={config.model.drop_path:g} rises from 0 over the blocks, and there is only one")
-    notes += _of_terms(train) + _of_judging(config, steps) + _of_the_frozen(config) + _of_the_start(config)
+    notes += _of_judging(config, steps) + _of_the_frozen(config) + _of_the_start(config)
     for name, m in config.modalities.items():
         notes += [f"modalities.{name}.{sentence}" for sentence in _of_a_modality(m, alone=len(config.modalities) < 2)]
     return notes
@@ -71,22 +71,6 @@ def of_first_batch(config: Config, batches: Mapping[str, Batch]) -> list[str]:
 
 def _is_judged(config: Config) -> bool:
     return any(m.data.test is not None for m in config.modalities.values())
-
-
-def _of_terms(train: TrainConfig) -> list[str]:
-    notes, defaults, align = [], TrainConfig.model_fields, train.align
-    if not train.magma and train.magma_warmup != defaults["magma_warmup"].default:
-        notes.append(f"train.magma_warmup={train.magma_warmup:g} has no effect: train.magma is 0")
-    if align is None or align.form == "contrast":
-        return notes
-    if align.temperature != AlignConfig.model_fields["temperature"].default:
-        notes.append(f"train.align.temperature={align.temperature:g} has no effect: train.align.form is cosine")
-    if not train.uniformity:
-        notes.append(
-            "train.align.form=cosine is met by encoding all files alike, and nothing keeps them apart: set "
-            "train.uniformity, or train.align.form=contrast"
-        )
-    return notes
 
 
 def _of_judging(config: Config, steps: int) -> list[str]:

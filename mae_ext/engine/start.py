@@ -16,7 +16,6 @@ from mae_ext.interop.fit import fitted
 from mae_ext.interop.format import Hints, format_of, parse_hints, recognise
 from mae_ext.interop.origin import Origin, Report
 from mae_ext.model.mae import MAE
-from mae_ext.model.terms import PART, without_terms
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,7 @@ def _of_a_run(path: Path) -> Origin:
     backbone = encoder_of(weights)
     step = read_state(path)["step"]
     left = {k: "the head of a task" for k in weights if backbone and k.removeprefix(BACKBONE) not in backbone}
-    config, own = read_config(path), backbone or {k: v for k, v in weights.items() if not k.startswith(PART)}
-    if learned := {k: "of a term of the loss" for k in weights if k.startswith(PART)}:
-        config, left = without_terms(config), left | learned
-    return Origin(own, config, str(path), decodes=not backbone, left=left, step=step)
+    return Origin(backbone or weights, read_config(path), str(path), decodes=not backbone, left=left, step=step)
 
 
 def model_of(origin: Origin) -> MAE:

@@ -18,7 +18,6 @@ from mae_ext.engine.run import Run
 from mae_ext.engine.task import Task
 from mae_ext.errors import NonFinite
 from mae_ext.model.mae import Encoder
-from mae_ext.model.terms import Term
 from mae_ext.model.transformer import drop_path_gates
 from mae_ext.rng import rng
 
@@ -96,7 +95,6 @@ class Step:
 
     def __init__(self, run: Run, on_news: Callable[[int], None] = lambda _: None, lag: int | None = None) -> None:
         self.run, self.on_news, self.skipped = run, on_news, run.at.skipped
-        self.terms = [module for module in run.model.modules() if isinstance(module, Term)]
         self.lag = LAG.get(run.ranks.device.type, 1) if lag is None else lag
         objective = compiled(Objective(run.model, run.config, run.task), run.config, run.ranks)
         self.objective: Callable[..., tuple[Tensor, Tensor]] = run.parallel.wrap(objective, run.ranks)
@@ -106,8 +104,6 @@ class Step:
     def __call__(self, step: int, parts: list[dict[str, Batch]], stop: bool, news: bool = False) -> None:
         """Takes the step; `answers` says how it went. parts: equal shares of this rank's batch. stop, news: its own."""
         run, train, count = self.run, self.run.config.train, len(parts)
-        for term in self.terms:
-            term.at(step / run.schedule.steps)
         run.schedule.set(run.optimizer, step)
         gates = {name: self._gates(name, step, count * len(batch.x)) for name, batch in parts[0].items()}
         losses = torch.zeros(len(gates), device=run.ranks.device)

@@ -15,7 +15,6 @@ from mae_ext.interop.places import Places, differing, moved
 from mae_ext.modality_config import ModalityConfig
 from mae_ext.model.mae import MAE
 from mae_ext.model.modality import Modality
-from mae_ext.model.terms import PART
 from mae_ext.strict_json import dumps
 
 STATISTICS = ("mean", "std")
@@ -81,7 +80,6 @@ class _Fit:
                 self._trunk("decoder")
         for name, source in self.sources.items():
             self._modality(name, source)
-        self._new({key: key for key in self.own if key.startswith(PART)}, "of a term of the loss")
         rows = {key: self.rows[key] for key in self.own}
         report = Report(self.origin.where, rows, {**self.origin.left, **self._left()}, tuple(self.notes))
         return {key: self.weights[key] for key in self.own}, report

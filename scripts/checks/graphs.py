@@ -30,7 +30,6 @@ CLIP = IMAGE | {"size": [4, 16, 16], "patch": [2, 4, 4], "mask": {"name": "tube"
 HALF = CLIP | {"mask": {"name": "tube", "ratio": 0.5}, "decode": {"name": "running_cell", "ratio": 0.5}}
 VOLUME = IMAGE | {"size": [8, 8, 8], "patch": [4, 4, 4], "channels": 1}
 PAIRS = IMAGE | {"data": {"statistics": "none", "repeats": 2}}
-TERMS = {"uniformity": 0.01, "magma": 0.5, "magma_warmup": 1, "align": {"form": "contrast", "project": [16, 8]}}
 TWO = {"classes": ["a", "b"]}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -38,7 +37,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "images, bf16": ({"image": IMAGE}, {"precision": "bf16"}, {}),
     "images, drop path": ({"image": IMAGE}, {}, {"drop_path": 0.2}),
     "images, uniformity": ({"image": IMAGE}, {"uniformity": 0.01}, {}),
-    "images, all terms": ({"image": PAIRS}, TERMS, {"decoder": {"width": 16, "depth": 2, "heads": 2, "fuse": [1, 2]}}),
+    "images, uniformity and fused blocks": (
+        {"image": PAIRS},
+        {"uniformity": 0.01},
+        {"decoder": {"width": 16, "depth": 2, "heads": 2, "fuse": [1, 2]}},
+    ),
     "images, in parts": ({"image": IMAGE}, {"accumulate": 2}, {}),
     "images, checkpointing": ({"image": IMAGE}, {"checkpointing": True}, {}),
     "clips": ({"clip": CLIP}, {}, {}),

@@ -72,8 +72,6 @@ ALL_TERMS = {
     "modalities.image.data.repeats": 2,
     "model.decoder.fuse": [1],
     "train.uniformity": 0.5,
-    "train.magma": 0.5,
-    "train.align": {"form": "contrast", "project": [24, 16]},
 }
 """Everything of pretraining's loss that is of a whole batch or of inner blocks."""
 

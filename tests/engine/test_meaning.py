@@ -11,7 +11,6 @@ from mae_ext.tasks.classify.task import Classification
 MASK = "modalities.image.mask"
 DECODE = "modalities.image.decode"
 AUGMENT = "modalities.image.data.augment"
-REPEATS = "modalities.image.data.repeats"
 
 
 @pytest.mark.parametrize(
@@ -41,13 +40,6 @@ def test_what_can_answer_nothing_is_no_config(tiny, values, told):
 
 def test_a_mask_that_a_task_never_draws_is_not_its_affair(tiny):
     assert load_config(tiny({"task": "classify", MASK: {"name": "random", "ratio": 0}})).task.name == "classify"
-
-
-@pytest.mark.parametrize("train", [{"train.magma": 0.1}, {"train.align": {"weight": 0.1}, REPEATS: 2}])
-def test_no_term_of_pretrainings_loss_is_asked_of_a_task(tiny, train):
-    key = {"train.magma": "train.magma", "train.align": "train.align.weight"}[next(iter(train))]
-    with pytest.raises(ConfigError, match=f"{key} is of pretraining's loss, and the task is classify: set it to 0"):
-        check_meaning(load_config(tiny({"task": "classify"} | train)))
 
 
 def test_what_the_task_has_no_use_for_is_refused_before_any_work(tiny, photos, tmp_path, capfd):
@@ -106,10 +98,6 @@ CLASSIFY = {"task": "classify"}
         ({"train.freeze": 1}, "train.freeze=1 keeps weights as they are that have learned nothing"),
         ({"train.freeze": "encoder", "train.layer_decay": 0.7}, "train.layer_decay=0.7 has no layer"),
         ({"train.freeze": "encoder", "train.uniformity": 0.1}, "train.uniformity=0.1 moves no encoder"),
-        ({"train.freeze": "encoder", "train.magma": 0.1}, "train.magma=0.1 moves no encoder"),
-        ({"train.magma_warmup": 0.5}, "train.magma_warmup=0.5 has no effect: train.magma is 0"),
-        ({"train.align": {}, REPEATS: 2}, "encoding all files alike, and nothing keeps them apart: set train.uniform"),
-        ({"train.align": {"temperature": 1.0}, REPEATS: 2}, "temperature=1 has no effect: train.align.form is cosine"),
         ({"init_parts": "encoder"}, "init_parts=encoder has no effect: init is none"),
         (CLASSIFY | {"init_fit": True}, "init_fit=True has no effect: init is none"),
         ({"init": "run", "init_fit": True}, "init_fit=True has no effect: pretraining always fits"),

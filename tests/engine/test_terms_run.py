@@ -1,4 +1,4 @@
-"""A run with terms of the loss that learn, and blocks fused for its decoder: going on, and what others take of it."""
+"""A run with terms of the loss, and blocks fused for its decoder: going on, and what others take of it."""
 
 import json
 import shutil
@@ -9,8 +9,7 @@ from engine.test_distributed import ALL_TERMS
 from faults.kills import trajectory
 
 import mae_ext
-from mae_ext.engine.checkpoint import load_run, read_tensors
-from mae_ext.engine.start import opened
+from mae_ext.engine.checkpoint import read_tensors
 from mae_ext.errors import CheckpointError
 
 
@@ -25,7 +24,7 @@ def whole(photos, tmp_path_factory):
         },
         "train": {
             "steps": 8, "lr": 1e-2, "precision": "fp32", "device": "cpu", "workers": 0, "save_every": 2, "keep": 9,
-            "magma_warmup": 0.9, "tensorboard": False,
+            "tensorboard": False,
         },
     }  # fmt: skip
     for dotted, value in ALL_TERMS.items():
@@ -38,7 +37,7 @@ def whole(photos, tmp_path_factory):
     return config, mae_ext.train(config, folder / "run")
 
 
-def test_it_goes_on_to_the_bit_where_it_was_while_a_term_warms_up(whole, tmp_path):
+def test_it_goes_on_to_the_bit_where_it_was(whole, tmp_path):
     config, run = whole
     part = shutil.copytree(run, tmp_path / "run")
     for step in (4, 6, 8):
@@ -47,28 +46,15 @@ def test_it_goes_on_to_the_bit_where_it_was_while_a_term_warms_up(whole, tmp_pat
     assert trajectory(part) == trajectory(run)
     last, again = (read_tensors(r / "checkpoints" / "step-00000008" / "model.safetensors") for r in (run, part))
     assert last.keys() == again.keys() and all(torch.equal(last[key], again[key]) for key in last)
-    assert sum(key.startswith("terms.align.project.") for key in last) == 4
 
 
-def test_who_encodes_takes_no_weights_of_terms_and_no_key_that_would_make_them(whole):
-    _, run = whole
-    encoder, origin = mae_ext.load_encoder(run), opened(run)
-    assert not any(".terms." in key for key in encoder.state_dict()) and encoder.config.train.align is None
-    assert {why for key, why in origin.left.items() if key.startswith("terms.")} == {"of a term of the loss"}
-    loaded = load_run(run).model  # all that there is, in eval mode
-    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(encoder(x), loaded.encode(x)) and "terms.align.project.0.weight" in loaded.state_dict()
-
-
-def test_pretraining_that_starts_from_it_takes_the_fused_decoder_and_draws_the_terms_anew(whole, tmp_path):
+def test_pretraining_that_starts_from_it_takes_the_fused_decoder(whole, tmp_path):
     config, run = whole
     more = config.model_copy(update={"init": str(run)})
     again = mae_ext.train(
         more.model_copy(update={"train": config.train.model_copy(update={"steps": 1})}), tmp_path / "a"
     )
-    became = json.loads((again / "start.json").read_text())["tensors"]
-    assert became["terms.align.project.0.weight"] == {"outcome": "new", "how": "of a term of the loss"}
-    assert became["decoder.fuse.weights"]["outcome"] == "taken"
+    assert json.loads((again / "start.json").read_text())["tensors"]["decoder.fuse.weights"]["outcome"] == "taken"
 
 
 def test_a_start_whose_decoder_is_given_other_blocks_is_refused_with_what_to_type(whole, tmp_path):
