@@ -257,6 +257,21 @@ class CpuBlock(Block):
         return x + gated(after(self.norm2, self.mlp, x), second)
 
 
+class CpuConv3d(nn.Conv3d):
+    """Of fewer slices than its kernel has, in fp32: oneDNN's bf16 gradient of such weights is wrong, some of it inf
+    (torch 2.13, a kernel of 3 over 2 slices, whatever their size; 1-d, 2-d and transposed convolutions are right)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C', D', H', W')."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if x.device.type != "cpu" or dtype == torch.float32 or x.shape[2] >= self.kernel_size[0]:
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            out: Tensor = self._conv_forward(x.float(), self.weight.float(), bias)
+            return out.to(dtype)
+
+
 def after(before: Before, module: nn.Module, x: Tensor) -> Tensor:
     """module(before(x)): at once where the module is one of those above, and not what somebody put in its place."""
     at_once = type(module) in (CpuLinear, CpuAttention, CpuMlp)
@@ -269,6 +284,7 @@ KERNELS: dict[type[nn.Module], type[nn.Module]] = {
     Attention: CpuAttention,
     Mlp: CpuMlp,
     Block: CpuBlock,
+    nn.Conv3d: CpuConv3d,
 }
 """What takes the place of what: the same attributes, another forward."""
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mae_ext.engine import cpu
-from mae_ext.engine.cpu import CpuLinear, attend
+from mae_ext.engine.cpu import CpuLinear, attend, on_device
 
 SHAPES = [(5, 24), (2, 7, 24), (2, 3, 5, 24), (1, 24)]
 
@@ -223,3 +223,19 @@ def test_attention_of_doubles_is_of_doubles():
 def test_a_norm_without_weights_of_its_own_is_applied_all_the_same(norm):
     layer, x, _ = layer_and_input((2, 7, 24))
     torch.testing.assert_close(layer(x, norm), F.linear(norm(x), layer.weight, layer.bias), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+def test_a_convolution_over_few_slices_has_the_gradients_of_exact_numbers_in_bf16(slices, kernel):
+    g = torch.Generator().manual_seed(0)
+    layer = on_device(nn.Conv3d(16, 8, kernel, padding=kernel // 2), torch.device("cpu"))
+    x = torch.randn(2, 16, slices, 4, 4, generator=g).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    seed, wanted = torch.randn(out.shape, generator=g), (x, layer.weight, layer.bias)
+    got = gradients(out, seed, *wanted)
+    exact = F.conv3d(x.double(), layer.weight.double(), layer.bias.double(), padding=kernel // 2)
+    assert out.dtype == torch.bfloat16
+    for ours, true in zip([out, *got], [exact, *gradients(exact, seed, *wanted)], strict=True):
+        assert (ours.double() - true).norm() < 0.02 * true.norm()
