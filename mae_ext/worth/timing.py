@@ -1,5 +1,6 @@
 """What a study will take, from a few steps of each kind of training that are really taken."""
 
+import contextlib
 import json
 import tempfile
 import time
@@ -7,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from mae_ext.config import parse_config
 from mae_ext.engine.checkpoint import write_durably
@@ -44,9 +44,10 @@ def speeds(study: Study) -> dict[str, Speed]:
     arms = ["finetuned", *["frozen"] * bool(set(study.arms) & set(LIGHT) and study.recipe.kind != "classify")]
     key = digest(dumps([decisive(config_of(study.recipe, arm, {})) for arm in arms]))
     path = study.wish.out / TIMED
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if known.get("key") == key:
-        return {arm: Speed(**values) for arm, values in known["speeds"].items()}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # then it is measured again
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            return {arm: Speed(**known["speeds"][arm]) for arm in arms}
     study.wish.out.mkdir(parents=True, exist_ok=True)
     measured = {arm: _speed(study, arm) for arm in arms}
     write_durably(path, dumps({"key": key, "speeds": {arm: vars(speed) for arm, speed in measured.items()}}))
