@@ -1,7 +1,9 @@
 """What a study will take, from a few steps of each kind of training that are really taken."""
 
 import contextlib
+import fcntl
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from mae_ext.worth.judged import judge
 from mae_ext.worth.study import Study, with_data
 from mae_ext.worth.trial import Trial, decisive, digest, logged, unjudged
 
-TIMED = "timing.json"
+TIMED, LOG, BESIDE = "timing.json", "timing.log", "timing.tmp-"
 STEPS = 4
 """The first of which, that warms up, is left out."""
 
@@ -49,13 +51,17 @@ def speeds(study: Study) -> dict[str, Speed]:
         if known["key"] == key:
             return {arm: Speed(**known["speeds"][arm]) for arm in arms}
     study.wish.out.mkdir(parents=True, exist_ok=True)
-    measured = {arm: _speed(study, arm) for arm in arms}
+    with (study.wish.out / LOG).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # a second process at the same place waits, and removes nothing that is used
+        for left in study.wish.out.glob(f"{BESIDE}*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        measured = {arm: _speed(study, arm) for arm in arms}
     write_durably(path, dumps({"key": key, "speeds": {arm: vars(speed) for arm, speed in measured.items()}}))
     return measured
 
 
 def _speed(study: Study, arm: str) -> Speed:
-    with tempfile.TemporaryDirectory(dir=study.wish.out) as name, logged(study.wish.out / "timing.log"):
+    with tempfile.TemporaryDirectory(prefix=BESIDE, dir=study.wish.out) as name, logged(study.wish.out / LOG):
         folder, values = Path(name), config_of(study.recipe, arm, {}).model_dump(mode="json")
         values["train"] |= {"epochs": None, "warmup_epochs": None, "steps": STEPS, "warmup_steps": 1}
         part = study.whole.drawn(study.levels[0][0], 0) or study.whole

@@ -199,10 +199,12 @@ def test_an_outcome_that_is_no_outcome_is_said_by_name_and_a_broken_timing_is_me
     one = study(arms="majority,finetuned", labels="1")
     made(one)
     (one.wish.out / "timing.json").write_text('{"key": ')
+    (one.wish.out / "timing.tmp-of-one-that-was-killed" / "run").mkdir(parents=True)
     (trial,) = one.trials(())[:1]
     whole = (trial.folder(one.wish.out) / "outcome.json").read_bytes()
     (trial.folder(one.wish.out) / "outcome.json").unlink()
     assert made(one)[1] == 1 and json.loads((one.wish.out / "timing.json").read_text())["key"]
+    assert not list(one.wish.out.glob("timing.tmp-*"))
     (trial.folder(one.wish.out) / "outcome.json").write_bytes(whole[:40])
     with pytest.raises(UserError, match=rf"{trial.key}/outcome.json: is no outcome of a trial.*; remove the folder"):
         planned(one)
