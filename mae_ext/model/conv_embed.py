@@ -47,7 +47,7 @@ class ConvEmbed(nn.Module):
         super().__init__()
         if len(patch) not in CONVOLUTIONS:
             raise ValueError(f"conv is for 1 to 3 axes, and patch={list(patch)} has {len(patch)}; name 'patch'")
-        if not isinstance(hidden, int) or not hidden > 0:
+        if type(hidden) is not int or not hidden > 0:  # true is no number of channels
             raise ValueError(f"hidden={hidden} must be a whole number above 0")
         if start not in (None, 1, 2):
             raise ValueError(f"start={start} must be 1, full resolution, or 2, half of it")

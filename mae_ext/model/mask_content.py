@@ -47,8 +47,7 @@ class ContentMasker(InUnits):
 
     def content_of(self, x: Tensor, patch: tuple[int, ...]) -> Tensor:
         """(C, *S) in the reader's units -> (*grid), what each patch holds."""
-        if not -len(patch) <= self.axis < len(patch):
-            raise ValueError(f"axis={self.axis} does not exist in a sample of {len(patch)} axes")
+        self._check_axis(len(patch))
         return MEASURES[self.measure](x, patch, self.axis)
 
     def scores(
@@ -58,7 +57,12 @@ class ContentMasker(InUnits):
         """-> (*grid) float32, lowest kept. content: (*grid), as `content_of` has it."""
         return self._of_units(grid, generator, valid, content)
 
+    def _check_axis(self, axes: int) -> None:
+        if not -axes <= self.axis < axes:
+            raise ValueError(f"axis={self.axis} does not exist in a sample of {axes} axes; expected 0 to {axes - 1}")
+
     def _num_keep(self, grid: tuple[int, ...]) -> int:
+        self._check_axis(len(grid))
         return num_keep(prod(grid), self.ratio)
 
     def _scores(

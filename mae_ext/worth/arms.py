@@ -23,6 +23,9 @@ CHEAP = ("majority", "raw", "mean_image")
 RECIPES = {"classify": "finetune_folder", "segment": "finetune_scans", "detect": "finetune_bccd"}
 """What is fine-tuned with where no config is named; size, patch and augmentation are then the run's."""
 
+SPARING: dict[str, Any] = {"freeze": "none", "thaw": 0, "encoder_lr": 1.0, "layer_decay": 1.0}
+"""Of `train`: what spares an encoder that has learned would only hold a beginner back; these do not."""
+
 RATES = ("train.lr", "train.layer_decay", "train.encoder_lr")
 LEAST = 300
 """Steps with few labels, at most as many as with all."""
@@ -31,6 +34,10 @@ PLAIN: dict[str, Any] = {
     "evaluate_every": None, "keep_best": False, "tensorboard": False, "loggers": [], "observe": [], "probe": None,
 }  # fmt: skip
 """A trial is judged once, at its end, and nobody looks on."""
+
+
+TEACHING = {"reconstruct", "unlabelled", "unlabelled_batch"}
+"""Of a task: a loss of which a head learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,9 @@ def recipe_of(
         raise UserError(f"{where}: is of the task '{pretrained.task.name}'; expected {task or ', '.join(KINDS)}")
     if pretrained.task.arguments.get("labels", 1.0) != 1.0 and pretrained.task.name == "classify":
         raise UserError("task.labels: how many labels there are is for --labels to say; remove the key")
-    begun = with_start(sides["scratch"], where, run).model_dump(mode="json")
-    for key in [key for key in begun if key == "init" or key.startswith("init_")]:
-        begun[key] = Config.model_fields[key].default
-    if "train.layer_decay" not in _keys(side_sets.get("scratch", ())):
-        begun["train"]["layer_decay"] = 1.0  # which spares what was learned, and only slows a beginner
+    begun = _without_start(with_start(sides["scratch"], where, run))
+    own = _keys(side_sets.get("scratch", ()))
+    begun["train"] |= {key: value for key, value in SPARING.items() if f"train.{key}" not in own}
     named = {side: _keys([*sets, *side_sets.get(side, ())]) for side in sides}
     settled = frozenset(side for side, keys in named.items() if keys & set(RATES))
     fixed = any("train.steps" in keys for keys in named.values())
@@ -110,12 +115,18 @@ def arms_of(text: str | None, recipe: Recipe) -> tuple[str, ...]:
 
 def config_of(recipe: Recipe, arm: str, rates: Mapping[str, float]) -> Config:
     """Of an arm that trains. rates: values of keys that were chosen for its side."""
-    side = recipe.pretrained if arm in ("finetuned", "frozen") else recipe.scratch
-    values = side.model_dump(mode="json")
+    values = (recipe.scratch if arm == "scratch" else recipe.pretrained).model_dump(mode="json")
+    if arm == "random":  # whose head learns as that of `frozen`, whatever suits what is trained whole from nothing
+        values = _without_start(recipe.pretrained)
+        values["train"]["scratch"] = {}
     values["train"] |= PLAIN
+    if arm == "finetuned" and values["train"]["freeze"] == "encoder":  # which is the arm `frozen`
+        values["train"]["freeze"] = "none"
     if arm in LIGHT:
-        values["train"] |= {"freeze": "encoder", "layer_decay": 1.0}
+        values["train"] |= SPARING | {"freeze": "encoder"}
         values["model"]["drop_path"] = 0.0
+        for key in TEACHING & values["task"].keys():
+            del values["task"][key]
         if recipe.kind == "segment":
             values["task"]["head"] = light_head()
     for key, value in rates.items():
@@ -168,6 +179,12 @@ def _values(task: str | None, config: str | None, start: Config, run: str) -> tu
     if task == "segment" and axes == 2:
         values["train"] |= {"steps": 2000, "warmup_steps": 100}
     return values, f"{where} for {run}"
+
+
+def _without_start(config: Config) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    started = [key for key in values if key == "init" or key.startswith("init_")]
+    return {**values, **{key: Config.model_fields[key].default for key in started}}
 
 
 def _with(values: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 from mae_ext.config import Config, DataConfig
 from mae_ext.data.sources.table import Items
 from mae_ext.engine.precision import as_evaluated
-from mae_ext.errors import UserError, check_bad, reasons
+from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.tasks.classify.task import ClassExamples
 from mae_ext.tasks.detect.average_precision import average_precision, evaluated
 from mae_ext.tasks.detect.fcos import Detections
@@ -27,6 +27,30 @@ def tested_of(kind: str, examples: Any, classes: Sequence[str]) -> Tested:
     items: Items = examples.items
     groups = None if items.patients is None else tuple(items.patients)
     return Tested(kind, SCORES[kind], tuple(classes), tuple(items.addresses), groups)
+
+
+def check_any(examples: Any, source: str) -> None:
+    """Raises UserError where no sample that can be read has a box or a labelled voxel: with nothing to find, every arm
+    has 0. Samples are looked at up to the first that has one."""
+    if isinstance(examples, ClassExamples):
+        return
+    empty, classes = 0, examples.table.classes if isinstance(examples, BoxExamples) else examples.task.classes
+    for row in range(len(examples.items)):
+        try:
+            if isinstance(examples, BoxExamples):
+                some = bool((~examples.table[row].ignored).any())
+            else:
+                some = bool((examples.label_map(row) > 0).any())
+        except BadSample:
+            continue
+        if some:
+            return
+        empty += 1
+    if empty:
+        raise UserError(
+            f"{source}: none of its {empty} samples has a label of {', '.join(classes)}; give samples where there is "
+            f"something to find"
+        )
 
 
 def judge(

@@ -18,7 +18,7 @@ from mae_ext.overrides import configured
 from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.arms import CHEAP, LIGHT, Recipe, arms_of, config_of, recipe_of, stepped
 from mae_ext.worth.baselines import baseline
-from mae_ext.worth.judged import judged_answers, tested_of
+from mae_ext.worth.judged import check_any, judged_answers, tested_of
 from mae_ext.worth.labels import Labels, Level, Part, check_patients, levels_of
 from mae_ext.worth.outcome import Asked, Judged, Outcome, Tested
 from mae_ext.worth.probes import Probes
@@ -186,6 +186,8 @@ def study_of(wish: Wish) -> Study:
     labels = Labels.of(one.items, name, _unit(settled, name), by_class)
     check_patients(one.items, wish.data)
     check_patients(held_out.examples.items, wish.test)
+    check_any(one.examples, wish.data)
+    check_any(held_out.examples, wish.test)
     tested = tested_of(recipe.kind, held_out.examples, classes)
     return Study(
         wish, recipe, arms, labels, tuple(levels_of(wish.labels, labels)),

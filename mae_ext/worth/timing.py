@@ -1,13 +1,15 @@
 """What a study will take, from a few steps of each kind of training that are really taken."""
 
+import contextlib
+import fcntl
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from mae_ext.config import parse_config
 from mae_ext.engine.checkpoint import write_durably
@@ -20,7 +22,7 @@ from mae_ext.worth.judged import judge
 from mae_ext.worth.study import Study, with_data
 from mae_ext.worth.trial import Trial, decisive, digest, logged, unjudged
 
-TIMED = "timing.json"
+TIMED, LOG, BESIDE = "timing.json", "timing.log", "timing.tmp-"
 STEPS = 4
 """The first of which, that warms up, is left out."""
 
@@ -44,17 +46,22 @@ def speeds(study: Study) -> dict[str, Speed]:
     arms = ["finetuned", *["frozen"] * bool(set(study.arms) & set(LIGHT) and study.recipe.kind != "classify")]
     key = digest(dumps([decisive(config_of(study.recipe, arm, {})) for arm in arms]))
     path = study.wish.out / TIMED
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if known.get("key") == key:
-        return {arm: Speed(**values) for arm, values in known["speeds"].items()}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # then it is measured again
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            return {arm: Speed(**known["speeds"][arm]) for arm in arms}
     study.wish.out.mkdir(parents=True, exist_ok=True)
-    measured = {arm: _speed(study, arm) for arm in arms}
+    with (study.wish.out / LOG).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # a second process at the same place waits, and removes nothing that is used
+        for left in study.wish.out.glob(f"{BESIDE}*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        measured = {arm: _speed(study, arm) for arm in arms}
     write_durably(path, dumps({"key": key, "speeds": {arm: vars(speed) for arm, speed in measured.items()}}))
     return measured
 
 
 def _speed(study: Study, arm: str) -> Speed:
-    with tempfile.TemporaryDirectory(dir=study.wish.out) as name, logged(study.wish.out / "timing.log"):
+    with tempfile.TemporaryDirectory(prefix=BESIDE, dir=study.wish.out) as name, logged(study.wish.out / LOG):
         folder, values = Path(name), config_of(study.recipe, arm, {}).model_dump(mode="json")
         values["train"] |= {"epochs": None, "warmup_epochs": None, "steps": STEPS, "warmup_steps": 1}
         part = study.whole.drawn(study.levels[0][0], 0) or study.whole

@@ -56,11 +56,17 @@ class Trial:
         return f"{self.cell.arm}, {self.cell.labels}, seed {self.cell.seed}"
 
     def done(self, out: Path) -> Outcome | None:
-        """What came of it, if it was made before."""
+        """What came of it, if it was made before. Raises UserError for a file that says nothing of it."""
+        path = self.folder(out) / OUTCOME
         try:
-            outcome = from_json(json.loads((self.folder(out) / OUTCOME).read_text(encoding="utf-8")))
+            outcome = from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: is no outcome of a trial, or not all of one ({type(error).__name__}: {error}); remove the "
+                f"folder {path.parent}, and the same command makes the trial again"
+            ) from None
         return replace(outcome, cell=self.cell)  # which another table may call otherwise
 
     def folder(self, out: Path) -> Path:

@@ -96,6 +96,7 @@ def test_a_step_in_bf16_over_many_cubes_has_the_gradients_of_one_in_fp32():
         ((2, 2, 2, 2), {}, "1 to 3 axes"),
         ((4, 4), {"hidden": 0}, "hidden=0"),
         ((4, 4), {"hidden": 2.5}, "hidden=2.5"),
+        ((4, 4), {"hidden": True}, "hidden=True"),
         ((4, 4), {"start": 3}, "start=3"),
     ],
 )

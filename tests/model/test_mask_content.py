@@ -114,3 +114,9 @@ def test_a_masker_that_does_not_ask_is_called_as_ever():
 def test_what_it_cannot_do_is_refused_by_name(arguments, told):
     with pytest.raises(ConfigError, match=told):
         maskers.build("content", arguments, "modalities.clip.mask")
+
+
+def test_an_axis_that_samples_do_not_have_is_refused_before_any_is_read():
+    with pytest.raises(ValueError, match="axis=5 does not exist in a sample of 2 axes; expected 0 to 1"):
+        ContentMasker(measure="change", axis=5).num_keep((4, 4))
+    assert ContentMasker(measure="change", axis=-2).num_keep((4, 4)) == 4

@@ -49,6 +49,26 @@ def test_a_light_arm_trains_nothing_of_the_encoder_and_random_has_no_start(make_
     assert config_of(both, "finetuned", {}).train.freeze == "none"
 
 
+def test_what_holds_back_an_encoder_that_has_learned_is_of_no_other_arm(make_run, recipe):
+    name = recipe({"name": "segment", "classes": ["a"], "masks": "m"})
+    sets = ["train.thaw=0.3", "train.encoder_lr=0.2", "task.reconstruct=0.1", "train.scratch={lr: 0.7}"]
+    both = of(make_run(), name, sets=sets)
+    trained = {arm: config_of(both, arm, {}) for arm in ("frozen", "finetuned", "scratch", "random")}
+    assert [(c.train.thaw, c.train.encoder_lr) for c in trained.values()] == [(0, 1), (0.3, 0.2), (0, 1), (0, 1)]
+    assert [c.task.arguments.get("reconstruct") for c in trained.values()] == [None, 0.1, 0.1, None]
+    assert [c.train.lr for c in trained.values()] == [0.01, 0.01, 0.7, 0.01]  # both light heads learn alike
+    assert of(make_run("b"), name, sets=sets[:1], scratch=["train.thaw=0.1"]).scratch.train.thaw == 0.1
+
+
+def test_a_recipe_of_a_frozen_encoder_still_trains_it_where_an_arm_says_so(make_run, recipe):
+    name = recipe({"name": "segment", "classes": ["a"], "masks": "m"})
+    both = of(make_run(), name, sets=["train.freeze=encoder"])
+    freezes = [config_of(both, arm, {}).train.freeze for arm in ("frozen", "finetuned", "scratch", "random")]
+    assert freezes == ["encoder", "none", "none", "encoder"]
+    first = of(make_run("b"), name, sets=["train.freeze=1"])
+    assert [config_of(first, arm, {}).train.freeze for arm in ("finetuned", "scratch")] == [1, "none"]
+
+
 def test_few_labels_have_fewer_steps_but_not_too_few_and_named_steps_are_kept(make_run, recipe):
     config = of(
         make_run(), recipe({"name": "classify"}), sets=["train.steps=1000", "train.warmup_steps=100"]

@@ -172,6 +172,44 @@ def test_a_patient_on_both_sides_and_one_without_a_name_are_refused(study, strip
         study(data=str(tmp_path / "a.csv"), test=str(tmp_path / "c.csv"))
 
 
+def test_a_test_set_without_a_label_is_refused_before_anything_is_trained(wish, recipe, maps):
+    for number in (20, 21, 22):
+        Image.fromarray(np.zeros((24, 16), np.uint8)).save(maps / "masks" / f"{number}.png")
+    task = {"name": "segment", "classes": ["square"], "masks": str(maps / "masks"), "overlap": 0.0}
+    sources = {"data": str(maps / "train"), "test": str(maps / "test"), "config": recipe(task)}
+    with pytest.raises(UserError, match="test: none of its 3 samples has a label of square; give samples where"):
+        study_of(wish(**sources, labels="1", arms="finetuned"))
+
+
+def test_a_test_set_without_a_box_is_refused_before_anything_is_trained(wish, recipe, make_run, tmp_path):
+    annotations = [{"image_id": number, "category_id": 1, "bbox": [6, 4, 14, 8]} for number in (0, 1)]
+    for number, split in enumerate(("train", "train", "test")):
+        (tmp_path / split).mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / split / f"{number}.png")
+    images = [{"id": number, "file_name": f"{number}.png", "width": 32, "height": 32} for number in range(3)]
+    labels = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "bar"}]}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    name = recipe({"name": "detect", "labels": str(tmp_path / "labels.json"), "channels": 8, "strides": [8]})
+    run = str(make_run("boxes", size=[32, 32], patch=[8, 8]))
+    with pytest.raises(UserError, match="test: none of its 1 samples has a label of bar; give samples where"):
+        study_of(wish(run=run, config=name, data=str(tmp_path / "train"), test=str(tmp_path / "test"), labels="all"))
+
+
+def test_an_outcome_that_is_no_outcome_is_said_by_name_and_a_broken_timing_is_measured_again(study):
+    one = study(arms="majority,finetuned", labels="1")
+    made(one)
+    (one.wish.out / "timing.json").write_text('{"key": ')
+    (one.wish.out / "timing.tmp-of-one-that-was-killed" / "run").mkdir(parents=True)
+    (trial,) = one.trials(())[:1]
+    whole = (trial.folder(one.wish.out) / "outcome.json").read_bytes()
+    (trial.folder(one.wish.out) / "outcome.json").unlink()
+    assert made(one)[1] == 1 and json.loads((one.wish.out / "timing.json").read_text())["key"]
+    assert not list(one.wish.out.glob("timing.tmp-*"))
+    (trial.folder(one.wish.out) / "outcome.json").write_bytes(whole[:40])
+    with pytest.raises(UserError, match=rf"{trial.key}/outcome.json: is no outcome of a trial.*; remove the folder"):
+        planned(one)
+
+
 def test_an_error_of_one_trial_names_it_and_keeps_what_was_made(study):
     one = study(arms="finetuned,scratch", labels="1", scratch_sets=("train.lr=1e30", "train.clip=null"))
     with pytest.raises(RunError, match=r"scratch, 1 a class, seed 0 .*trials/\w+\): .*losses .*nan"):
