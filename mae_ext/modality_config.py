@@ -34,13 +34,6 @@ class AugmentConfig(Section):
     a clip, all three axes of a volume. `scale` and `aspect` are about the last two axes where those are not fixed."""
     flip: tuple[int, ...] = (-1,)
     """Axes flipped with probability 1/2, counted as in Python: -1 is the last (left-right in an image)."""
-    distort: Annotated[int, Field(ge=0, le=4)] = 0
-    """Of pretraining: changes of a view's values, in random order, each by a random amount: of RGB all or some of
-    brightness, contrast, saturation and hue; of all else scale and shift. One draw for all frames of a clip."""
-    strength: Share = 0.4
-    """The largest amount of each (0.4: brightness, contrast and saturation by 0.4, hue by 0.1, as in SimCLR)."""
-    grey: Share = 0.0
-    """Of pretraining: the chance that a view in RGB loses its colours (SimCLR: 0.2)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentConfig":
@@ -48,10 +41,6 @@ class AugmentConfig(Section):
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise ValueError(f"{name}={list(pair)} must be [low, high] with 0 < low <= high")
         return self
-
-
-PRETRAINING_ALONE = ("distort", "strength", "grey")
-"""Keys of AugmentConfig that tasks have others for."""
 
 
 class DataConfig(Section):
@@ -78,9 +67,6 @@ class ModalityConfig(Section):
 
     size: Lengths
     """Of what the model sees, slowest axis first: height, width; frames, height, width; depth, height, width."""
-    sizes: Annotated[tuple[tuple[Share, Lengths], ...], Field(min_length=1)] | None = None
-    """Of pretraining: [share of the steps, size], from which on samples are of that size, the last of which is `size`:
-    [[0, [16, 16]], [0.4, [24, 24]], [0.7, [32, 32]]]. A smaller sample shows all of the same crop, in fewer tokens."""
     patch: Lengths
     """Of a token, on the same axes, each of which it divides."""
     channels: Positive = 3
@@ -105,37 +91,6 @@ class ModalityConfig(Section):
     @property
     def grid(self) -> tuple[int, ...]:
         return grid_of(self.size, self.patch)
-
-    @property
-    def stages(self) -> tuple[tuple[float, tuple[int, ...]], ...]:
-        """(share of the steps from which on, size), from the first step on; one where sizes do not change."""
-        return self.sizes or ((0.0, self.size),)
-
-    def size_at(self, step: int, steps: int) -> tuple[int, ...]:
-        """Of the samples of step `step` (from 0) of `steps`."""
-        return [size for since, size in self.stages if since * steps <= step][-1]
-
-    @property
-    def placed(self) -> PlugIn:
-        """The position as it is built. Where sizes change, a token of a smaller grid covers as much of a crop as
-        several of the largest, and so stands where their middle is, and not in the corner of the table."""
-        own = self.position
-        spans = self.sizes and own.name == "sincos" and not own.arguments.keys() & {"unit", "span"}
-        return PlugIn(name=own.name, span=list(self.grid), **own.arguments) if spans else own  # type: ignore[call-arg]
-
-    @model_validator(mode="after")
-    def _staged(self) -> "ModalityConfig":
-        before = -1.0
-        for since, size in self.sizes or ():
-            _ = grid_of(size, self.patch)
-            if since != 0.0 if before < 0 else not before < since < 1:
-                raise ValueError(f"sizes: shares of the steps begin at 0 and rise, below 1, and {since:g} does not")
-            if any(one > most for one, most in zip(size, self.size, strict=True)):
-                raise ValueError(f"sizes: {list(size)} is larger than size={list(self.size)}, which is the largest")
-            before = since
-        if self.stages[-1][1] != self.size:
-            raise ValueError(f"sizes: the last is {list(self.stages[-1][1])}; expected size={list(self.size)}")
-        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "ModalityConfig":

@@ -131,9 +131,7 @@ def _imported(place: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-embedders = Registry(
-    "embedder", {"patch": "mae_ext.model.embed:PatchEmbed", "conv": "mae_ext.model.conv_embed:ConvEmbed"}
-)
+embedders = Registry("embedder", {"patch": "mae_ext.model.embed:PatchEmbed"})
 positions = Registry(
     "position",
     {
@@ -169,8 +167,6 @@ targets = Registry(
     "target",
     {
         "pixel": "mae_ext.model.target:PixelTarget",
-        "gradient": "mae_ext.model.gradient:GradientTarget",
-        "hog": "mae_ext.model.hog:HogTarget",
         "teacher": "mae_ext.model.teacher:TeacherTarget",
     },
 )

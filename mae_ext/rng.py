@@ -16,11 +16,11 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
     """A fresh CPU generator for (seed, key), for instance ``rng(0, "mask", step, slot)``.
 
     Keys in use: ("permutation", name, epoch) and, of large sets, ("permutation", name, epoch, round),
-    ("augment", name, epoch, index, repeat), ("distort", name, epoch, index, repeat), ("mask", name, step, slot),
+    ("augment", name, epoch, index, repeat), ("mask", name, step, slot),
     ("decode", name, step, slot), ("held-out", name, index), ("drop", name, step), ("init",), ("picture", name, i),
     ("probe", draw, label), ("attentive",), ("attentive", epoch), ("bootstrap",), ("folds", class), ("map",),
     ("neighbours",), ("voxels", row); of tasks ("init", "task"), ("init", "head"), ("labels", name, class),
-    ("distort", ...) as well, ("balance", name, epoch, index, repeat) and ("mix", name, step, pair).
+    ("distort", name, epoch, index, repeat), ("balance", name, epoch, index, repeat) and ("mix", name, step, pair).
 
     >>> import torch
     >>> from mae_ext.rng import rng

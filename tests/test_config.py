@@ -37,14 +37,13 @@ def test_what_a_config_does_not_say_is_what_maes_recipe_says_or_nothing_special(
     }  # fmt: skip
     image = config["modalities"]["image"]
     assert {k: v for k, v in image.items() if k not in ("size", "patch", "batch", "data")} == {
-        "sizes": None, "channels": 3, "weight": 1.0, "embed": {"name": "patch"}, "position": {"name": "sincos"},
+        "channels": 3, "weight": 1.0, "embed": {"name": "patch"}, "position": {"name": "sincos"},
         "mask": {"name": "random", "ratio": 0.75}, "decode": None, "target": {"name": "pixel"},
     }  # fmt: skip
     assert image["data"] == {
         "path": None, "test": None, "reader": {"name": "image"}, "statistics": "measured", "repeats": 1,
         "max_bad_fraction": 0.01,
-        "augment": {"scale": (0.2, 1.0), "aspect": (3 / 4, 4 / 3), "fixed": (), "flip": (-1,),
-                    "distort": 0, "strength": 0.4, "grey": 0.0},
+        "augment": {"scale": (0.2, 1.0), "aspect": (3 / 4, 4 / 3), "fixed": (), "flip": (-1,)},
     }  # fmt: skip
     train = {
         "epochs": None, "steps": 10, "warmup_epochs": None, "warmup_steps": None, "lr": 1.5e-4, "lr_per": 256,

@@ -14,7 +14,7 @@ LAYERS = (
 )  # fmt: skip
 """Lowest first. "config" are the modules beside it, at the top of the package."""
 
-DATA = (("contracts",), ("sources",), ("change",), ("loading",), ("image", "video", "volume"))
+DATA = (("contracts",), ("sources",), ("loading",), ("change",), ("image", "video", "volume"))
 """Of data/, lowest first; "contracts" are the modules at its top. Of one row, none imports another; and no reader,
 which the loader finds by its name, knows of loading."""
 

@@ -104,7 +104,7 @@ def test_the_loss_and_the_update_are_at_most_12_files_and_1900_lines(entered: di
 def test_all_that_a_step_enters_is_known(entered: dict[str, int]) -> None:
     """Nothing new crept in, and what stands aside is still called."""
     assert set(ASIDE) < set(entered)
-    assert len(entered) <= 26 and sum(entered.values()) <= 3450, json.dumps(entered, indent=1)
+    assert len(entered) <= 26 and sum(entered.values()) <= 3440, json.dumps(entered, indent=1)
 
 
 def test_the_four_files_that_matter_are_under_700_lines(entered: dict[str, int]) -> None:

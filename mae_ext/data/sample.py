@@ -123,8 +123,6 @@ class Reader(Protocol):
       what `mae-ext prepare` calls.
     - `read_as_stored(address, crops)`, as `read`, of samples that may be as their file stores them: with `levels`, or
       in float16, which means itself. It is what goes to the device in training; all others ask `read`.
-    - `resizes`, axes along which a copy of it, whose `size` is then another, gives samples of that size of the same
-      crops (`sizes` of a config). Of a reader without it, another is made for each size.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
 
     >>> import pathlib, numpy, torch

@@ -2,11 +2,10 @@
 
 import resource
 import sys
-from itertools import accumulate
 
 import torch
 
-from mae_ext.engine.estimate import flops_of_phases
+from mae_ext.engine.estimate import modality_estimates
 from mae_ext.engine.run import Run
 from mae_ext.model.mae import MAE
 
@@ -29,13 +28,14 @@ def peak_of(name: str) -> float | None:
     return float(PEAKS[max(fitting, key=len)]) if fitting else None
 
 
-def flops_of_steps(run: Run) -> list[tuple[float, float]]:
-    """(share of the steps, FLOPs of one), of the forward and backward pass over all ranks, as `mae-ext plan` has them;
-    none where that knows nothing: of another task than pretraining, or where a part of the encoder is frozen. What
-    activation checkpointing computes again is not counted."""
+def flops_per_step(run: Run) -> float | None:
+    """Of the forward and backward pass over all ranks, as `mae-ext plan` has them; None where that knows nothing: of
+    another task than pretraining, or where a part of the encoder is frozen. What activation checkpointing computes
+    again is not counted."""
     if run.config.task.name != "pretrain" or not isinstance(run.model, MAE) or run.config.train.freeze != "none":
-        return []
-    return flops_of_phases(run.config, run.model)
+        return None
+    rows = modality_estimates(run.config, run.model)
+    return sum(row.flops * m.batch for row, m in zip(rows, run.config.modalities.values(), strict=True))
 
 
 def memory_gib(device: torch.device) -> float:
@@ -54,19 +54,16 @@ class Efficiency:
 
     def __init__(self, run: Run) -> None:
         self.device, self.world = run.ranks.device, run.ranks.world
-        self.flops, self.steps = flops_of_steps(run), run.schedule.steps
+        self.flops = flops_per_step(run)
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         self.peak = peak_of(gpu) if run.config.train.precision in HALVES else None
 
-    def row(self, seconds: float, step: int) -> dict[str, float]:
-        """Of step `step` (from 0), which took so long. tflops: a second and a device; mfu: the share of its peak, where
-        that is known (half precision on a GPU); memory: GiB at most until now."""
+    def row(self, seconds: float) -> dict[str, float]:
+        """Of a step that took so long. tflops: a second and a device; mfu: the share of its peak, where that is known
+        (half precision on a GPU); memory: GiB at most until now."""
         row = {"memory": memory_gib(self.device)}
-        if self.flops:
-            # Where samples grow, a step is in the first phase that has not ended before it.
-            ends = accumulate(share for share, _ in self.flops)
-            flops = next((f for end, (_, f) in zip(ends, self.flops, strict=True) if step < end * self.steps), 0.0)
-            row["tflops"] = (flops or self.flops[-1][1]) / self.world / max(seconds, 1e-9) / 1e12
+        if self.flops is not None:
+            row["tflops"] = self.flops / self.world / max(seconds, 1e-9) / 1e12
             if self.peak is not None:
                 row["mfu"] = row["tflops"] / self.peak
         return row

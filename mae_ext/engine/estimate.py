@@ -11,7 +11,6 @@ from mae_ext.engine.meaning import check_meaning, remarks
 from mae_ext.engine.micro_batch import with_parts
 from mae_ext.engine.optim import Schedule, peak_lr
 from mae_ext.engine.optimizers import moments_of
-from mae_ext.engine.phases import phases
 from mae_ext.engine.teacher import settled
 from mae_ext.model.mae import MAE
 
@@ -45,7 +44,7 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
     wide = shape.decoder
     for name, m in config.modalities.items():
         modality = model.modality(name)
-        mask = modality.draw_mask([torch.Generator()], m.grid)
+        mask = modality.draw_mask([torch.Generator()])
         kept, decoded, pix = mask.keep.shape[1], mask.pred.shape[1], prod(m.patch) * m.channels
         extra = int(shape.class_token)
         forward = shape.depth * block_flops(kept + extra, shape.width, int(shape.width * shape.mlp_ratio))
@@ -64,14 +63,6 @@ def modality_estimates(config: Config, model: MAE) -> list[ModalityEstimate]:
 def state_bytes(model: nn.Module, optimizer: str) -> int:
     """Of fp32 weights, gradients and an optimiser's moments, where all of the model learns."""
     return 4 * (2 * sum(p.numel() for p in model.parameters()) + moments_of(model, optimizer))
-
-
-def flops_of_phases(config: Config, model: MAE) -> list[tuple[float, float]]:
-    """(share of the steps, FLOPs of one of them), forward and backward over all ranks, as samples grow (`sizes`)."""
-    return [
-        (share, sum(row.flops * config.modalities[row.name].batch for row in modality_estimates(sized, model)))
-        for share, sized in phases(config)
-    ]
 
 
 def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -> float:
@@ -109,18 +100,14 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
             f"  tokens          {row.tokens} (grid {grid}), {row.kept} kept, {row.decoded} decoded{rounded}",
             f"  FLOPs/sample    {row.flops / 1e9:.2f} G, forward and backward",
         ]
-        if m.sizes is not None:
-            stages = (f"{' x '.join(map(str, stage))} from {since:.0%} of the steps on" for since, stage in m.sizes)
-            lines.append(f"  sizes           {', '.join(stages)}")
     shares = world if config.train.parallel == "fsdp" else 1
     states = state_bytes(model, config.train.optimizer) / shares / 2**30
     activations = activation_bytes(config, rows, world) / 2**30
-    per_step = sum(share * flops for share, flops in flops_of_phases(config, model))
-    tflop = f"{per_step / 1e12:.3f} TFLOP" + ", over all sizes" * any(m.sizes for m in config.modalities.values())
+    per_step = sum(r.flops * m.batch for r, m in zip(rows, config.modalities.values(), strict=True))
     samples, train = config.samples_per_step, config.train
     lines += [
         f"memory per rank   about {states:.2f} GiB (weights, gradients, moments) + {activations:.2f} GiB (activations)",
-        f"effective batch   {samples} samples a step ({tflop}): {world} ranks x {train.accumulate}",
+        f"effective batch   {samples} samples a step ({per_step / 1e12:.3f} TFLOP): {world} ranks x {train.accumulate}",
         f"learning rate     {peak_lr(config):.3g} at its peak ({train.lr:g} x {samples} / {train.lr_per or samples})",
     ]
     first, m = next(iter(config.modalities.items()))

@@ -53,7 +53,7 @@ def replay(failure: str | Path) -> dict[str, Any]:
     at.set_aside(data)
     step = Step(assembled(config, data, Ranks(0, 1, torch.device("cpu")), at, path))
     try:
-        step(at.step, StepData(data, config.train.accumulate, step.run.schedule.steps)[at.step], False)
+        step(at.step, StepData(data, config.train.accumulate)[at.step], False)
         (taken,) = step.answers(everything=True)
     except NonFinite as again:
         return again.record

@@ -17,16 +17,6 @@ def check_meaning(config: Config) -> None:
     """Raises ConfigError for what cannot have the effect that it asks for."""
     for key in config.train.comparing if config.task.name != "pretrain" else ():
         raise ConfigError(f"train.{key} is of pretraining's loss, and the task is {config.task.name}: set it to 0")
-    for name, m in config.modalities.items() if config.task.name != "pretrain" else ():
-        if m.sizes is not None:
-            raise ConfigError(
-                f"modalities.{name}.sizes is of pretraining, and the task is {config.task.name}: leave it out"
-            )
-        if m.data.augment.distort or m.data.augment.grey:
-            raise ConfigError(
-                f"modalities.{name}.data.augment: distort and grey are of pretraining, and the task is "
-                f"{config.task.name}: set them to 0, and see task.distort"
-            )
     if config.train.keep_best:
         if not _is_judged(config):
             raise ConfigError(
@@ -127,10 +117,6 @@ def _of_a_modality(m: ModalityConfig, alone: bool) -> list[str]:
         notes.append("decode.ratio=0 answers every hidden token, as without decode")
     if m.target.name == "pixel" and m.target.arguments.get("normalize") == "none" and m.target.arguments.get("floor"):
         notes.append("target.floor is of patch-normalised targets, and normalize is none")
-    if augment.grey and m.channels != 3:
-        notes.append(f"data.augment.grey={augment.grey:g} has no effect: it is of RGB, and channels is {m.channels}")
-    if augment.strength != DEFAULT.strength and not augment.distort:
-        notes.append(f"data.augment.strength={augment.strength:g} has no effect: data.augment.distort is 0")
     resized = {len(m.size) - 1, len(m.size) - 2} - {axis % len(m.size) for axis in augment.fixed}
     for key in ("scale", "aspect"):
         if getattr(augment, key) != getattr(DEFAULT, key) and (not resized or (key == "aspect" and not augment.scale)):

@@ -12,12 +12,13 @@ from mae_ext.data.loading.statistics import resolve_statistics, stated
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.held_out import check_held_apart, held_out, held_out_losses
 from mae_ext.engine.meaning import check_meaning
-from mae_ext.engine.phases import check_stages
 from mae_ext.engine.start import load_start
 from mae_ext.engine.teacher import settled
-from mae_ext.errors import UserError
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
+from mae_ext.model.mask import check_masks
+from mae_ext.model.modality import build_maskers
 from mae_ext.progress import Progress
 
 
@@ -27,7 +28,10 @@ class Pretraining:
     def check(self, config: Config) -> None:
         """Raises ConfigError for masks under which nothing is hidden, or nothing answered."""
         for name, m in config.modalities.items():
-            check_stages(m, f"modalities.{name}")
+            try:
+                check_masks(*build_maskers(m, f"modalities.{name}"), m.grid)
+            except ValueError as error:
+                raise ConfigError(f"modalities.{name}.{error}") from None
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         check_meaning(config)

@@ -85,7 +85,7 @@ class Record:
             stopping = stopping or taken.stopping
             if self.metrics and self.terminal:
                 seconds = (clock.ended or time.perf_counter()) - clock.began
-                row = row_of(self.run, taken, clock.waited, seconds) | self.efficiency.row(seconds, taken.step)
+                row = row_of(self.run, taken, clock.waited, seconds) | self.efficiency.row(seconds)
                 row |= {f"loader/{name}": spent for name, spent in clock.stages.items()}
                 self.metrics.write(row)
                 self.terminal.show(row)

@@ -11,7 +11,6 @@ from mae_ext.config import SIZES, Config, ModalityConfig, Statistics, load_value
 from mae_ext.engine.checkpoint import read_config, steps_of
 from mae_ext.engine.start import Known, Named, known_of
 from mae_ext.errors import CheckpointError, ConfigError, UserError
-from mae_ext.modality_config import PRETRAINING_ALONE, AugmentConfig
 from mae_ext.overrides import configured
 
 ARCHITECTURE = ("width", "depth", "heads", "mlp_ratio", "class_token", "norm_eps")
@@ -123,8 +122,6 @@ def _task(settings: dict[str, Any], start: Known, named: tuple[str, str]) -> Con
     model["decoder"] = run.model.decoder.model_dump(mode="json")  # which a task has not, and its config keeps
     section = _section(modality, f"modalities.{name}", where)
     merged = _fitted(section, source, name, where) if fits else _modality(section, source, name, problems)
-    if fits and "augment" not in (section.get("data") or {}) and "augment" in (merged.get("data") or {}):
-        merged["data"]["augment"] = _of_tasks(merged["data"]["augment"])
     return _parsed({**settings, "model": model, "modalities": {name: merged}, "init": start.init}, problems, named)
 
 
@@ -169,7 +166,6 @@ def _parsed(values: dict[str, Any], problems: list[str], named: tuple[str, str])
 def _fitted(values: dict[str, Any], source: ModalityConfig, name: str, where: str) -> dict[str, Any]:
     """A modality whose weights are fitted to what it says; what it does not say is the start's, where that can be."""
     own, data = source.model_dump(mode="json"), _section(values.get("data"), f"modalities.{name}.data", where)
-    own["position"] = source.placed.model_dump(mode="json")
     size = values.get("size", own["size"])
     if isinstance(size, list | tuple) and len(size) != len(own["size"]):
         return {**values, "position": values.get("position", "learned")}  # where new axes have their own, learned
@@ -235,16 +231,11 @@ def _modality(values: dict[str, Any], run: ModalityConfig, name: str, problems: 
     measured = isinstance(run.data.statistics, Statistics)
     if statistics != "measured" and (not measured or statistics != own["data"]["statistics"]):
         _compare(f"{where}.data.statistics", statistics, own["data"]["statistics"], problems)
-    augment = {**_of_tasks(own["data"]["augment"]), **_section(data.get("augment"), f"{where}.data.augment", "config")}
+    augment = {**own["data"]["augment"], **_section(data.get("augment"), f"{where}.data.augment", "config")}
     reader = own["data"]["reader"] | {k: v for k, v in _arguments(data.get("reader")).items() if k in FREE}
     kept = {"reader": reader, "statistics": own["data"]["statistics"], "augment": augment}
-    tokens = {key: own[key] for key in (*TOKENS, *MASKED)} | {"position": run.placed.model_dump(mode="json")}
+    tokens = {key: own[key] for key in (*TOKENS, *MASKED)}
     return {**values, **tokens, "size": size, "data": {**data, **kept}}
-
-
-def _of_tasks(augment: dict[str, Any]) -> dict[str, Any]:
-    """What a task takes over of a run's: where pretraining alone changes values, a task has keys of its own."""
-    return augment | {key: AugmentConfig.model_fields[key].default for key in PRETRAINING_ALONE}
 
 
 def _arguments(reader: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _train(run: Run, out: Path, stop: StopFlag) -> None:
         say_what_begins(run, out)
     record = Record(run, out, stop)
     take_step, saves = Step(run, record.share), Saves(run, out, record)
-    data = StepData(run.data, run.config.train.accumulate, total)
+    data = StepData(run.data, run.config.train.accumulate)
     loader = Loader(data, run.config, start, total, run.ranks.device, take_step.copies)
 
     def batch() -> list[dict[str, Batch]]:

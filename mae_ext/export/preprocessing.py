@@ -83,7 +83,7 @@ def preprocessing(subject: Subject, to: str, notes: tuple[str, ...] = ()) -> dic
             "class_tokens": before,
             "width": encoder.width,
         },
-        "positions": modality.placed.model_dump(mode="json"),
+        "positions": modality.position.model_dump(mode="json"),
     }
     if inside:
         facts["inputs"], facts["outputs"] = list(inputs_of(subject)), list(outputs_of(subject))

@@ -32,7 +32,7 @@ class Places:
         reader = modality.data.reader
         spacing = reader.arguments.get("spacing") if reader.name == "volume" else None
         mm = tuple(float(s) * p for s, p in zip(spacing, modality.patch, strict=True)) if spacing else None
-        return cls(modality.placed, modality.grid, width, mm, weights)
+        return cls(modality.position, modality.grid, width, mm, weights)
 
     def build(self, width: int | None = None) -> nn.Module:
         made: nn.Module = plugins.positions.build(

@@ -12,8 +12,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mae_ext.model.mask_units import InUnits
-
 
 def num_keep(num_tokens: int, ratio: float) -> int:
     """floor(N * (1 - ratio) + 1e-6), for everything: MAE, MAE-ST and VideoMAE each round differently by float error.
@@ -115,23 +113,13 @@ def from_scores(scores: Tensor, keep: int, decode_scores: Tensor | None = None, 
 
 
 def num_decoded(masker: "Masker", decode: "Masker", grid: tuple[int, ...]) -> int:
-    """How many hidden tokens are answered: num_keep of them or, where `decode` works in groups or units, whole ones.
+    """How many hidden tokens are answered: num_keep of them or, where `decode` works in groups, whole groups.
 
-    Raises ValueError where that is none, or where the masker leaves no whole groups or units to choose from.
+    Raises ValueError where that is none, or where the masker leaves no whole groups to choose from.
     """
     hidden = prod(grid) - masker.num_keep(grid)
-    if (
-        isinstance(decode, InUnits)
-        and decode.unit is not None
-        and not _hides_whole(masker, decode.together(grid), grid)
-    ):
-        raise ValueError(
-            f"it answers whole units of {list(decode.unit)} tokens, and the mask hides others than those: give the "
-            f"mask the same unit, or a multiple of it"
-        )
     if not isinstance(decode, InGroups):
-        size = prod(decode.unit or ()) if isinstance(decode, InUnits) else 1
-        return num_keep(hidden // size, decode.ratio) * size
+        return num_keep(hidden, decode.ratio)
     if not isinstance(masker, InGroups) or masker.axis % len(grid) != decode.axis % len(grid):
         raise ValueError(
             f"it answers whole groups of tokens along axis {decode.axis}, and the mask hides others than those: mask "
@@ -141,18 +129,6 @@ def num_decoded(masker: "Masker", decode: "Masker", grid: tuple[int, ...]) -> in
     sizes = decode.groups(grid).flatten()[out_of_sight].bincount()
     groups = int((sizes > 0).sum())
     return whole_keep(groups, decode.ratio) * (hidden // groups)
-
-
-def _hides_whole(masker: "Masker", units: Tensor, grid: tuple[int, ...]) -> bool:
-    """Whether the masker hides each of the units, numbered over the grid, whole or not at all."""
-    if isinstance(masker, InGroups):
-        hidden_together = masker.groups(grid).flatten()
-    elif isinstance(masker, InUnits):
-        hidden_together = masker.together(grid).flatten()
-    else:
-        return False
-    pairs = torch.stack([units.flatten(), hidden_together], 1).unique(dim=0)
-    return len(pairs) == int(units.max()) + 1
 
 
 def check_masks(masker: "Masker", decode: "Masker | None", grid: tuple[int, ...]) -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from mae_ext.model.mask import num_keep, whole_keep
-from mae_ext.model.mask_units import InUnits, repeated
 
 
 def along(values: Tensor, grid: tuple[int, ...], axis: int) -> Tensor:
@@ -23,7 +22,7 @@ def _check_axis(grid: tuple[int, ...], axis: int) -> None:
 
 
 @dataclass(frozen=True)
-class TubeMasker(InUnits):
+class TubeMasker:
     """Hides whole tubes along `axis`: what is hidden in one slice is hidden in all (VideoMAE, 2203.12602).
 
     The ratio is rounded so that tubes stay whole: see whole_keep.
@@ -32,26 +31,23 @@ class TubeMasker(InUnits):
     ratio: float = 0.9
     axis: int = 0
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return whole_keep(prod(grid) // grid[self.axis], self.ratio) * grid[self.axis]
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         _check_axis(grid, self.axis)
         # Ranks and not random numbers, two of which can be equal: then two tubes would be kept by halves.
-        return torch.randperm(prod(grid) // grid[self.axis], generator=generator)[self._groups(grid)].float()
+        return torch.randperm(prod(grid) // grid[self.axis], generator=generator)[self.groups(grid)].float()
 
     def groups(self, grid: tuple[int, ...]) -> Tensor:
-        return repeated(self._groups(self.units(grid)), self.unit or (1,) * len(grid))
-
-    def _groups(self, grid: tuple[int, ...]) -> Tensor:
         section = list(grid)
         section[self.axis] = 1
         return torch.arange(prod(section)).view(section).expand(grid)
 
 
 @dataclass(frozen=True)
-class FrameMasker(InUnits):
+class FrameMasker:
     """Hides whole slices across `axis`, at random (the frame masking of VideoMAE's and MAE-ST's ablations).
 
     The ratio is rounded so that slices stay whole: see whole_keep.
@@ -60,21 +56,20 @@ class FrameMasker(InUnits):
     ratio: float = 0.75
     axis: int = 0
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return whole_keep(grid[self.axis], self.ratio) * (prod(grid) // grid[self.axis])
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         _check_axis(grid, self.axis)
         return along(torch.randperm(grid[self.axis], generator=generator).float(), grid, self.axis)
 
     def groups(self, grid: tuple[int, ...]) -> Tensor:
-        units = self.units(grid)
-        return repeated(along(torch.arange(units[self.axis]), units, self.axis), self.unit or (1,) * len(grid))
+        return along(torch.arange(grid[self.axis]), grid, self.axis)
 
 
 @dataclass(frozen=True)
-class CausalMasker(InUnits):
+class CausalMasker:
     """Keeps the beginning of `axis` and hides what comes after it.
 
     Counts are exact: where the border falls inside a slice, chance decides which tokens of that slice are kept.
@@ -83,11 +78,11 @@ class CausalMasker(InUnits):
     ratio: float = 0.5
     axis: int = 0
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return num_keep(prod(grid), self.ratio)
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         _check_axis(grid, self.axis)
         # 1 - 2**-24 is the most that rand gives, and would round up beside a large coordinate.
         place = torch.arange(grid[self.axis], dtype=torch.float64)
@@ -95,7 +90,7 @@ class CausalMasker(InUnits):
 
 
 @dataclass(frozen=True)
-class RunningCellMasker(InUnits):
+class RunningCellMasker:
     """In every cell of 2 tokens on each axis but `axis`, a window of places that moves on by one with each slice.
 
     VideoMAE V2 (2303.16727, 3.2) so chooses which hidden tokens its decoder answers, at a ratio of .5; the idea is
@@ -106,11 +101,11 @@ class RunningCellMasker(InUnits):
     ratio: float = 0.5
     axis: int = 0
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         _check_axis(grid, self.axis)
         return num_keep(prod(grid), self.ratio)
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         _check_axis(grid, self.axis)
         place, places = torch.zeros(grid, dtype=torch.int64), 1
         for axis, extent in enumerate(grid):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mae_ext.model.grid import patches
 from mae_ext.model.mask import num_keep
-from mae_ext.model.mask_units import InUnits
 
 BINS = 16
 """Grey levels that entropy tells apart, between a sample's least and largest value: few, or every patch of a few dozen
@@ -19,7 +18,7 @@ Measure = Literal["change", "contrast", "entropy"]
 
 
 @dataclass(frozen=True)
-class ContentMasker(InUnits):
+class ContentMasker:
     """Keeps tokens of high content rather than others (or of low content), with chance mixed in, in exact counts.
 
     measure: of a patch. `change`, the mean absolute difference to what is before it along `axis` (time, for clips: the
@@ -37,7 +36,6 @@ class ContentMasker(InUnits):
     axis: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.mix <= 1:
             raise ValueError(f"mix={self.mix} must be a share, 0 to 1")
         if self.keep not in ("high", "low"):
@@ -50,30 +48,26 @@ class ContentMasker(InUnits):
         self._check_axis(len(patch))
         return MEASURES[self.measure](x, patch, self.axis)
 
+    def num_keep(self, grid: tuple[int, ...]) -> int:
+        """How many tokens stay visible."""
+        self._check_axis(len(grid))
+        return num_keep(prod(grid), self.ratio)
+
     def scores(
         self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None,
         content: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """-> (*grid) float32, lowest kept. content: (*grid), as `content_of` has it."""
-        return self._of_units(grid, generator, valid, content)
-
-    def _check_axis(self, axes: int) -> None:
-        if not -axes <= self.axis < axes:
-            raise ValueError(f"axis={self.axis} does not exist in a sample of {axes} axes; expected 0 to {axes - 1}")
-
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
-        self._check_axis(len(grid))
-        return num_keep(prod(grid), self.ratio)
-
-    def _scores(
-        self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None, content: Tensor | None = None
-    ) -> Tensor:
         chance, shuffled = torch.rand(grid, generator=generator), torch.randperm(prod(grid), generator=generator)
         if content is None:
             return chance
         rising = shuffled[content.flatten()[shuffled].argsort(stable=True, descending=self.keep == "high")]
         place = torch.empty(prod(grid)).scatter_(0, rising, torch.arange(prod(grid)) / prod(grid))
         return (1 - self.mix) * place.view(grid) + self.mix * chance
+
+    def _check_axis(self, axes: int) -> None:
+        if not -axes <= self.axis < axes:
+            raise ValueError(f"axis={self.axis} does not exist in a sample of {axes} axes; expected 0 to {axes - 1}")
 
 
 def change(x: Tensor, patch: tuple[int, ...], axis: int) -> Tensor:

@@ -7,24 +7,23 @@ import torch
 from torch import Tensor
 
 from mae_ext.model.mask import num_keep
-from mae_ext.model.mask_units import InUnits
 
 
 @dataclass(frozen=True)
-class RandomMasker(InUnits):
+class RandomMasker:
     """Every token alike: MAE (2111.06377), MAE-ST's "agnostic" masking (2205.09113)."""
 
     ratio: float = 0.75
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         return num_keep(prod(grid), self.ratio)
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         return torch.rand(grid, generator=generator)
 
 
 @dataclass(frozen=True)
-class BlockMasker(InUnits):
+class BlockMasker:
     """Hides boxes (BEiT's block-wise masking, 2106.08254, for any number of axes) until the ratio is reached.
 
     Boxes cover `min_share`..`max_share` of the grid; as shares of the grid's axes, no two of their edges differ by more
@@ -37,7 +36,6 @@ class BlockMasker(InUnits):
     aspect: float = 3.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 < self.min_share <= self.max_share <= 1:
             raise ValueError(
                 f"block shares need 0 < min_share <= max_share <= 1, not {self.min_share} and {self.max_share}"
@@ -45,12 +43,12 @@ class BlockMasker(InUnits):
         if not self.aspect >= 1:
             raise ValueError(f"block aspect must be at least 1, not {self.aspect}")
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         return num_keep(prod(grid), self.ratio)
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         scores = torch.rand(grid, generator=generator)
-        wanted = prod(grid) - self._num_keep(grid)
+        wanted = prod(grid) - self.num_keep(grid)
         covered = torch.zeros(grid, dtype=torch.bool)
         while (left := wanted - int(covered.sum())) > 0:
             box = covered[self._box(grid, generator)]
@@ -72,7 +70,7 @@ class BlockMasker(InUnits):
 
 
 @dataclass(frozen=True)
-class GridMasker(InUnits):
+class GridMasker:
     """Keeps a regular lattice with a random phase (MAE, figure 6: one of every 2x2 cell at ratio .75).
 
     The lattice's step is round((N / K) ** (1 / axes)) on every axis; chance settles what it keeps too many or too few.
@@ -80,11 +78,11 @@ class GridMasker(InUnits):
 
     ratio: float = 0.75
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         return num_keep(prod(grid), self.ratio)
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
-        period = prod(grid) / self._num_keep(grid)
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
+        period = prod(grid) / self.num_keep(grid)
         n = len(grid)
         # The same step on every axis, so that keeping 1 of 4 on a plane keeps one corner of every 2x2 cell.
         step = max(1, round(period ** (1 / n)))
@@ -98,7 +96,7 @@ class GridMasker(InUnits):
 
 
 @dataclass(frozen=True)
-class ForegroundMasker(InUnits):
+class ForegroundMasker:
     """Spreads the hidden tokens evenly over the part of a sample where the loss counts, in exact counts.
 
     Of the B tokens whose valid share is above `min_share`, round(body_ratio * B) are hidden, and as many of the others
@@ -111,21 +109,20 @@ class ForegroundMasker(InUnits):
     min_share: float = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, share in (("body_ratio", self.body_ratio), ("min_share", self.min_share)):
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"foreground {name} must be a share, 0 to 1, not {share}")
 
-    def _num_keep(self, grid: tuple[int, ...]) -> int:
+    def num_keep(self, grid: tuple[int, ...]) -> int:
         return num_keep(prod(grid), self.ratio)
 
-    def _scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None) -> Tensor:
+    def scores(self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None) -> Tensor:
         scores = torch.rand(grid, generator=generator)
         if valid is None:
             return scores
         body = (valid > self.min_share).flatten()
         inside = int(body.sum())
-        hidden = len(body) - self._num_keep(grid)
+        hidden = len(body) - self.num_keep(grid)
         wanted = round((self.ratio if self.body_ratio is None else self.body_ratio) * inside)
         of_body = min(max(wanted, hidden - (len(body) - inside)), inside, hidden)
         order = scores.flatten().argsort(descending=True, stable=True)

@@ -32,7 +32,7 @@ class Modality(nn.Module):
         super().__init__()
         self.name = name
         self.size, self.patch, self.grid, self.channels = config.size, config.patch, config.grid, config.channels
-        where, position = f"modalities.{name}", config.placed
+        where, position = f"modalities.{name}", config.position
         shape = {"patch": self.patch, "channels": self.channels}
         self.embed = plugins.embedders.build(
             config.embed.name, config.embed.arguments, f"{where}.embed", size=self.size, **shape, width=width
@@ -45,8 +45,6 @@ class Modality(nn.Module):
         self.target = plugins.targets.build(config.target.name, config.target.arguments, f"{where}.target", **shape)
         self.predict = None if decoder_width is None else nn.Linear(decoder_width, self.target.pix)
         self.masker, self.decode = build_maskers(config, where)
-        for _, size in config.stages:
-            self._check_parts(size, f"leave {where}.sizes out")
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("std", torch.ones(self.channels))
         self.register_buffer("strides", torch.tensor(self.patch), persistent=False)  # a copy in each step would wait
@@ -90,17 +88,13 @@ class Modality(nn.Module):
         except ValueError as error:
             fits = [max(1, s // p) * p for s, p in zip(size, self.patch, strict=True)]
             raise WrongShape(f"{what}: {error}; crop or pad samples, to {fits} for instance") from None
-        self._check_parts(size, "bring them to that size")
-        return grid
-
-    def _check_parts(self, size: tuple[int, ...], remedy: str) -> None:
-        """Raises WrongShape for another size than that of the config, where embedder or positions are of one."""
         for part in (self.embed, self.position, *([] if self.decoder_position is None else [self.decoder_position])):
-            if size != self.size and not getattr(part, "any_size", False):
+            if not getattr(part, "any_size", False):
                 raise WrongShape(
-                    f"modality '{self.name}': samples of {list(size)}, and {type(part).__name__} is of size "
-                    f"{list(self.size)} alone; {remedy}"
+                    f"{what}: samples of {list(size)}, and {type(part).__name__} is of size {list(self.size)} alone; "
+                    f"bring them to that size"
                 )
+        return grid
 
     def everything(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, N): every token of x's grid."""

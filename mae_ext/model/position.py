@@ -101,9 +101,8 @@ class SinCos(nn.Module):
         """-> (N, D) of all places of a grid."""
         places = coordinates_of(grid, device)
         if self.span is not None:
-            # Filled where it is, and not copied there: a step on a GPU would wait for that.
-            ratios = [torch.full((), s / g, device=device) for s, g in zip(self.span, grid, strict=True)]
-            places = (places.double() + 0.5) * torch.stack(ratios).double() - 0.5
+            scale = torch.tensor([s / g for s, g in zip(self.span, grid, strict=True)], device=device).double()
+            places = (places.double() + 0.5) * scale - 0.5
         return sincos(places, self.width)
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mae_ext.data.loading.batches import content_in
+from mae_ext.config import load_config
+from mae_ext.data.loading.batches import ModalityData, content_in
 from mae_ext.data.sample import Sample
 from mae_ext.errors import ConfigError
 from mae_ext.model.mask import draw_mask
@@ -67,13 +68,6 @@ def test_where_nothing_differs_chance_decides_evenly():
     assert often.min() > 0.38 and often.max() < 0.62  # five standard deviations
 
 
-def test_units_have_the_mean_of_their_tokens_and_are_kept_whole():
-    x = torch.zeros(1, 8, 8)
-    x[0, :4, 4:] = torch.tensor([[0.0, 9.0], [9.0, 0.0]]).repeat(2, 2)
-    mask = drawn(ContentMasker(mix=0.0, unit=[2, 2]), [Sample(x, "a")], (2, 2))
-    assert mask.keep.tolist() == [[2, 3, 6, 7]]
-
-
 def test_of_hidden_tokens_those_that_hold_most_are_answered():
     x = torch.zeros(1, 8, 8)
     x[0, 6:, 4:] = torch.tensor([[0.0, 9.0], [9.0, 0.0]]).repeat(1, 2)
@@ -87,6 +81,15 @@ def test_stored_numbers_are_looked_at_in_units():
     x = torch.tensor([[[0, 8], [0, 8]]], dtype=torch.int16)
     asked = ContentMasker()
     assert content_in([Sample(x, "a", levels=levels)], (2, 2))(asked, 0).tolist() == [[2.0]]
+
+
+def test_in_training_it_sees_the_samples_that_are_trained_on(tiny, photos):
+    masker = {"name": "content", "ratio": 0.75, "mix": 0.0, "measure": "entropy"}
+    config = load_config(tiny({"modalities.image.data.path": str(photos), "modalities.image.mask": masker}))
+    batch = ModalityData(config.seed, "image", config.modalities["image"]).batch(2)
+    for x, keep in zip(batch.x, batch.mask.keep, strict=True):
+        bits = ContentMasker(measure="entropy").content_of(x.float() / 255, (4, 4)).flatten()
+        assert bits[keep].min() >= bits.sort(descending=True).values[3] - 1e-6
 
 
 def test_a_masker_that_does_not_ask_is_called_as_ever():

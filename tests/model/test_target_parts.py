@@ -6,12 +6,13 @@ from torch import nn
 
 from mae_ext import plugins
 from mae_ext.errors import UserError
+from mae_ext.model.beside import Beside
 from mae_ext.model.grid import take_patches
 from mae_ext.model.mask import Mask
 from mae_ext.model.target import PixelTarget
 
 IMAGE = {"size": [8, 12], "patch": [4, 4], "channels": 2, "mask": {"name": "random", "ratio": 0.5}}
-TARGETS = ["gradient", "hog", {"name": "hog", "pixels": 0.5, "cell": 2}, {"name": "gradient", "pixels": 0}]
+TARGETS = ["means", {"name": "both", "pixels": 0.5}, {"name": "both", "pixels": 0}]
 
 
 class Means(nn.Module):
@@ -28,12 +29,20 @@ class Means(nn.Module):
         return values
 
     def error(self, predicted, wanted):
-        return (predicted - wanted).abs()
+        return (predicted - wanted).square()
 
 
-@pytest.fixture
-def means(monkeypatch):
-    monkeypatch.setitem(plugins.targets.builtins, "means", f"{__name__}:Means")
+class Both(Beside):
+    """The same beside pixels."""
+
+    def __init__(self, patch, channels, pixels=1.0, weight=0.5, normalize="mae", floor=0.0):
+        super().__init__(patch, channels, Means(patch, channels), pixels, weight, normalize, floor)
+
+
+@pytest.fixture(autouse=True)
+def theirs(monkeypatch):
+    for name in ("Means", "Both"):
+        monkeypatch.setitem(plugins.targets.builtins, name.lower(), f"{__name__}:{name}")
 
 
 def known(modality, pix, rows=4):
@@ -44,7 +53,7 @@ def known(modality, pix, rows=4):
     return torch.randn(rows, 2, pix, generator=g), x, pred, valid
 
 
-def test_a_target_of_coarser_maps_is_asked_with_patches_of_them_and_shares_that_count(means, build):
+def test_a_target_of_coarser_maps_is_asked_with_patches_of_them_and_shares_that_count(build):
     modality = build(x=IMAGE | {"target": "means"}).modality()
     predicted, x, pred, valid = known(modality, 4)
     wanted = torch.zeros(4, 2, 4)
@@ -56,7 +65,7 @@ def test_a_target_of_coarser_maps_is_asked_with_patches_of_them_and_shares_that_
                 box = (b, slice(None), slice(i, i + 4), slice(j + 2 * half, j + 2 * half + 2))
                 wanted[b, p, 2 * half : 2 * half + 2] = x[box].mean((1, 2))
                 share[b, p, 2 * half : 2 * half + 2] = valid[box].float().mean()
-    error = (predicted - wanted).abs()
+    error = (predicted - wanted).square()
     assert torch.allclose(modality.loss(predicted, x, pred, None), error.mean(), atol=1e-6)
     by_hand = ((error * share).sum((1, 2)) / share.sum((1, 2)).clamp(min=1)).mean()
     assert torch.allclose(modality.loss(predicted, x, pred, valid), by_hand, atol=1e-6)
@@ -70,12 +79,12 @@ def test_a_target_of_patches_alone_has_the_loss_that_it_always_had_to_the_bit(bu
 
 
 def test_a_target_in_parts_is_the_weighted_sum_of_its_parts(build):
-    both = build(x=IMAGE | {"target": {"name": "gradient", "weight": 0.25, "pixels": 2.0}}).modality()
-    edges = build(x=IMAGE | {"target": {"name": "gradient", "weight": 1.0, "pixels": 0}}).modality()
+    both = build(x=IMAGE | {"target": {"name": "both", "weight": 0.25, "pixels": 2.0}}).modality()
+    means = build(x=IMAGE | {"target": "means"}).modality()
     plain = build(x=IMAGE).modality()
-    predicted, x, pred, valid = known(both, 96)
+    predicted, x, pred, valid = known(both, 36)
     for counted in (None, valid):
-        parts = (plain.loss(predicted[..., :32], x, pred, counted), edges.loss(predicted[..., 32:], x, pred, counted))
+        parts = (plain.loss(predicted[..., :32], x, pred, counted), means.loss(predicted[..., 32:], x, pred, counted))
         assert torch.allclose(both.loss(predicted, x, pred, counted), 2 * parts[0] + 0.25 * parts[1], atol=1e-6)
 
 
@@ -104,7 +113,7 @@ def test_every_number_that_is_predicted_learns_and_none_is_a_way_to_the_samples(
 
 
 def test_a_picture_is_drawn_from_the_pixels_alone(build, draw):
-    model, plain = build(x=IMAGE | {"target": {"name": "gradient"}}), build(x=IMAGE)
+    model, plain = build(x=IMAGE | {"target": "both"}), build(x=IMAGE)
     weights = model.state_dict()
     first = {key: value[:32] if ".predict." in key else value for key, value in weights.items()}
     plain.load_state_dict(first)
@@ -113,9 +122,25 @@ def test_a_picture_is_drawn_from_the_pixels_alone(build, draw):
     assert torch.allclose(*drawn, atol=1e-6) and (drawn[0] - x).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("target", ["hog", {"name": "gradient", "pixels": 0}, "means"], ids=str)
-def test_without_pixels_there_is_no_picture_and_it_says_so(means, build, target):
+@pytest.mark.parametrize("target", ["means", {"name": "both", "pixels": 0}], ids=str)
+def test_without_pixels_there_is_no_picture_and_it_says_so(build, target):
     model = build(x=IMAGE | {"target": target})
     mask = Mask(torch.tensor([[0, 1, 2]]), torch.tensor([[3, 4, 5]]), (2, 3))
     with pytest.raises(UserError, match=r"modality 'x': its target, \w+, says nothing of pixels.*target\.pixels=1"):
         model.reconstruct(torch.rand(1, 2, 8, 12), mask)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"weight": 0}, "name 'pixel'"),
+        ({"pixels": -1}, "pixels=-1"),
+        ({"weight": float("nan")}, "weight=nan"),
+        ({"normalize": "pix"}, "normalize"),
+        ({"pixels": 0, "normalize": "pix"}, "normalize"),
+        ({"pixels": 0, "floor": -1}, "floor"),
+    ],
+)
+def test_weights_and_pixels_without_meaning_are_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        Both((4, 4), 1, **arguments)

@@ -54,7 +54,6 @@ class ImageReader:
 
     suffixes: tuple[str, ...] = SUFFIXES
     display = "image"
-    resizes = (0, 1)
     label_suffix = ".png"
 
     def __init__(

@@ -1,10 +1,8 @@
 """From files to batches: a batch is a function of (config, step), whoever makes it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from itertools import groupby
-from math import prod
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ import torch
 from mae_ext import plugins
 from mae_ext.config import ModalityConfig
 from mae_ext.data.batch import Batch
-from mae_ext.data.change.jitter import jitter
 from mae_ext.data.crops import crop_sampler
 from mae_ext.data.loading.examples import Examples, HeldOut
 from mae_ext.data.plan import Key, Plan
@@ -21,7 +18,7 @@ from mae_ext.data.sample import Reader, Sample, read_checked, stack_as_stored, s
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
-from mae_ext.model.grid import grid_of, patches
+from mae_ext.model.grid import patches
 from mae_ext.model.mask import Mask, SeesContent, draw_mask
 from mae_ext.model.modality import build_maskers
 from mae_ext.model.units import in_units
@@ -80,46 +77,32 @@ class ModalityData:
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         self.masker, self.decode = build_maskers(config, where)
-        try:
-            self.smaller = {size: _sized(self.reader, size, config, where) for _, size in config.stages[:-1]}
-        except ValueError as error:
-            raise UserError(f"{where}.sizes: {error}") from None
         self.quarantined: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "held_out": None}
 
-    def read(self, index: int, keys: list[Key], size: tuple[int, ...] | None = None) -> list[Sample]:
-        """All views of one file that the keys ask for, of `size` (by default that of the config). Raises BadSample."""
+    def read(self, index: int, keys: list[Key]) -> list[Sample]:
+        """All views of one file that the keys ask for. Raises BadSample."""
         address = self.items.addresses[index]
         if index in self.quarantined:
             raise BadSample(address, self.quarantined[index], "set aside after it brought workers down")
-        augment, size = self.config.data.augment, size or self.config.size
-        # Crops are those of the largest size: at a smaller one the same is seen, in fewer voxels.
+        augment, size = self.config.data.augment, self.config.size
         crops = [
-            crop_sampler(augment, self.config.size, rng(self.seed, "augment", self.name, key.epoch, index, key.repeat))
+            crop_sampler(augment, size, rng(self.seed, "augment", self.name, key.epoch, index, key.repeat))
             for key in keys
         ]
         if self.examples is not None:
             return self.examples.read(index, keys, crops)
-        changes = bool(augment.distort or augment.grey)
-        shape = (self.config.channels, *size)
-        samples = read_checked(self.smaller.get(size, self.reader), address, crops, shape, as_stored=not changes)
-        if not changes:
-            return samples
-        drawn = [rng(self.seed, "distort", self.name, key.epoch, index, key.repeat) for key in keys]
-        how = augment.distort, augment.strength, augment.grey
-        return [jitter(sample, *how, generator) for sample, generator in zip(samples, drawn, strict=True)]
+        return read_checked(self.reader, address, crops, (self.config.channels, *size), as_stored=True)
 
-    def read_or_replace(
-        self, keys: list[Key], bad: list[dict[str, Any]], size: tuple[int, ...] | None = None
-    ) -> tuple[int, list[Sample]]:
+    def read_or_replace(self, keys: list[Key], bad: list[dict[str, Any]]) -> tuple[int, list[Sample]]:
         """The file and what is read of it; a bad one goes into `bad`, and the next of the permutation stands in."""
         for attempt, index in enumerate(self.plan.candidates(keys[0])):
             if attempt == MAX_SUBSTITUTES:
                 break
             try:
-                return index, self.read(index, keys, size)
+                return index, self.read(index, keys)
             except BadSample as error:
                 if isinstance(error.__cause__, OSError) and of_the_process(error.__cause__):
                     raise RunError(cause_of(error.__cause__)) from error  # which is not the file's fault
@@ -142,18 +125,15 @@ class ModalityData:
         first = start - start % together
         return keys[first : stop + -stop % together], slice(start - first, stop - first)
 
-    def batch(self, step: int, part: int = 0, parts: int = 1, size: tuple[int, ...] | None = None) -> Batch:
-        """What this rank trains on in `step`, or one of its equal parts: the same rows, whoever makes which of them.
-
-        size: of its samples; by default that of the config, the largest.
-        """
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """What this rank trains on in `step`, or one of its equal parts: the same rows, whoever makes which of them."""
         keys, rows = self.keys(step, part, parts)
         bad: list[dict[str, Any]] = []
         samples: list[Sample] = []
         files: list[int] = []
         for _, group in groupby(keys, key=lambda key: (key.epoch, key.place)):
             with stage("decode"):
-                file, views = self.read_or_replace(list(group), bad, size)
+                file, views = self.read_or_replace(list(group), bad)
             samples += views
             files += [file] * len(views)
         x, levels, spacing = stack_as_stored(samples)
@@ -178,30 +158,8 @@ class ModalityData:
 
         shares = [valid_share(sample, self.config.patch) for sample in samples]
         of_decode = generators("decode") if self.decode else None
-        grid = grid_of(tuple(samples[0].x.shape[1:]), self.config.patch)
-        return draw_mask(
-            self.masker,
-            self.decode,
-            grid,
-            generators("mask"),
-            shares,
-            of_decode,
-            content_in(samples, self.config.patch),
-        )
-
-
-def _sized(reader: Reader, size: tuple[int, ...], config: ModalityConfig, where: str) -> Reader:
-    """A reader for another size: the same with all that it has open, where its `resizes` says that it can, else a new
-    one. Raises ValueError for an axis that is no part of `resizes`."""
-    axes = getattr(reader, "resizes", None)
-    if axes is None:
-        return build_reader(config.model_copy(update={"size": size}), f"{where}.data.reader")
-    for axis, (one, full) in enumerate(zip(size, config.size, strict=True)):
-        if one != full and axis not in axes:
-            raise ValueError(f"{list(size)} on axis {axis}: this reader gives {full} there, at every size")
-    other: Any = copy(reader)
-    other.size = size
-    return other  # type: ignore[no-any-return]
+        content = content_in(samples, self.config.patch)
+        return draw_mask(self.masker, self.decode, self.config.grid, generators("mask"), shares, of_decode, content)
 
 
 def content_in(samples: Sequence[Sample], patch: tuple[int, ...]) -> Callable[[SeesContent, int], torch.Tensor]:
@@ -219,33 +177,14 @@ def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
 class StepData:
     """step -> its parts (`train.accumulate` of them), each a batch for each modality. A pure function of its arguments.
 
-    What is made at a time, by a worker or here, is a part: no process has to hold a rank's whole batch. steps: of the
-    whole run, which say of what size samples are (`sizes`); None has all of them as large as they become.
+    What is made at a time, by a worker or here, is a part: no process has to hold a rank's whole batch.
     """
 
-    def __init__(
-        self, modalities: Mapping[str, ModalityData], accumulate: int = 1, steps: int | None = None
-    ) -> None:  # fmt: skip
-        self.modalities, self.accumulate, self.steps = dict(modalities), accumulate, steps
+    def __init__(self, modalities: Mapping[str, ModalityData], accumulate: int = 1) -> None:
+        self.modalities, self.accumulate = dict(modalities), accumulate
 
     def part(self, step: int, part: int) -> dict[str, Batch]:
-        sizes = self.sizes(step)
-        return {n: data.batch(step, part, self.accumulate, **sizes[n]) for n, data in self.modalities.items()}
-
-    def sizes(self, step: int) -> dict[str, dict[str, tuple[int, ...]]]:
-        """{"size": of the samples in `step`} of each modality; {} where they are as large as they become."""
-        if self.steps is None:
-            return {name: {} for name in self.modalities}
-        return {name: {"size": data.config.size_at(step, self.steps)} for name, data in self.modalities.items()}
-
-    def growth(self, step: int) -> float:
-        """How many times as large as those of `step` the largest batches are."""
-        now = largest = 0
-        for name, sized in self.sizes(step).items() if self.steps is not None else ():
-            config = self.modalities[name].config
-            values = config.batch * config.channels
-            now, largest = now + values * prod(sized["size"]), largest + values * prod(config.size)
-        return largest / now if now else 1.0
+        return {name: data.batch(step, part, self.accumulate) for name, data in self.modalities.items()}
 
     def unit(self, number: int) -> dict[str, Batch]:
         """The parts of all steps, counted through: part p of step s is number s * accumulate + p."""

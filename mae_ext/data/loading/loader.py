@@ -157,7 +157,7 @@ class Loader:
                             replace(which)
                 worker = workers[unit % count]
                 if unit == self._units.start:
-                    self._check_memory(count, round(worker.ring.capacity * self.data.growth(step)))
+                    self._check_memory(count, worker.ring.capacity)
                 self._put((made[0] if worker.pinned else self._pinned(made[0]), worker.stages))
         finally:
             for worker in workers:

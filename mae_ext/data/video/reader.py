@@ -89,7 +89,6 @@ class VideoReader:
 
     suffixes: tuple[str, ...] = SUFFIXES
     display = "clip"
-    resizes = (1, 2)
     example = {"size": (16, 224, 224), "channels": 3}  # noqa: RUF012 read by the doctor, changed by nobody
 
     def __init__(

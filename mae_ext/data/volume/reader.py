@@ -72,7 +72,6 @@ class VolumeReader:
         *(f"{suffix}/" for suffix in dicom.SUFFIXES),
     )
     display = "volume"
-    resizes = (0, 1, 2)
     label_suffix = ".nii.gz"
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
 
