@@ -11,6 +11,7 @@ from mae_ext.errors import UserError
 from mae_ext.report.document import document, duration, pairs, section, table
 from mae_ext.report.learning import Line, Point, learning_curves
 from mae_ext.strict_json import dumps
+from mae_ext.worth.outcome import CHEAP
 from mae_ext.worth.sentence import NAMES, POINTS, phrase
 from mae_ext.writing import blamed_on, staged
 
@@ -25,7 +26,7 @@ ARMS = {
     "scratch": "the same network, trained whole from random weights",
     "random": "random weights as they are, under the light head",
 }
-CHEAP = {
+WITHOUT = {
     "classify": {
         "majority": "the class most samples have",
         "raw": "a linear head on the sample's own values, shrunk",
@@ -197,9 +198,9 @@ def _arms(result: Mapping[str, Any]) -> str:
     spent: dict[str, float] = {}
     for row in result["table"]:
         spent[row["arm"]] = spent.get(row["arm"], 0.0) + row["minutes"]
-    words = {**ARMS, **CHEAP.get(result["kind"], {})}
+    words = {**ARMS, **WITHOUT.get(result["kind"], {})}
     rows = [(NAMES.get(arm, arm), words.get(arm, ""), duration(60 * minutes)) for arm, minutes in spent.items()]
-    absent = [arm for arm in ("majority", "raw", "mean_image") if arm not in CHEAP.get(result["kind"], {})]
+    absent = [arm for arm in CHEAP if arm not in WITHOUT.get(result["kind"], {})]
     note = f"{', '.join(NAMES[arm] for arm in absent)}: not defined for this task" if absent else ""
     return table(("arm", "what it is", "time, all seeds"), rows, numbers=(2,)) + (
         f'<p class="sub">{escape(note)}</p>' if note else ""

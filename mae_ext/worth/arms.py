@@ -13,13 +13,12 @@ from mae_ext.engine.start import known_of
 from mae_ext.engine.start_config import check_task, with_start
 from mae_ext.errors import UserError
 from mae_ext.worth.baselines import baseline
-from mae_ext.worth.outcome import ARMS, KINDS
+from mae_ext.worth.outcome import ARMS, CHEAP, KINDS
 
 TRAINED = ("finetuned", "scratch")
 LIGHT = ("frozen", "random")
 """Arms that probe where samples have classes, and elsewhere train a light head over an encoder that stays as it is."""
 
-CHEAP = ("majority", "raw", "mean_image")
 RECIPES = {"classify": "finetune_folder", "segment": "finetune_scans", "detect": "finetune_bccd"}
 """What is fine-tuned with where no config is named; size, patch and augmentation are then the run's."""
 

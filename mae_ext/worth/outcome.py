@@ -24,6 +24,9 @@ ARMS = ("frozen", "attentive", "finetuned", "scratch", "random", "majority", "ra
 """Frozen encoder under a light head (attentive: one that attends over the tokens), fine-tuned whole, the same from
 scratch, random frozen weights under the light head; and the cheap ones of `worth.baselines`."""
 
+CHEAP = ("majority", "raw", "mean_image")
+"""Those without an encoder."""
+
 KINDS = ("classify", "segment", "detect")
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mae_ext.worth.intervals import Estimate, Estimates
-from mae_ext.worth.outcome import ARMS
+from mae_ext.worth.outcome import ARMS, CHEAP
 
 PRETRAINED = ("frozen", "attentive", "finetuned")
-CHEAP = ("majority", "raw", "mean_image", "random")
+UNTAUGHT = (*CHEAP, "random")
 """What costs next to nothing, and belongs beside every encoder."""
 
 NAMES = {
@@ -151,7 +151,7 @@ def _as_good(estimates: Estimates) -> list[Difference]:
     cheap = []
     for labels in estimates.labels:
         arm = best(estimates, labels, PRETRAINED)
-        for over in CHEAP if arm is not None else ():
+        for over in UNTAUGHT if arm is not None else ():
             assert arm is not None
             one = _difference(estimates, arm, labels, over, labels)
             if one is not None and one.verdict != "gains":

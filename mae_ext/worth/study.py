@@ -16,11 +16,11 @@ from mae_ext.engine.task import task_of
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
 from mae_ext.tasks.finetuning import FineTuning
-from mae_ext.worth.arms import CHEAP, LIGHT, Recipe, arms_of, config_of, recipe_of, stepped
+from mae_ext.worth.arms import LIGHT, Recipe, arms_of, config_of, recipe_of, stepped
 from mae_ext.worth.baselines import baseline
 from mae_ext.worth.judged import check_any, judged_answers, tested_of
 from mae_ext.worth.labels import Labels, Level, Part, check_patients, levels_of
-from mae_ext.worth.outcome import Asked, Judged, Outcome, Tested
+from mae_ext.worth.outcome import CHEAP, Asked, Judged, Outcome, Tested
 from mae_ext.worth.probes import Probes
 from mae_ext.worth.rates import SIDES, Choice, Rates, side_of, taken
 from mae_ext.worth.trial import Trial, decisive, digest, measured, trained

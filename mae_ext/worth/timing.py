@@ -17,8 +17,9 @@ from mae_ext.engine.task import load_task
 from mae_ext.engine.train import train
 from mae_ext.strict_json import dumps
 from mae_ext.tasks.finetuning import FineTuning
-from mae_ext.worth.arms import CHEAP, LIGHT, config_of
+from mae_ext.worth.arms import LIGHT, config_of
 from mae_ext.worth.judged import judge
+from mae_ext.worth.outcome import CHEAP
 from mae_ext.worth.study import Study, with_data
 from mae_ext.worth.trial import Trial, decisive, digest, logged, unjudged
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mae_ext.worth import outcome
 from mae_ext.worth.intervals import Estimate, Estimates
 from mae_ext.worth.outcome import ARMS, Asked, Outcome
-from mae_ext.worth.sentence import CHEAP, MARGIN, NAMES, PRETRAINED, findings, phrase, verdict
+from mae_ext.worth.sentence import MARGIN, NAMES, PRETRAINED, UNTAUGHT, findings, phrase, verdict
 
 LEVELS = {"1 a class": 2, "10 a class": 20, "all": 200}
 BY_PHRASE = {phrase(labels): labels for labels in LEVELS}
@@ -93,7 +93,7 @@ def test_every_statement_agrees_with_the_figures_whatever_the_table(table):
     warned = {(one.labels, one.over) for one in said.cheap}
     for labels in comparable:
         top = next(gain.arm for gain in said.gains if gain.labels == labels)
-        for arm in arms[labels] & {*CHEAP}:
+        for arm in arms[labels] & {*UNTAUGHT}:
             low = estimates.gain(top, arm, labels).low
             assert ((labels, arm) in warned) == (low is None or round(100 * low, 1) <= 0)
 
