@@ -28,9 +28,9 @@ class Choice:
 
 def grid(side: str, lr: float) -> list[Rates]:
     """Equally many for each side, the recipe's own first: three times and a third of the rate for what begins; what
-    was learned before is spared by a lower rate, of all or of the encoder (a tenth: 14 points on 80 clips of motion)."""
+    was learned before is spared by a lower rate, or by one that falls faster with depth."""
     if side == "pretrained":
-        return [{}, {"train.lr": 0.3 * lr}, {"train.encoder_lr": 0.1}]
+        return [{}, {"train.lr": 0.3 * lr}, {"train.layer_decay": 0.65}]
     return [{}, {"train.lr": 3 * lr}, {"train.lr": 0.3 * lr}]
 
 
