@@ -259,7 +259,7 @@ class CpuBlock(Block):
 
 class CpuConv3d(nn.Conv3d):
     """Of fewer slices than its kernel has, in fp32: oneDNN's bf16 gradient of such weights is wrong, some of it inf
-    (torch 2.13, a kernel of 3 over 2 slices, whatever their size; 1-d, 2-d and transposed convolutions are right)."""
+    (torch 2.13, a kernel of 3 over 2 slices, whatever their size; 2-d and transposed convolutions are right)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C', D', H', W')."""

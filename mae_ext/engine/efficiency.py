@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from mae_ext.engine.estimate import modality_estimates
+from mae_ext.engine.estimate import modality_estimates, step_flops
 from mae_ext.engine.run import Run
 from mae_ext.model.mae import MAE
 
@@ -34,8 +34,7 @@ def flops_per_step(run: Run) -> float | None:
     again is not counted."""
     if run.config.task.name != "pretrain" or not isinstance(run.model, MAE) or run.config.train.freeze != "none":
         return None
-    rows = modality_estimates(run.config, run.model)
-    return sum(row.flops * m.batch for row, m in zip(rows, run.config.modalities.values(), strict=True))
+    return step_flops(run.config, modality_estimates(run.config, run.model))
 
 
 def memory_gib(device: torch.device) -> float:

@@ -65,6 +65,11 @@ def state_bytes(model: nn.Module, optimizer: str) -> int:
     return 4 * (2 * sum(p.numel() for p in model.parameters()) + moments_of(model, optimizer))
 
 
+def step_flops(config: Config, rows: list[ModalityEstimate]) -> float:
+    """Of a step, forward and backward over all ranks. rows: as `modality_estimates` has them."""
+    return sum(row.flops * m.batch for row, m in zip(rows, config.modalities.values(), strict=True))
+
+
 def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -> float:
     """Of one micro-batch on one rank. bf16 and fp16 halve most of it."""
     shape, train = config.model, config.train
@@ -103,11 +108,10 @@ def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     shares = world if config.train.parallel == "fsdp" else 1
     states = state_bytes(model, config.train.optimizer) / shares / 2**30
     activations = activation_bytes(config, rows, world) / 2**30
-    per_step = sum(r.flops * m.batch for r, m in zip(rows, config.modalities.values(), strict=True))
-    samples, train = config.samples_per_step, config.train
+    samples, train, tflop = config.samples_per_step, config.train, step_flops(config, rows) / 1e12
     lines += [
         f"memory per rank   about {states:.2f} GiB (weights, gradients, moments) + {activations:.2f} GiB (activations)",
-        f"effective batch   {samples} samples a step ({per_step / 1e12:.3f} TFLOP): {world} ranks x {train.accumulate}",
+        f"effective batch   {samples} samples a step ({tflop:.3f} TFLOP): {world} ranks x {train.accumulate}",
         f"learning rate     {peak_lr(config):.3g} at its peak ({train.lr:g} x {samples} / {train.lr_per or samples})",
     ]
     first, m = next(iter(config.modalities.items()))

@@ -23,8 +23,7 @@ class Seen(NamedTuple):
 
 
 class Term(nn.Module):
-    """`term(Seen)` is a scalar that is added to the loss, with its weight. It draws no numbers, and learns
-    none: what it had learned nobody could encode with.
+    """`term(Seen)` is a scalar that is added to the loss, with its weight. It draws no numbers and learns no weights.
 
     A mean over samples is right for any number of ranks; what compares samples takes them from `of_all_ranks`, and
     says so in `TrainConfig.comparing`, by which a batch in parts is refused.
