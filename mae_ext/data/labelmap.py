@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae_ext.data.sample import Crop
+from mae_ext.data.sources.cases import are_cases, case_of, endings
 
 Labels = NDArray[np.int32]
 
@@ -75,7 +76,14 @@ def toward_foreground(labels: Labels, box: Crop, generator: torch.Generator) -> 
 
 
 def stem(address: str, suffixes: tuple[str, ...]) -> str:
-    """The name of a sample without folder and suffix: "scans/a.nii.gz" -> "a"; a row of an archive keeps its number."""
+    """The name of a sample without folder and suffix: "scans/a.nii.gz" -> "a"; a row of an archive keeps its number.
+
+    suffixes: patterns of the files of a case give the case's name.
+    """
+    if are_cases(suffixes):
+        if place_case := case_of(address, suffixes[0]):
+            return place_case[1]
+        suffixes = endings(suffixes)
     name = address.rstrip("/").replace("::", "_").rpartition("/")[2]
-    endings = [s for s in (suffix.removesuffix("/") for suffix in suffixes) if name.lower().endswith(s)]
-    return name[: len(name) - len(max(endings, key=len))] if endings else name
+    ends = [s for s in (suffix.removesuffix("/") for suffix in suffixes) if name.lower().endswith(s)]
+    return name[: len(name) - len(max(ends, key=len))] if ends else name

@@ -123,6 +123,7 @@ class Reader(Protocol):
       what `mae-ext prepare` calls.
     - `read_as_stored(address, crops)`, as `read`, of samples that may be as their file stores them: with `levels`, or
       in float16, which means itself. It is what goes to the device in training; all others ask `read`.
+    - `files(address) -> list[str]`: those that a sample is made of, where they are several. Raises BadSample.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
 
     >>> import pathlib, numpy, torch

@@ -85,6 +85,8 @@ class Results:
 
     def __init__(self, out: Path, model: nn.Module, config: Config) -> None:
         self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config)
+        readers = [build_reader(modality, name) for name, modality in config.modalities.items()]
+        self._parts = [reader.files for reader in readers if hasattr(reader, "files")]
         self.samples: dict[str, dict[str, Any]] = {}
         self.files: dict[str, str] = {}
         self.earlier: dict[str, set[str]] = {}
@@ -201,11 +203,11 @@ class Results:
         if address is None or owner is None or owner == address:
             return True
         known = self.samples[owner]["identity"]
-        return known is not None and known == _identity(address)
+        return known is not None and known == self._identity(address)
 
     def _done(self, address: str, path: Path | None) -> bool:
         line = self.samples.get(address)
-        if line is None or line["identity"] is None or line["identity"] != _identity(address):
+        if line is None or line["identity"] is None or line["identity"] != self._identity(address):
             return False
         if path is None:
             return True
@@ -213,12 +215,23 @@ class Results:
         return line.get("file") == name and path.exists() and self.files.get(name) == line["sha256"]
 
     def _record(self, address: str, line: Mapping[str, Any], sync: bool = True) -> None:
-        self.samples[address] = {"source": address, "identity": _identity(address), **line}
+        self.samples[address] = {"source": address, "identity": self._identity(address), **line}
         if "file" in line:
             self.owners[line["file"]] = address
         self._line(self.samples[address])
         if sync:
             self._sync()
+
+    def _identity(self, address: str) -> Any:
+        """As JSON gives it back, of all the files that a sample is in; None of what cannot be opened."""
+        path = Path(address)
+        try:
+            files = sorted(map(str, path.iterdir())) if "::" not in address and path.is_dir() else [address]
+            files = [file for file in files if not Path(file).is_dir()]
+            files += [file for parts in self._parts for file in parts(address) if file not in files]
+            return json.loads(dumps([source_identity(file) for file in files]))
+        except (BadSample, OSError):
+            return None
 
     def _line(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -275,13 +288,3 @@ def model_identity(model: nn.Module, config: Config) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _identity(address: str) -> Any:
-    """As JSON gives it back; None of what cannot be opened."""
-    path = Path(address)
-    files = sorted(map(str, path.iterdir())) if "::" not in address and path.is_dir() else [address]
-    try:
-        return json.loads(dumps([source_identity(file) for file in files if not Path(file).is_dir()]))
-    except (BadSample, OSError):
-        return None

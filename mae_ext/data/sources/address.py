@@ -24,7 +24,11 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
     "truncated", "damaged". Pipes, sockets and devices are never opened, even when they took a file's place.
     """
     if row := archive.ROW.fullmatch(address):
-        return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+        if row["file"].endswith(".npz"):
+            return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+        from mae_ext.data.sources import hdf5  # which opens files by this module
+
+        return hdf5.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
     if remote.is_remote(address):
         return _fetch_remote(address, None, max_bytes)
     with _opened(address) as (handle, offset, size):
@@ -62,11 +66,11 @@ def locate(address: str) -> tuple[str, int, int]:
 
 
 def _place(address: str) -> tuple[str, int, int | None]:
-    """(file, offset, size) as an address says it; of a file, and of a row's archive, None is all of it."""
+    """(file, offset, size) as an address says it; of a file, and of an array's archive, None is all of it."""
     if member := archive.MEMBER.fullmatch(address):
         return member["shard"], int(member["offset"]), int(member["size"])
-    row = archive.ROW.fullmatch(address)
-    return row["file"] if row else address, 0, None
+    array = archive.ARRAY.fullmatch(address)
+    return array["file"] if array else address, 0, None
 
 
 def _fetch_remote(address: str, count: int | None, max_bytes: int | None) -> bytes:

@@ -27,12 +27,15 @@ log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""
 
 MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
-ROW = re.compile(r"(?s)(?P<file>.*\.npz)::(?P<key>\w+)::(?P<row>\d+)")
+_KEY = r"(?P<key>[\w./ -]+)"
+ROW = re.compile(rf"(?s)(?P<file>.*\.(?:npz|h5|hdf5))::{_KEY}::(?P<row>\d+)")
+ARRAY = re.compile(rf"(?s)(?P<file>.*\.(?:npz|h5|hdf5|zarr))::{_KEY}(?:::(?P<row>\d+))?")
+"""A whole array of a file or folder of arrays, or a row of it."""
 
 
 def is_place(address: str) -> bool:
-    """Whether an address is a member of a shard or a row of an array, and no file of its own."""
-    return bool(MEMBER.fullmatch(address) or ROW.fullmatch(address))
+    """Whether an address is a member of a shard, or an array or a row of one, and no file of its own."""
+    return bool(MEMBER.fullmatch(address) or ARRAY.fullmatch(address))
 
 
 MAX_INFLATED_BYTES = 16 << 30
@@ -43,11 +46,11 @@ MAX_LABEL_BYTES = 32
 MAX_LABELS_BYTES = 1 << 30
 """Of an array of texts: ten million of 25 letters, which NumPy writes with four bytes each."""
 
-# What zipfile, zlib and numpy raise over a damaged .npz.
-_DAMAGE = (
+DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
     *(OSError, EOFError, ValueError, KeyError, RuntimeError, OverflowError),
 )
+"""What zipfile, zlib and numpy raise over a damaged .npz."""
 
 
 @dataclass
@@ -177,7 +180,7 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
                 known = f"splits: {', '.join(splits)}" if splits else f"arrays: {', '.join(sorted(names)) or 'none'}"
                 raise UserError(f"{where}: has no array '{key}' ({known}); name one as '{file}::SPLIT'")
             info = zipped.getinfo(f"{key}.npy")
-            shape, _, _ = _header(zipped, info)
+            shape, _, _ = npz_header(zipped, info)
             if len(shape) < 2 or 0 in shape:
                 raise UserError(f"{where}: '{key}' has shape {list(shape)}, expected rows of at least one value")
             if info.compress_type == zipfile.ZIP_STORED:
@@ -186,7 +189,7 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
                     while stream.read(1 << 20):
                         pass
         labels = _label_array(file, f"{split}_labels", where) if f"{split}_labels" in names else None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UserError(f"{where}: damaged, or not an .npz archive: {error!r}") from error
     rows = [f"{file}::{key}::{i}" for i in range(shape[0])]
     if labels is None:
@@ -209,10 +212,19 @@ def list_npz(file: str, split: str) -> tuple[list[str], list[str | None] | None]
     return rows, [str(int(label)) for label in labels.reshape(-1)]
 
 
+def holds(file: str, key: str) -> bool:
+    """Whether an .npz has an array of that name; False of what is none."""
+    try:
+        with zipfile.ZipFile(file) as zipped:
+            return f"{key}.npy" in zipped.namelist()
+    except DAMAGE:
+        return False
+
+
 def _label_array(file: str, key: str, where: str) -> NDArray[np.generic]:
     """Numbers, or texts, which are read whole. Raises UserError for objects, which are never unpickled."""
     with zipfile.ZipFile(file) as zipped, zipped.open(f"{key}.npy") as stream:
-        shape, _, dtype = _npy_header(stream)
+        shape, _, dtype = npy_header(stream)
         begin, size = stream.tell(), zipped.getinfo(f"{key}.npy").file_size
     if dtype.hasobject:
         raise UserError(f"{where}: '{key}' holds objects, which are never unpickled; save {key}=np.array(LABELS, str)")
@@ -231,7 +243,7 @@ def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDA
         array = _array(file, key)
     except FileNotFoundError as error:
         raise BadSample(address, "no such file", str(error)) from error
-    except (*_DAMAGE, MemoryError) as error:
+    except (*DAMAGE, MemoryError) as error:
         raise BadSample(address, "damaged", repr(error)) from error
     if row >= len(array):
         raise BadSample(address, "truncated", f"'{key}' has {len(array)} rows")
@@ -241,10 +253,10 @@ def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDA
     return taken
 
 
-def _header(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+def npz_header(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     """(shape, column-major, dtype) of a .npy member. ValueError when it holds objects or promises more than it has."""
     with zipped.open(info) as stream:
-        shape, column_major, dtype = _npy_header(stream)
+        shape, column_major, dtype = npy_header(stream)
         begin = stream.tell()
     if dtype.kind not in "biuf":
         raise ValueError(f"{info.filename} holds {dtype}, expected numbers (objects are never unpickled)")
@@ -255,7 +267,7 @@ def _header(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, 
     return shape, column_major, dtype
 
 
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
@@ -274,13 +286,13 @@ def _load(file: str, key: str, version: tuple[int, int, int]) -> NDArray[np.gene
     """Once per process. A stored member is mapped, and shared by all workers; a compressed one is inflated."""
     with zipfile.ZipFile(file) as zipped:
         info = zipped.getinfo(f"{key}.npy")
-        shape, column_major, dtype = _header(zipped, info)
+        shape, column_major, dtype = npz_header(zipped, info)
         with zipped.open(info) as stream:
             if info.compress_type != zipfile.ZIP_STORED:
                 array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
                 array.flags.writeable = False
                 return array
-            _npy_header(stream)
+            npy_header(stream)
             inside = stream.tell()
     with open(file, "rb") as raw:  # noqa: PTH123
         raw.seek(info.header_offset + 26)

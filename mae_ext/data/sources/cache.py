@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.address import locate
-from mae_ext.errors import UserError
+from mae_ext.errors import BadSample, UserError
 
 MAGIC = b"mae_ext1"
 ALIGN = 4096
@@ -219,16 +219,38 @@ def source_identity(address: str) -> dict[str, Any]:
     """What distinguishes the bytes behind an address: size, time of change, SHA-256 of the first and last 64 KiB; of a
     shard at an s3:// or other such address, the version of the shard and where in it they are.
 
-    Names do not count, so a folder may move. Raises BadSample for an address that cannot be opened.
+    Of an array that is a folder (.zarr): name, size and time of change of every file in it. Names do not count
+    otherwise, so a folder may move. Raises BadSample for an address that cannot be opened.
     """
     if remote.is_remote(address) and (member := archive.MEMBER.fullmatch(address)):
         version = remote.known_version(member["shard"])
         return {"size": int(member["size"]), "shard": version, "offset": int(member["offset"])}
+    array = archive.ARRAY.fullmatch(address)
+    inside = {"row": [array["key"], *([int(array["row"])] if array["row"] else [])]} if array else {}
+    if (folder := array["file"] if array else address).endswith(".zarr"):
+        return {"files": _tree(address, folder)} | inside
     path, offset, size = locate(address)
     status = os.stat(path)  # noqa: PTH116
     identity = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))
-    row = archive.ROW.fullmatch(address)
-    return identity | {"row": [row["key"], int(row["row"])]} if row else identity
+    return identity | inside
+
+
+def _tree(address: str, folder: str) -> str:
+    """SHA-256 of what lies below a folder."""
+    digest, pending = hashlib.sha256(), [folder]
+    try:
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in sorted(entries, key=lambda e: e.name):
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                        continue
+                    status = entry.stat()
+                    line = f"{os.path.relpath(entry.path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+                    digest.update(line.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise BadSample(address, "no such file", str(error)) from error
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1 << 16)

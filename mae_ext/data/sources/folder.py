@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mae_ext.data.sources.passed_over import (
+    HEADERS,
     LINKS_OUT,
     LINKS_TO_FOLDERS,
     LINKS_TO_NOTHING,
     NOT_REGULAR,
+    VOXELS,
     WRITTEN,
     PassedOver,
 )
@@ -16,6 +18,9 @@ from mae_ext.errors import BadSample, UserError
 
 OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard", "wandb")
 """Folders that a run makes in its own."""
+
+ZARR = ".zarr"
+"""A folder that is an array."""
 
 MAX_MEMBERS = 20_000
 """Files of one sample: more slices than any scanner writes into a series."""
@@ -69,13 +74,20 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
             # The files of one inside are listed where they stand, and a link can close a circle.
             passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, seen_from_root)
         elif entry.is_dir(follow_symlinks=False):
+            if name.endswith(ZARR):  # a folder that is one sample, or none
+                if wanted:
+                    yield entry.path, top
+                else:
+                    passed.other(seen_from_root)
+                continue
             inner = children(entry.path)
             if is_written(inner) or (in_run and top is None and name in OF_A_RUN):
                 passed.add(WRITTEN, seen_from_root)
                 continue
             stack += [(child, entry.name if top is None else top) for child in inner]
         elif not wanted:
-            passed.other(seen_from_root)
+            if not is_part(entry.path, single):
+                passed.other(seen_from_root)
         elif link and not is_inside(entry.path, inside):
             passed.add(LINKS_OUT, seen_from_root)
         elif Path(entry.path).is_file() if link else entry.is_file():
@@ -95,6 +107,13 @@ def is_written(entries: Iterable[os.DirEntry[str]]) -> bool:
     names = {entry.name for entry in entries}
     run = "config.yaml" in names and bool(names & {"metrics.jsonl", "checkpoints"})
     return run or bool(names & {"bad_samples.jsonl", "predict.manifest.jsonl"})
+
+
+def is_part(path: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file holds the voxels of a header beside it, of its name, which is a sample."""
+    end = next((end for end in VOXELS.split() if path.lower().endswith(end)), None)
+    headers = [header for header in HEADERS if header in suffixes] if end else []
+    return end is not None and any(Path(path[: -len(end)] + header).exists() for header in headers)
 
 
 def is_inside(path: str, root: str) -> bool:

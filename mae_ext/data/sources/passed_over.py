@@ -22,6 +22,8 @@ REPEATED = "members of a sample that has its data already"
 LINKS_INSIDE = "links inside a shard"
 BARE = "without suffix"
 WRITTEN = "folders that this program wrote"
+NO_FIRST = "files of cases without their first file"
+OF_NO_CASE = "files of no case"
 
 REMEDIES = {
     LINKS_OUT: "no link is followed out of the folder: copy what they mean, give the folder that holds both, or a list "
@@ -35,6 +37,8 @@ REMEDIES = {
     "follows that dot, as in x.tar::seg.png",
     LINKS_INSIDE: "pack the files that they mean: tar --dereference --hard-dereference",
     WRITTEN: "the pictures of a run and what it predicts are no samples: to read them, name the folder itself",
+    NO_FIRST: "a case is known by the first file of reader.case: add it, or take the rest away",
+    OF_NO_CASE: "reader.case has no pattern that they are of",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
 }
 
@@ -47,27 +51,36 @@ READ = {
 """What is read, each as a sample of its own, where something else may have been meant."""
 
 SCANS = """
-.mha .mhd .raw .zraw .mnc .mif .mif.gz .gipl .gipl.gz .vtk .vti .nii.bz2 .nii.xz .nii.zst .par .rec .v
+.mif .mif.gz .gipl .gipl.gz .vtk .vti .nii.bz2 .nii.xz .nii.zst .mnc.gz .par .rec .v
 """
+VOXELS = ".img .img.gz .raw .raw.gz .zraw"
+"""Voxels of a scan whose header is a file of its own."""
+
+HEADERS = (".hdr", ".hdr.gz", ".mhd", ".nhdr", ".nrrd")
 IMAGES = """
 .jxl .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw .exr .hdr .psd .psb .svg .svgz .ico .icns .cur .xcf .ai
-.eps .mrxs .czi .lif .nd2 .vsi .oir .vms .vmu .jxr .wdp .hdp .bpg .flif .jls .xbm .xpm .wmf .emf .raw .insp
+.eps .mrxs .czi .lif .nd2 .vsi .oir .vms .vmu .jxr .wdp .hdp .bpg .flif .jls .xbm .xpm .wmf .emf .insp
 """
 VIDEOS = """
 .m2v .mxf .rm .rmvb .h264 .hevc .265 .264 .dv .y4m .ogg .mjpeg .mpv .insv
 """
 ARCHIVES = ".zip .gz .tgz .tar.gz .bz2 .tar.bz2 .tbz2 .xz .tar.xz .txz .zst .tar.zst .7z .rar"
 FORMATS = {
-    SCANS: "convert them to .nii.gz, for instance with SimpleITK: WriteImage(ReadImage('a.mha'), 'a.nii.gz')",
-    ".hdr .img .hdr.gz .img.gz": "convert such pairs to .nii.gz, with nibabel: load('a.img').to_filename('a.nii.gz')",
+    SCANS: "convert them to .nii.gz, for instance with SimpleITK: WriteImage(ReadImage('a.vtk'), 'a.nii.gz')",
     IMAGES: "convert them to PNG, JPEG or TIFF, for instance with ImageMagick: magick FILE FILE.png",
     VIDEOS: "convert them: ffmpeg -i FILE FILE.mp4",
-    ".npz": "to read arrays, name the .npz file itself",
-    ".npy .h5 .hdf5 .mat .pkl .zarr .lmdb .parquet .tfrecord": "save their arrays as one .npz",
+    VOXELS: "voxels of a scan: the volume reader reads them with a header beside them (.hdr, .mhd, .nhdr)",
+    ".npz": "to read arrays, name the .npz file itself; where each is a scan, use --reader volume",
+    ".h5 .hdf5": "to read arrays, name one of a file, as x.h5::DATASET; where each is a scan, use --reader volume",
+    ".npy .zarr": "where each is a scan, use --reader volume; of others save the arrays as one .npz",
+    ".mat .pkl .lmdb .parquet .tfrecord": "save their arrays as one .npz",
     ".tar": "to read shards, name them, as x.tar or train-*.tar",
     ARCHIVES: "unpack the archives first",
 }
 BY_SUFFIX = {suffix: remedy for suffixes, remedy in FORMATS.items() for suffix in suffixes.split()}
+OF_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".zarr")
+"""What is a scan for one reader, and for the others no file of theirs, but may hold samples all the same."""
+
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 TEXT = """
@@ -163,7 +176,7 @@ def beside(name: str) -> bool:
 def remedy(kind: str) -> str:
     if kind in REMEDIES or kind in READ:
         return {**REMEDIES, **READ}[kind]
-    if readers := readers_of(kind):
+    if kind not in OF_ARRAYS and (readers := readers_of(kind)):
         one = " or ".join(readers)
         return f"they are for another reader: use --reader {one}, in a config data.reader: {one}"
     return BY_SUFFIX.get(kind, "this reader does not know the suffix; convert them, or rename what is named amiss")

@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive, remote
+from mae_ext.data.sources import cases, remote
 from mae_ext.data.sources.folder import walk
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
 from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.shard_index import index_of, version_of
 from mae_ext.data.sources.shared import Growing, share
-from mae_ext.errors import UserError
+from mae_ext.data.sources.within import list_arrays
+from mae_ext.errors import UserError, some
 
 MAX_SHARDS = 100_000
 READERS = 16
@@ -76,7 +77,8 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
     layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them; x.tar::rgb.jpg takes of each key the member
-    with that after its first dot), or file.npz[::split] in MedMNIST layout.
+    with that after its first dot), file.npz[::split] in MedMNIST layout, or file.h5::dataset, a row a sample.
+    suffixes may be patterns of the files of a case (cases.py), whose first files are then what is listed.
     What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
     UserError when it is missing, unreadable, or holds nothing of the kind.
     """
@@ -105,15 +107,17 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
             f"{where}: a compressed tar ({packed[0]}) cannot be read at random; unpack it with `tar -xf {path}` and "
             "give the folder that appears"
         )
-    if npz := re.fullmatch(r"(?s)(.*\.npz)(?:::(\w+))?", path):
-        _require(Path(npz[1]), where)
-        keys, labels = archive.list_npz(npz[1], npz[2] or "train")
-        return _items(keys, labels)
+    if arrays := list_arrays(path, suffixes, where):
+        return _items(*arrays)
+    if inside := re.fullmatch(r"(?s)(.*\.(?:npz|h5|hdf5|zarr))(?:::[\w./ -]+)?", path):
+        _require(Path(inside[1]), where)
     only = None
     if chosen := re.fullmatch(r"(?s)(.*\.tar)::((?:[\w-]+\.)*[\w-]+)", path):
         path, only = chosen[1], f".{chosen[2].lower()}"
         if not only.endswith(suffixes):
             raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
+    if cases.are_cases(suffixes):
+        return _list_cases(path, suffixes, where, passed)
     if remote.is_remote(path):
         return _list_shards(_remote_shards(path, where), suffixes, where, passed, only)
     here, choice = Path(path), None
@@ -200,17 +204,40 @@ def _join(suffixes: Sequence[str]) -> str:
 # Folders
 
 
-def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
+def _list_cases(path: str, patterns: tuple[str, ...], where: str, passed: PassedOver) -> Items:
+    """suffixes are patterns: of a folder, list or file the first files of the cases. Raises UserError."""
+    endings = cases.endings(patterns)
+    if Path(path).is_dir():
+        return _list_folder(Path(path), endings, where, passed, patterns)
+    if remote.is_remote(path) or path.endswith(".tar"):
+        raise UserError(
+            f"{where}: reader.case is of files in folders; separate files of a case are not read from shards"
+        )
+    items = _list(path, endings, passed)
+    if odd := [address for address in items.addresses if cases.case_of(address, patterns[0]) is None]:
+        raise UserError(
+            f"{where}: {len(odd)} of {len(items)} are no first files of a case, '{patterns[0]}', by which a case is "
+            f"named: {some(odd)}"
+        )
+    return items
+
+
+def _list_folder(
+    root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver, patterns: tuple[str, ...] = ()
+) -> Items:
     names = array("i")
     codes: dict[str | None, int] = {}
 
     def addresses() -> Iterator[str]:
-        for path, top in walk(root, suffixes, where, passed):
+        listed = walk(root, suffixes, where, passed)
+        for path, top in cases.of_cases(listed, str(root), patterns, passed) if patterns else listed:
             names.append(codes.setdefault(top, len(codes)))
             yield path
 
     if len(table := PathTable(addresses())):
         return _numbered(table, codes, np.frombuffer(names, np.int32))
+    if patterns:
+        raise UserError(f"{where}: no file of the pattern '{patterns[0]}', at any depth; {passed.instead()}")
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)

@@ -28,7 +28,12 @@ def doubts(scan: Declared) -> list[str]:
     clauses, degrees = [], lean(scan.affine)
     if not scan.sided:
         code = orientation(scan.affine).code
-        if scan.other is None:
+        if scan.format == "Analyze":
+            clauses.append(
+                f"says nothing of left and right, as no Analyze file does: read as {code}, as nibabel, SPM and FSL do; "
+                f"software on ITK reads it as {orientation(scan.other).code if scan.other is not None else code}"
+            )
+        elif scan.other is None:
             clauses.append(f"says nothing of left and right (no good RAS flag): read as {code}, as FreeSurfer does")
         else:
             clauses.append(
@@ -37,6 +42,11 @@ def doubts(scan: Declared) -> list[str]:
             )
     if degrees >= LEANS:
         clauses.append(f"its voxel axes lean by {degrees:.1f} degrees, as under a tilted gantry")
+    if scan.format == "MINC":
+        clauses.append(
+            "placed as MINC means it, and as nibabel does; software on ITK turns it by 180 degrees, right for left and "
+            "front for back, as it turns the MINC files that it writes"
+        )
     if scan.nifti is not None and scan.sided:
         if scan.other is not None:
             clauses += _contradiction(scan, degrees)

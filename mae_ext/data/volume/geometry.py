@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mae_ext.data.sample import Crop, Extent
 
 KEEP_MM = 1e-3
-"""A spacing this near to the wanted one is kept as it is (MONAI, AFFINE_TOL)."""
+"""A spacing this near to the wanted one is kept as it is (MONAI, AFFINE_TOL); below 0.01 mm a tenth of it."""
 
 _LETTERS = ("LR", "PA", "IS")
 
@@ -181,7 +181,7 @@ def lattice(extent: tuple[int, ...], spacing: tuple[float, ...], wanted: tuple[f
     """wanted=None, or within KEEP_MM of the spacing: the stored voxels as they are."""
     if wanted is None:
         return Lattice(extent, (1.0,) * len(extent))
-    ratio = tuple(1.0 if abs(w - s) <= KEEP_MM else w / s for s, w in zip(spacing, wanted, strict=True))
+    ratio = tuple(1.0 if abs(w - s) <= min(KEEP_MM, s / 10) else w / s for s, w in zip(spacing, wanted, strict=True))
     return Lattice(extent, ratio)
 
 

@@ -1,8 +1,9 @@
-"""Bytes out of a file in memory, gzip or plain, to the very end, where the checksum is."""
+"""Bytes out of a file in memory, gzip, zlib or plain, to the very end, where the checksum is."""
 
 import gzip
 import zlib
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,39 @@ MAX_TRAILING = 1 << 20
 """Bytes after the voxels, of padding, that are read for the checksum's sake; more than this is another file's data."""
 
 
+Packing = bool | Literal["zlib"]
+"""Whether bytes are packed, by gzip unless zlib alone is named."""
+
+
+class _Zlib:
+    """A zlib stream without gzip around it, read as `gzip.GzipFile` is. The checksum is compared at its end."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._content, self._at, self._stream = content, 0, zlib.decompressobj()
+
+    def read1(self, most: int) -> bytes:
+        """Some bytes, none at the end. Raises zlib.error, and EOFError where the stream has no end."""
+        while not self._stream.eof:
+            left = self._stream.unconsumed_tail
+            if not left:
+                left = bytes(self._content[self._at : self._at + PIECE])
+                self._at += len(left)
+            if piece := self._stream.decompress(left, most):
+                return piece
+            if not left:
+                raise EOFError
+        return b""
+
+
 class Source:
     """Reads `content` front to back. Raises BadSample: "truncated", "damaged" (the checksum among it)."""
 
-    def __init__(self, address: str, content: bytes | memoryview, compressed: bool | None = None) -> None:
+    def __init__(self, address: str, content: bytes | memoryview, compressed: Packing | None = None) -> None:
         self.address, self.content, self.at = address, memoryview(content), 0
-        self.compressed = bytes(self.content[:2]) == MAGIC if compressed is None else compressed
-        self._unpacked = gzip.GzipFile(fileobj=BytesIO(content)) if self.compressed else None
+        self.compressed = bytes(self.content[:2]) == MAGIC if compressed is None else bool(compressed)
+        self._unpacked: gzip.GzipFile | _Zlib | None = None
+        if self.compressed:
+            self._unpacked = _Zlib(self.content) if compressed == "zlib" else gzip.GzipFile(fileobj=BytesIO(content))
 
     def expect(self, count: int) -> None:
         """Refuse, before anything is allocated, a count that the content cannot hold."""
@@ -70,6 +97,7 @@ class Source:
         except (gzip.BadGzipFile, zlib.error) as error:
             if str(error).startswith("Not a gzipped file") and self.content[:2] == MAGIC:
                 return b""  # what follows the last member is none: padding, as is usual on tapes
-            wrong = str(error).startswith(("CRC check failed", "Incorrect length"))
-            what = "the gzip checksum (CRC) does not match" if wrong else "the gzip stream is broken"
+            wrong = any(text in str(error) for text in ("CRC check failed", "Incorrect length", "incorrect data check"))
+            kind = "zlib" if isinstance(self._unpacked, _Zlib) else "gzip"
+            what = f"the {kind} checksum (CRC) does not match" if wrong else f"the {kind} stream is broken"
             raise BadSample(self.address, "damaged", f"{what}: {error}") from error

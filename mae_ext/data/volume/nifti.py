@@ -1,5 +1,6 @@
 """NIfTI-1, NIfTI-2 and FreeSurfer MGH, gzipped or not: headers by nibabel, voxels by ourselves, to the last byte."""
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -15,12 +16,15 @@ from mae_ext.errors import BadSample
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MGH_SUFFIXES = (".mgz", ".mgh", ".mgh.gz")
 
+SINGLE, PAIRED = (b"n+1", b"n+2"), (b"ni1", b"ni2")
+"""Magics: voxels behind the header, or in a file of their own."""
+
 MGH_HEADER = 284
 MAX_OFFSET = 1 << 26
 """Extensions between header and voxels larger than this are not a header any more."""
 
 # nifti1.h; the RGB and complex codes are refused by name, because a reader that drops a part of them lies.
-_RGB, _COMPLEX, _CIFTI = (128, 2304), (32, 1792, 2048), range(3000, 3100)
+RGB, COMPLEX, _CIFTI = (128, 2304), (32, 1792, 2048), range(3000, 3100)
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 _CORONAL = ((-1, 0, 0), (0, 0, -1), (0, 1, 0))
@@ -29,25 +33,28 @@ _CORONAL = ((-1, 0, 0), (0, 0, -1), (0, 1, 0))
 
 Affine = NDArray[np.float64]
 
-_NIBABEL_ERRORS = (
+NIBABEL_ERRORS = (
     *(nib.spatialimages.HeaderDataError, nib.spatialimages.HeaderTypeError, nib.filebasedimages.ImageFileError),
     *(ValueError, TypeError, KeyError, OverflowError, AttributeError, np.linalg.LinAlgError, ArithmeticError),
 )
 
 
-def declared_nifti(address: str, content: bytes) -> Declared:
-    """Raises BadSample "not a scan", "header", "RGB", "complex", "data type", "truncated"."""
+def declared_nifti(address: str, content: bytes, pair: Callable[[], Source] | None = None) -> Declared:
+    """pair: opens the file of voxels (.img) that belongs to a header of its own (.hdr).
+
+    Raises BadSample "not a scan", "header", "RGB", "complex", "data type", "truncated".
+    """
     source = Source(address, content)
-    header, length = _header(address, source)
+    header, length = header_of(address, source)
     try:
-        return _declared(address, source, header, length)
-    except _NIBABEL_ERRORS as error:
+        return _declared(address, source, header, length, pair)
+    except NIBABEL_ERRORS as error:
         raise BadSample(address, "header", " ".join(str(error).split()) or type(error).__name__) from error
 
 
 def sided(address: str, head: bytes) -> bool:
     """Whether a NIfTI says where left is: it has a sform or a qform. head: its first KiB or more. Raises BadSample."""
-    header, _ = _header(address, Source(address, head))
+    header, _ = header_of(address, Source(address, head))
     return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
@@ -56,7 +63,7 @@ def sided_mgh(address: str, head: bytes) -> bool:
     return _good_ras(Source(address, head).read(MGH_HEADER).tobytes())
 
 
-def _header(address: str, source: Source) -> tuple[Any, int]:
+def header_of(address: str, source: Source) -> tuple[Any, int]:
     """nibabel's header as it stands in the file, and its length. Raises BadSample."""
     if not source.compressed and len(source.content) < 4:
         raise BadSample(address, "truncated", f"{len(source.content)} bytes are no header")
@@ -70,30 +77,32 @@ def _header(address: str, source: Source) -> tuple[Any, int]:
     Header: Any = nib.Nifti1Header if length == 348 else nib.Nifti2Header
     try:
         return Header(block, order, check=False), length
-    except _NIBABEL_ERRORS as error:
+    except NIBABEL_ERRORS as error:
         raise BadSample(address, "header", " ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _declared(address: str, source: Source, header: Any, length: int) -> Declared:
+def _declared(address: str, source: Source, header: Any, length: int, pair: Callable[[], Source] | None) -> Declared:
     magic = header["magic"].item()[:3]
-    if magic in (b"ni1", b"ni2"):
-        raise BadSample(address, "header", "the voxels are in another file (.hdr/.img pair); convert it to one .nii")
-    if magic not in (b"n+1", b"n+2"):
+    if magic in PAIRED and pair is None:
+        raise BadSample(address, "header", "the voxels are in another file (.hdr/.img pair); name it .hdr")
+    if magic not in SINGLE + PAIRED:
         raise BadSample(address, "not a scan", f"no NIfTI magic: {magic!r} (an Analyze header says nothing of left)")
+    apart = pair is not None and magic in PAIRED
     count, code = int(header["dim"][0]), int(header["datatype"])
     if not 1 <= count <= 7:
         raise BadSample(address, "header", f"dim[0] says {count} axes; NIfTI has 1 to 7")
     if int(header["intent_code"]) in _CIFTI:
         raise BadSample(address, "axes", "CIFTI: a table of surface points, not a volume")
-    if code in _RGB:
+    if code in RGB:
         raise BadSample(address, "RGB", "colour voxels (a rendering or a colour-coded map), not measured values")
-    if code in _COMPLEX:
+    if code in COMPLEX:
         raise BadSample(address, "complex", "complex voxels; save magnitude (and phase) as real volumes")
-    shape = _squeezed(tuple(int(n) for n in header["dim"][1 : 1 + count]))
+    shape = squeezed(tuple(int(n) for n in header["dim"][1 : 1 + count]))
     dtype = header.get_data_dtype()
     offset = float(header["vox_offset"])
-    if not isfinite(offset) or not 0 <= offset <= MAX_OFFSET or offset != int(offset) or 0 < offset < length:
-        raise BadSample(address, "header", f"voxels begin at byte {offset:g}, expected {length} to {MAX_OFFSET}")
+    first = 0 if apart else length
+    if not isfinite(offset) or not 0 <= offset <= MAX_OFFSET or offset != int(offset) or 0 < offset < first:
+        raise BadSample(address, "header", f"voxels begin at byte {offset:g}, expected {first} to {MAX_OFFSET}")
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # the standard's way to say that there is none
         slope, inter = 1.0, 0.0
@@ -101,12 +110,14 @@ def _declared(address: str, source: Source, header: Any, length: int) -> Declare
     if not (np.isfinite(lengths).all() and lengths.all()):
         raise BadSample(address, "voxel size", f"pixdim is {lengths.tolist()} mm")
     affine, other, has_sides = _places(header)
-    skip = max(int(offset), length + 4) - length  # four bytes say whether extensions follow
-    name = "NIfTI-1" if length == 348 else "NIfTI-2"
+    # Four bytes after the header say whether extensions follow; voxels in a file of their own have none before them.
+    skip = int(offset) if apart else max(int(offset), length + 4) - length
+    name = ("NIfTI-1" if length == 348 else "NIfTI-2") + (" pair" if apart else "")
 
     def load() -> Array:
-        source.read(skip)
-        return voxels(source, shape, dtype)
+        of_voxels = pair() if apart and pair is not None else source
+        of_voxels.read(skip)
+        return voxels(of_voxels, shape, dtype)
 
     return Declared(
         name, shape, dtype, affine, load, slope, inter, nifti=header, other=other, sided=has_sides
@@ -131,7 +142,7 @@ def _places(header: Any) -> tuple[Affine, Affine | None, bool]:
         return believed, None, True
     try:
         return believed, np.array(read.get_qform(), dtype=np.float64) * scale, True
-    except _NIBABEL_ERRORS:
+    except NIBABEL_ERRORS:
         return believed, np.full((4, 4), np.nan), True
 
 
@@ -145,9 +156,9 @@ def declared_mgh(address: str, content: bytes) -> Declared:
             header["delta"], header["Mdc"], header["Pxyz_c"] = 1, _CORONAL, 0  # nibabel has the axes otherwise
         if int(header["version"]) != 1:
             raise BadSample(address, "not a scan", f"begins with {content[:12]!r}; MGH version 1 was expected")
-        shape = _squeezed(tuple(int(n) for n in header["dims"]))
+        shape = squeezed(tuple(int(n) for n in header["dims"]))
         affine, dtype = np.array(header.get_affine(), dtype=np.float64), header.get_data_dtype()
-    except _NIBABEL_ERRORS as error:
+    except NIBABEL_ERRORS as error:
         raise BadSample(address, "header", str(error) or type(error).__name__) from error
     return Declared(
         "MGH", shape, dtype, affine, lambda: voxels(source, shape, dtype), sided=good, code=1 if good else 2
@@ -167,6 +178,6 @@ def voxels(source: Source, shape: tuple[int, ...], dtype: np.dtype[np.generic]) 
     return content.view(dtype).reshape(shape[::-1])
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Axes of length 1 after the third are how NIfTI writes nothing."""
     return shape[:3] + tuple(n for n in shape[3:] if n != 1)

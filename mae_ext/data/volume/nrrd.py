@@ -1,17 +1,20 @@
-"""NRRD with its data attached (the format of 3D Slicer): a short text header, then raw or gzipped voxels."""
+"""NRRD (the format of 3D Slicer): a short text header; raw or gzipped voxels behind it, or in files of their own."""
 
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.volume.formats.beside import TO_THE_END, Beside, beside, listed, numbered
 from mae_ext.data.volume.inflate import Source
 from mae_ext.data.volume.nifti import voxels
-from mae_ext.data.volume.scan import Declared
+from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
 
-SUFFIXES = (".nrrd",)
+SUFFIXES = (".nrrd", ".nhdr")
 MAX_HEADER = 1 << 20
+MAX_SKIP = 1 << 26
+"""Bytes and lines before the voxels; more is no header of them."""
 
 # http://teem.sourceforge.net/nrrd/format.html, "type"
 _TYPES = {
@@ -40,28 +43,64 @@ _WORLDS = {
 }
 
 
-def declared(address: str, content: bytes) -> Declared:
+def declared(address: str, content: bytes, max_bytes: int) -> Declared:
     """Raises BadSample "not a scan", "header", "axes", "data type", "truncated"."""
-    if not content.startswith(b"NRRD000"):
-        raise BadSample(address, "not a scan", f"begins with {content[:12]!r}; NRRD was expected")
-    end = re.search(rb"\r?\n\r?\n", content[:MAX_HEADER])
-    if end is None:
-        raise BadSample(address, "truncated", "the header has no end")
-    lines = content[: end.start()].decode("latin-1").splitlines()[1:]
-    fields = dict(line.lower().split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
+    lines, end = _lines(address, content)
     try:
-        return _declared(address, memoryview(content)[end.end() :], {k: v.strip() for k, v in fields.items()})
+        return _declared(address, memoryview(content)[end:], _fields(lines), _files(address, lines), max_bytes)
     except (KeyError, ValueError, OverflowError, TypeError) as error:
         text = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise BadSample(address, "header", text) from error
 
 
-def _declared(address: str, rest: memoryview, fields: dict[str, str]) -> Declared:
-    if "data file" in fields or "datafile" in fields:
-        raise BadSample(address, "header", "the voxels are in another file (detached header); save it as one .nrrd")
-    for key in ("line skip", "lineskip", "byte skip", "byteskip"):
-        if int(fields.get(key, "0")) != 0:
-            raise BadSample(address, "header", f"'{key}: {fields[key]}' is not read; save it without")
+def data_files(address: str, head: bytes) -> list[str]:
+    """The files of voxels that a header names; none of one that holds them. Raises BadSample."""
+    return list(_files(address, _lines(address, head)[0]))
+
+
+def _lines(address: str, content: bytes) -> tuple[list[str], int]:
+    """Of the header, and where the voxels begin. A header whose voxels are elsewhere may end where its file does."""
+    if not content.startswith(b"NRRD000"):
+        raise BadSample(address, "not a scan", f"begins with {content[:12]!r}; NRRD was expected")
+    end = re.search(rb"\r?\n\r?\n", content[:MAX_HEADER])
+    text = content[: end.start() if end else MAX_HEADER].decode("latin-1")
+    if end is None and (len(content) > MAX_HEADER or re.search(r"(?im)^data ?file: ", text) is None):
+        raise BadSample(address, "truncated", "the header has no end")
+    return text.splitlines()[1:], end.end() if end else len(content)
+
+
+def _fields(lines: list[str]) -> dict[str, str]:
+    fields = dict(line.lower().split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
+    return {key: value.strip() for key, value in fields.items()}
+
+
+def _files(address: str, lines: list[str]) -> tuple[str, ...]:
+    """Of "data file: NAME", "data file: PATTERN MIN MAX STEP", or "data file: LIST [SUBDIM]" and names below."""
+    for number, line in enumerate(lines):
+        key, _, value = line.partition(": ")
+        if key.lower() not in ("data file", "datafile"):
+            continue
+        words = value.split()
+        if words and words[0] == "LIST":
+            names = listed(address, lines[number + 1 :])
+        elif len(words) in (4, 5) and "%" in words[0]:
+            first, last, step = (int(word) for word in words[1:4])
+            names = numbered(address, words[0], first, last, step)
+        else:
+            names = [value]
+        return tuple(beside(address, name) for name in names)
+    return ()
+
+
+def _declared(
+    address: str, rest: memoryview, fields: dict[str, str], files: tuple[str, ...], max_bytes: int
+) -> Declared:
+    lines, skip = (int(fields.get(f"{what} skip", fields.get(f"{what}skip", "0"))) for what in ("line", "byte"))
+    if not 0 <= lines <= MAX_SKIP or not TO_THE_END <= skip <= MAX_SKIP:
+        raise BadSample(address, "header", f"line skip {lines}, byte skip {skip}: expected up to {MAX_SKIP}")
+    if (lines or skip) and not files:
+        detail = "'line skip' and 'byte skip' are read where the voxels are in a file of their own; save it without"
+        raise BadSample(address, "header", detail)
     shape = tuple(int(n) for n in fields["sizes"].split())
     if len(shape) != int(fields["dimension"]):
         raise ValueError(f"dimension {fields['dimension']}, but sizes {fields['sizes']}")
@@ -74,8 +113,13 @@ def _declared(address: str, rest: memoryview, fields: dict[str, str]) -> Declare
     encoding = fields["encoding"]
     if encoding not in ("raw", "gzip", "gz"):
         raise BadSample(address, "header", f"encoding '{encoding}' is not read; save it raw or gzipped")
-    source = Source(address, rest, compressed=encoding != "raw")
-    return Declared("NRRD", shape, dtype, affine, lambda: voxels(source, shape, dtype), spatial=spatial)
+
+    def load() -> Array:
+        if files:
+            return Beside(files, encoding != "raw", skip, lines).voxels(address, shape, dtype, max_bytes)
+        return voxels(Source(address, rest, encoding != "raw"), shape, dtype)
+
+    return Declared("NRRD", shape, dtype, affine, load, spatial=spatial)
 
 
 def _geometry(

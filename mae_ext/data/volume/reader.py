@@ -13,29 +13,23 @@ import torch
 
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
-from mae_ext.data.sources import archive
-from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
-from mae_ext.data.sources.folder import members
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
-from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.crops import Scan, owned
-from mae_ext.data.volume.dicom import series as dicom
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
+from mae_ext.data.volume.formats.arrays import Taken
+from mae_ext.data.volume.formats.known import SUFFIXES, Formats, patterns_of
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
-from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
+from mae_ext.data.volume.scan import Array, Declared, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
 
 MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
-
-HEADER_BYTES = 1 << 16
-"""Of a file's beginning, where its header ends; a NRRD's, which is text, may be longer."""
 
 VERSION = 3
 """Of what the cache holds. Raise it with every change of what `read` returns."""
@@ -49,7 +43,7 @@ Resampled = Literal["float32", "float16"]
 
 
 class VolumeReader:
-    """NIfTI, MGH, NRRD, DICOM and array rows -> (C, D, H, W) float32, with `valid` and the spacing in mm.
+    """NIfTI, MGH, NRRD, MetaImage, Analyze, MINC, DICOM, arrays -> (C, D, H, W) float32, `valid`, and spacing in mm.
 
     spacing: mm along D, H, W to resample to (trilinear), or None to keep each scan's own. intensity: see intensity.py;
     {name: window, windows: [[-175, 250]]} for CT, zscore or percentile for MRI. channel_axis, time_axis: which axis of
@@ -60,17 +54,17 @@ class VolumeReader:
     min_finite: a scan with a smaller share of finite voxels is refused; with a larger, the others carry no loss.
     cache: a folder for prepared scans. max_bytes: of a file and of its voxels. resampled: what a crop becomes that
     is no cut of 16-bit numbers, in the cache and on its way to the device; float16, half the bytes, has three digits.
+    array_spacing: mm along D, H, W of arrays that say nothing of it. dataset: which array of a .npz, HDF5 or zarr that
+    holds several; of OME-Zarr a level, by its path or number. case: patterns of the files of one case, as
+    ["{case}_t1.nii.gz", "{case}_t2.nii.gz"], whose voxels are at the same places and become its channels in this order.
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
     "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
-    "unreadable".
+    "unreadable", "compression", "no such array", "missing file" and "lattice" (of a case).
     """
 
-    suffixes: tuple[str, ...] = (
-        *(*nifti.NIFTI_SUFFIXES, *nifti.MGH_SUFFIXES, *nrrd.SUFFIXES),
-        *(f"{suffix}/" for suffix in dicom.SUFFIXES),
-    )
+    suffixes: tuple[str, ...] = SUFFIXES
     display = "volume"
     label_suffix = ".nii.gz"
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
@@ -91,6 +85,8 @@ class VolumeReader:
         cache: str | None = None,
         max_bytes: int = MAX_BYTES,
         resampled: Resampled = "float32",
+        case: str | Sequence[str] | None = None,
+        dataset: str | None = None,
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
@@ -110,6 +106,9 @@ class VolumeReader:
         self.size, self.channels, self.max_bytes = tuple(size), channels, max_bytes
         self.spacing = check_lengths("spacing", spacing)
         self.array_spacing = check_lengths("array_spacing", array_spacing) or (1.0, 1.0, 1.0)
+        taken = Taken(max_bytes, self.array_spacing, channel_axis, time_axis, dataset)
+        self.formats = Formats(taken, patterns_of(case))
+        self.suffixes = self.formats.patterns or SUFFIXES
         self.intensity, self.described = build_intensity(intensity), intensity
         if resampled == "float16" and isinstance(self.intensity, AsStored):
             raise ValueError("resampled: float16 ends at 65504, and intensity 'none' does not; name another intensity")
@@ -152,6 +151,11 @@ class VolumeReader:
         scan = self._header(address)
         return "\n".join([str(scan), *doubts(scan)])
 
+    @judged
+    def files(self, address: str) -> list[str]:
+        """The files that a sample is made of, its own first: several of a series, a pair, a case. Raises BadSample."""
+        return self.formats.files(address)
+
     def one_sided(self, addresses: PathTable | Sequence[str]) -> str | None:
         """A warning that counts the scans that say nothing of left and right, or None."""
         return one_sided(self._sided, addresses)
@@ -159,18 +163,15 @@ class VolumeReader:
     @judged
     def _sided(self, address: str) -> bool:
         """Whether the file says where left is, of which its first bytes are read. Raises BadSample."""
-        name = address.lower()
-        if _is_folder(address) or archive.ROW.fullmatch(address):
-            return True
-        if name.endswith(nifti.MGH_SUFFIXES):
-            return nifti.sided_mgh(address, head(address))
-        return not name.endswith(nifti.NIFTI_SUFFIXES) or nifti.sided(address, head(address))
+        return self.formats.sided(address)
 
     @judged
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
         scan = None if like is None else (like, self._header(like))
-        return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
+        return label_volume.on_lattice(
+            address, self.formats.declared(address), None if as_stored else self.spacing, scan
+        )
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
@@ -180,8 +181,12 @@ class VolumeReader:
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
         assert self.cache is not None
-        files = members(address, dicom.SUFFIXES) if _is_folder(address) else [address]
-        source = [source_identity(f) for f in files]
+        source = []
+        for file in self.files(address):
+            try:
+                source.append(source_identity(file))
+            except BadSample as error:
+                raise BadSample(address, error.kind, f"{file}: {error.detail}") from error
         known = self._known.get(address)
         if known is not None and known.source == source and all(map(self.cache.holds, known.paths, known.entries)):
             return known.scan
@@ -213,6 +218,8 @@ class VolumeReader:
             "min_finite": self.min_finite,
             "array_spacing": self.array_spacing,
             "resampled": self.resampled,
+            **({"case": self.formats.patterns} if self.formats.patterns else {}),
+            **({} if self.formats.arrays.dataset is None else {"dataset": self.formats.arrays.dataset}),
         }
 
     def _box(self, scan: Scan, crop: CropSampler) -> Crop:
@@ -251,39 +258,11 @@ class VolumeReader:
     @judged
     def _header(self, address: str) -> Declared:
         """What a scan says of itself, without its voxels: of one file no more than the first bytes are read."""
-        return self._declared(address, header_alone=True)
-
-    @judged
-    def _declared(self, address: str, header_alone: bool = False) -> Declared:
-        """The header, checked in the order of its own claims; not a voxel read."""
-        if _is_folder(address):
-            scan = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
-        else:
-            name = address.lower()
-            if name.endswith(dicom.SUFFIXES):
-                scan = dicom.declared(address, [address], self.max_bytes)
-            else:
-                scan = self._one_file(address, name, header_alone)
-        check(address, scan, self.max_bytes)
-        return scan
-
-    def _one_file(self, address: str, name: str, header_alone: bool) -> Declared:
-        if header_alone and not archive.ROW.fullmatch(address):
-            most = nrrd.MAX_HEADER if name.endswith(nrrd.SUFFIXES) else HEADER_BYTES
-            content: bytes | Array = head(address, most, self.max_bytes)
-        else:
-            content = fetch(address, self.max_bytes)
-        if isinstance(content, np.ndarray):
-            return _array(content, self.array_spacing, self.channel_axis, self.time_axis)
-        if name.endswith(nrrd.SUFFIXES):
-            return nrrd.declared(address, content)
-        if name.endswith(nifti.MGH_SUFFIXES):
-            return nifti.declared_mgh(address, content)
-        return nifti.declared_nifti(address, content)
+        return self.formats.declared(address, header_alone=True)
 
     @judged
     def _scan(self, address: str) -> Scan:
-        declared = self._declared(address)
+        declared = self.formats.declared(address)
         extra = pick_axis(address, declared, self.channel_axis, self.time_axis)
         stored = self._channels(address, declared, declared.load(), extra)
         place = orientation(declared.affine)
@@ -311,7 +290,7 @@ class VolumeReader:
             stored = stored.reshape(1, *(declared.shape[a] for a in sorted(declared.spatial, reverse=True)))
         else:
             stored = np.moveaxis(stored, axes - 1 - extra, 0)
-            if self.time_axis is not None:
+            if self.time_axis is not None and extra != declared.channel:
                 stored = _instant(stored, self.time)
         if len(stored) != self.stored_channels:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
@@ -326,23 +305,3 @@ def _instant(stored: Array, time: Time) -> Array:
             return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
     at = 0 if time == "first" else len(stored) // 2
     return stored[at : at + 1]
-
-
-def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, time_axis: int | None) -> Declared:
-    """A row of an archive, (D, H, W) with or without one axis more, already in canonical order."""
-    extra = [axis % row.ndim for axis in (channel_axis, time_axis) if axis is not None and row.ndim > 3]
-    spatial = [a for a in range(row.ndim) if a not in extra][:3]
-    # As a file, fastest axis first: the array's axes from the last to the first.
-    affine = np.diag([*reversed(spacing), 1.0])
-    axes = row.ndim - 1
-    turned = tuple(sorted(axes - a for a in spatial))
-    first, second, third = turned if len(turned) == 3 else (0, 1, 2)
-    stored = row.astype(np.uint8) if row.dtype == np.bool_ else row
-    spatial_axes = (first, second, third)
-    return Declared(
-        "array", row.shape[::-1], stored.dtype, affine, lambda: stored, spatial=spatial_axes, slowest_first=True, code=2
-    )
-
-
-def _is_folder(address: str) -> bool:
-    return address.endswith("/") or ("::" not in address and Path(address).is_dir())

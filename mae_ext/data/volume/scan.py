@@ -62,6 +62,12 @@ class Declared:
     code: int = 1
     """What a NIfTI made of it calls its place (nifti1.h): 1 the scanner's coordinates, 2 those of something else."""
 
+    channel: int | None = None
+    """The axis that holds channels, where the source itself says so: components of a voxel, files of one case."""
+
+    finest: float = MIN_SPACING
+    """mm: the least length of a voxel that is believed. Microscopes see finer than scanners."""
+
     @property
     def extra(self) -> tuple[int, ...]:
         """Axes longer than 1 that are not spatial."""
@@ -104,8 +110,8 @@ def check(address: str, scan: Declared, max_bytes: int) -> None:
         detail = "its determinant is 0" if solid < 1e-6 else f"voxel axes lean on each other (determinant {solid:.2g})"
         raise BadSample(address, "geometry", f"the affine is singular: {detail}")
     for axis, length in zip(scan.spatial, lengths, strict=True):
-        if not MIN_SPACING <= length <= MAX_SPACING:
-            detail = f"axis {axis} has voxels of {length:g} mm; expected {MIN_SPACING} to {MAX_SPACING}"
+        if not scan.finest <= length <= MAX_SPACING:
+            detail = f"axis {axis} has voxels of {length:g} mm; expected {scan.finest} to {MAX_SPACING}"
             raise BadSample(address, "voxel size", detail)
 
 
@@ -118,6 +124,8 @@ def pick_axis(address: str, scan: Declared, channel_axis: int | None, time_axis:
         raise BadSample(address, "axes", f"{shape}: {len(scan.extra)} axes besides the three of space; expected one")
     (extra,) = scan.extra
     last = len(scan.shape) - 1
+    if extra == scan.channel:
+        return extra
     stated = [axis % len(scan.shape) for axis in (channel_axis, time_axis) if axis is not None]
     stated = [last - axis for axis in stated] if scan.slowest_first else stated
     if scan.contrast and channel_axis is None:

@@ -17,6 +17,7 @@ from mae_ext.data.labelmap import IGNORED, LabelReader, Labels, cut, stem, towar
 from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop, CropSampler, Reader, Sample, held, read_placed
+from mae_ext.data.sources.cases import HOLE, endings
 from mae_ext.data.sources.lists import forward
 from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.data.sources.table import Items, list_items
@@ -39,8 +40,8 @@ def label_reader(reader: Reader, name: str) -> LabelReader:
 
 
 def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
-    """The label map of each sample. masks: a folder with files of the same names (another suffix may do), or a .csv
-    with the columns path and mask, both relative to it.
+    """The label map of each sample. masks: a folder with files of the same names (another suffix may do), a path with
+    {case} in the place of a sample's name, or a .csv with the columns path and mask, both relative to it.
 
     Raises UserError naming the samples that have none, that share one, or that have several of which none has their
     very name, and those whose map would be the sample itself.
@@ -58,12 +59,16 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
             if exact is None and len(alike) > 1:
                 twins[address] = alike
             maps.append(exact or (alike[-1] if alike else None))
+    elif HOLE in masks:
+        named = [masks.replace(HOLE, stem(address, suffixes)) for address in items.addresses]
+        maps = [path if Path(path).exists() else None for path in named]
     elif where.is_file() and where.suffix == ".csv":
         listed = _listed(where)
         maps = [listed.get(str(Path(address).resolve())) for address in items.addresses]
     else:
         raise UserError(
-            f"task.masks {masks}: expected a folder of label maps, or a .csv with the columns path and mask"
+            f"task.masks {masks}: expected a folder of label maps, a path with {HOLE} in it, or a .csv with the "
+            "columns path and mask"
         )
     csv_instead = "give a .csv with the columns path and mask"
     if twins:
@@ -76,7 +81,7 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
     if missing:
         passed = PassedOver()
         for file in sorted(where.iterdir()) if where.is_dir() else ():
-            if file.is_file() and not file.name.lower().endswith(suffixes):
+            if file.is_file() and not file.name.lower().endswith(endings(suffixes)):
                 passed.other(file.name)
         raise UserError(
             f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {some(missing)}"

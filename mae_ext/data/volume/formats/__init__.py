@@ -1,0 +1,1 @@
+"""File formats of scans besides NIfTI, MGH, NRRD and DICOM, and which of all of them an address has."""
