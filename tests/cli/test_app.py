@@ -49,7 +49,7 @@ def latin(tmp_path):
             pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(place / os.fsdecode(b"na\xefve%d.png" % i))
     (root / os.fsdecode(b"caf\xe9/bad\xff.png")).write_bytes(b"x")
-    (root / os.fsdecode(b"caf\xe9/scan\xff.mha")).write_bytes(b"x")
+    (root / os.fsdecode(b"caf\xe9/scan\xff.vtk")).write_bytes(b"x")
     return root
 
 
@@ -58,7 +58,7 @@ def test_a_name_that_is_no_text_is_printed_byte_for_byte_whatever_the_encoding(t
     code, out, err = typed("doctor", latin, encoding=encoding)
     assert code == 1
     assert os.fsencode(latin) + b"/caf\xe9/bad\xff.png: not an image" in out
-    assert b"(such as caf\xe9/scan\xff.mha)" in err
+    assert b"(such as caf\xe9/scan\xff.vtk)" in err
     # The commands that only name it in an error do so too.
     code, _, err = typed("doctor", latin / os.fsdecode(b"gone\xe9"), encoding=encoding)
     assert code == 2 and b"gone\xe9': no such file" in err

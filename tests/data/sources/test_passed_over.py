@@ -42,12 +42,12 @@ def said(caplog):
 @pytest.mark.parametrize(
     ("suffixes", "good", "others", "counted", "remedy"),
     [
-        (SCANS, "a.nii.gz", ["b.mha", "c.MHA"], {".mha": 2}, "convert them to .nii.gz"),
-        (SCANS, "a.nii.gz", ["b.hdr", "b.img"], {".hdr": 1, ".img": 1}, "convert such pairs to .nii.gz"),
+        (SCANS, "a.nii.gz", ["b.vtk", "c.VTK"], {".vtk": 2}, "convert them to .nii.gz"),
+        (SCANS, "a.nii.gz", ["b.img", "c.zraw"], {".img": 1, ".zraw": 1}, "with a header beside them"),
         (SCANS, "a.nii.gz", ["d/IM0001", "d/IM0002"], {"without suffix": 2}, ".dcm of DICOM"),
         (SCANS, "a.nii.gz", ["d/1.2.840.113619", "d/1.2.840.5"], {"without suffix": 2}, ".dcm of DICOM"),
         (SCANS, "a.nii.gz", ["b.jpg", "c.png"], {".jpg": 1, ".png": 1}, "use --reader image"),
-        (SCANS, "a.nii.gz", ["b.mnc"], {".mnc": 1}, "convert them to .nii.gz"),
+        (SCANS, "a.nii.gz", ["b.mnc.gz"], {".mnc.gz": 1}, "convert them to .nii.gz"),
         (SCANS, "a.nii.gz", ["b.nii.bz2"], {".nii.bz2": 1}, "convert them to .nii.gz"),
         (IMAGES, "a.jpg", ["b.nii.gz"], {".nii.gz": 1}, "use --reader volume"),
         (IMAGES, "a.jpg", ["b.dcm"], {".dcm": 1}, "use --reader volume"),
@@ -164,8 +164,8 @@ def test_a_suffix_is_what_names_a_format_and_no_number(name, suffix):
 
 def test_readers_are_asked_which_suffixes_they_read():
     assert readers_of(".nii.gz") == ["volume"] and readers_of(".dcm") == ["volume"]
-    assert readers_of(".gif") == ["image", "video"] and readers_of(".gz") == [] and readers_of(".mha") == []
-    assert beside("x/README.md") and beside("Readme") and not beside("x.mha") and not beside("IM0001")
+    assert readers_of(".gif") == ["image", "video"] and readers_of(".gz") == [] and readers_of(".vtk") == []
+    assert beside("x/README.md") and beside("Readme") and not beside("x.vtk") and not beside("IM0001")
 
 
 def test_a_message_stays_one_line_and_short_whatever_the_names():

@@ -47,7 +47,8 @@ def test_nrrd_is_read_in_its_own_world(tmp_path, encoding):
         ({"space": "3D-left-handed"}, "geometry"),
         ({"text": NRRD.replace("9 10 11", "9 10")}, "header"),
         ({"text": NRRD.replace("9 10 11", "9000 10000 11000")}, "truncated"),
-        ({"text": NRRD.replace("kinds", "data file: a.raw\nkinds")}, "header"),
+        ({"text": NRRD.replace("kinds", "data file: b.raw\nkinds")}, "no such file"),
+        ({"text": NRRD.replace("kinds", "data file: /b.raw\nkinds")}, "header"),
         ({"text": NRRD.rstrip("\n"), "body": b""}, "truncated"),
         ({"text": "NRRX" + NRRD[4:]}, "not a scan"),
     ):

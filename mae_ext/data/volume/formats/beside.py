@@ -38,7 +38,8 @@ class Beside:
         if count % len(self.files):
             detail = f"{count} bytes of voxels are no whole number for each of {len(self.files)} files"
             raise BadSample(address, "header", detail)
-        each, whole = count // len(self.files), np.empty(0, np.uint8)
+        each = count // len(self.files)
+        whole: Array = np.empty(0, np.uint8)
         for number, file in enumerate(self.files):
             try:
                 part = self._part(address, file, each, max_bytes)

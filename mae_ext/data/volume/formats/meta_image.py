@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.volume.formats.beside import TO_THE_END, Beside, beside, listed, numbered
-from mae_ext.data.volume.inflate import Source
+from mae_ext.data.volume.inflate import Packing, Source
 from mae_ext.data.volume.nifti import voxels
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
@@ -82,7 +82,7 @@ def _declared(address: str, rest: memoryview, fields: dict[str, str], max_bytes:
     affine = _affine(fields, axes)
     whole = shape if components == 1 else (components, *shape)
     spatial = (0, 1, 2) if components == 1 else (1, 2, 3)
-    packing = "zlib" if _said(fields, "CompressedData") else False
+    packing: Packing = "zlib" if _said(fields, "CompressedData") else False
     skip = int(fields.get("HeaderSize", "0"))
     if not TO_THE_END <= skip <= MAX_SKIP:
         raise BadSample(address, "header", f"HeaderSize = {skip}: expected {TO_THE_END} to {MAX_SKIP}")

@@ -221,7 +221,7 @@ def _declared(address: str, array: _Stored, level: dict[str, Any] | None, moment
         raise BadSample(address, "data type", f"{array.dtype}; numbers were expected")
     if len(array.chunks) != axes or 0 in array.chunks:
         raise ValueError(f"chunks of {list(array.chunks)} for an array of {list(shape)}")
-    names = list(range(axes)) if level is None else [str(axis["name"]).lower() for axis in level["axes"]]
+    names = [""] * axes if level is None else [str(axis["name"]).lower() for axis in level["axes"]]
     if len(names) != axes:
         raise ValueError(f"{len(names)} axes by name, and {axes} in the array")
     first = names.index("t") if "t" in names else 0
@@ -238,7 +238,7 @@ def _declared(address: str, array: _Stored, level: dict[str, Any] | None, moment
     if level is None:
         return declared_array(shape, array.dtype, load, how, "Zarr")
     if missing := [name for name in "zyx" if name not in names]:
-        detail = f"no axis {missing[0]} among {', '.join(map(str, names))}; a volume has z, y and x"
+        detail = f"no axis {missing[0]} among {', '.join(names)}; a volume has z, y and x"
         raise BadSample(address, "axes", detail)
     of = [str(axis["name"]).lower() for axis in level["axes"]]
     affine, spatial = np.eye(4), []
