@@ -24,7 +24,7 @@ from mae_ext.data.volume.formats.known import SUFFIXES, Formats, patterns_of
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
-from mae_ext.data.volume.scan import Array, Declared, pick_axis
+from mae_ext.data.volume.scan import Array, Declared, channels_first, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
 
@@ -285,13 +285,9 @@ class VolumeReader:
 
     def _channels(self, address: str, declared: Declared, stored: Array, extra: int | None) -> Array:
         """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file)."""
-        axes = len(declared.shape)
-        if extra is None:
-            stored = stored.reshape(1, *(declared.shape[a] for a in sorted(declared.spatial, reverse=True)))
-        else:
-            stored = np.moveaxis(stored, axes - 1 - extra, 0)
-            if self.time_axis is not None and extra != declared.channel:
-                stored = _instant(stored, self.time)
+        stored = channels_first(declared, stored, extra)
+        if extra is not None and self.time_axis is not None and extra != declared.channel:
+            stored = _instant(stored, self.time)
         if len(stored) != self.stored_channels:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
             raise BadSample(address, "channels", detail)

@@ -137,3 +137,14 @@ def pick_axis(address: str, scan: Declared, channel_axis: int | None, time_axis:
         )
         raise BadSample(address, "axes", detail)
     return extra
+
+
+def channels_first(scan: Declared, stored: Array, extra: int | None) -> Array:
+    """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file), a view.
+
+    extra: the axis that is not spatial, as `pick_axis` gives it; others have length 1, and go.
+    """
+    shape = tuple(scan.shape[a] for a in sorted(scan.spatial, reverse=True))
+    if extra is None:
+        return stored.reshape(1, *shape)
+    return np.moveaxis(stored, len(scan.shape) - 1 - extra, 0).reshape(scan.shape[extra], *shape)

@@ -8,7 +8,7 @@ import numpy as np
 from mae_ext.data.sources import cases
 from mae_ext.data.volume.foreground import scaled
 from mae_ext.data.volume.geometry import apart, canonical, canonical_affine, orientation
-from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
+from mae_ext.data.volume.scan import Array, Declared, channels_first, check, pick_axis
 from mae_ext.errors import BadSample
 
 NEAR_MM = 0.01
@@ -51,7 +51,7 @@ def declared(
                 stored = part.load()
             except BadSample as error:
                 raise BadSample(address, error.kind, f"case '{case}' file {file}: {error.detail}") from error
-            values = _laid_as(first, part, _channels_first(part, stored, extra))
+            values = _laid_as(first, part, channels_first(part, stored, extra))
             joined[at : at + count] = scaled(values, part.slope, part.inter) if in_units else values
             at += count
         return joined
@@ -92,15 +92,6 @@ def _kind(parts: Sequence[Declared]) -> tuple[np.dtype[np.generic], bool]:
         if len(set(kinds)) == 1 or (common.kind in "iu" and common.itemsize <= EXACT_INTEGERS):
             return common, False
     return np.dtype(np.float32), True
-
-
-def _channels_first(part: Declared, stored: Array, extra: int | None) -> Array:
-    """(*reversed shape) -> (C, three spatial axes in the reverse of their order in the file)."""
-    if extra is None:
-        return stored.reshape(1, *(part.shape[a] for a in sorted(part.spatial, reverse=True)))
-    return np.moveaxis(stored, len(part.shape) - 1 - extra, 0).reshape(
-        part.shape[extra], *(part.shape[a] for a in sorted(part.spatial, reverse=True))
-    )
 
 
 def _laid_as(first: Declared, part: Declared, stored: Array) -> Array:

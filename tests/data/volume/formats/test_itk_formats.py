@@ -5,6 +5,7 @@ import pytest
 from data.volume.formats.written import DIRECTION, SHAPE, itk, numbered, write_itk
 from data.volume.placed_scans import in_itk
 
+from mae_ext.data.sample import whole
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.volume.formats.known import Formats, Taken
 from mae_ext.data.volume.geometry import apart
@@ -35,7 +36,7 @@ def test_a_scan_that_itk_wrote_has_the_voxels_and_corners_that_itk_reads(tmp_pat
     assert abs(DIRECTION[0, 0]) < 0.99  # it is oblique
     header = formats.declared(str(path), header_alone=True)
     np.testing.assert_array_equal(header.affine, scan.affine)
-    assert [a for a in list_items(str(tmp_path), VolumeReader.suffixes).addresses] == [str(path)]
+    assert list(list_items(str(tmp_path), VolumeReader.suffixes).addresses) == [str(path)]
 
 
 @pytest.mark.parametrize(
@@ -51,17 +52,11 @@ def test_every_type_of_meta_image_keeps_its_numbers(tmp_path, kind):
 def test_components_of_a_voxel_are_channels_without_being_asked_for(tmp_path):
     path = write_itk(itk(parts=2), tmp_path / "a.mhd")
     reader = VolumeReader((5, 6, 7), channels=2, intensity="none")
-    (sample,) = reader.read(path, [lambda size: crop(size)])
+    (sample,) = reader.read(path, [whole])
     assert sample.x.shape == (2, 5, 6, 7)
     np.testing.assert_array_equal(sample.x[1] - sample.x[0], np.ones((5, 6, 7)))
     with pytest.raises(BadSample, match="the scan has 2, the config wants 1"):
-        VolumeReader((5, 6, 7)).read(path, [lambda size: crop(size)])
-
-
-def crop(size):
-    from mae_ext.data.sample import whole
-
-    return whole(size)
+        VolumeReader((5, 6, 7)).read(path, [whole])
 
 
 META = """ObjectType = Image
@@ -154,7 +149,7 @@ def test_a_header_of_another_file_is_named_in_the_cases_own_words(tmp_path):
     (tmp_path / "a.raw").unlink()
     with pytest.raises(BadSample, match=r"a\.mhd.*no such file.*its data file .*a\.raw"):
         read(path)
+    write_itk(itk(), tmp_path / "a.hdr")
+    (tmp_path / "a.img").unlink()
     with pytest.raises(BadSample, match=r"a\.hdr.*no such file.*a\.img"):
-        write_itk(itk(), tmp_path / "a.hdr")
-        (tmp_path / "a.img").unlink()
         read(tmp_path / "a.hdr")
