@@ -54,7 +54,10 @@ def declared(address: str, content: bytes, max_bytes: int) -> Declared:
 
     def pair() -> Source:
         file = voxel_file(address)
-        of_voxels = fetch(file, max_bytes)
+        try:
+            of_voxels = fetch(file, max_bytes)
+        except BadSample as error:
+            raise BadSample(address, error.kind, f"{file}: {error.detail}") from error
         assert isinstance(of_voxels, bytes)
         return Source(address, of_voxels)
 

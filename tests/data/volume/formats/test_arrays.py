@@ -35,7 +35,7 @@ def test_a_npz_file_is_a_scan_and_one_in_medmnist_layout_is_rows(tmp_path, save)
     assert list(list_items(str(tmp_path / "a.npz"), reader.suffixes).addresses) == [str(tmp_path / "a.npz")]
     np.testing.assert_array_equal(read(tmp_path / "a.npz").x[0].numpy(), VOXELS)
     save(tmp_path / "a.npz", data=VOXELS, other=VOXELS + 1)
-    with pytest.raises(BadSample, match="2 arrays may be the scan: data, other; say which: reader.dataset=NAME"):
+    with pytest.raises(BadSample, match=r"2 arrays may be the scan: data, other; say which: reader\.dataset=NAME"):
         read(tmp_path / "a.npz")
     np.testing.assert_array_equal(read(f"{tmp_path}/a.npz::other").x[0].numpy(), VOXELS + 1)
     of = VolumeReader((5, 6, 7), intensity="none", dataset="other")

@@ -93,7 +93,7 @@ def test_a_case_whose_files_lie_elsewhere_or_lack_one_is_named(tmp_path):
     save(tmp_path / "a_t2.nii.gz", values(1), moved)
     read(first, reader(BRATS))
     save(tmp_path / "a_t2.nii.gz", values(1)[:4], PLACE)
-    with pytest.raises(BadSample, match="lattice.*has 4 x 6 x 7 voxels, the first file 5 x 6 x 7"):
+    with pytest.raises(BadSample, match=r"lattice.*has 4 x 6 x 7 voxels, the first file 5 x 6 x 7"):
         read(first, reader(BRATS))
     (tmp_path / "a_t2.nii.gz").unlink()
     for of in (reader(BRATS), reader(BRATS, cache=str(tmp_path / "cache"))):
