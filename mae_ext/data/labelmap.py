@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae_ext.data.case_names import are_cases, bare, case_of
 from mae_ext.data.sample import Crop
-from mae_ext.data.sources.cases import are_cases, case_of, endings
 
 Labels = NDArray[np.int32]
 
@@ -80,10 +80,10 @@ def stem(address: str, suffixes: tuple[str, ...]) -> str:
 
     suffixes: patterns of the files of a case give the case's name.
     """
+    name = address.rstrip("/").replace("::", "_").rpartition("/")[2]
     if are_cases(suffixes):
         if place_case := case_of(address, suffixes[0]):
             return place_case[1]
-        suffixes = endings(suffixes)
-    name = address.rstrip("/").replace("::", "_").rpartition("/")[2]
+        return bare(name)
     ends = [s for s in (suffix.removesuffix("/") for suffix in suffixes) if name.lower().endswith(s)]
     return name[: len(name) - len(max(ends, key=len))] if ends else name

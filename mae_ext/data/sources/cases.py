@@ -1,60 +1,14 @@
-"""Separate files of one case: `{case}_t1.nii.gz` and `{case}_t2.nii.gz` are one sample, whose address is the first.
+"""Listing the cases of a folder whose samples are in several files each (`data/case_names.py`).
 
-A pattern may name folders, too: `{case}/t1.nii.gz`, or `t1/{case}.nii.gz`. A reader that takes cases has its patterns
-for its suffixes, and the listing goes by them.
+A reader that takes cases has their patterns for its suffixes, and a sample's address is its first file.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
+from mae_ext.data.case_names import HOLE, are_cases, case_of
 from mae_ext.data.sources.passed_over import NO_FIRST, OF_NO_CASE, PassedOver, suffix_of
-from mae_ext.errors import UserError
-
-HOLE = "{case}"
-
-
-def are_cases(suffixes: Sequence[str]) -> bool:
-    """Whether these are patterns of the files of a case, and not suffixes."""
-    return bool(suffixes) and HOLE in suffixes[0]
-
-
-def check_patterns(patterns: Sequence[str], suffixes: tuple[str, ...]) -> tuple[str, ...]:
-    """The patterns, as they may be. suffixes: of files that can be part of a case. Raises ValueError."""
-    single = tuple(s for s in suffixes if not s.endswith("/"))
-    for pattern in patterns:
-        parts = pattern.split("/")
-        if HOLE not in pattern or "" in parts or ".." in parts or "." in parts:
-            raise ValueError(f"case: '{pattern}': expected a name with {HOLE} in it, such as {HOLE}_t1.nii.gz")
-        if not pattern.lower().endswith(single):
-            raise ValueError(f"case: '{pattern}' ends in no suffix of a scan in one file, such as .nii.gz")
-    if len(set(patterns)) < len(patterns):
-        raise ValueError(f"case: {', '.join(patterns)}: a file is named twice")
-    return tuple(patterns)
-
-
-@lru_cache(maxsize=256)
-def _matcher(pattern: str) -> re.Pattern[str]:
-    before, *after = (re.escape(part) for part in pattern.split(HOLE))
-    repeated = r"(?P=case)".join(after)
-    return re.compile(rf"(?s)(?P<place>(?:.*/)?){before}(?P<case>[^/]+){repeated}")
-
-
-def case_of(address: str, pattern: str) -> tuple[str, str] | None:
-    """(what stands before the pattern, the case) of an address that is of the pattern."""
-    match = _matcher(pattern).fullmatch(address)
-    return (match["place"], match["case"]) if match else None
-
-
-def files_of(address: str, patterns: Sequence[str]) -> list[str]:
-    """The files of a case in the order of the patterns, whether they are there or not. address: of the first."""
-    place_case = case_of(address, patterns[0])
-    if place_case is None:
-        raise UserError(f"{address}: is no first file of a case, which is called '{patterns[0]}'")
-    place, case = place_case
-    return [place + pattern.replace(HOLE, case) for pattern in patterns]
 
 
 def endings(suffixes: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.case_names import are_cases, case_of
 from mae_ext.data.sources import cases, remote
 from mae_ext.data.sources.folder import walk
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
@@ -116,7 +117,7 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         path, only = chosen[1], f".{chosen[2].lower()}"
         if not only.endswith(suffixes):
             raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
-    if cases.are_cases(suffixes):
+    if are_cases(suffixes):
         return _list_cases(path, suffixes, where, passed)
     if remote.is_remote(path):
         return _list_shards(_remote_shards(path, where), suffixes, where, passed, only)
@@ -214,7 +215,7 @@ def _list_cases(path: str, patterns: tuple[str, ...], where: str, passed: Passed
             f"{where}: reader.case is of files in folders; separate files of a case are not read from shards"
         )
     items = _list(path, endings, passed)
-    if odd := [address for address in items.addresses if cases.case_of(address, patterns[0]) is None]:
+    if odd := [address for address in items.addresses if case_of(address, patterns[0]) is None]:
         raise UserError(
             f"{where}: {len(odd)} of {len(items)} are no first files of a case, '{patterns[0]}', by which a case is "
             f"named: {some(odd)}"

@@ -12,12 +12,13 @@ import torch
 
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.batch import Batch
+from mae_ext.data.case_names import HOLE
 from mae_ext.data.change.distort import VALUES, distort
 from mae_ext.data.labelmap import IGNORED, LabelReader, Labels, cut, stem, toward_foreground
 from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop, CropSampler, Reader, Sample, held, read_placed
-from mae_ext.data.sources.cases import HOLE, endings
+from mae_ext.data.sources.cases import endings
 from mae_ext.data.sources.lists import forward
 from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.data.sources.table import Items, list_items

@@ -84,7 +84,8 @@ class Segmentation(FineTuning):
     """Fine-tune for a class of every voxel.
 
     classes: the names of the labels 1, 2, ...; 0 is the background. masks: the label maps, a folder with files of the
-    samples' names, or a .csv with the columns path and mask; test_masks: those of the test data, if they are elsewhere.
+    samples' names, a path with {case} for a sample's name, or a .csv with the columns path and mask; test_masks: those
+    of the test data, if they are elsewhere.
     foreground: whatever is above 0 is one class, as where numbers are instances. ignore: the number that says that
     nothing is known (255 in VOC and Cityscapes): neither learned, nor judged, nor sought by balance. head: "linear",
     or with so many features "unetr" or the much lighter "upsample", which joins so many `layers` of the encoder.

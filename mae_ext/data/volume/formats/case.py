@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mae_ext.data.sources import cases
+from mae_ext.data.case_names import case_of, files_of
 from mae_ext.data.volume.foreground import scaled
 from mae_ext.data.volume.geometry import apart, canonical, canonical_affine, orientation
 from mae_ext.data.volume.scan import Array, Declared, channels_first, check, pick_axis
@@ -25,8 +25,8 @@ def declared(
 
     Raises BadSample of the case: "missing file", "lattice", and whatever is wrong with one of them, which it names.
     """
-    files = cases.files_of(address, patterns)
-    _, case = cases.case_of(address, patterns[0]) or ("", "")
+    files = files_of(address, patterns)
+    _, case = case_of(address, patterns[0]) or ("", "")
     parts = []
     for file in files:
         try:

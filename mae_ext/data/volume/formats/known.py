@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mae_ext.data.sources import archive, cases
+from mae_ext.data.case_names import case_of, check_patterns, files_of
+from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.folder import members
 from mae_ext.data.volume import nifti, nrrd
@@ -46,7 +47,7 @@ class Formats:
 
         header_alone: of one file no more than the first bytes are read, and `load` is not called.
         """
-        if self.patterns and cases.case_of(address, self.patterns[0]):
+        if self.patterns and case_of(address, self.patterns[0]):
             one, channel_axis = partial(self._one, header_alone=header_alone), self.arrays.channel_axis
             scan = case.declared(address, self.patterns, one, channel_axis, self.max_bytes)
         else:
@@ -104,8 +105,8 @@ class Formats:
         return files
 
     def _parts(self, address: str) -> list[str]:
-        if self.patterns and cases.case_of(address, self.patterns[0]):
-            return cases.files_of(address, self.patterns)
+        if self.patterns and case_of(address, self.patterns[0]):
+            return files_of(address, self.patterns)
         return [address]
 
     def sided(self, address: str) -> bool:
@@ -128,7 +129,7 @@ def patterns_of(named: str | Sequence[str] | None) -> tuple[str, ...]:
     """Of `reader.case`. Raises ValueError."""
     if named is None:
         return ()
-    return cases.check_patterns((named,) if isinstance(named, str) else tuple(named), PARTS)
+    return check_patterns((named,) if isinstance(named, str) else tuple(named), PARTS)
 
 
 def is_folder(address: str) -> bool:
