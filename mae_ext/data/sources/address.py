@@ -4,11 +4,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive, remote
+from mae_ext.data.sources import archive, hdf5, remote
 from mae_ext.data.sources.shared import copied
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, UserError
@@ -26,9 +27,7 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
     if row := archive.ROW.fullmatch(address):
         if row["file"].endswith(".npz"):
             return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
-        from mae_ext.data.sources import hdf5  # which opens files by this module
-
-        return hdf5.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
+        return hdf5.read_row(address, locate(address)[0], row["key"], int(row["row"]), max_bytes)
     if remote.is_remote(address):
         return _fetch_remote(address, None, max_bytes)
     with _opened(address) as (handle, offset, size):
@@ -63,6 +62,18 @@ def locate(address: str) -> tuple[str, int, int]:
         return copied(address, content), 0, len(content)
     with _opened(address) as (_, offset, size):
         return _place(address)[0], offset, size
+
+
+def openable(address: str, max_bytes: int) -> str | BytesIO:
+    """For libraries that open files themselves: the path of a regular file, or the bytes of a member of a shard.
+
+    Raises BadSample as `fetch` does.
+    """
+    if archive.MEMBER.fullmatch(address):
+        content = fetch(address, max_bytes)
+        assert isinstance(content, bytes)
+        return BytesIO(content)
+    return locate(address)[0]
 
 
 def _place(address: str) -> tuple[str, int, int | None]:

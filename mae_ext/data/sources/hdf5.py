@@ -4,14 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.address import fetch, locate
-from mae_ext.data.sources.archive import MEMBER
 from mae_ext.data.sources.bounded import allowed, fits
 from mae_ext.errors import BadSample, UserError
 
@@ -36,11 +33,9 @@ def h5py() -> Any:
 
 
 @contextmanager
-def opened(address: str, max_bytes: int) -> Iterator[Any]:
-    """The file at an address without "::", or a member of a shard, which is read whole. Raises BadSample."""
+def opened(address: str, source: str | BytesIO) -> Iterator[Any]:
+    """source: the path of a regular file, or what is in one. Raises BadSample of the address."""
     library = h5py()
-    file, _, _ = locate(address)
-    source = BytesIO(_bytes(address, max_bytes)) if MEMBER.fullmatch(address) else file
     try:
         with library.File(source, "r", locking=False) as handle:
             yield handle
@@ -51,12 +46,6 @@ def opened(address: str, max_bytes: int) -> Iterator[Any]:
         cut = "truncated" in text or "addr overflow" in text
         what = "not a scan" if "signature not found" in text else "truncated" if cut else "damaged"
         raise BadSample(address, what, text) from error
-
-
-def _bytes(address: str, max_bytes: int) -> bytes:
-    content = fetch(address, max_bytes)
-    assert isinstance(content, bytes)
-    return content
 
 
 def arrays(handle: Any, axes: int = 3) -> dict[str, tuple[int, ...]]:
@@ -140,8 +129,8 @@ def _small(size: int, chunk: int) -> bool:
 
 
 def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDArray[np.generic]:
-    """One row of a dataset. Raises BadSample."""
-    with opened(file, max_bytes) as handle:
+    """One row of a dataset. file: a regular one. Raises BadSample."""
+    with opened(address, file) as handle:
         return load(address, dataset(address, handle, key), row, max_bytes)
 
 
@@ -151,7 +140,7 @@ def list_rows(file: str, key: str, axes: int, where: str) -> list[str]:
     Raises UserError.
     """
     try:
-        with opened(file, Path(file).stat().st_size) as handle:
+        with opened(file, file) as handle:
             array = dataset(file, handle, key)
             if len(array.shape) < axes:
                 return [f"{file}::{key}"]

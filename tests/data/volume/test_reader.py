@@ -25,7 +25,9 @@ real = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
 def test_many_crops_come_from_one_reading_and_each_is_a_box_of_the_scan(head, monkeypatch):
     path, _ = head
     opened = []
-    monkeypatch.setattr("mae_ext.data.volume.reader.fetch", lambda a, n: opened.append(a) or Path(a).read_bytes())
+    monkeypatch.setattr(
+        "mae_ext.data.volume.formats.known.fetch", lambda a, n: opened.append(a) or Path(a).read_bytes()
+    )
     reader = VolumeReader((8, 12, 10), intensity="none")
     crops = [crop_sampler(FIXED, reader.size, rng(0, i)) for i in range(6)]
     samples = reader.read(path, crops)

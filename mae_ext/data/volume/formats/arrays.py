@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from mae_ext.data.sources import archive, hdf5
-from mae_ext.data.sources.address import fetch, locate
-from mae_ext.data.sources.archive import ARRAY, MEMBER, npy_header, npz_header
+from mae_ext.data.sources.address import fetch, openable
+from mae_ext.data.sources.archive import ARRAY, npy_header, npz_header
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
 
@@ -77,13 +77,11 @@ def declared(address: str, how: Taken) -> Declared:
 
 @contextmanager
 def _opened(address: str, max_bytes: int) -> Iterator[IO[bytes]]:
-    file, _, _ = locate(address)
-    if MEMBER.fullmatch(address):
-        content = fetch(address, max_bytes)
-        assert isinstance(content, bytes)
-        yield BytesIO(content)
+    source = openable(address, max_bytes)
+    if isinstance(source, BytesIO):
+        yield source
     else:
-        with open(file, "rb") as stream:  # noqa: PTH123
+        with open(source, "rb") as stream:  # noqa: PTH123
             yield stream
 
 
@@ -156,7 +154,7 @@ def _only(address: str, names: Sequence[str], everything: Sequence[str] | dict[s
 
 
 def _of_hdf5(address: str, file: str, key: str | None, row: int | None, how: Taken) -> Declared:
-    with hdf5.opened(file, how.max_bytes) as handle:
+    with hdf5.opened(address, openable(file, how.max_bytes)) as handle:
         if key is None:
             key = _only(address, list(hdf5.arrays(handle)), hdf5.arrays(handle, 1))
         name = key
@@ -168,7 +166,7 @@ def _of_hdf5(address: str, file: str, key: str | None, row: int | None, how: Tak
             shape = shape[1:]
 
     def load() -> Array:
-        with hdf5.opened(file, how.max_bytes) as handle:
+        with hdf5.opened(address, openable(file, how.max_bytes)) as handle:
             return hdf5.load(address, hdf5.dataset(address, handle, name), row, how.max_bytes)
 
     taken = how if spacing is None else Taken(how.max_bytes, spacing, how.channel_axis, how.time_axis, how.dataset)

@@ -10,7 +10,7 @@ from nibabel.minc1 import Minc1File
 from nibabel.minc2 import Minc2File
 
 from mae_ext.data.sources import hdf5
-from mae_ext.data.sources.address import fetch, head
+from mae_ext.data.sources.address import fetch, head, openable
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
 
@@ -67,7 +67,7 @@ def _opened(address: str, max_bytes: int) -> Iterator[Any]:
                     raise BadSample(address, "not a scan", "a NetCDF file without a MINC image")
                 yield Minc1File(file)
             return
-        with hdf5.opened(address, max_bytes) as file:
+        with hdf5.opened(address, openable(address, max_bytes)) as file:
             if _IMAGE not in file:
                 raise BadSample(address, "not a scan", "an HDF5 file without a MINC image")
             hdf5.check(address, hdf5.dataset(address, file, _IMAGE), max_bytes)
