@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from mae_ext.data.sources.address import fetch, head
+from mae_ext.data.volume.dicom.codecs import check_readable, inflated
 from mae_ext.errors import BadSample, UserError
 
 # What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
@@ -27,7 +28,7 @@ _ORDER = (
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
 _TAGS = (
     *IDENTITY, *_GEOMETRY, *_CONTRAST, *_ORDER, *_GROUPS, "SOPInstanceUID", "ImageType", "NumberOfFrames",
-    "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "SamplesPerPixel", "PhotometricInterpretation", "HighBit", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID",
     "InConcatenationTotalNumber",
 )  # fmt: skip
@@ -64,14 +65,27 @@ def header(file: str, max_bytes: int) -> Any:
             detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
             raise BadSample(file, "scaling", detail)
         frames_in(data)
+        check_readable(file, data)
         return data
+
+
+def opened(file: str, max_bytes: int) -> Any:
+    """The whole data set of one file. Raises BadSample."""
+    import pydicom
+
+    content = fetch(file, max_bytes)
+    assert isinstance(content, bytes)
+    with parsing(file):
+        return pydicom.dcmread(BytesIO(inflated(file, content, max_bytes)))
 
 
 def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
     """The data set that begins with `content`. All of the file is read where it goes on behind that."""
     import pydicom
 
-    if len(content) == HEADER_BYTES:
+    if len(content) < HEADER_BYTES:
+        content = inflated(file, content, max_bytes)
+    else:
         beginning = BytesIO(content)
         with suppress(Exception):  # where it breaks off
             data = pydicom.dcmread(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
@@ -79,7 +93,7 @@ def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
                 return data
         every = fetch(file, max_bytes)
         assert isinstance(every, bytes)
-        content = every
+        content = inflated(file, every, max_bytes)
     return pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
 
 

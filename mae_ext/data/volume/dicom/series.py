@@ -5,7 +5,6 @@ Where a plane lies and how it is scaled is read plane by plane (frames.py), and 
 """
 
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.address import fetch
 from mae_ext.data.volume.dicom import mosaic as dicom_mosaic
 from mae_ext.data.volume.dicom import split as dicom_split
+from mae_ext.data.volume.dicom.codecs import planes
 from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of
-from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_mosaic, parsing
+from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_mosaic, opened, parsing
 from mae_ext.data.volume.dicom.stack import Stack, stacked
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
@@ -135,13 +134,8 @@ def _stored_dtype(data: Any) -> np.dtype[np.generic]:
 
 def _pixels(file: str, frames: Sequence[Frame], max_bytes: int) -> Iterator[Array]:
     """(rows, columns) of each plane, as stored."""
-    import pydicom
-
-    content = fetch(file, max_bytes)
-    assert isinstance(content, bytes)
+    data = opened(file, max_bytes)
     with parsing(file):
-        data = pydicom.dcmread(BytesIO(content))
-        del content
         if "PixelData" not in data:
             raise BadSample(file, "data type", "no PixelData: pixels of whole numbers are read, and no others")
-        yield from pydicom.iter_pixels(data, indices=[frame.number for frame in frames])
+        yield from planes(file, data, [frame.number for frame in frames])
