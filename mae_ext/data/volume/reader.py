@@ -21,13 +21,15 @@ from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.crops import Scan, owned
+from mae_ext.data.volume.dicom import segments as dicom_segments
 from mae_ext.data.volume.dicom import series as dicom
+from mae_ext.data.volume.dicom.even import Uneven, check_uneven
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
-from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
+from mae_ext.data.volume.scan import Array, Declared, Time, check, instant, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
 
@@ -44,7 +46,6 @@ KNOWN = MAPPED // 2
 """Prepared scans that a process keeps at hand, two entries of the cache each: finding one anew takes ten times as long
 as to ask whether its source is as it was."""
 
-Time = Literal["first", "middle", "mean"]
 Resampled = Literal["float32", "float16"]
 
 
@@ -60,11 +61,13 @@ class VolumeReader:
     min_finite: a scan with a smaller share of finite voxels is refused; with a larger, the others carry no loss.
     cache: a folder for prepared scans. max_bytes: of a file and of its voxels. resampled: what a crop becomes that
     is no cut of 16-bit numbers, in the cache and on its way to the device; float16, half the bytes, has three digits.
+    uneven: DICOM slices at uneven distances or under a tilted gantry are refused, resampled linearly at right angles,
+    or (tilted ones) kept with their lean. segments: what says which class one of a DICOM SEG or RTSTRUCT is.
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
-    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
-    "unreadable".
+    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "tilted gantry",
+    "out of memory", "unreadable".
     """
 
     suffixes: tuple[str, ...] = (
@@ -73,6 +76,7 @@ class VolumeReader:
     )
     display = "volume"
     label_suffix = ".nii.gz"
+    classes: tuple[str, ...] | None = None
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
 
     def __init__(
@@ -91,6 +95,8 @@ class VolumeReader:
         cache: str | None = None,
         max_bytes: int = MAX_BYTES,
         resampled: Resampled = "float32",
+        uneven: Uneven = "refuse",
+        segments: dicom_segments.By = "name",
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
@@ -117,6 +123,7 @@ class VolumeReader:
         self.stored_channels = self.intensity.sources(channels)
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
+        self.uneven, self.segments = check_uneven(uneven), dicom_segments.check_by(segments)
         self.cache = Cache(cache) if cache else None
         self._known: dict[str, Known] = {}
 
@@ -170,7 +177,12 @@ class VolumeReader:
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
         scan = None if like is None else (like, self._header(like))
-        return label_volume.on_lattice(address, self._declared(address), None if as_stored else self.spacing, scan)
+        labels = dicom_segments.declared(address, scan, self.classes, self.max_bytes) or self._declared(address)
+        return label_volume.on_lattice(address, labels, None if as_stored else self.spacing, scan)
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """The names of the labels 1, 2, ..., by which segments of DICOM are known."""
+        self.classes = tuple(classes) if self.segments == "name" else None
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
@@ -213,6 +225,7 @@ class VolumeReader:
             "min_finite": self.min_finite,
             "array_spacing": self.array_spacing,
             "resampled": self.resampled,
+            **({} if self.uneven == "refuse" else {"uneven": self.uneven}),
         }
 
     def _box(self, scan: Scan, crop: CropSampler) -> Crop:
@@ -257,13 +270,11 @@ class VolumeReader:
     def _declared(self, address: str, header_alone: bool = False) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""
         if _is_folder(address):
-            scan = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
+            scan = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes, self.uneven)
+        elif address.lower().endswith(dicom.SUFFIXES):
+            scan = dicom.declared(address, [address], self.max_bytes, self.uneven)
         else:
-            name = address.lower()
-            if name.endswith(dicom.SUFFIXES):
-                scan = dicom.declared(address, [address], self.max_bytes)
-            else:
-                scan = self._one_file(address, name, header_alone)
+            scan = self._one_file(address, address.lower(), header_alone)
         check(address, scan, self.max_bytes)
         return scan
 
@@ -312,20 +323,11 @@ class VolumeReader:
         else:
             stored = np.moveaxis(stored, axes - 1 - extra, 0)
             if self.time_axis is not None:
-                stored = _instant(stored, self.time)
+                stored = instant(stored, self.time)
         if len(stored) != self.stored_channels:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
             raise BadSample(address, "channels", detail)
         return stored
-
-
-def _instant(stored: Array, time: Time) -> Array:
-    """(T, ...) -> (1, ...)."""
-    if time == "mean":
-        with np.errstate(over="ignore", invalid="ignore"):
-            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
-    at = 0 if time == "first" else len(stored) // 2
-    return stored[at : at + 1]
 
 
 def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, time_axis: int | None) -> Declared:

@@ -180,6 +180,8 @@ def _own(file: str, number: int, stream: bytes, uid: str, data: Any) -> Array:
             raise _damaged(file, number, f"{type(error).__name__}: {error}") from error
         if plane.shape != shape:
             raise _damaged(file, number, f"it holds {plane.shape} samples; {shape} are due")
+    if allocated == 1:
+        return plane
     wanted = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     if plane.dtype.itemsize > wanted.itemsize:
         raise _damaged(file, number, f"samples of {8 * plane.dtype.itemsize} bits; {allocated} are allocated")
@@ -191,13 +193,16 @@ def _own(file: str, number: int, stream: bytes, uid: str, data: Any) -> Array:
 
 
 def _deflated(file: str, number: int, stream: bytes, shape: tuple[int, int], bits: int) -> NDArray[np.unsignedinteger]:
-    size = shape[0] * shape[1] * bits // 8
+    size = (shape[0] * shape[1] * bits + 7) // 8
     try:
         raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, size)
     except zlib.error as error:
         raise _damaged(file, number, str(error)) from error
-    if len(raw) < size or bits not in (8, 16, 32):
+    if len(raw) < size:
         raise BadSample(file, "truncated", f"frame {number + 1} inflates to {len(raw)} of {size} bytes")
+    if bits == 1:  # the lowest bit first: PS3.5, 8.1.1
+        count = shape[0] * shape[1]
+        return np.unpackbits(np.frombuffer(raw, np.uint8), count=count, bitorder="little").reshape(shape)
     return np.frombuffer(raw, f"<u{bits // 8}").reshape(shape)
 
 
