@@ -55,7 +55,8 @@ def header(file: str, max_bytes: int) -> Any:
             what = getattr(data.get("SOPClassUID"), "name", "an object of unknown class")
             raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
         if str(data.get("SOPClassUID")).startswith(SEGMENTATION):
-            raise BadSample(file, "not a scan", f"{data.SOPClassUID.name}: labels or a surface, not measured values")
+            detail = f"{data.SOPClassUID.name}: labels or a surface, not measured values; name it in task.masks"
+            raise BadSample(file, "not a scan", detail)
         if int(data.get("SamplesPerPixel") or 1) != 1:
             raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
         if data.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":

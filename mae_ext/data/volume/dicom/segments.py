@@ -4,7 +4,7 @@ Where each frame and outline lies is said by the file. It is put on the voxels o
 refused: nothing is resampled. Which class a segment is, its name says (`numbers`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -72,7 +72,7 @@ def declared(
         frames = frames_of(drawn[0], data)
         _check_reference(drawn[0], str(data.get("FrameOfReferenceUID") or ""), of_scan)
         lattice = _own(drawn[0], frames, data, max_bytes) if scan is None else scan[1]
-        return _painted("DICOM segmentation", lattice, _of_frames(drawn[0], data, frames, lattice, classes))
+        return _painted(drawn[0], "SEG", lattice, lambda: _of_frames(drawn[0], data, frames, lattice, classes))
 
 
 def numbers(file: str, names: Mapping[int, str], classes: Sequence[str] | None) -> dict[int, int]:
@@ -199,21 +199,22 @@ def _from_regions(file: str, scan: Declared, classes: Sequence[str] | None, max_
                 index[axis] = at
                 yield tuple(index), np.where(mask, label[region.number], 0)
 
-    return _painted("DICOM structure set", scan, planes_of())
+    return _painted(file, "RTSTRUCT", scan, planes_of)
 
 
-def _painted(what: str, lattice: Declared, painted: Iterable[Painted]) -> Declared:
+def _painted(file: str, what: str, lattice: Declared, painted: Callable[[], Iterator[Painted]]) -> Declared:
     """A label map on the three axes of the lattice. What is painted later covers what was before: the later class."""
     shape = tuple(lattice.shape[a] for a in lattice.spatial)
 
     def load() -> NDArray[np.int32]:
         labels = np.zeros(shape[::-1], np.int32)
-        for index, plane in painted:
-            view = labels.T[index]
-            view[plane > 0] = plane[plane > 0]
+        with parsing(file):
+            for index, plane in painted():
+                view = labels.T[index]
+                view[plane > 0] = plane[plane > 0]
         return labels
 
-    return Declared(what, shape, np.dtype(np.int32), lattice.affine, load)
+    return Declared(f"DICOM {what}", shape, np.dtype(np.int32), lattice.affine, load)
 
 
 def _own(file: str, frames: Sequence[Frame], data: Any, max_bytes: int) -> Declared:
