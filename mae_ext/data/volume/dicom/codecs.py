@@ -18,7 +18,7 @@ from mae_ext.data.volume.scan import Array
 from mae_ext.errors import BadSample, UserError
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-RLE, DEFLATED_FRAMES = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"
+RLE = "1.2.840.10008.1.2.5"
 BASELINE, EXTENDED = (f"1.2.840.10008.1.2.4.{n}" for n in (50, 51))
 LOSSLESS_JPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70))
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
@@ -83,7 +83,7 @@ def syntax(data: Any) -> str:
 def check_readable(file: str, data: Any) -> None:
     """Raises BadSample "data type" for what nothing here decodes, UserError for what an extra would."""
     uid = syntax(data)
-    known = (RLE, DEFLATED_FRAMES, BASELINE, EXTENDED, *JPEG_2000, *BY_IMAGECODECS)
+    known = (RLE, BASELINE, EXTENDED, *JPEG_2000, *BY_IMAGECODECS)
     kind = data.file_meta.TransferSyntaxUID if uid else None
     bits, stored, high = (data.get(name) for name in ("BitsAllocated", "BitsStored", "HighBit"))
     if bits and stored and not 1 <= int(stored) <= int(bits):
@@ -167,8 +167,6 @@ def _own(file: str, number: int, stream: bytes, uid: str, data: Any) -> Array:
     signed = bool(int(data.get("PixelRepresentation") or 0))
     if uid == RLE:
         plane, bits = _run_lengths(file, number, stream, shape, allocated // 8), stored
-    elif uid == DEFLATED_FRAMES:
-        plane, bits = _deflated(file, number, stream, shape, allocated), stored
     else:
         said = _checked(file, number, stream, uid, data)
         codecs = _imagecodecs(data.file_meta.TransferSyntaxUID.name)
@@ -180,8 +178,6 @@ def _own(file: str, number: int, stream: bytes, uid: str, data: Any) -> Array:
             raise _damaged(file, number, f"{type(error).__name__}: {error}") from error
         if plane.shape != shape:
             raise _damaged(file, number, f"it holds {plane.shape} samples; {shape} are due")
-    if allocated == 1:
-        return plane
     wanted = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     if plane.dtype.itemsize > wanted.itemsize:
         raise _damaged(file, number, f"samples of {8 * plane.dtype.itemsize} bits; {allocated} are allocated")
@@ -190,20 +186,6 @@ def _own(file: str, number: int, stream: bytes, uid: str, data: Any) -> Array:
     if spare := allocated - bits:
         plane = (plane << spare) >> spare
     return plane
-
-
-def _deflated(file: str, number: int, stream: bytes, shape: tuple[int, int], bits: int) -> NDArray[np.unsignedinteger]:
-    size = (shape[0] * shape[1] * bits + 7) // 8
-    try:
-        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, size)
-    except zlib.error as error:
-        raise _damaged(file, number, str(error)) from error
-    if len(raw) < size:
-        raise BadSample(file, "truncated", f"frame {number + 1} inflates to {len(raw)} of {size} bytes")
-    if bits == 1:  # the lowest bit first: PS3.5, 8.1.1
-        count = shape[0] * shape[1]
-        return np.unpackbits(np.frombuffer(raw, np.uint8), count=count, bitorder="little").reshape(shape)
-    return np.frombuffer(raw, f"<u{bits // 8}").reshape(shape)
 
 
 def _run_lengths(

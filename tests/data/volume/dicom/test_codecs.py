@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import zlib
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from mae_ext.data.volume.reader import VolumeReader  # noqa: E402
 from mae_ext.errors import BadSample, UserError  # noqa: E402
 
 SHAPE = (3, 40, 56)
-CORE = ("RLE", "deflated", "deflated frames", "big endian")
+CORE = ("RLE", "deflated")
 EXTRA = ("lossless JPEG", "lossless JPEG of any predictor", "JPEG-LS", "HTJ2K")
 LOST = {"JPEG-LS, nearly": 2, "JPEG 2000, lossy": 40, "JPEG of 12 bits": 60}
 
@@ -53,7 +52,7 @@ def refused(address, **options):
 
 
 @pytest.mark.parametrize("kind", [*CORE, "JPEG 2000", *EXTRA])
-@pytest.mark.parametrize(("dtype", "bits"), [(np.int16, 16), (np.uint16, 16), (np.int16, 12), (np.uint16, 12)], ids=str)
+@pytest.mark.parametrize(("dtype", "bits"), [(np.int16, 16), (np.uint16, 16), (np.int16, 12)], ids=str)
 def test_what_loses_nothing_gives_the_stored_numbers(tmp_path, kind, dtype, bits):
     if kind not in CORE:
         pytest.importorskip("imagecodecs", reason="not installed (extra dicom-codecs)")
@@ -87,16 +86,16 @@ def test_frames_of_an_enhanced_object_are_decoded_each_in_its_place(tmp_path, ki
 
 
 TWINS = {
-    "MR_small_RLE.dcm": "MR_small.dcm", "MR_small_jp2klossless.dcm": "MR_small.dcm", "MR_small_expb.dcm": "MR_small.dcm",
-    "MR_small_jpeg_ls_lossless.dcm": "MR_small.dcm", "rtdose_rle.dcm": "rtdose.dcm", "rtdose_expb.dcm": "rtdose.dcm",
-}  # fmt: skip
+    "MR_small.dcm": ("RLE", "jp2klossless", "jpeg_ls_lossless", "expb", "bigendian", "implicit"),
+    "rtdose.dcm": ("rle", "expb"),
+}
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_real_files_have_the_pixels_of_their_raw_twins(name):
+@pytest.mark.parametrize(("twin", "name"), [(twin, name) for twin, names in TWINS.items() for name in names])
+def test_real_files_have_the_pixels_of_their_raw_twins(twin, name):
     if "jpeg" in name:
         pytest.importorskip("imagecodecs", reason="not installed (extra dicom-codecs)")
-    file, twin = (get_testdata_file(n, download=False) for n in (name, TWINS[name]))
+    file, twin = (get_testdata_file(n, download=False) for n in (twin.replace(".", f"_{name}."), twin))
     data = opened(file, 1 << 20)
     made = np.stack(list(planes_of(file, data, range(int(data.get("NumberOfFrames") or 1)))))
     np.testing.assert_array_equal(made.squeeze(), pydicom.dcmread(twin).pixel_array)
@@ -116,7 +115,7 @@ def test_without_its_decoder_one_line_names_the_extra(tmp_path, monkeypatch):
         VolumeReader(SHAPE).describe(file)
 
 
-@pytest.mark.parametrize("kind", [*CORE[:3], "JPEG", "JPEG 2000", *EXTRA])
+@pytest.mark.parametrize("kind", [*CORE, "JPEG", "JPEG 2000", *EXTRA])
 def test_pixels_that_are_cut_short_are_named(tmp_path, kind):
     pytest.importorskip("imagecodecs", reason="not installed (extra dicom-codecs)")
     address = written(tmp_path / "s", smooth(np.uint8, 8) if kind == "JPEG" else smooth(), kind)
@@ -173,15 +172,16 @@ def test_a_deflated_file_unpacks_to_the_limit_and_no_further(tmp_path):
         data.save_as(file, enforce_file_format=True)
         assert file.stat().st_size < 1 << 18
     assert refused(f"{tmp_path / 's'}/", max_bytes=1 << 20).startswith("too large: it inflates to more than 1048576")
-    broken = (tmp_path / "s" / "000.dcm").read_bytes()
-    (tmp_path / "s" / "000.dcm").write_bytes(broken[:-100] + zlib.compress(b"another")[:100])
+    for file in (tmp_path / "s").iterdir():
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2] + bytes(100) + whole[len(whole) // 2 :])
     assert refused(f"{tmp_path / 's'}/").split(":")[0] in ("damaged", "truncated")
 
 
 def test_fewer_frames_than_are_declared_and_segments_that_point_nowhere_are_named(tmp_path):
     enhanced(tmp_path / "a.dcm", [frame(p, z) for z, p in enumerate(smooth())])
     save_as(tmp_path / "a.dcm", "RLE", change=lambda frames: frames[:2])
-    assert refused(str(tmp_path / "a.dcm")).startswith("truncated: 3 frames are declared")
+    assert refused(str(tmp_path / "a.dcm")).startswith("truncated: 2 compressed frames of 3")
     header = struct.pack("<16I", 2, 64, 1 << 30, *[0] * 13) + bytes(99)
     address = written(tmp_path / "s", smooth(), "RLE", change=lambda frames: [header] * len(frames))
     assert refused(address).startswith("damaged: compressed frame 1: segment 1 of RLE at 64 to 1073741824")
