@@ -165,6 +165,7 @@ def _own(file: str, number: int, stream: bytes, uid: str, data: Any) -> Array:
     shape = int(data.Rows), int(data.Columns)
     allocated, stored = int(data.BitsAllocated), int(data.BitsStored)
     signed = bool(int(data.get("PixelRepresentation") or 0))
+    plane: NDArray[Any]
     if uid == RLE:
         plane, bits = _run_lengths(file, number, stream, shape, allocated // 8), stored
     else:
