@@ -1,5 +1,6 @@
 """Label maps: a whole number for every voxel of a sample, cut by the box that cuts the sample."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -40,6 +41,15 @@ class LabelReader(Protocol):
 
         From the extent each voxel has the label of the nearest. Raises OSError, and BadSample for the sample.
         """
+        ...
+
+
+@runtime_checkable
+class NamedLabels(Protocol):
+    """What a LabelReader has, besides, whose files name their labels: it is told which name is which number."""
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """The names of the labels 1, 2, ..., before any label map is read."""
         ...
 
 

@@ -26,6 +26,8 @@ LOOKED_AT = 1024
 def doubts(scan: Declared) -> list[str]:
     """A clause each, for people; none of an ordinary scan. Of a header that has been checked."""
     clauses, degrees = [], lean(scan.affine)
+    if scan.resampled:
+        clauses.append(f"resampled: {scan.resampled}")
     if not scan.sided:
         code = orientation(scan.affine).code
         if scan.format == "Analyze":

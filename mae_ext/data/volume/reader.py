@@ -17,6 +17,8 @@ from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume.crops import Scan, owned
+from mae_ext.data.volume.dicom import segments as dicom_segments
+from mae_ext.data.volume.dicom.even import Uneven, check_uneven
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.formats.arrays import Taken
@@ -24,7 +26,7 @@ from mae_ext.data.volume.formats.known import SUFFIXES, Formats, patterns_of
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
-from mae_ext.data.volume.scan import Array, Declared, channels_first, pick_axis
+from mae_ext.data.volume.scan import Array, Declared, Time, channels_first, instant, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
 
@@ -38,7 +40,6 @@ KNOWN = MAPPED // 2
 """Prepared scans that a process keeps at hand, two entries of the cache each: finding one anew takes ten times as long
 as to ask whether its source is as it was."""
 
-Time = Literal["first", "middle", "mean"]
 Resampled = Literal["float32", "float16"]
 
 
@@ -57,16 +58,19 @@ class VolumeReader:
     array_spacing: mm along D, H, W of arrays that say nothing of it. dataset: which array of a .npz, HDF5 or zarr that
     holds several; of OME-Zarr a level, by its path or number. case: patterns of the files of one case, as
     ["{case}_t1.nii.gz", "{case}_t2.nii.gz"], whose voxels are at the same places and become its channels in this order.
+    uneven: DICOM slices at uneven distances or under a tilted gantry are refused, resampled linearly at right angles,
+    or (tilted ones) kept with their lean. segments: what says which class one of a DICOM SEG or RTSTRUCT is.
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
-    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
-    "unreadable", "compression", "no such array", "missing file" and "lattice" (of a case).
+    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "tilted gantry",
+    "out of memory", "unreadable", "compression", "no such array", "missing file" and "lattice" (of a case).
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
     display = "volume"
     label_suffix = ".nii.gz"
+    classes: tuple[str, ...] | None = None
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
 
     def __init__(
@@ -87,6 +91,8 @@ class VolumeReader:
         resampled: Resampled = "float32",
         case: str | Sequence[str] | None = None,
         dataset: str | None = None,
+        uneven: Uneven = "refuse",
+        segments: dicom_segments.By = "name",
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
@@ -107,7 +113,7 @@ class VolumeReader:
         self.spacing = check_lengths("spacing", spacing)
         self.array_spacing = check_lengths("array_spacing", array_spacing) or (1.0, 1.0, 1.0)
         taken = Taken(max_bytes, self.array_spacing, channel_axis, time_axis, dataset)
-        self.formats = Formats(taken, patterns_of(case))
+        self.formats = Formats(taken, patterns_of(case), check_uneven(uneven))
         self.suffixes = self.formats.patterns or SUFFIXES
         self.intensity, self.described = build_intensity(intensity), intensity
         if resampled == "float16" and isinstance(self.intensity, AsStored):
@@ -116,6 +122,7 @@ class VolumeReader:
         self.stored_channels = self.intensity.sources(channels)
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
+        self.uneven, self.segments = check_uneven(uneven), dicom_segments.check_by(segments)
         self.cache = Cache(cache) if cache else None
         self._known: dict[str, Known] = {}
 
@@ -169,9 +176,12 @@ class VolumeReader:
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
         scan = None if like is None else (like, self._header(like))
-        return label_volume.on_lattice(
-            address, self.formats.declared(address), None if as_stored else self.spacing, scan
-        )
+        labels = dicom_segments.declared(address, scan, self.classes, self.max_bytes) or self.formats.declared(address)
+        return label_volume.on_lattice(address, labels, None if as_stored else self.spacing, scan)
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """The names of the labels 1, 2, ..., by which segments of DICOM are known."""
+        self.classes = tuple(classes) if self.segments == "name" else None
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
@@ -220,6 +230,7 @@ class VolumeReader:
             "resampled": self.resampled,
             **({"case": self.formats.patterns} if self.formats.patterns else {}),
             **({} if self.formats.arrays.dataset is None else {"dataset": self.formats.arrays.dataset}),
+            **({} if self.uneven == "refuse" else {"uneven": self.uneven}),
         }
 
     def _box(self, scan: Scan, crop: CropSampler) -> Crop:
@@ -287,17 +298,10 @@ class VolumeReader:
         """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file)."""
         stored = channels_first(declared, stored, extra)
         if extra is not None and self.time_axis is not None and extra != declared.channel:
-            stored = _instant(stored, self.time)
+            stored = instant(stored, self.time)
         if len(stored) != self.stored_channels:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
             raise BadSample(address, "channels", detail)
         return stored
 
 
-def _instant(stored: Array, time: Time) -> Array:
-    """(T, ...) -> (1, ...)."""
-    if time == "mean":
-        with np.errstate(over="ignore", invalid="ignore"):
-            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
-    at = 0 if time == "first" else len(stored) // 2
-    return stored[at : at + 1]

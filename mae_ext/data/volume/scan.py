@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from mae_ext.data.volume.geometry import orientation
 from mae_ext.errors import BadSample
 
 Array = NDArray[np.generic]
+
+Time = Literal["first", "middle", "mean"]
 
 DTYPES = tuple(
     np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
@@ -67,6 +69,11 @@ class Declared:
 
     finest: float = MIN_SPACING
     """mm: the least length of a voxel that is believed. Microscopes see finer than scanners."""
+    frame_of_reference: str = ""
+    """A UID of DICOM: positions in files of another one are not of this patient, or of another visit."""
+
+    resampled: str = ""
+    """What the voxels are not any more as they were stored, where the reader was asked to put it right; for people."""
 
     @property
     def extra(self) -> tuple[int, ...]:
@@ -148,3 +155,10 @@ def channels_first(scan: Declared, stored: Array, extra: int | None) -> Array:
     if extra is None:
         return stored.reshape(1, *shape)
     return np.moveaxis(stored, len(scan.shape) - 1 - extra, 0).reshape(scan.shape[extra], *shape)
+def instant(stored: Array, time: Time) -> Array:
+    """(T, ...) -> (1, ...)."""
+    if time == "mean":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
+    at = 0 if time == "first" else len(stored) // 2
+    return stored[at : at + 1]

@@ -14,7 +14,7 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.batch import Batch
 from mae_ext.data.case_names import HOLE
 from mae_ext.data.change.distort import VALUES, distort
-from mae_ext.data.labelmap import IGNORED, LabelReader, Labels, cut, stem, toward_foreground
+from mae_ext.data.labelmap import IGNORED, LabelReader, Labels, NamedLabels, cut, stem, toward_foreground
 from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop, CropSampler, Reader, Sample, held, read_placed
@@ -219,6 +219,8 @@ class PairedExamples:
         self.modality: ModalityConfig = config.modalities[name]
         self.reader = build_reader(self.modality, f"modalities.{name}.data.reader")
         self.map_reader = label_reader(self.reader, self.modality.data.reader.name)
+        if isinstance(self.reader, NamedLabels) and not task.foreground:
+            self.reader.name_classes(task.classes)
         self.items: Items = list_items(source, tuple(self.reader.suffixes))
         self.maps = maps_of(self.items, masks, tuple(self.reader.suffixes))
         names = ", ".join(f"{name} {i}" for i, name in enumerate(task.classes, start=1))

@@ -8,7 +8,7 @@ import pytest
 
 from mae_ext.data.volume.reader import VolumeReader
 
-reader = VolumeReader((4, 4, 4), intensity="none")
+reader = VolumeReader((4, 4, 4), intensity="none", uneven="keep")
 SHAPE = (7, 6, 5)
 PLACE = np.array([[0.8, 0, 0, -25], [0, 0.8, 0, -22], [0, 0, 2.5, 10], [0, 0, 0, 1.0]])
 TURN = np.array([[1, 0, 0, 3], [0, 0.995, -0.0998, 4], [0, 0.0998, 0.995, 5], [0, 0, 0, 1.0]])

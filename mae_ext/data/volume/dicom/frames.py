@@ -38,12 +38,16 @@ _MACROS = {
     "TemporalPositionIndex": ("FrameContentSequence",),
     "DimensionIndexValues": ("FrameContentSequence",),
     "StackID": ("FrameContentSequence",),
+    "ReferencedSegmentNumber": ("SegmentIdentificationSequence",),
     "FrameAcquisitionDateTime": ("FrameContentSequence",),
     "FrameReferenceDateTime": ("FrameContentSequence",),
 }
 
 _OF_PLACE = (0x00209056, 0x00209057, 0x00200032, 0x00201041)
 """Dimensions that count places, not volumes: stack, position in it, image position, slice location."""
+
+WHOSE = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID")
+"""What of IDENTITY is a person's."""
 
 RIGHT_ANGLE = 0.01
 """How far the directions of rows and columns may be from unit length and a right angle: cosines have few digits."""
@@ -73,6 +77,8 @@ class Frame:
     stack: str
     order: tuple[Any, ...]
     instance: str
+    segment: int = 0
+    """Of a segmentation: which of its segments the plane is of."""
 
 
 class _Said:
@@ -185,6 +191,7 @@ def _frame(file: str, index: int, top: _Said, groups: Sequence[_Said], place_in_
         file, index, across, down, numbers("ImagePositionPatient", 3), spacing,
         slope, number("RescaleIntercept"), _padding(top),
         alike, known, moment, str(said("StackID") or ""), order, str(top("SOPInstanceUID") or ""),
+        int(number("ReferencedSegmentNumber") or 0),
     )  # fmt: skip
 
 
@@ -265,7 +272,8 @@ def only_one(address: str, name: str, values: Sequence[str | None]) -> None:
     if len(set(values)) == 1:
         return
     counts = Counter("none" if value is None else value[-64:] for value in values)
-    kinds = some([f"{n} of {value}" for value, n in counts.most_common()])
+    # What tells who somebody is, or which examination it was, stands in no message.
+    kinds = some([f"{n} {'of one' if name in WHOSE else f'of {value}'}" for value, n in counts.most_common()])
     hints = {
         "SeriesInstanceUID": "a folder is one series, give each its own",
         "ImageType": "magnitude, phase and maps are series of their own, give each its folder",

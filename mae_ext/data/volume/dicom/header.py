@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from mae_ext.data.sources.address import fetch, head
+from mae_ext.data.volume.dicom.codecs import check_readable, inflated
 from mae_ext.errors import BadSample, UserError
 
 # What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
@@ -27,7 +28,7 @@ _ORDER = (
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
 _TAGS = (
     *IDENTITY, *_GEOMETRY, *_CONTRAST, *_ORDER, *_GROUPS, "SOPInstanceUID", "ImageType", "NumberOfFrames",
-    "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "SamplesPerPixel", "PhotometricInterpretation", "HighBit", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "ConcatenationUID",
     "InConcatenationTotalNumber",
 )  # fmt: skip
@@ -54,7 +55,8 @@ def header(file: str, max_bytes: int) -> Any:
             what = getattr(data.get("SOPClassUID"), "name", "an object of unknown class")
             raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
         if str(data.get("SOPClassUID")).startswith(SEGMENTATION):
-            raise BadSample(file, "not a scan", f"{data.SOPClassUID.name}: labels or a surface, not measured values")
+            detail = f"{data.SOPClassUID.name}: labels or a surface, not measured values; name it in task.masks"
+            raise BadSample(file, "not a scan", detail)
         if int(data.get("SamplesPerPixel") or 1) != 1:
             raise BadSample(file, "RGB", "colour pixels (a secondary capture or an overlay), not measured values")
         if data.get("PhotometricInterpretation", "MONOCHROME2") != "MONOCHROME2":
@@ -64,14 +66,27 @@ def header(file: str, max_bytes: int) -> Any:
             detail = "its values are given by a table (ModalityLUTSequence); slope and intercept are read"
             raise BadSample(file, "scaling", detail)
         frames_in(data)
+        check_readable(file, data)
         return data
+
+
+def opened(file: str, max_bytes: int) -> Any:
+    """The whole data set of one file. Raises BadSample."""
+    import pydicom
+
+    content = fetch(file, max_bytes)
+    assert isinstance(content, bytes)
+    with parsing(file):
+        return pydicom.dcmread(BytesIO(inflated(file, content, max_bytes)))
 
 
 def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
     """The data set that begins with `content`. All of the file is read where it goes on behind that."""
     import pydicom
 
-    if len(content) == HEADER_BYTES:
+    if len(content) < HEADER_BYTES:
+        content = inflated(file, content, max_bytes)
+    else:
         beginning = BytesIO(content)
         with suppress(Exception):  # where it breaks off
             data = pydicom.dcmread(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
@@ -79,7 +94,7 @@ def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
                 return data
         every = fetch(file, max_bytes)
         assert isinstance(every, bytes)
-        content = every
+        content = inflated(file, every, max_bytes)
     return pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
 
 

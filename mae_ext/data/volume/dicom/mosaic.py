@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.address import fetch
+from mae_ext.data.volume.dicom.codecs import unpack
 from mae_ext.data.volume.dicom.frames import only_one
-from mae_ext.data.volume.dicom.header import IDENTITY, parsing
+from mae_ext.data.volume.dicom.header import IDENTITY, opened, parsing
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
 
@@ -45,6 +44,7 @@ def declared(address: str, files: Sequence[str], headers: Sequence[Any], max_byt
             if not apart <= SAME_MM:
                 raise BadSample(files[i], "mixed series", f"lies {apart:.2f} mm from the first volume: another place")
             with parsing(files[i]):
+                unpack(files[i], wrapped.dcm_data)
                 volumes.append(np.asarray(wrapped.get_data(), dtype=np.float32).T)
         return np.stack(volumes) if len(volumes) > 1 else np.ascontiguousarray(volumes[0])
 
@@ -63,12 +63,9 @@ def _place(file: str, wrapped: Any) -> tuple[tuple[int, ...], NDArray[np.float64
 
 
 def _wrapped(file: str, max_bytes: int) -> Any:
-    import pydicom
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is experimental, and for Siemens above all
         from nibabel.nicom import dicomwrappers
-    content = fetch(file, max_bytes)
-    assert isinstance(content, bytes)
+    data = opened(file, max_bytes)
     with parsing(file):
-        return dicomwrappers.wrapper_from_data(pydicom.dcmread(BytesIO(content)))
+        return dicomwrappers.wrapper_from_data(data)

@@ -5,7 +5,6 @@ Where a plane lies and how it is scaled is read plane by plane (frames.py), and 
 """
 
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.address import fetch
 from mae_ext.data.volume.dicom import mosaic as dicom_mosaic
 from mae_ext.data.volume.dicom import split as dicom_split
+from mae_ext.data.volume.dicom.codecs import planes
+from mae_ext.data.volume.dicom.even import Uneven
 from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of
-from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_mosaic, parsing
+from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_mosaic, opened, parsing
 from mae_ext.data.volume.dicom.stack import Stack, stacked
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
@@ -27,11 +27,13 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def declared(address: str, files: Sequence[str], max_bytes: int) -> Declared:
-    """One series. A position that comes n times in every place is n volumes: a fourth axis.
+def declared(address: str, files: Sequence[str], max_bytes: int, uneven: Uneven = "refuse") -> Declared:
+    """One series. A position that comes n times in every place is n volumes: a fourth axis. uneven: what becomes of
+    slices at uneven distances or under a tilted gantry; "keep" is of the latter, whose lean the affine then has.
 
     Raises BadSample: "not a scan", "header", "RGB", "mixed series", "missing slices", "repeated slices",
-    "split series", "axes", "data type", "truncated", "geometry". Raises UserError without pydicom.
+    "split series", "tilted gantry", "axes", "data type", "truncated", "damaged", "geometry". Raises UserError without
+    pydicom, and where pixels are compressed in a way that an extra decodes.
     """
     headers = [header(file, max_bytes) for file in files]
     with parsing(address):
@@ -39,7 +41,7 @@ def declared(address: str, files: Sequence[str], max_bytes: int) -> Declared:
             return dicom_mosaic.declared(address, files, headers, max_bytes)
         frames = _frames(files, headers)
         check_alike(address, frames)
-        stack = stacked(address, frames)
+        stack = stacked(address, frames, uneven)
         _check_whole(address, frames, stack, headers)
         dicom_split.check(address, frames, len(stack.rows), SUFFIXES, max_bytes)
         return _declared(frames, stack, headers[0], max_bytes)
@@ -81,11 +83,13 @@ def _declared(frames: Sequence[Frame], stack: Stack, data: Any, max_bytes: int) 
     rows, columns = int(data.Rows), int(data.Columns)
     # nibabel, and so every NIfTI that was made with it, counts an enhanced object's rows first, a classic one's last.
     rows_first = is_enhanced(data)
-    shape = ((rows, columns) if rows_first else (columns, rows)) + (depth,) + ((times,) if times > 1 else ())
+    slices, *plane = (depth, rows, columns) if stack.even is None else stack.even.shape
+    shape = (*(plane if rows_first else plane[::-1]), slices, *((times,) if times > 1 else ()))
     affine = RAS_FROM_LPS @ (stack.affine[:, [1, 0, 2, 3]] if rows_first else stack.affine)
     rescale = {(_slope(f), f.inter or 0.0) for f in frames}
     # PET scales slice by slice, enhanced MR volume by volume; then the values are scaled on the way.
-    stored = rescale == {(1.0, 0.0)} or (len(rescale) == 1 and not rows_first)
+    # So are those that are resampled.
+    stored = stack.even is None and (rescale == {(1.0, 0.0)} or (len(rescale) == 1 and not rows_first))
     dtype = _stored_dtype(data) if stored else np.dtype(np.float32)
     slope, inter = rescale.pop() if stored else (1.0, 0.0)
     place = {int(i): (t, z) for z, line in enumerate(stack.rows) for t, i in enumerate(line)}
@@ -105,10 +109,18 @@ def _declared(frames: Sequence[Frame], stack: Stack, data: Any, max_bytes: int) 
                         absent[place[i]] = hole
                 out[place[i]] = plane if dtype.kind != "f" else _scaled(plane, frame)
         voxels: Array = out if absent is None else np.ma.MaskedArray(out, absent)
+        if stack.even is not None:
+            even = np.ma.stack([stack.even.resampled(volume) for volume in voxels])
+            voxels = even if np.ma.getmaskarray(even).any() else np.ma.getdata(even)
         voxels = voxels if times > 1 else voxels[0]
         return voxels.swapaxes(-1, -2) if rows_first else voxels
 
-    return Declared(_format(data), shape, dtype, affine, load, slope, inter, contrast=stack.contrast)
+    what = "" if stack.even is None else stack.even.what
+    of = frames[0].alike.get("FrameOfReferenceUID", "")
+    return Declared(
+        _format(data), shape, dtype, affine, load, slope, inter, contrast=stack.contrast, frame_of_reference=of,
+        resampled=what,
+    )  # fmt: skip
 
 
 def _scaled(plane: Array, frame: Frame) -> NDArray[np.float64]:
@@ -135,13 +147,8 @@ def _stored_dtype(data: Any) -> np.dtype[np.generic]:
 
 def _pixels(file: str, frames: Sequence[Frame], max_bytes: int) -> Iterator[Array]:
     """(rows, columns) of each plane, as stored."""
-    import pydicom
-
-    content = fetch(file, max_bytes)
-    assert isinstance(content, bytes)
+    data = opened(file, max_bytes)
     with parsing(file):
-        data = pydicom.dcmread(BytesIO(content))
-        del content
         if "PixelData" not in data:
             raise BadSample(file, "data type", "no PixelData: pixels of whole numbers are read, and no others")
-        yield from pydicom.iter_pixels(data, indices=[frame.number for frame in frames])
+        yield from planes(file, data, [frame.number for frame in frames])

@@ -55,7 +55,7 @@ def _slices(address: str, frames: Sequence[Frame]) -> int:
     """Of the volume that the planes are, 0 where they are none."""
     try:
         check_alike(address, frames)
-        return len(stacked(address, frames).rows)
+        return len(stacked(address, frames, "keep").rows)
     except BadSample:
         return 0
 

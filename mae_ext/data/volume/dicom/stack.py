@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.volume.dicom.even import Even, Uneven, even
 from mae_ext.data.volume.dicom.frames import Frame
+from mae_ext.data.volume.doubts import LEANS
+from mae_ext.data.volume.scan import MAX_SPACING
 from mae_ext.errors import BadSample, some
 
 GAP_TOLERANCE = 0.1
@@ -26,15 +29,18 @@ SAME_MM = 0.01
 class Stack:
     """rows: (slices, volumes) numbers of the planes, from the lowest place along the normal. affine: (4, 4), indices of
     (column, row, slice) -> mm LPS; sheared where the gantry was tilted. contrast: what its volumes differ in, if that
-    is no time."""
+    is no time. even: how its planes become a lattice at right angles, where that was asked for and they are none."""
 
     rows: NDArray[np.int64]
     affine: NDArray[np.float64]
     contrast: str = ""
+    even: Even | None = None
 
 
-def stacked(address: str, frames: Sequence[Frame]) -> Stack:
-    """Raises BadSample "axes", "repeated slices", "missing slices" or "mixed series". The planes are alike."""
+def stacked(address: str, frames: Sequence[Frame], uneven: Uneven = "refuse") -> Stack:
+    """Raises BadSample "axes", "repeated slices", "missing slices", "tilted gantry" or "mixed series". The planes are
+    alike. uneven: what becomes of planes at uneven distances or askew; "keep" leaves the latter's lean in the affine.
+    """
     first = frames[0]
     origins = np.array([f.origin for f in frames])
     normal = np.cross(first.across, first.down)
@@ -45,11 +51,25 @@ def stacked(address: str, frames: Sequence[Frame]) -> Stack:
         raise BadSample(address, "axes", f"a single slice ({len(frames)} planes at one position); a volume has more")
     times = Counter(len(g) for g in groups).most_common(1)[0][0]
     _check_repeats(address, frames, groups, heights, times)
-    _check_gaps(address, np.array([heights[g[0]] for g in groups]))
+    uneven_by = _gaps(address, np.array([heights[g[0]] for g in groups]), uneven)
     rows = np.array([sorted(g, key=lambda i: frames[i].order) for g in groups])
     step = (origins[rows[-1, 0]] - origins[rows[0, 0]]) / (len(rows) - 1)
-    _check_line(address, origins[rows], normal, step, float(first.spacing.min()))
+    pixel = float(first.spacing.min())
+    _check_line(address, origins[rows], normal, pixel)
+    aside = float(np.linalg.norm(step - step @ normal * normal))
+    degrees = float(np.rad2deg(np.arctan2(aside, step @ normal)))
+    tilted = degrees >= LEANS and aside * (len(rows) - 1) > ASIDE_TOLERANCE * pixel
+    if tilted and uneven == "refuse":
+        detail = f"slices are stacked {degrees:.1f} degrees askew, as under a tilted gantry"
+        hint = "to have them resampled at right angles, set the reader's uneven=resample; uneven=keep keeps the lean"
+        raise BadSample(address, "tilted gantry", f"{detail}; {hint}")
     contrast = _check_volumes(address, frames, rows)
+    if uneven == "resample" and (tilted or uneven_by):
+        what = "; ".join([uneven_by] * bool(uneven_by) + [f"a tilt of {degrees:.1f} degrees is taken out"] * tilted)
+        size = int(first.alike["Rows"]), int(first.alike["Columns"])
+        axes = first.across, first.down, normal
+        lattice, affine = even(origins[rows[:, 0]], axes, first.spacing, size, what, tilted)
+        return Stack(rows, affine, contrast, lattice)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = first.across * first.spacing[1], first.down * first.spacing[0]
     affine[:3, 2], affine[:3, 3] = step, origins[rows[0, 0]]
@@ -88,7 +108,7 @@ def _check_repeats(
         for frame in (frames[i] for i in group if frames[i].instance):
             other = images.setdefault((frame.instance, frame.number), frame)
             if other is not frame:
-                detail = f"{_name(other)} and {_name(frame)} are one image (SOPInstanceUID ...{frame.instance[-12:]})"
+                detail = f"{_name(other)} and {_name(frame)} are one image: they have one SOPInstanceUID"
                 raise BadSample(address, "repeated slices", detail)
 
 
@@ -96,39 +116,47 @@ def _name(frame: Frame) -> str:
     return f"{Path(frame.file).name} (frame {frame.number + 1})" if frame.number else Path(frame.file).name
 
 
-def _check_gaps(address: str, heights: NDArray[np.float64]) -> None:
-    gaps = np.diff(heights)
+def _gaps(address: str, heights: NDArray[np.float64], uneven: Uneven) -> str:
+    """What is uneven of the distances between planes, where that is to be resampled; "" where nothing is."""
+    gaps, count = np.diff(heights), len(heights)
     usual = float(np.median(gaps))
+    off = np.abs(heights - np.linspace(heights[0], heights[-1], count))
     if wide := np.flatnonzero(np.abs(gaps - usual) > GAP_TOLERANCE * usual).tolist():
         z = wide[0]
-        detail = f"{gaps[z]:.2f} mm between slices {z} and {z + 1} of {len(heights)}, usually {usual:.2f}"
-        raise BadSample(address, "missing slices", detail)
+        detail = f"{gaps[z]:.2f} mm between slices {z} and {z + 1} of {count}, usually {usual:.2f}"
+    elif off.max() > GAP_TOLERANCE * (heights[-1] - heights[0]) / (count - 1):
+        z = int(off.argmax())
+        detail = f"slice {z} of {count} lies {off.max():.2f} mm from where even distances would put it"
+        detail += ": the distance between slices changes"
+    else:
+        return ""
+    if uneven != "resample":
+        hint = "if none is missing, the reader's uneven=resample puts them at even distances"
+        raise BadSample(address, "missing slices", f"{detail}; {hint}")
+    if gaps.max() > MAX_SPACING:
+        hint = f"too far to resample over (up to {MAX_SPACING:g} mm)"
+        raise BadSample(address, "missing slices", f"{gaps.max():.2f} mm between two slices of {count}: {hint}")
+    return f"slices {gaps.min():.3g} to {gaps.max():.3g} mm apart, usually {usual:.3g}, are put at even distances"
 
 
-def _check_line(
-    address: str, origins: NDArray[np.float64], normal: NDArray[np.float64], step: NDArray[np.float64], pixel: float
-) -> None:
-    """origins: (slices, volumes, 3) mm, each within the tolerances of its place on one line."""
+def _check_line(address: str, origins: NDArray[np.float64], normal: NDArray[np.float64], pixel: float) -> None:
+    """origins: (slices, volumes, 3) mm, each within the tolerances of its place on one line, volumes at one height."""
     count = len(origins)
-    steps = np.diff(origins[:, 0], axis=0)
-    jumps = steps - np.median(steps, axis=0)
-    jumps -= np.outer(jumps @ normal, normal)
-    far = np.linalg.norm(jumps, axis=1)
+    heights = (origins[:, 0] - origins[0, 0]) @ normal
+    beside = origins - origins[:1, :1]
+    beside -= (beside @ normal)[..., None] * normal
+    gaps = np.diff(heights)[:, None]
+    leans = np.diff(beside[:, 0], axis=0)
+    far = np.linalg.norm(leans - np.median(leans / gaps, axis=0) * gaps, axis=1)
     if far.max() > 2 * ASIDE_TOLERANCE * pixel:
         z = int(far.argmax())
         detail = f"slice {z + 1} of {count} lies {far[z]:.2f} mm aside of where slice {z} leads to"
         raise BadSample(address, "mixed series", f"{detail}: slices of two scans, or of one that was moved")
-    off = origins - (origins[0, 0] + np.arange(count)[:, None] * step)[:, None]
-    along = np.abs(off @ normal)
-    beside = np.linalg.norm(off - (off @ normal)[..., None] * normal, axis=-1)
-    if beside.max() > ASIDE_TOLERANCE * pixel:
-        z = int(beside.max(1).argmax())
-        detail = f"slice {z} of {count} lies {beside.max():.2f} mm beside the line through the first and the last"
+    off = np.linalg.norm(beside - (heights / heights[-1])[:, None, None] * beside[-1, 0], axis=-1)
+    if off.max() > ASIDE_TOLERANCE * pixel:
+        z = int(off.max(1).argmax())
+        detail = f"slice {z} of {count} lies {off.max():.2f} mm beside the line through the first and the last"
         raise BadSample(address, "mixed series", f"{detail}: slices of two scans, or of one that was moved")
-    if along.max() > GAP_TOLERANCE * float(step @ normal):
-        z = int(along.max(1).argmax())
-        detail = f"slice {z} of {count} lies {along.max():.2f} mm from where even distances would put it"
-        raise BadSample(address, "missing slices", f"{detail}: the distance between slices changes")
 
 
 def _check_volumes(address: str, frames: Sequence[Frame], rows: NDArray[np.int64]) -> str:

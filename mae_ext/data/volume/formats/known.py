@@ -13,6 +13,7 @@ from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.folder import members
 from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.dicom import series as dicom
+from mae_ext.data.volume.dicom.even import Uneven
 from mae_ext.data.volume.formats import arrays, case, meta_image, minc, pair, zarr_folder
 from mae_ext.data.volume.formats.arrays import Taken
 from mae_ext.data.volume.scan import Array, Declared, check
@@ -33,10 +34,11 @@ SUFFIXES = (*PARTS, *(f"{suffix}/" for suffix in dicom.SUFFIXES))
 @dataclass(frozen=True)
 class Formats:
     """How headers are read. arrays: how arrays are taken. patterns: of the files of a case; none where a file is one
-    sample."""
+    sample. uneven: what becomes of DICOM slices that are no even stack."""
 
     arrays: Taken
     patterns: tuple[str, ...] = ()
+    uneven: Uneven = "refuse"
 
     @property
     def max_bytes(self) -> int:
@@ -60,9 +62,9 @@ class Formats:
         if name.endswith(zarr_folder.SUFFIXES):
             return zarr_folder.declared(address, self.arrays)
         if is_folder(address):
-            return dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
+            return dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes, self.uneven)
         if name.endswith(dicom.SUFFIXES):
-            return dicom.declared(address, [address], self.max_bytes)
+            return dicom.declared(address, [address], self.max_bytes, self.uneven)
         if name.endswith(arrays.SUFFIXES) and not (archive.ROW.fullmatch(address) and name.endswith(".npz")):
             return arrays.declared(address, self.arrays)
         if name.endswith(minc.SUFFIXES):

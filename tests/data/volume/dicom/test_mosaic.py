@@ -135,7 +135,8 @@ def test_a_volume_that_lies_elsewhere_or_is_turned_about_its_first_corner_is_of_
 
 
 @pytest.mark.parametrize(
-    "second", [{"EchoTime": 40}, {"PatientID": "another"}, {"SeriesInstanceUID": "1.2.4"}, {"BitsStored": 12}]
+    "second",
+    [{"EchoTime": 40}, {"PatientID": "another"}, {"SeriesInstanceUID": "1.2.4"}, {"BitsStored": 12, "HighBit": 11}],
 )
 def test_volumes_of_other_kinds_are_of_no_series(tmp_path, second):
     with pytest.raises(BadSample) as found:

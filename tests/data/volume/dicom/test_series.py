@@ -222,7 +222,7 @@ def test_a_slope_of_its_own_in_every_slice_is_applied_slice_by_slice(tmp_path, p
         ({"Rows": 9}, "truncated"),
         ({"Rows": None}, "not a scan"),
         ({"NumberOfFrames": 0}, "header"),
-        ({"BitsAllocated": 12}, "header"),
+        ({"BitsAllocated": 12}, "data type"),
         ({"RescaleSlope": "1e20"}, "scaling"),
         ({"PixelSpacing": [-0.8, 0.8]}, "header"),
         ({"PixelSpacing": [0.0001, 0.8]}, "voxel size"),
