@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.address import locate
+from mae_ext.data.sources.dicom import export as dicom
 from mae_ext.errors import UserError
 
 MAGIC = b"mae_ext1"
@@ -224,6 +225,8 @@ def source_identity(address: str) -> dict[str, Any]:
     if remote.is_remote(address) and (member := archive.MEMBER.fullmatch(address)):
         version = remote.known_version(member["shard"])
         return {"size": int(member["size"]), "shard": version, "offset": int(member["offset"])}
+    if dicom.is_series(address):
+        return {"files": [source_identity(file) for file in dicom.files_of(address, ())]}
     path, offset, size = locate(address)
     status = os.stat(path)  # noqa: PTH116
     identity = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))

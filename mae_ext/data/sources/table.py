@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
-from mae_ext.data.sources.folder import walk
+from mae_ext.data.sources.dicom import export as dicom
+from mae_ext.data.sources.folder import Entry, walk
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
 from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.shard_index import index_of, version_of
 from mae_ext.data.sources.shared import Growing, share
-from mae_ext.errors import UserError
+from mae_ext.errors import BadSample, UserError
 
 MAX_SHARDS = 100_000
 READERS = 16
@@ -71,7 +72,8 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     """Everything at `path` that ends in one of `suffixes` (lower case, with the dot; case does not matter).
 
     A suffix with a slash, ".dcm/": all such files of a folder are one sample, whose address is the folder, ending in a
-    slash; a single such file can be named too.
+    slash; a single such file can be named too. DICOM is found by content, whatever it is called, and series that are
+    not all of their folder's are at FOLDER::series=ID (dicom/).
 
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
@@ -109,6 +111,12 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         _require(Path(npz[1]), where)
         keys, labels = archive.list_npz(npz[1], npz[2] or "train")
         return _items(keys, labels)
+    if dicom.is_series(path):
+        try:
+            dicom.files_of(path, suffixes)
+        except BadSample as error:
+            raise UserError(f"{where}: {error.detail}") from error
+        return _items([path], None)
     only = None
     if chosen := re.fullmatch(r"(?s)(.*\.tar)::((?:[\w-]+\.)*[\w-]+)", path):
         path, only = chosen[1], f".{chosen[2].lower()}"
@@ -203,14 +211,25 @@ def _join(suffixes: Sequence[str]) -> str:
 def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Items:
     names = array("i")
     codes: dict[str | None, int] = {}
+    scans: list[dicom.Scan] = []
+    others = 0
 
     def addresses() -> Iterator[str]:
-        for path, top in walk(root, suffixes, where, passed):
-            names.append(codes.setdefault(top, len(codes)))
-            yield path
+        nonlocal others
+        for part in dicom.parted(walk(root, suffixes, where, passed)):
+            if isinstance(part, list):
+                scans.extend(dicom.scans_in(str(root), part, passed, dicom.FOURTH_AXIS in suffixes))
+            else:
+                others += 1
+            for one in scans if isinstance(part, list) else [part]:
+                names.append(codes.setdefault(one.top, len(codes)))
+                yield one.path if isinstance(one, Entry) else one.address
 
     if len(table := PathTable(addresses())):
-        return _numbered(table, codes, np.frombuffer(names, np.int32))
+        items = _numbered(table, codes, np.frombuffer(names, np.int32))
+        # A folder of whole series stays what it was; the patients of others are said, so that splits may keep them whole.
+        known = not others and all(s.patient for s in scans) and any(dicom.is_series(s.address) for s in scans)
+        return replace(items, patients=PathTable(s.patient for s in scans)) if known else items
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)

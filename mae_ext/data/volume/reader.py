@@ -16,7 +16,7 @@ from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
-from mae_ext.data.sources.folder import members
+from mae_ext.data.sources.dicom.export import FOURTH_AXIS, files_of, is_series
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
@@ -116,6 +116,8 @@ class VolumeReader:
         self.resampled: Resampled = resampled
         self.stored_channels = self.intensity.sources(channels)
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
+        if channel_axis is not None or time_axis is not None:
+            self.suffixes = (*self.suffixes, FOURTH_AXIS)
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
         self.cache = Cache(cache) if cache else None
         self._known: dict[str, Known] = {}
@@ -180,7 +182,7 @@ class VolumeReader:
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
         assert self.cache is not None
-        files = members(address, dicom.SUFFIXES) if _is_folder(address) else [address]
+        files = files_of(address, dicom.SUFFIXES) if _is_folder(address) else [address]
         source = [source_identity(f) for f in files]
         known = self._known.get(address)
         if known is not None and known.source == source and all(map(self.cache.holds, known.paths, known.entries)):
@@ -257,7 +259,7 @@ class VolumeReader:
     def _declared(self, address: str, header_alone: bool = False) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""
         if _is_folder(address):
-            scan = dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes)
+            scan = dicom.declared(address, files_of(address, dicom.SUFFIXES), self.max_bytes)
         else:
             name = address.lower()
             if name.endswith(dicom.SUFFIXES):
@@ -345,4 +347,4 @@ def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, tim
 
 
 def _is_folder(address: str) -> bool:
-    return address.endswith("/") or ("::" not in address and Path(address).is_dir())
+    return is_series(address) or address.endswith("/") or ("::" not in address and Path(address).is_dir())

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from mae_ext.data.sources.address import fetch, head
+from mae_ext.data.sources.dicom.elements import plausible
 from mae_ext.errors import BadSample, UserError
 
 # What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
@@ -69,18 +70,30 @@ def header(file: str, max_bytes: int) -> Any:
 
 def _before_pixels(file: str, content: bytes, max_bytes: int) -> Any:
     """The data set that begins with `content`. All of the file is read where it goes on behind that."""
-    import pydicom
-
     if len(content) == HEADER_BYTES:
         beginning = BytesIO(content)
         with suppress(Exception):  # where it breaks off
-            data = pydicom.dcmread(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
+            data = dataset(beginning, stop_before_pixels=True, specific_tags=list(_TAGS))
             if beginning.tell() < len(content):  # at the pixels
                 return data
         every = fetch(file, max_bytes)
         assert isinstance(every, bytes)
         content = every
-    return pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
+    return dataset(BytesIO(content), stop_before_pixels=True, specific_tags=list(_TAGS))
+
+
+def dataset(content: bytes | BytesIO, **how: Any) -> Any:
+    """What pydicom makes of a file's bytes, also where the preamble is missing and what follows begins as DICOM does;
+    with the syntax in which it is written."""
+    import pydicom
+
+    file = BytesIO(content) if isinstance(content, bytes) else content
+    data = pydicom.dcmread(file, force=plausible(file.getvalue()[:16]), **how)
+    if "TransferSyntaxUID" not in data.file_meta:
+        little, implicit = data.original_encoding[1], data.original_encoding[0]
+        names = ("ImplicitVRLittleEndian",) if implicit else ("ExplicitVRBigEndian", "ExplicitVRLittleEndian")
+        data.file_meta.TransferSyntaxUID = getattr(pydicom.uid, names[-1] if little else names[0])
+    return data
 
 
 def is_mosaic(data: Any) -> bool:

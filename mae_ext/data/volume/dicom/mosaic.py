@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.volume.dicom.frames import only_one
-from mae_ext.data.volume.dicom.header import IDENTITY, parsing
+from mae_ext.data.volume.dicom.header import IDENTITY, dataset, parsing
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
 
@@ -63,12 +62,10 @@ def _place(file: str, wrapped: Any) -> tuple[tuple[int, ...], NDArray[np.float64
 
 
 def _wrapped(file: str, max_bytes: int) -> Any:
-    import pydicom
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is experimental, and for Siemens above all
         from nibabel.nicom import dicomwrappers
     content = fetch(file, max_bytes)
     assert isinstance(content, bytes)
     with parsing(file):
-        return dicomwrappers.wrapper_from_data(pydicom.dcmread(BytesIO(content)))
+        return dicomwrappers.wrapper_from_data(dataset(content))

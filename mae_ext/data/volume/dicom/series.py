@@ -5,7 +5,6 @@ Where a plane lies and how it is scaled is read plane by plane (frames.py), and 
 """
 
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import fetch
+from mae_ext.data.sources.dicom.grouping import SUFFIXES as SUFFIXES
 from mae_ext.data.volume.dicom import mosaic as dicom_mosaic
 from mae_ext.data.volume.dicom import split as dicom_split
 from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of
-from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_mosaic, parsing
+from mae_ext.data.volume.dicom.header import dataset, frames_in, header, is_enhanced, is_mosaic, parsing
 from mae_ext.data.volume.dicom.stack import Stack, stacked
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
-
-SUFFIXES = (".dcm", ".dicom", ".ima")
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -140,7 +138,7 @@ def _pixels(file: str, frames: Sequence[Frame], max_bytes: int) -> Iterator[Arra
     content = fetch(file, max_bytes)
     assert isinstance(content, bytes)
     with parsing(file):
-        data = pydicom.dcmread(BytesIO(content))
+        data = dataset(content)
         del content
         if "PixelData" not in data:
             raise BadSample(file, "data type", "no PixelData: pixels of whole numbers are read, and no others")

@@ -1,0 +1,49 @@
+"""Images that are in a folder more than once: by their SOPInstanceUID, and then by what they show."""
+
+import hashlib
+import os
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+from mae_ext.data.sources.dicom.looked_at import LookedAt
+
+MOST = 1 << 28
+"""Bytes of a file that is compared; larger ones are the same only if their sizes are."""
+
+_PIXELS = b"\xe0\x7f\x10\x00"
+"""The tag of pixels, little endian."""
+
+
+def without_copies(root: str, table: LookedAt, rows: list[int]) -> tuple[list[int], int]:
+    """The rows less the copies of one, which show the same, and how many these are. The first by name is kept.
+
+    Two images of one SOPInstanceUID whose pixels differ both stay: which of them is right nobody can tell, and who
+    reads the series says so.
+    """
+    by_instance = defaultdict(list)
+    for i in sorted(rows, key=table.names.__getitem__):
+        by_instance[int(table.instances[i]) or -1 - i].append(i)
+    kept, copies = [], 0
+    for several in by_instance.values():
+        shown = dict[str, int]()
+        for i in several:
+            file = os.path.join(root, table.names[i])
+            picture = "" if len(several) == 1 else _shown(file, *table.versions[i].tolist())
+            shown.setdefault(picture, i)
+        kept += shown.values()
+        copies += len(several) - len(shown)
+    return kept, copies
+
+
+@lru_cache(maxsize=1 << 16)
+def _shown(file: str, size: int, changed_ns: int) -> str:  # noqa: ARG001 part of the memo's key
+    """A digest of what stands behind the tag of the pixels: a header may have been written anew."""
+    if size > MOST:
+        return str(size)
+    try:
+        content = Path(file).read_bytes()
+    except OSError:
+        return file
+    begin = content.rfind(_PIXELS) if content.count(_PIXELS) > 1 else content.find(_PIXELS)
+    return hashlib.blake2b(content[max(begin, 0) :].rstrip(b"\0"), digest_size=16).hexdigest()
