@@ -227,7 +227,7 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: Pass
 
     if len(table := PathTable(addresses())):
         items = _numbered(table, codes, np.frombuffer(names, np.int32))
-        # A folder of whole series stays what it was; the patients of others are said, so that splits may keep them whole.
+        # Folders that are whole series stay what they were; of others the patients are said, for splits.
         known = not others and all(s.patient for s in scans) and any(dicom.is_series(s.address) for s in scans)
         return replace(items, patients=PathTable(s.patient for s in scans)) if known else items
     if shards := sorted(str(p) for p in root.glob("*.tar")):

@@ -17,11 +17,13 @@ from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
 from mae_ext.data.sources.dicom.export import FOURTH_AXIS, files_of, is_series
+from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.crops import Scan, owned
 from mae_ext.data.volume.dicom import series as dicom
+from mae_ext.data.volume.dicom.line import described
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
@@ -50,7 +52,6 @@ Resampled = Literal["float32", "float16"]
 
 class VolumeReader:
     """NIfTI, MGH, NRRD, DICOM and array rows -> (C, D, H, W) float32, with `valid` and the spacing in mm.
-
     spacing: mm along D, H, W to resample to (trilinear), or None to keep each scan's own. intensity: see intensity.py;
     {name: window, windows: [[-175, 250]]} for CT, zscore or percentile for MRI. channel_axis, time_axis: which axis of
     the file, counted as nibabel shows it, holds the channels, or time, of which the `time` one is taken; without them a
@@ -61,15 +62,14 @@ class VolumeReader:
     cache: a folder for prepared scans. max_bytes: of a file and of its voxels. resampled: what a crop becomes that
     is no cut of 16-bit numbers, in the cache and on its way to the device; float16, half the bytes, has three digits.
 
-    Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
-    among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
-    "constant", "no body", "mixed series", "missing slices", "repeated slices", "split series", "out of memory",
-    "unreadable".
+    Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a checksum), "axes",
+    "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite", "constant", "no body",
+    "mixed series", "missing slices", "repeated slices", "split series", "out of memory", "unreadable".
     """
 
     suffixes: tuple[str, ...] = (
         *(*nifti.NIFTI_SUFFIXES, *nifti.MGH_SUFFIXES, *nrrd.SUFFIXES),
-        *(f"{suffix}/" for suffix in dicom.SUFFIXES),
+        *(f"{suffix}/" for suffix in SUFFIXES),
     )
     display = "volume"
     label_suffix = ".nii.gz"
@@ -150,9 +150,9 @@ class VolumeReader:
 
     @judged
     def describe(self, address: str) -> str:
-        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
+        """Format, type, shape, voxel size and axis directions, of DICOM also whose and what; then what is in doubt."""
         scan = self._header(address)
-        return "\n".join([str(scan), *doubts(scan)])
+        return "\n".join([described(address, scan), *doubts(scan)])
 
     def one_sided(self, addresses: PathTable | Sequence[str]) -> str | None:
         """A warning that counts the scans that say nothing of left and right, or None."""
@@ -182,7 +182,7 @@ class VolumeReader:
     def prepared(self, address: str) -> Scan:
         """The whole scan at the model's spacing and levels, from the cache, where it is put if need be."""
         assert self.cache is not None
-        files = files_of(address, dicom.SUFFIXES) if _is_folder(address) else [address]
+        files = files_of(address, SUFFIXES) if _is_folder(address) else [address]
         source = [source_identity(f) for f in files]
         known = self._known.get(address)
         if known is not None and known.source == source and all(map(self.cache.holds, known.paths, known.entries)):
@@ -259,10 +259,10 @@ class VolumeReader:
     def _declared(self, address: str, header_alone: bool = False) -> Declared:
         """The header, checked in the order of its own claims; not a voxel read."""
         if _is_folder(address):
-            scan = dicom.declared(address, files_of(address, dicom.SUFFIXES), self.max_bytes)
+            scan = dicom.declared(address, files_of(address, SUFFIXES), self.max_bytes)
         else:
             name = address.lower()
-            if name.endswith(dicom.SUFFIXES):
+            if name.endswith(SUFFIXES):
                 scan = dicom.declared(address, [address], self.max_bytes)
             else:
                 scan = self._one_file(address, name, header_alone)

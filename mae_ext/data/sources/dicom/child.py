@@ -31,7 +31,8 @@ def serve() -> None:
     root, secret = first["root"], first["secret"].encode("utf-8", "surrogateescape")
     for line in sys.stdin:
         answers = [(g.left, g.of, g.instance, g.numbers) for g in look(root, json.loads(line), secret)]
-        print(json.dumps(answers), flush=True)
+        sys.stdout.write(f"{json.dumps(answers)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

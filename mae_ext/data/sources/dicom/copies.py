@@ -1,18 +1,15 @@
 """Images that are in a folder more than once: by their SOPInstanceUID, and then by what they show."""
 
 import hashlib
-import os
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 
+from mae_ext.data.sources.dicom.elements import BrokenOff, NotDicom, pixels_of
 from mae_ext.data.sources.dicom.looked_at import LookedAt
 
 MOST = 1 << 28
 """Bytes of a file that is compared; larger ones are the same only if their sizes are."""
-
-_PIXELS = b"\xe0\x7f\x10\x00"
-"""The tag of pixels, little endian."""
 
 
 def without_copies(root: str, table: LookedAt, rows: list[int]) -> tuple[list[int], int]:
@@ -28,7 +25,7 @@ def without_copies(root: str, table: LookedAt, rows: list[int]) -> tuple[list[in
     for several in by_instance.values():
         shown = dict[str, int]()
         for i in several:
-            file = os.path.join(root, table.names[i])
+            file = str(Path(root, table.names[i]))
             picture = "" if len(several) == 1 else _shown(file, *table.versions[i].tolist())
             shown.setdefault(picture, i)
         kept += shown.values()
@@ -42,8 +39,6 @@ def _shown(file: str, size: int, changed_ns: int) -> str:  # noqa: ARG001 part o
     if size > MOST:
         return str(size)
     try:
-        content = Path(file).read_bytes()
-    except OSError:
+        return hashlib.blake2b(pixels_of(file), digest_size=16).hexdigest()
+    except (OSError, NotDicom, BrokenOff):
         return file
-    begin = content.rfind(_PIXELS) if content.count(_PIXELS) > 1 else content.find(_PIXELS)
-    return hashlib.blake2b(content[max(begin, 0) :].rstrip(b"\0"), digest_size=16).hexdigest()

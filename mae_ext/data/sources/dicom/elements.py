@@ -8,7 +8,8 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 
 PIECE = 1 << 14
 MOST_ELEMENTS = 200_000
@@ -21,7 +22,7 @@ MOST_INFLATED = 1 << 22
 DEEPEST = 32
 
 PREAMBLE, MAGIC = 128, b"DICM"
-IMPLICIT, BIG, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+BIG, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 PIXELS = 0x7FE00008
 """The first of the elements that hold pixels, of floats, doubles or whole numbers."""
 
@@ -31,7 +32,7 @@ _SHORT = frozenset(
      b"ST", b"TM", b"UI", b"UL", b"US")
 )  # fmt: skip
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_OPEN, _META = 0xFFFFFFFF, 0x0002FFFF
+_OPEN, _SYNTAX, _META = 0xFFFFFFFF, 0x00020010, 0x0002FFFF
 
 
 class NotDicom(Exception):
@@ -45,9 +46,9 @@ class BrokenOff(Exception):
 class _Bytes:
     """A file's bytes, of which a piece is at hand."""
 
-    def __init__(self, handle: int, size: int, content: bytes = b"") -> None:
+    def __init__(self, handle: int, size: int) -> None:
         self._handle, self.size = handle, size
-        self.piece, self.begin = content, 0
+        self.piece, self.begin = b"", 0
 
     def at(self, position: int, count: int) -> bytes:
         offset = position - self.begin
@@ -61,49 +62,55 @@ class _Bytes:
 
 
 def elements(path: str, wanted: Container[int], last: int) -> tuple[dict[int, bytes], str]:
-    """The values of those wanted, by tag, as they stand in the file, and "<" or ">": which byte of a number comes first.
+    """The values of those wanted, by tag, as the file has them, and "<" or ">": which byte of a number comes first.
 
     last: no tag above it is wanted. Raises NotDicom, BrokenOff, OSError.
     """
+    values: dict[int, bytes] = {}
+    with _opened(path) as file:
+        return values, _through(file, wanted, last, values)[1]
+
+
+def pixels_of(path: str) -> bytes:
+    """All that stands in a file from the pixels on. Raises as `elements`."""
+    with _opened(path) as file:
+        position = _through(file, (), PIXELS, {})[0]
+        return file.at(position, file.size - position)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[_Bytes]:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise NotDicom
-        file = _Bytes(handle, status.st_size)
-        return _elements(file, wanted, last)
+        yield _Bytes(handle, status.st_size)
+    except (struct.error, zlib.error):
+        raise BrokenOff from None
     finally:
         os.close(handle)
 
 
-def _elements(file: _Bytes, wanted: Container[int], last: int) -> tuple[dict[int, bytes], str]:
+def _through(file: _Bytes, wanted: Container[int], last: int, values: dict[int, bytes]) -> tuple[int, str]:
+    """-> where the walk ended, and the order of bytes. What is deflated is walked through inflated."""
     start = PREAMBLE + len(MAGIC) if file.size >= PREAMBLE + 4 and file.at(PREAMBLE, 4) == MAGIC else 0
     if not start and not plausible(file.at(0, min(file.size, 16))):
         raise NotDicom
-    values: dict[int, bytes] = {}
-    walk = _Walk(file, "<", explicit=True)
-    try:
-        start = walk.through(start, {0x00020010}, _META, values)
-        syntax = values.get(0x00020010, b"").strip(b" \0").decode("latin-1")
-        if syntax == DEFLATED:
-            packed = os.pread(file._handle, MOST_INFLATED, start)
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MOST_INFLATED)
-            file, start = _Bytes(-1, len(content), content), 0
-        order = ">" if syntax == BIG else "<"
-        explicit = syntax != IMPLICIT
-        vr = file.at(start + 4, 2) if start + 8 <= file.size else b""
-        if vr not in _LONG and vr not in _SHORT:  # what is written counts, whatever was announced
-            explicit = False
-        elif not syntax:
-            explicit = True
-        _Walk(file, order, explicit).through(start, wanted, last, values)
-    except (struct.error, zlib.error):
-        raise BrokenOff from None
-    return values, order
+    start = _Walk(file, "<", explicit=True).through(start, {_SYNTAX}, _META, values)
+    syntax = values.pop(_SYNTAX, b"").strip(b" \0").decode("latin-1")
+    if syntax == DEFLATED:
+        packed = file.at(start, min(MOST_INFLATED, file.size - start))
+        file.piece = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MOST_INFLATED)
+        file.size, file.begin, start = len(file.piece), 0, 0
+    order = ">" if syntax == BIG else "<"
+    vr = file.at(start + 4, 2) if start + 8 <= file.size else b""
+    explicit = vr in _LONG or vr in _SHORT  # what is written counts, whatever was announced
+    return _Walk(file, order, explicit).through(start, wanted, last, values), order
 
 
 def plausible(content: bytes) -> bool:
-    """Whether a file without a preamble begins as DICOM does: an early element of group 2 or 8 with a fitting length."""
+    """Whether a file without a preamble begins as DICOM does: an early element of group 2 or 8, of a fitting length."""
     if len(content) < 12:
         return False
     group, element, vr = content[:2], int.from_bytes(content[2:4], "little"), content[4:6]
@@ -184,7 +191,5 @@ class _Walk:
             tag, length, value = self._head(position, explicit)
             if tag == _ITEM_END:
                 return value
-            if length == _OPEN:
-                position = self._past_items(value, depth + 1, self._inner(explicit))
-            else:
-                position = value + length
+            inner = self._inner(explicit)
+            position = self._past_items(value, depth + 1, inner) if length == _OPEN else value + length

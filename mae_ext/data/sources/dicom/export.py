@@ -19,7 +19,7 @@ from mae_ext.data.sources.dicom import keyed
 from mae_ext.data.sources.dicom.glance import FORMAT, NOT_DICOM
 from mae_ext.data.sources.dicom.grouping import SUFFIXES, Grouped, Series, grouped
 from mae_ext.data.sources.dicom.index import looked_at
-from mae_ext.data.sources.dicom.looked_at import File, LookedAt, kept_for, replace
+from mae_ext.data.sources.dicom.looked_at import File, LookedAt, folder_of, kept_for, replace
 from mae_ext.data.sources.folder import MAX_MEMBERS, Entry, members, walk
 from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.errors import BadSample, UserError
@@ -34,12 +34,11 @@ FOURTH_AXIS = "::4d/"
 
 @dataclass(frozen=True)
 class Scan:
-    """One address of a folder. top: the first folder level, its label. patient, study: hashes; "" of what is no DICOM."""
+    """One address of a folder. top: the first folder level, its label. patient: a hash; "" of what is no DICOM."""
 
     address: str
     top: str | None
     patient: str = ""
-    study: str = ""
 
 
 def is_series(address: str) -> bool:
@@ -102,11 +101,11 @@ def scans_in(root: str, entries: Sequence[Entry], passed: PassedOver, fourth_axi
 
 def _scan(root: str, table: LookedAt, series: Series, first: Entry) -> Scan:
     names = [table.names[i] for i in series.files]
-    inside = os.path.commonpath([os.path.dirname(name) for name in names]) if len(names) > 1 else ""
-    parts = Path(inside or os.path.dirname(names[0])).parts
+    inside = os.path.commonpath([folder_of(name) for name in names]) if len(names) > 1 else ""
+    parts = Path(inside or folder_of(names[0])).parts
     top = first.top if len(parts) > 1 and parts[0] == first.top else None
     address = f"{root}::series={series.id}" if series.folder is None else f"{Path(first.path).parent}/"
-    return Scan(address, top, series.of.get("patient", ""), series.of.get("study", ""))
+    return Scan(address, top, series.of.get("patient", ""))
 
 
 def _without_patients_as_classes(scans: list[Scan]) -> list[Scan]:
@@ -118,7 +117,7 @@ def _without_patients_as_classes(scans: list[Scan]) -> list[Scan]:
     apart = all(len(of) == 1 for of in (*tops.values(), *patients.values()))
     if not apart or "" in patients or not all(is_series(scan.address) for scan in scans):
         return scans
-    return [Scan(scan.address, None, scan.patient, scan.study) for scan in scans]
+    return [Scan(scan.address, None, scan.patient) for scan in scans]
 
 
 def _secret() -> tuple[bytes, bool]:

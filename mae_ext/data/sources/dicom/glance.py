@@ -57,9 +57,11 @@ _WHO = (
 """Names, numbers and places that no text which comes out may hold: of patient, physicians, institution and station."""
 
 _WANTED = frozenset(
-    [*_TEXT.values(), *_IDS.values(), *_DECIMAL.values(), *(tag for tag, _ in _VECTORS.values()), *_WHOLE.values()]
-    + [_B, _GRADIENT, _SIEMENS, _SIEMENS_B, *_MOMENTS, *_DESCRIPTIONS, *_WHO]
-)
+    (
+        *_TEXT.values(), *_IDS.values(), *_DECIMAL.values(), *(tag for tag, _ in _VECTORS.values()), *_WHOLE.values(),
+        *(_B, _GRADIENT, _SIEMENS, _SIEMENS_B), *_MOMENTS, *_DESCRIPTIONS, *_WHO,
+    )
+)  # fmt: skip
 _LAST = max(_WANTED)
 _SCOUT = re.compile(r"(?i)localizer|localiser|scout|surview|survey|topogram|scanogram|plan ?scan")
 

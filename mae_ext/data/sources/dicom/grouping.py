@@ -4,7 +4,6 @@ A folder whose files of DICOM's suffixes are one scan, and all of it, is a sampl
 is a series of the folder that was named, `FOLDER::series=ID`.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from mae_ext.data.sources.dicom import unwanted
 from mae_ext.data.sources.dicom.copies import without_copies
 from mae_ext.data.sources.dicom.glance import NOT_DICOM, NUMBERS
 from mae_ext.data.sources.dicom.keyed import hashed
-from mae_ext.data.sources.dicom.looked_at import LookedAt
+from mae_ext.data.sources.dicom.looked_at import LookedAt, folder_of
 from mae_ext.data.sources.dicom.volumes import Plane, alike, height, once, volumes
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -26,11 +25,15 @@ _ALIKE = (
 """What all planes of a volume have in common."""
 
 
+_DIRECTION = [NUMBERS.index(name) for name in ("rx", "ry", "rz", "cx", "cy", "cz")]
+_FINE = [*_DIRECTION, NUMBERS.index("between_rows"), NUMBERS.index("between_columns")]
+
+
 @dataclass(frozen=True)
 class Series:
     """files: rows of the table, by name. folder: where it is a sample by itself, without root; None where it is not.
 
-    difference: from other volumes of its series. refused: why it may not be read, if it may not.
+    difference: from other volumes of its series.
     """
 
     id: str
@@ -61,17 +64,19 @@ def grouped(root: str, table: LookedAt, secret: bytes, fourth_axis: bool) -> Gro
     for i, (name, kind) in enumerate(zip(table.names, table.kind.tolist(), strict=True)):
         left, of = table.kinds[kind]
         if name.lower().endswith(SUFFIXES):
-            in_folder[os.path.dirname(name)].append(i)
+            in_folder[folder_of(name)].append(i)
         if not left:
             by_series[of["series"], of["patient"]].append(i)
     groups = _Groups(root, table, secret, fourth_axis, in_folder, result)
     for rows in by_series.values():
         groups.add(rows)
-    taken = {i for series in result.series if series.folder is not None for i in series.files}
     whole = {series.folder for series in result.series}
     for i, kind in enumerate(table.kind.tolist()):
         left, of = table.kinds[kind]
-        if left and left != NOT_DICOM and i not in taken:
+        read = (
+            left == unwanted.BROKEN and folder_of(table.names[i]) in whole and table.names[i].lower().endswith(SUFFIXES)
+        )
+        if left and left != NOT_DICOM and not read:
             result.leave(left, of)
     groups.broken_alone(whole)
     return result
@@ -84,12 +89,13 @@ class _Groups:
     ) -> None:  # fmt: skip
         self.root, self.table, self.secret, self.fourth_axis = root, table, secret, fourth_axis
         self.in_folder, self.result = in_folder, result
+        self.ids = set[str]()
 
     def add(self, rows: list[int]) -> None:
         """All images of one series."""
         by_folder = defaultdict(list)
         for i in rows:
-            by_folder[os.path.dirname(self.table.names[i])].append(i)
+            by_folder[folder_of(self.table.names[i])].append(i)
         own = all(self._is_own(folder, files) for folder, files in by_folder.items())
         if own and len(by_folder) > 1 and not self._joined(rows):
             for files in by_folder.values():  # copies of one series, or what some software gives one number
@@ -119,7 +125,7 @@ class _Groups:
         if copies:
             self.result.leave(unwanted.COPIES, self._of(rows[0]), copies)
         scans = [scan for part in self._alike(rows) for scan in self._scans(part)]
-        folders = {os.path.dirname(self.table.names[i]) for i in rows}
+        folders = {folder_of(self.table.names[i]) for i in rows}
         alone = len(scans) == 1 and not copies and len(folders) == 1
         for difference, files in scans:
             (folder, *_) = folders
@@ -129,9 +135,14 @@ class _Groups:
                 self.result.leave(unwanted.SINGLES, of)
                 continue
             what = "\0".join([of["series"], *(of[name] for name in _ALIKE), difference])
-            files = sorted(files, key=self.table.names.__getitem__)
-            made = hashed(self.secret, "scan", what)
-            self.result.series.append(Series(made, files, of, folder if own else None, difference))
+            direction = "\0".join(f"{n:.1f}" for n in self.table.numbers[files[0], _DIRECTION].tolist())
+            made, number = hashed(self.secret, "scan", f"{what}\0{direction}"), 0
+            while made in self.ids:  # the series of another folder, whose numbers are the same
+                number += 1
+                made = hashed(self.secret, "scan", f"{what}\0{direction}\0{number}")
+            self.ids.add(made)
+            names = sorted(files, key=self.table.names.__getitem__)
+            self.result.series.append(Series(made, names, of, folder if own else None, difference))
 
     def broken_alone(self, whole: set[str | None]) -> None:
         """Folders where nothing that is called DICOM is any: who reads them says what is wrong with each."""
@@ -150,7 +161,7 @@ class _Groups:
 
     def _plane(self, i: int) -> Plane:
         numbers = self._numbers(i)
-        return Plane(i, numbers, self._of(i)["gradient"], os.path.dirname(self.table.names[i]), height(numbers))
+        return Plane(i, numbers, self._of(i)["gradient"], folder_of(self.table.names[i]), height(numbers))
 
     def _whole_files(self, rows: Sequence[int]) -> bool:
         """Whether each file is a volume: multi-frame objects, and Siemens mosaics."""
@@ -163,11 +174,10 @@ class _Groups:
         for i in rows:
             of = self._of(i)
             parts[tuple(of[name] for name in _ALIKE)].append(i)
-        columns = [NUMBERS.index(n) for n in ("rx", "ry", "rz", "cx", "cy", "cz", "between_rows", "between_columns")]
         finer = []
         for files in parts.values():
             groups = defaultdict(list)
-            for i, group in zip(files, alike(self.table.numbers[files][:, columns]), strict=True):
+            for i, group in zip(files, alike(self.table.numbers[files][:, _FINE]), strict=True):
                 groups[group].append(i)
             finer += groups.values()
         return finer

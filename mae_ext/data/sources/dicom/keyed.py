@@ -17,17 +17,22 @@ VARIABLE = "MAE_EXT_DICOM_KEY"
 LEAST = 16
 """Letters of a key from the environment: a shorter one could be found by trying."""
 
+SHOWN = 8
+"""Of them, where people read them."""
+
 DIGITS = 16
 """Hexadecimal, 64 bits: a million series share none by chance (1 in 36 million)."""
 
 
 def key() -> bytes:
     """The key, made and kept where there is none. Raises UserError where it cannot be."""
-    told_by_user = os.environ.get(VARIABLE)
-    if told_by_user is not None:
-        if len(told_by_user) < LEAST:
-            raise UserError(f"{VARIABLE} has {len(told_by_user)} letters; expected {LEAST} or more, as of `openssl rand -hex 32`")
-        return told_by_user.encode("utf-8", "surrogateescape")
+    chosen = os.environ.get(VARIABLE)
+    if chosen is not None:
+        if len(chosen) < LEAST:
+            raise UserError(
+                f"{VARIABLE} has {len(chosen)} letters; expected {LEAST} or more, as of `openssl rand -hex 32`"
+            )
+        return chosen.encode("utf-8", "surrogateescape")
     path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mae_ext" / "dicom.key"
     try:
         return _kept(path)
@@ -57,10 +62,20 @@ def _kept(path: Path) -> bytes:
             beside.unlink()
         content = path.read_bytes().strip()
     if len(content) < LEAST:
-        raise UserError(f"{path}: holds {len(content)} letters, and a key has {LEAST} or more; remove it, and one is made")
+        raise UserError(
+            f"{path}: holds {len(content)} letters, and a key has {LEAST} or more; remove it, and one is made"
+        )
     return content
 
 
 def hashed(secret: bytes, what: str, value: str) -> str:
     """16 hexadecimal digits. what: "patient", "series", ...: one number means other things in other places."""
     return hmac.new(secret, f"{what}\0{value}".encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:DIGITS]
+
+
+def hidden(what: str, value: str) -> str:
+    """As `hashed`, short, for a message; "?" where there is no key."""
+    try:
+        return f"{what} {hashed(key(), what, value)[:SHOWN]}"
+    except UserError:
+        return f"{what} ?"

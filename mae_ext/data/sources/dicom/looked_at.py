@@ -20,6 +20,11 @@ File = tuple[str, int, int]
 """Name, seen from the folder; size; time of change in ns."""
 
 
+def folder_of(name: str) -> str:
+    """ "" of a file that stands in the folder that was named."""
+    return name.rpartition(os.sep)[0]
+
+
 def home() -> Path:
     """Where indices are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_ext" / "dicom"

@@ -96,9 +96,7 @@ def volumes(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
     ]
 
 
-def _refined(
-    parts: dict[str, list[Plane]], name: str, of: Callable[[Plane], str]
-) -> dict[str, list[Plane]]:
+def _refined(parts: dict[str, list[Plane]], name: str, of: Callable[[Plane], str]) -> dict[str, list[Plane]]:
     refined: dict[str, list[Plane]] = {}
     for label, planes in parts.items():
         values = defaultdict(list)

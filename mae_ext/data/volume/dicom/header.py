@@ -1,5 +1,7 @@
 """What a DICOM file says before its pixels, and which objects are none that a scan is made of."""
 
+import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,10 +10,12 @@ from typing import Any
 
 from mae_ext.data.sources.address import fetch, head
 from mae_ext.data.sources.dicom.elements import plausible
+from mae_ext.data.sources.dicom.keyed import hidden
 from mae_ext.errors import BadSample, UserError
 
 # What pydicom makes of an odd value is our verdict on the file, or nothing that anyone has to act on.
 warnings.filterwarnings("ignore", module=r"pydicom\b")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 IDENTITY = (
     *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID", "Modality", "SOPClassUID"),
@@ -36,6 +40,11 @@ _TAGS = (
 HEADER_BYTES = 1 << 16
 """Of a file's beginning, where its header ends as a rule; that of an enhanced object with many frames is longer."""
 
+WHO = {
+    "SeriesInstanceUID": "series", "StudyInstanceUID": "study", "PatientID": "patient", "FrameOfReferenceUID": "place",
+}  # fmt: skip
+"""What of IDENTITY says who somebody is, or when: only hashes of it are shown."""
+
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
 
 
@@ -50,7 +59,8 @@ def header(file: str, max_bytes: int) -> Any:
         try:
             data = _before_pixels(file, content, max_bytes)
         except pydicom.errors.InvalidDicomError as error:
-            raise BadSample(file, "not a scan", f"begins with {content[:12]!r}; no DICOM preamble") from error
+            detail = "no DICOM preamble, and it begins as nothing that DICOM knows"
+            raise BadSample(file, "not a scan", detail) from error
         if not (data.get("Rows") and data.get("Columns")):
             what = getattr(data.get("SOPClassUID"), "name", "an object of unknown class")
             raise BadSample(file, "not a scan", f"{what}: it holds no pixels")
@@ -121,7 +131,21 @@ def parsing(file: str) -> Iterator[None]:
     except (BadSample, UserError, MemoryError):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = unsaid(" ".join(str(error).split()))
         short = "less than" in text or ("expected" in text and "bytes" in text) or isinstance(error, EOFError)
         detail = f"{type(error).__name__}: {text}" if text else type(error).__name__
         raise BadSample(file, "truncated" if short else "header", detail[:300]) from error
+
+
+def shown(name: str, value: str) -> str:
+    """A value as a message may have it."""
+    return hidden(WHO[name], value) if name in WHO else value[-64:]
+
+
+def unsaid(text: str) -> str:
+    """A message about a header without what stands in the header: texts in quotes, dates, UIDs, and what else is no
+    number where one is expected."""
+    if re.fullmatch(r"[\d.eE+\\ -]{0,80}", text) and not re.search(r"\d{8}", text):
+        return text
+    text = re.sub(r"(['\"]).*?\1", "...", text)
+    return re.sub(r"\d[\d.]{7,}(?! bytes)", "...", text)

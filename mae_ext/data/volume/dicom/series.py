@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import fetch
-from mae_ext.data.sources.dicom.grouping import SUFFIXES as SUFFIXES
+from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.data.volume.dicom import mosaic as dicom_mosaic
 from mae_ext.data.volume.dicom import split as dicom_split
 from mae_ext.data.volume.dicom.frames import Frame, check_alike, frames_of
