@@ -50,18 +50,19 @@ def files_of(address: str, suffixes: tuple[str, ...]) -> list[str]:
     series = SERIES.fullmatch(address)
     if series is None:
         return members(address, suffixes)
-    names = _kept(series["folder"], series["id"])
-    if names is None:
+    kept = _kept(series["folder"], series["id"])
+    if kept is None:
         entries = list(walk(Path(series["folder"]), JOINED, f"'{series['folder']}'", PassedOver()))
         for fourth_axis in (False, True):
             scans_in(series["folder"], entries, PassedOver(), fourth_axis)
-        names = _kept(series["folder"], series["id"])
-    if names is None:
+        kept = _kept(series["folder"], series["id"])
+    if kept is None:
         detail = (
             f"no series of this ID in the folder: it is another folder, or another key than the one with which the "
             f"address was made ({keyed.VARIABLE}, or dicom.key in ~/.config/mae_ext); run mae-ext doctor on it again"
         )
         raise BadSample(address, "no such file", detail)
+    names = kept[0]
     if len(names) > MAX_MEMBERS:
         raise BadSample(address, "too large", f"{len(names)} files of one series, the limit is {MAX_MEMBERS}")
     return [os.path.join(series["folder"], name) for name in names]  # noqa: PTH118 the address stays as it is written
@@ -142,7 +143,7 @@ def _keep(root: str, secret: bytes, table: LookedAt, groups: Grouped, fourth_axi
     spans, begin, texts = {}, 0, []
     for series in flat:
         text = "\0".join(table.names[i] for i in series.files).encode("utf-8", "surrogateescape")
-        spans[series.id] = (begin, len(text))
+        spans[series.id] = (begin, len(text), series.difference)
         begin += len(text)
         texts.append(text)
     content = b"".join([dumps({"format": FORMAT, "series": spans}).encode(), b"\n", *texts])
@@ -162,7 +163,15 @@ def _put(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
-def _kept(folder: str, identity: str) -> list[str] | None:
+def difference(address: str) -> str:
+    """What tells a scan from the other volumes of its series: "echo 4.92"; "" where nothing has to."""
+    series = SERIES.fullmatch(address)
+    kept = series and _kept(series["folder"], series["id"])
+    return kept[1] if kept else ""
+
+
+def _kept(folder: str, identity: str) -> tuple[list[str], str] | None:
+    """The names of the files, and what tells them from others."""
     secret = keyed.key()
     for fourth_axis in (False, True):
         path = _place(folder, secret, fourth_axis)
@@ -170,17 +179,17 @@ def _kept(folder: str, identity: str) -> list[str] | None:
             status = path.stat()
             begin, spans = _spans(path, status.st_mtime_ns, status.st_size)
             if identity in spans:
-                start, length = spans[identity]
+                start, length, what = spans[identity]
                 with path.open("rb") as file:
                     file.seek(begin + start)
-                    return file.read(length).decode("utf-8", "surrogateescape").split("\0")
+                    return file.read(length).decode("utf-8", "surrogateescape").split("\0"), what
         except (OSError, ValueError, KeyError):
             continue
     return None
 
 
 @lru_cache(maxsize=16)
-def _spans(path: Path, changed_ns: int, size: int) -> tuple[int, dict[str, tuple[int, int]]]:  # noqa: ARG001 of the memo
+def _spans(path: Path, changed_ns: int, size: int) -> tuple[int, dict[str, tuple[int, int, str]]]:  # noqa: ARG001 of the memo
     with path.open("rb") as file:
         line = file.readline()
     return len(line), json.loads(line)["series"]

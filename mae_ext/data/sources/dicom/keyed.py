@@ -38,8 +38,8 @@ def key() -> bytes:
         return _kept(path)
     except OSError as error:
         raise UserError(
-            f"{path}: the key that hides who patients are cannot be kept: {error.strerror}; set {VARIABLE} to {LEAST} or "
-            "more letters instead, the same on every machine"
+            f"{path}: the key that hides who patients are cannot be kept: {error.strerror}; set {VARIABLE} to {LEAST} "
+            "or more letters instead, the same on every machine"
         ) from None
 
 

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from mae_ext.data.sources.dicom import keyed
-from mae_ext.data.sources.dicom.export import files_of, is_series
+from mae_ext.data.sources.dicom.export import difference, files_of, is_series
 from mae_ext.data.sources.dicom.glance import Glance, glance
 from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.errors import UserError
@@ -16,7 +16,8 @@ from mae_ext.writing import blamed_on, staged
 
 @dataclass(frozen=True)
 class Row:
-    """patient, study, series: keyed hashes, for splits that keep them whole. files: how many. said: all the rest."""
+    """patient, study, series: keyed hashes, for splits that keep them whole. volume: what
+    tells it from others of its series. files: how many. said: all the rest."""
 
     path: str
     patient: str
@@ -25,6 +26,7 @@ class Row:
     modality: str
     body: str
     how: str
+    volume: str
     files: int
     said: str
 
@@ -35,7 +37,7 @@ def clause(address: str) -> str:
     if not seen.of:
         return ""
     what = " ".join(filter(None, (seen.of["modality"], seen.of["body"])))
-    parts = [f"patient {seen.of['patient'][: keyed.SHOWN]}", what, how(seen.of)]
+    parts = [f"patient {seen.of['patient'][: keyed.SHOWN]}", what, how(seen.of), difference(address)]
     return ", ".join(filter(None, parts))
 
 
@@ -63,7 +65,7 @@ def write_index(path: Path, scans: Iterable[tuple[str, str]]) -> str:
             count = len(files_of(address, SUFFIXES)) if address.endswith("/") or is_series(address) else 1
             rows.append(
                 Row(_seen_from(path, address), of["patient"], of["study"], of["series"], of["modality"], of["body"],
-                    how(of), count, said)
+                    how(of), difference(address), count, said)
             )  # fmt: skip
     with staged(path) as (beside,), blamed_on(path), beside.open("w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
