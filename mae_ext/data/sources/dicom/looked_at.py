@@ -88,7 +88,7 @@ class LookedAt:
     def read(cls, path: Path) -> "LookedAt | None":
         """None where there is none, or it is damaged (it has checksums) or of another format."""
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 if kept["format"].tolist()[0] != FORMAT:
                     return None
                 text = kept["names"].tobytes().decode("utf-8", "surrogateescape")

@@ -67,7 +67,7 @@ def _rounded(name: str, digits: int = 3, absent: float | None = None) -> Callabl
     def said(plane: Plane) -> str:
         value = plane.numbers[name]
         value = absent if isnan(value) and absent is not None else value
-        return "" if isnan(value) else f"{round(value, digits) + 0.0:g}"
+        return "" if isnan(value) else f"{round(value, digits) + 0.0:.12g}"
 
     return said
 
