@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.volume.dicom.header import IDENTITY, frames_in, is_enhanced, parsing, shown, unsaid
+from mae_ext.data.volume.dicom.header import IDENTITY, frames_in, is_enhanced, numeral, parsing, shown
 from mae_ext.errors import BadSample, some
 
 Vector = NDArray[np.float64]
@@ -198,7 +198,7 @@ def _number(file: str, name: str, value: Any) -> float:
     except (ValueError, TypeError, OverflowError):
         number = nan
     if not isfinite(number):
-        raise BadSample(file, "header", f"{name} is '{unsaid(str(value))[:80]}'; expected a number")
+        raise BadSample(file, "header", f"{name} is '{numeral(str(value))}'; expected a number")
     return number
 
 
@@ -210,7 +210,7 @@ def _numbers(file: str, name: str, value: Any, count: int) -> Vector:
         numbers = []
     if len(numbers) != count or not all(map(isfinite, numbers)):
         text = "\\".join(map(str, values))
-        raise BadSample(file, "header", f"{name} is '{unsaid(text)[:80]}'; expected {count} numbers")
+        raise BadSample(file, "header", f"{name} is '{numeral(text)}'; expected {count} numbers")
     return np.array(numbers)
 
 

@@ -142,10 +142,14 @@ def shown(name: str, value: str) -> str:
     return hidden(WHO[name], value) if name in WHO else value[-64:]
 
 
+def numeral(text: str) -> str:
+    """What stands where numbers are expected, as a message may have it: of anything but numbers, how long it is."""
+    parts = text[:80].split("\\")
+    numbers = all(re.fullmatch(r"(?i) *([-+\d.e]{0,20}|nan|-?inf|none) *", part) for part in parts)
+    return text[:80] if numbers and not re.search(r"\d{8}", text) else f"a text of {len(text)} letters"
+
+
 def unsaid(text: str) -> str:
-    """A message about a header without what stands in the header: texts in quotes, dates, UIDs, and what else is no
-    number where one is expected."""
-    if re.fullmatch(r"[\d.eE+\\ -]{0,80}", text) and not re.search(r"\d{8}", text):
-        return text
+    """A message about a header without what stands in the header: texts in quotes, dates, UIDs."""
     text = re.sub(r"(['\"]).*?\1", "...", text)
     return re.sub(r"\d[\d.]{7,}(?! bytes)", "...", text)

@@ -11,6 +11,8 @@ pydicom = pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip
 from data.volume.dicom.dicom_files import classic, enhanced, frame, mosaic  # noqa: E402
 
 from mae_ext.cli import run  # noqa: E402
+from mae_ext.data.volume.reader import VolumeReader  # noqa: E402
+from mae_ext.errors import BadSample  # noqa: E402
 
 ID, STUDY, SERIES, PLACE, IMAGE = ("1.2.77123.5", "1.2.77123.6", "1.2.77123.7", "1.2.77123.8", "1.2.77123.9")
 WHO = {
@@ -108,3 +110,35 @@ def test_all_that_a_run_with_dicom_has_written_and_said_holds_no_planted_name_id
     assert "missing slices" in said and "dicom reports" in said and "patient " in said
     assert [word for word in PLANTED if word in said] == []
     assert list(holding((work, home))) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "MRN4477123-B"}, {"SeriesInstanceUID": f"{SERIES}.99"}, {"StudyInstanceUID": f"{STUDY}.9"},
+        {"FrameOfReferenceUID": f"{PLACE}.9"}, {"EchoTime": "Zebedee"}, {"ImagePositionPatient": ["Zebedee", "0", "0"]},
+        {"SOPInstanceUID": f"{IMAGE}.0", "ImagePositionPatient": [0, 0, 0], "InstanceNumber": 7},
+    ],
+    ids=lambda tags: next(iter(tags)),
+)  # fmt: skip
+def test_a_verdict_on_a_named_folder_says_what_differs_and_not_who(tmp_path, other):
+    for z, plane in enumerate(planes(0)):
+        uids = {"SeriesInstanceUID": SERIES, "SOPInstanceUID": f"{IMAGE}.{z}", "InstanceNumber": z + 1}
+        classic(tmp_path / "s" / f"{z}.dcm", plane, (0, 0, 2.5 * z), **WHO | uids)
+    path = tmp_path / "s" / "3.dcm"
+    data = pydicom.dcmread(path)
+    with pydicom.config.disable_value_validation():
+        for name, value in other.items():
+            if value == "Zebedee" or (isinstance(value, list) and "Zebedee" in value):
+                text = "\\".join(value) if isinstance(value, list) else value
+                tag = pydicom.datadict.tag_for_keyword(name)
+                data[tag] = pydicom.dataelem.RawDataElement(
+                    pydicom.tag.Tag(tag), "DS", len(text), text.encode(), 0, False, True
+                )
+            else:
+                setattr(data, name, value)
+        data.save_as(path)
+    with pytest.raises(BadSample) as verdict:
+        VolumeReader((4, 4, 4))._declared(f"{tmp_path}/s/")
+    said = str(verdict.value).replace(str(tmp_path), "").lower()
+    assert [word for word in (*PLANTED, ID) if word in said] == [] and verdict.value.detail
