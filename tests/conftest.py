@@ -26,11 +26,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session", autouse=True)
 def own_lists_of_films(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
-    """What readers of films remember goes with the tests; matplotlib's fonts, which take long to list, stay."""
+    """What readers of films and DICOM remember goes with the tests; matplotlib's fonts, dear to list, stay."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", str(home / "matplotlib")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("lists")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("keys")))
         yield
 
 

@@ -19,12 +19,16 @@ def doctor(
     set_: SetOption = None,
     modality: NameOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also say what the good ones hold.")] = False,
+    index: Annotated[
+        str | None, typer.Option("--index", help="A list of the good DICOM scans; else index.csv, of series by ID.")
+    ] = None,
 ) -> None:
     """Open every file in a killable child and report which are bad and why; exit 1 if any.
 
     Example: mae-ext doctor photos/ --reader image
     """
     from mae_ext.data.loading.doctor import as_config, inspect, summary
+    from mae_ext.data.sources.dicom.said import index_of
     from mae_ext.engine.log import say
 
     if config is None and (set_ or modality):
@@ -35,8 +39,10 @@ def doctor(
         for verdict in inspect(paths, deadline_s=deadline, say=say, **how):
             verdicts.append(verdict)
             progress(len(verdicts), None)
-            if verbose or verdict.doubts or not verdict.ok:
+            if verbose or verdict.doubts or not verdict.ok or verdict.description.startswith("DICOM"):
                 print(verdict)
+    if wrote := index_of(paths, [(v.path, v.description) for v in verdicts if v.ok], index):
+        print(wrote)
     print(summary(verdicts))
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)

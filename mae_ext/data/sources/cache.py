@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.address import locate
+from mae_ext.data.sources.dicom import export as dicom
 from mae_ext.errors import BadSample, UserError
 
 MAGIC = b"mae_ext1"
@@ -225,6 +226,8 @@ def source_identity(address: str) -> dict[str, Any]:
     if remote.is_remote(address) and (member := archive.MEMBER.fullmatch(address)):
         version = remote.known_version(member["shard"])
         return {"size": int(member["size"]), "shard": version, "offset": int(member["offset"])}
+    if dicom.is_series(address):
+        return {"files": [source_identity(file) for file in dicom.files_of(address, ())]}
     array = archive.ARRAY.fullmatch(address)
     inside = {"row": [array["key"], *([int(array["row"])] if array["row"] else [])]} if array else {}
     if (folder := array["file"] if array else address).endswith(".zarr"):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mae_ext.data.case_names import HOLE, are_cases, case_of
+from mae_ext.data.sources.folder import Entry
 from mae_ext.data.sources.passed_over import NO_FIRST, OF_NO_CASE, PassedOver, suffix_of
 
 
@@ -16,18 +17,16 @@ def endings(suffixes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(suffix_of, suffixes))) if are_cases(suffixes) else suffixes
 
 
-def of_cases(
-    listed: Iterable[tuple[str, str | None]], root: str, patterns: Sequence[str], passed: PassedOver
-) -> Iterator[tuple[str, str | None]]:
+def of_cases(listed: Iterable[Entry], root: str, patterns: Sequence[str], passed: PassedOver) -> Iterator[Entry]:
     """Of what a folder holds the first file of each case, with its label; a folder that a pattern names is none.
 
     What has no first file is named, and what is of no case. That another file is missing its reader says.
     """
     depth = patterns[0].count("/")
-    for address, label in listed:
+    for address, label, _ in listed:
         seen = os.path.relpath(address, root)
         if case_of(address, patterns[0]):
-            yield address, label if seen.count("/") > depth else None
+            yield Entry(address, label if seen.count("/") > depth else None)
             continue
         others = [place_case for pattern in patterns[1:] if (place_case := case_of(address, pattern))]
         if not others:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mae_ext.data.sources.passed_over import (
     HEADERS,
@@ -13,6 +14,7 @@ from mae_ext.data.sources.passed_over import (
     VOXELS,
     WRITTEN,
     PassedOver,
+    may_be_dicom,
 )
 from mae_ext.errors import BadSample, UserError
 
@@ -41,15 +43,26 @@ def members(address: str, suffixes: tuple[str, ...]) -> list[str]:
     return [os.path.join(address, name) for name in names]  # noqa: PTH118 the address stays as it is written
 
 
-def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Iterator[tuple[str, str | None]]:
-    """(address, first folder level or None), depth first, names in code-point order whatever the locale.
+class Entry(NamedTuple):
+    """A sample, or a file that may be DICOM. top: the first folder level, or None. version: of the latter, its size and
+    time of change in ns."""
 
-    Where a suffix ends in a slash, the folder stands for all its files of the kind, once, and is no label.
+    path: str
+    top: str | None
+    version: tuple[int, int] | None = None
+
+
+def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Iterator[Entry]:
+    """Depth first, names in code-point order whatever the locale.
+
+    Where a suffix ends in a slash, the folder stands for all its files of the kind, once, and is no label. Where one is
+    ".dcm/", all that may be DICOM is given file by file: what it is its content says (dicom/).
     """
     inside = os.path.realpath(root)
     single = tuple(s for s in suffixes if not s.endswith("/"))
     joined = tuple(s.removesuffix("/") for s in suffixes if s.endswith("/"))
     seen: set[str] = set()
+    dicom = ".dcm" in joined
 
     def children(folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -76,7 +89,7 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
         elif entry.is_dir(follow_symlinks=False):
             if name.endswith(ZARR):  # a folder that is one sample, or none
                 if wanted:
-                    yield entry.path, top
+                    yield Entry(entry.path, top)
                 else:
                     passed.other(seen_from_root)
                 continue
@@ -85,6 +98,14 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
                 passed.add(WRITTEN, seen_from_root)
                 continue
             stack += [(child, entry.name if top is None else top) for child in inner]
+        elif dicom and may_be_dicom(name, single, joined) and not is_part(entry.path, single):
+            if link and not is_inside(entry.path, inside):
+                passed.add(LINKS_OUT, seen_from_root)
+            elif entry.is_file():
+                status = entry.stat()
+                yield Entry(entry.path, top, (status.st_size, status.st_mtime_ns))
+            else:
+                passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
         elif not wanted:
             if not is_part(entry.path, single):
                 passed.other(seen_from_root)
@@ -93,10 +114,10 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
         elif Path(entry.path).is_file() if link else entry.is_file():
             folder = f"{Path(entry.path).parent}/"
             if not part:
-                yield entry.path, top
+                yield Entry(entry.path, top)
             elif folder not in seen:
                 seen.add(folder)
-                yield folder, None if top is None or Path(folder) == root / top else top
+                yield Entry(folder, None if top is None or Path(folder) == root / top else top)
         else:
             passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
 

@@ -19,6 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from mae_ext.data.sources.archive import is_place
+from mae_ext.data.sources.dicom.export import SERIES
 from mae_ext.data.sources.folds import deal
 from mae_ext.data.sources.plain_list import (
     LABELS,
@@ -255,7 +256,7 @@ def _addresses(
     places = [(folder, ending) for folder in folders for ending in endings]
     for folder, ending in places:
         addresses = [str(folder / f"{name}{ending}") for name in names]
-        if any(map(os.path.exists, addresses)):
+        if any(Path(SERIES.sub(r"\g<folder>", address)).exists() for address in addresses):
             return addresses
     shown = ", ".join(str(line) for line in lines[:5]) + (", ..." if len(lines) > 5 else "")
     message = f"{where}: none of its {len(names)} files exists (lines {shown}); line {lines[0]} means "

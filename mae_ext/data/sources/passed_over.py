@@ -8,8 +8,10 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mae_ext import plugins
+from mae_ext.data.sources.dicom.unwanted import REMEDIES as OF_DICOM
 from mae_ext.errors import ConfigError, some
 
 LINKS_OUT = "links that leave the folder"
@@ -40,6 +42,7 @@ REMEDIES = {
     NO_FIRST: "a case is known by the first file of reader.case: add it, or take the rest away",
     OF_NO_CASE: "reader.case has no pattern that they are of",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
+    **OF_DICOM,
 }
 
 SAME_NAME = "members of a name that came before"
@@ -148,7 +151,8 @@ class PassedOver:
         by_remedy: dict[str, list[str]] = {}
         for kind, count in counts.most_common():
             example = " ".join(self.examples[kind].splitlines())
-            by_remedy.setdefault(remedy(kind), []).append(f"{count} {kind} (such as {example})")
+            such_as = f" (such as {example})" if example else ""
+            by_remedy.setdefault(remedy(kind), []).append(f"{count} {kind}{such_as}")
         return some([f"{', '.join(kinds)}: {what}" for what, kinds in by_remedy.items()], "; ", MOST)
 
     def instead(self) -> str:
@@ -171,6 +175,21 @@ def beside(name: str) -> bool:
     """Whether a file is what lies beside data, by its name."""
     suffix, base = suffix_of(name), os.path.basename(name).lower()  # noqa: PTH119
     return suffix in BESIDE or base in BESIDE_NAMES
+
+
+def may_be_dicom(name: str, single: tuple[str, ...], joined: tuple[str, ...]) -> bool:
+    """Whether a file's content is to be asked if it is DICOM. name: in lower case. single, joined: suffixes of what is
+    listed anyway, and of DICOM. Exports leave the suffix out, or give numbers, or one that others have as well."""
+    if name.endswith(joined):
+        return True
+    if name.endswith(single) and not name.endswith(".img"):
+        return False
+    return not beside(name) and _may_be_dicom(suffix_of(name))
+
+
+@lru_cache(maxsize=4096)
+def _may_be_dicom(suffix: str) -> bool:
+    return suffix not in ARCHIVES.split() and not (set(readers_of(suffix)) - {"volume"})
 
 
 def remedy(kind: str) -> str:

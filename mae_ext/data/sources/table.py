@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from mae_ext.data.case_names import are_cases, case_of
 from mae_ext.data.sources import cases, remote
-from mae_ext.data.sources.folder import walk
+from mae_ext.data.sources.dicom import export as dicom
+from mae_ext.data.sources.folder import Entry, walk
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
 from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.shard_index import index_of, version_of
 from mae_ext.data.sources.shared import Growing, share
 from mae_ext.data.sources.within import list_arrays
-from mae_ext.errors import UserError, some
+from mae_ext.errors import BadSample, UserError, some
 
 MAX_SHARDS = 100_000
 READERS = 16
@@ -73,7 +74,8 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     """Everything at `path` that ends in one of `suffixes` (lower case, with the dot; case does not matter).
 
     A suffix with a slash, ".dcm/": all such files of a folder are one sample, whose address is the folder, ending in a
-    slash; a single such file can be named too.
+    slash; a single such file can be named too. DICOM is found by content, whatever it is called, and series that are
+    not all of their folder's are at FOLDER::series=ID (dicom/).
 
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
@@ -112,6 +114,12 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         return _items(*arrays)
     if inside := re.fullmatch(r"(?s)(.*\.(?:npz|h5|hdf5|zarr))(?:::[\w./ -]+)?", path):
         _require(Path(inside[1]), where)
+    if dicom.is_series(path):
+        try:
+            dicom.files_of(path, suffixes)
+        except BadSample as error:
+            raise UserError(f"{where}: {error.detail}") from error
+        return _items([path], None)
     only = None
     if chosen := re.fullmatch(r"(?s)(.*\.tar)::((?:[\w-]+\.)*[\w-]+)", path):
         path, only = chosen[1], f".{chosen[2].lower()}"
@@ -228,15 +236,26 @@ def _list_folder(
 ) -> Items:
     names = array("i")
     codes: dict[str | None, int] = {}
+    scans: list[dicom.Scan] = []
+    others = 0
 
     def addresses() -> Iterator[str]:
-        listed = walk(root, suffixes, where, passed)
-        for path, top in cases.of_cases(listed, str(root), patterns, passed) if patterns else listed:
-            names.append(codes.setdefault(top, len(codes)))
-            yield path
+        nonlocal others
+        listed: Iterator[Entry] = walk(root, suffixes, where, passed)
+        for part in dicom.parted(cases.of_cases(listed, str(root), patterns, passed) if patterns else listed):
+            if isinstance(part, list):
+                scans.extend(dicom.scans_in(str(root), part, passed, dicom.FOURTH_AXIS in suffixes))
+            else:
+                others += 1
+            for one in scans if isinstance(part, list) else [part]:
+                names.append(codes.setdefault(one.top, len(codes)))
+                yield one.path if isinstance(one, Entry) else one.address
 
     if len(table := PathTable(addresses())):
-        return _numbered(table, codes, np.frombuffer(names, np.int32))
+        items = _numbered(table, codes, np.frombuffer(names, np.int32))
+        # Folders that are whole series stay what they were; of others the patients are said, for splits.
+        known = not others and all(s.patient for s in scans) and any(dicom.is_series(s.address) for s in scans)
+        return replace(items, patients=PathTable(s.patient for s in scans)) if known else items
     if patterns:
         raise UserError(f"{where}: no file of the pattern '{patterns[0]}', at any depth; {passed.instead()}")
     if shards := sorted(str(p) for p in root.glob("*.tar")):

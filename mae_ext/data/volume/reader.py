@@ -14,11 +14,13 @@ import torch
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
+from mae_ext.data.sources.dicom.export import FOURTH_AXIS
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.volume import labels as label_volume
 from mae_ext.data.volume.crops import Scan, owned
 from mae_ext.data.volume.dicom import segments as dicom_segments
 from mae_ext.data.volume.dicom.even import Uneven, check_uneven
+from mae_ext.data.volume.dicom.line import described
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.formats.arrays import Taken
@@ -114,7 +116,8 @@ class VolumeReader:
         self.array_spacing = check_lengths("array_spacing", array_spacing) or (1.0, 1.0, 1.0)
         taken = Taken(max_bytes, self.array_spacing, channel_axis, time_axis, dataset)
         self.formats = Formats(taken, patterns_of(case), check_uneven(uneven))
-        self.suffixes = self.formats.patterns or SUFFIXES
+        fourth = channel_axis is not None or time_axis is not None
+        self.suffixes = self.formats.patterns or ((*SUFFIXES, FOURTH_AXIS) if fourth else SUFFIXES)
         self.intensity, self.described = build_intensity(intensity), intensity
         if resampled == "float16" and isinstance(self.intensity, AsStored):
             raise ValueError("resampled: float16 ends at 65504, and intensity 'none' does not; name another intensity")
@@ -154,9 +157,9 @@ class VolumeReader:
 
     @judged
     def describe(self, address: str) -> str:
-        """Format, type, shape, voxel size and axis directions, from the header alone; then what it leaves in doubt."""
+        """Format, type, shape, voxel size and axis directions, of DICOM also whose and what; then what is in doubt."""
         scan = self._header(address)
-        return "\n".join([str(scan), *doubts(scan)])
+        return "\n".join([described(address, scan), *doubts(scan)])
 
     @judged
     def files(self, address: str) -> list[str]:
@@ -303,5 +306,3 @@ class VolumeReader:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
             raise BadSample(address, "channels", detail)
         return stored
-
-

@@ -155,6 +155,8 @@ def channels_first(scan: Declared, stored: Array, extra: int | None) -> Array:
     if extra is None:
         return stored.reshape(1, *shape)
     return np.moveaxis(stored, len(scan.shape) - 1 - extra, 0).reshape(scan.shape[extra], *shape)
+
+
 def instant(stored: Array, time: Time) -> Array:
     """(T, ...) -> (1, ...)."""
     if time == "mean":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.volume.dicom.header import IDENTITY, frames_in, is_enhanced, parsing
+from mae_ext.data.volume.dicom.header import IDENTITY, frames_in, is_enhanced, numeral, parsing, shown
 from mae_ext.errors import BadSample, some
 
 Vector = NDArray[np.float64]
@@ -46,8 +46,6 @@ _MACROS = {
 _OF_PLACE = (0x00209056, 0x00209057, 0x00200032, 0x00201041)
 """Dimensions that count places, not volumes: stack, position in it, image position, slice location."""
 
-WHOSE = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID")
-"""What of IDENTITY is a person's."""
 
 RIGHT_ANGLE = 0.01
 """How far the directions of rows and columns may be from unit length and a right angle: cosines have few digits."""
@@ -205,7 +203,7 @@ def _number(file: str, name: str, value: Any) -> float:
     except (ValueError, TypeError, OverflowError):
         number = nan
     if not isfinite(number):
-        raise BadSample(file, "header", f"{name} is '{str(value)[:80]}'; expected a number")
+        raise BadSample(file, "header", f"{name} is '{numeral(str(value))}'; expected a number")
     return number
 
 
@@ -217,7 +215,7 @@ def _numbers(file: str, name: str, value: Any, count: int) -> Vector:
         numbers = []
     if len(numbers) != count or not all(map(isfinite, numbers)):
         text = "\\".join(map(str, values))
-        raise BadSample(file, "header", f"{name} is '{text[:80]}'; expected {count} numbers")
+        raise BadSample(file, "header", f"{name} is '{numeral(text)}'; expected {count} numbers")
     return np.array(numbers)
 
 
@@ -271,9 +269,8 @@ def check_alike(address: str, frames: Sequence[Frame]) -> None:
 def only_one(address: str, name: str, values: Sequence[str | None]) -> None:
     if len(set(values)) == 1:
         return
-    counts = Counter("none" if value is None else value[-64:] for value in values)
-    # What tells who somebody is, or which examination it was, stands in no message.
-    kinds = some([f"{n} {'of one' if name in WHOSE else f'of {value}'}" for value, n in counts.most_common()])
+    counts = Counter("none" if value is None else shown(name, value) for value in values)
+    kinds = some([f"{n} of {value}" for value, n in counts.most_common()])
     hints = {
         "SeriesInstanceUID": "a folder is one series, give each its own",
         "ImageType": "magnitude, phase and maps are series of their own, give each its folder",

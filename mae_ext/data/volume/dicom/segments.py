@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import head
+from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.data.sources.folder import members
 from mae_ext.data.volume.dicom.codecs import check_readable, planes
 from mae_ext.data.volume.dicom.contours import filled, regions
 from mae_ext.data.volume.dicom.frames import Frame, frames_of
 from mae_ext.data.volume.dicom.header import HEADER_BYTES, SEGMENTATION, opened, parsing
-from mae_ext.data.volume.dicom.series import RAS_FROM_LPS, SUFFIXES
+from mae_ext.data.volume.dicom.series import RAS_FROM_LPS
 from mae_ext.data.volume.labels import CORNER, MIDDLE
 from mae_ext.data.volume.scan import Declared
 from mae_ext.errors import BadSample

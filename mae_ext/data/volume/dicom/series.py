@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.data.volume.dicom import mosaic as dicom_mosaic
 from mae_ext.data.volume.dicom import split as dicom_split
 from mae_ext.data.volume.dicom.codecs import planes
@@ -21,8 +22,6 @@ from mae_ext.data.volume.dicom.header import frames_in, header, is_enhanced, is_
 from mae_ext.data.volume.dicom.stack import Stack, stacked
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import BadSample
-
-SUFFIXES = (".dcm", ".dicom", ".ima")
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

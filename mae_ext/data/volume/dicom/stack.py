@@ -108,7 +108,7 @@ def _check_repeats(
         for frame in (frames[i] for i in group if frames[i].instance):
             other = images.setdefault((frame.instance, frame.number), frame)
             if other is not frame:
-                detail = f"{_name(other)} and {_name(frame)} are one image: they have one SOPInstanceUID"
+                detail = f"{_name(other)} and {_name(frame)} are one image (they have one SOPInstanceUID)"
                 raise BadSample(address, "repeated slices", detail)
 
 

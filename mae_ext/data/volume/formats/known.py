@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mae_ext.data.case_names import case_of, check_patterns, files_of
+from mae_ext.data.case_names import case_of, check_patterns
+from mae_ext.data.case_names import files_of as files_of_case
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
-from mae_ext.data.sources.folder import members
+from mae_ext.data.sources.dicom.export import files_of, is_series
+from mae_ext.data.sources.dicom.grouping import SUFFIXES as DICOM
 from mae_ext.data.volume import nifti, nrrd
 from mae_ext.data.volume.dicom import series as dicom
 from mae_ext.data.volume.dicom.even import Uneven
@@ -28,7 +30,7 @@ PARTS = (
 )
 """Suffixes of scans that are one sample by themselves, or one file of a case."""
 
-SUFFIXES = (*PARTS, *(f"{suffix}/" for suffix in dicom.SUFFIXES))
+SUFFIXES = (*PARTS, *(f"{suffix}/" for suffix in DICOM))
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Formats:
         if name.endswith(zarr_folder.SUFFIXES):
             return zarr_folder.declared(address, self.arrays)
         if is_folder(address):
-            return dicom.declared(address, members(address, dicom.SUFFIXES), self.max_bytes, self.uneven)
-        if name.endswith(dicom.SUFFIXES):
+            return dicom.declared(address, files_of(address, DICOM), self.max_bytes, self.uneven)
+        if name.endswith(DICOM):
             return dicom.declared(address, [address], self.max_bytes, self.uneven)
         if name.endswith(arrays.SUFFIXES) and not (archive.ROW.fullmatch(address) and name.endswith(".npz")):
             return arrays.declared(address, self.arrays)
@@ -108,7 +110,7 @@ class Formats:
 
     def _parts(self, address: str) -> list[str]:
         if self.patterns and case_of(address, self.patterns[0]):
-            return files_of(address, self.patterns)
+            return files_of_case(address, self.patterns)
         return [address]
 
     def sided(self, address: str) -> bool:
@@ -136,7 +138,7 @@ def patterns_of(named: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def is_folder(address: str) -> bool:
     """Whether an address is a folder whose files are one series."""
-    if address.endswith("/"):
+    if is_series(address) or address.endswith("/"):
         return True
     return "::" not in address and not address.endswith(zarr_folder.SUFFIXES) and Path(address).is_dir()
 
@@ -150,7 +152,7 @@ def _file(address: str) -> str:
 def _files(address: str) -> list[str]:
     name = address.lower()
     if is_folder(address):
-        return members(address, dicom.SUFFIXES)
+        return files_of(address, DICOM)
     if name.endswith(pair.SUFFIXES):
         return [address, pair.voxel_file(address)]
     if name.endswith(meta_image.SUFFIXES[1:]):

@@ -48,9 +48,12 @@ def read(folder, size=SHAPE, **options):
     return [reader.read(items.addresses[i], [crop(size)])[0] for i in range(len(items))]
 
 
-def kind(folder, **options):
+def kind(root, **options):
+    """Of what is wrong with a folder that is named as a sample."""
+    reader = VolumeReader(SHAPE, **{"intensity": "none"} | options)
+    (folder,) = {path.parent for path in root.rglob("*.dcm")}
     with pytest.raises(BadSample) as found:
-        read(folder, **options)
+        reader.read(f"{folder}/", [crop(SHAPE)])
     assert found.value.detail
     return found.value.kind
 

@@ -66,11 +66,13 @@ def test_thirds_of_a_series_are_found_together(tmp_path):
     assert verdict(tmp_path / "other")[0] == "good"
 
 
-def test_doctor_reports_both_halves_and_nothing_else(tmp_path, capsys):
+def test_doctor_reads_both_halves_as_the_one_series_that_they_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     halves(tmp_path / "split", lambda z: z % 2)
     series(tmp_path / "split" / "good", PLANES, SeriesInstanceUID="1.2.4")
-    assert run(["doctor", str(tmp_path / "split"), "--reader", "volume"]) == 1
-    assert capsys.readouterr().out.endswith("3 files: 1 good, 2 bad (2 split series)\n")
+    assert run(["doctor", str(tmp_path / "split"), "--reader", "volume"]) == 0
+    told = capsys.readouterr().out
+    assert told.endswith("2 files, all good\n") and told.count("DICOM series int16 7x6x8") == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,207 @@
+"""Addresses of DICOM series in a folder that holds anything: `FOLDER::series=ID`, and which files each of them means.
+
+An ID is a keyed hash (keyed.py), of the series and of what tells its volumes apart. Which files it means is kept beside
+the index, in the user's cache; where that is gone the folder is looked into again.
+"""
+
+import json
+import os
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from mae_ext.data.sources.dicom import keyed
+from mae_ext.data.sources.dicom.glance import FORMAT, NOT_DICOM
+from mae_ext.data.sources.dicom.grouping import SUFFIXES, Grouped, Series, grouped
+from mae_ext.data.sources.dicom.index import looked_at
+from mae_ext.data.sources.dicom.looked_at import File, LookedAt, folder_of, kept_for, replace
+from mae_ext.data.sources.folder import MAX_MEMBERS, Entry, members, walk
+from mae_ext.data.sources.passed_over import PassedOver
+from mae_ext.errors import BadSample, UserError
+from mae_ext.strict_json import dumps
+
+SERIES = re.compile(r"(?s)(?P<folder>.+)::series=(?P<id>[0-9a-f]{16})")
+JOINED = tuple(f"{suffix}/" for suffix in SUFFIXES)
+
+FOURTH_AXIS = "::4d/"
+"""Among a reader's suffixes: it takes series with several volumes of one place, so they are not parted."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One address of a folder. top: the first folder level, its label. patient: a hash; "" of what is no DICOM."""
+
+    address: str
+    top: str | None
+    patient: str = ""
+
+
+def is_series(address: str) -> bool:
+    return SERIES.fullmatch(address) is not None
+
+
+def files_of(address: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files of a folder that is a sample, or of a series of a folder, by name. Raises BadSample."""
+    series = SERIES.fullmatch(address)
+    if series is None:
+        return members(address, suffixes)
+    kept = _kept(series["folder"], series["id"])
+    if kept is None:
+        entries = list(walk(Path(series["folder"]), JOINED, f"'{series['folder']}'", PassedOver()))
+        for fourth_axis in (False, True):
+            scans_in(series["folder"], entries, PassedOver(), fourth_axis)
+        kept = _kept(series["folder"], series["id"])
+    if kept is None:
+        detail = (
+            f"no series of this ID in the folder: it is another folder, or another key than the one with which the "
+            f"address was made ({keyed.VARIABLE}, or dicom.key in ~/.config/mae_ext); run mae-ext doctor on it again"
+        )
+        raise BadSample(address, "no such file", detail)
+    names = kept[0]
+    if len(names) > MAX_MEMBERS:
+        raise BadSample(address, "too large", f"{len(names)} files of one series, the limit is {MAX_MEMBERS}")
+    return [os.path.join(series["folder"], name) for name in names]  # noqa: PTH118 the address stays as it is written
+
+
+def scans_in(root: str, entries: Sequence[Entry], passed: PassedOver, fourth_axis: bool) -> list[Scan]:
+    """Of what `walk` gave, in its order: a scan stands where the first of its files does. Raises UserError."""
+    files: list[File] = [(os.path.relpath(e.path, root), *e.version) for e in entries if e.version is not None]
+    at = {name: i for i, (name, _, _) in enumerate(files)}
+    files.sort()
+    secret, kept = _secret()
+    table = looked_at(root, files, secret)
+    groups = grouped(root, table, secret, fourth_axis)
+    if kept:
+        _keep(root, secret, table, groups, fourth_axis)
+    elif any(series.folder is None for series in groups.series):
+        keyed.key()
+    by_place = defaultdict(list)
+    for series in groups.series:
+        by_place[min(at[table.names[i]] for i in series.files)].append(series)
+    for kind, count in groups.left.items():
+        if count:
+            passed.add(kind, groups.such_as.get(kind, ""), count)
+    left = {table.names[i] for i, kind in enumerate(table.kind.tolist()) if table.kinds[kind][0] == NOT_DICOM}
+    scans, place = [], 0
+    for entry in entries:
+        if entry.version is None:
+            scans.append(Scan(entry.path, entry.top))
+            continue
+        name = os.path.relpath(entry.path, root)
+        if name in left and not name.lower().endswith(SUFFIXES):
+            passed.other(name)
+        scans += [_scan(root, table, series, entry) for series in by_place[place]]
+        place += 1
+    return _without_patients_as_classes(scans)
+
+
+def _scan(root: str, table: LookedAt, series: Series, first: Entry) -> Scan:
+    names = [table.names[i] for i in series.files]
+    inside = os.path.commonpath([folder_of(name) for name in names]) if len(names) > 1 else ""
+    parts = Path(inside or folder_of(names[0])).parts
+    top = first.top if len(parts) > 1 and parts[0] == first.top else None
+    address = f"{root}::series={series.id}" if series.folder is None else f"{Path(first.path).parent}/"
+    return Scan(address, top, series.of.get("patient", ""))
+
+
+def _without_patients_as_classes(scans: list[Scan]) -> list[Scan]:
+    """Folders of one patient each are no classes, and their names may be the patients' own."""
+    tops, patients = defaultdict(set), defaultdict(set)
+    for scan in scans:
+        tops[scan.top].add(scan.patient)
+        patients[scan.patient].add(scan.top)
+    apart = all(len(of) == 1 for of in (*tops.values(), *patients.values()))
+    if not apart or "" in patients or not all(is_series(scan.address) for scan in scans):
+        return scans
+    return [Scan(scan.address, None, scan.patient) for scan in scans]
+
+
+def _secret() -> tuple[bytes, bool]:
+    """The key, and whether it will be the same again."""
+    try:
+        return keyed.key(), True
+    except UserError:
+        if keyed.VARIABLE in os.environ:
+            raise
+        return secrets.token_bytes(32), False
+
+
+# Which files an ID means: a line of JSON that says where in the rest its names stand.
+
+
+def _place(root: str, secret: bytes, fourth_axis: bool) -> Path:
+    return kept_for(root, secret).with_suffix(".series4" if fourth_axis else ".series")
+
+
+def _keep(root: str, secret: bytes, table: LookedAt, groups: Grouped, fourth_axis: bool) -> None:
+    flat = [series for series in groups.series if series.folder is None]
+    spans, begin, texts = {}, 0, []
+    for series in flat:
+        text = "\0".join(table.names[i] for i in series.files).encode("utf-8", "surrogateescape")
+        spans[series.id] = (begin, len(text), series.difference)
+        begin += len(text)
+        texts.append(text)
+    content = b"".join([dumps({"format": FORMAT, "series": spans}).encode(), b"\n", *texts])
+    path = _place(root, secret, fourth_axis)
+    try:
+        if not path.exists() or path.read_bytes() != content:
+            replace(path, lambda file: _put(file, content))
+    except OSError as error:
+        if flat:
+            raise UserError(
+                f"{path}: which files a DICOM series is cannot be kept: {error.strerror}; set XDG_CACHE_HOME to a "
+                "folder that can be written to"
+            ) from None
+
+
+def _put(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+
+
+def difference(address: str) -> str:
+    """What tells a scan from the other volumes of its series: "echo 4.92"; "" where nothing has to."""
+    series = SERIES.fullmatch(address)
+    kept = series and _kept(series["folder"], series["id"])
+    return kept[1] if kept else ""
+
+
+def _kept(folder: str, identity: str) -> tuple[list[str], str] | None:
+    """The names of the files, and what tells them from others."""
+    secret = keyed.key()
+    for fourth_axis in (False, True):
+        path = _place(folder, secret, fourth_axis)
+        try:
+            status = path.stat()
+            begin, spans = _spans(path, status.st_mtime_ns, status.st_size)
+            if identity in spans:
+                start, length, what = spans[identity]
+                with path.open("rb") as file:
+                    file.seek(begin + start)
+                    return file.read(length).decode("utf-8", "surrogateescape").split("\0"), what
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+@lru_cache(maxsize=16)
+def _spans(path: Path, changed_ns: int, size: int) -> tuple[int, dict[str, tuple[int, int, str]]]:  # noqa: ARG001 of the memo
+    with path.open("rb") as file:
+        line = file.readline()
+    return len(line), json.loads(line)["series"]
+
+
+def parted(entries: Iterable[Entry]) -> Iterator[Entry | list[Entry]]:
+    """Those before the first that may be DICOM, one by one; from there on all the others together."""
+    rest: list[Entry] = []
+    for entry in entries:
+        if entry.version is None and not rest:
+            yield entry
+        else:
+            rest.append(entry)
+    if rest:
+        yield rest

@@ -1,0 +1,211 @@
+"""A folder as a PACS exports it, of real series and odd ones: what comes out of it, beside SimpleITK; and how long.
+
+    python scripts/checks/pacs_export.py --data dicom_series            # the right scans come out, voxel for voxel
+    python scripts/checks/pacs_export.py --files 20000                  # seconds to index so many small files, twice
+
+Needs mae-ext[dicom] and SimpleITK. The first makes one flat folder without suffixes, shuffled, of two real series (GE,
+the first volume of each) and made ones: a CT, a CT under a tilted gantry, one in RLE, one of two echoes, an enhanced
+object; with copies, a localizer, a missing slice, a SEG, a secondary capture and a report among them.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from data.volume.dicom.dicom_files import classic, enhanced, frame  # noqa: E402
+
+from mae_ext.data.sources.table import list_items  # noqa: E402
+from mae_ext.data.volume.reader import VolumeReader  # noqa: E402
+from mae_ext.errors import BadSample  # noqa: E402
+
+NAME = "PLANTED^NAME"
+WHO = {"PatientName": NAME, "PatientID": "PLANTED-ID-77", "StudyDate": "19770707", "AccessionNumber": "PLANTED-ACC"}
+SEG, REPORT, CAPTURE = "66.4", "88.11", "7"
+TILTED = "read, leaning"
+"""SimpleITK stacks slices straight, and a leaning volume's corners elsewhere: its voxels are compared, and its lean."""
+
+FAR = 0.01
+"""mm between the corners of a scan as both say them."""
+
+
+def planes(seed: int, count: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-500, 1500, (count, 24, 20)).astype(np.int16)
+
+
+def made(root: Path, name: str, uid: str, seed: int, **tags: Any) -> list[Path]:
+    """Slices 2.5 mm apart."""
+    paths = []
+    for z, plane in enumerate(planes(seed)):
+        paths.append(root / name / f"{z:03d}.dcm")
+        common = {"SeriesInstanceUID": uid, "StudyInstanceUID": "1.2.3.77", "InstanceNumber": z + 1, **WHO}
+        given_place = tags.get("place", lambda z: (-100.0, -90.0, 30 + 2.5 * z))
+        rest = {k: v for k, v in tags.items() if k not in ("place", "orientation")}
+        classic(paths[-1], plane, given_place(z), tags.get("orientation", (1, 0, 0, 0, 1, 0)), **common | rest)
+    return paths
+
+
+def object_of(path: Path, class_end: str, uid: str) -> None:
+    classic(path, planes(9)[0], (0, 0, 0), SeriesInstanceUID=uid, **WHO)
+    data = pydicom.dcmread(path)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.{class_end}"
+    data.save_as(path)
+
+
+def export(data: Path, series: Path, flat: Path) -> dict[str, str]:
+    """-> what ought to come of each series by its name: "read", or a word of why not."""
+    expected = {}
+    for folder in sorted(p for p in data.glob("*GE/*") if p.is_dir()):
+        files = sorted(folder.glob("*.dcm"), key=lambda f: int(pydicom.dcmread(f, specific_tags=["InstanceNumber"],
+                       stop_before_pixels=True).InstanceNumber))  # fmt: skip
+        heights = [float(pydicom.dcmread(f, stop_before_pixels=True).ImagePositionPatient[2]) for f in files]
+        for f in files[: len(set(heights))]:
+            (series / folder.name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(f, series / folder.name / f.name)
+        expected[folder.name] = "read"
+    made(series, "ct", "1.2.3.1", 1, ConvolutionKernel="B30f", BodyPartExamined="CHEST")
+    lean = np.tan(np.radians(15))
+    made(series, "tilted", "1.2.3.2", 2, place=lambda z: (-100.0, -90 + lean * 2.5 * z, 30 + 2.5 * z))
+    for path in made(series, "rle", "1.2.3.3", 3):
+        packed = pydicom.dcmread(path)
+        packed.compress(pydicom.uid.RLELossless)
+        packed.save_as(path)
+    for echo in (5, 20):
+        tags = {"Modality": "MR", "EchoTime": echo, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}
+        made(series, f"echo{echo}", "1.2.3.4", 10 + echo, **tags)
+    enhanced(series / "enhanced" / "0.dcm", [frame(p, z) for z, p in enumerate(planes(6))],
+             SeriesInstanceUID="1.2.3.6", **WHO)  # fmt: skip
+    made(series, "gap", "1.2.3.5", 5)[3].unlink()
+    expected |= dict.fromkeys(("ct", "rle", "echo5", "echo20", "enhanced"), "read")
+    expected |= {"gap": "missing slices", "tilted": TILTED}
+    others = series.parent / "others"
+    object_of(others / "seg", SEG, "1.2.3.20")
+    object_of(others / "report", REPORT, "1.2.3.21")
+    object_of(others / "capture", CAPTURE, "1.2.3.22")
+    made(others, "scout", "1.2.3.23", 7, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], Modality="CT")
+    files = [p for folder in (series, others) for p in sorted(folder.rglob("*")) if p.is_file()]
+    copies = sorted((series / "ct").iterdir())[:3]
+    files += copies
+    random.Random(0).shuffle(files)
+    flat.mkdir()
+    for n, file in enumerate(files):
+        shutil.copyfile(file, flat / f"IM{n:06d}")
+    again = pydicom.dcmread(copies[0])
+    again.InstitutionName = "written anew"
+    again.save_as(flat / "IM999999")
+    return expected
+
+
+def corners(shape: Iterable[int], at: Callable[[Any], Any]) -> np.ndarray:
+    x, y, z = shape
+    return np.array([at((i, j, k)) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
+
+
+def same(reader: VolumeReader, address: str, folder: Path, leaning: bool) -> str:
+    """What SimpleITK and the reader differ in: "" where in nothing."""
+    files = sorted(map(str, folder.iterdir()))
+    if len(files) > 1:
+        files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    image = sitk.ReadImage(files if len(files) > 1 else files[0])
+    wanted = sitk.GetArrayFromImage(image).astype(np.float64)
+    ours = reader._declared(address)
+    voxels = ours.load().astype(np.float64) * ours.slope + ours.inter
+    size = ours.shape
+    if voxels.shape != wanted.shape:  # nibabel's order of an enhanced object's rows
+        voxels, size, swapped = voxels.swapaxes(-1, -2), (size[1], size[0], size[2]), True
+    else:
+        swapped = False
+    order = [1, 0, 2] if swapped else [0, 1, 2]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ours.affine
+    place = affine[:, [*order, 3]]
+    mine = corners(size, lambda i: (place @ [*i, 1])[:3])
+    theirs = corners(image.GetSize(), image.TransformIndexToPhysicalPoint)
+    if np.abs(mine - theirs).max() > FAR and np.linalg.norm(mine[0] - theirs[1]) < np.linalg.norm(mine[0] - theirs[0]):
+        wanted, theirs = wanted[::-1], theirs.reshape(2, 2, 2, 3)[:, :, ::-1].reshape(8, 3)
+    if voxels.shape != wanted.shape:
+        return f"shapes {voxels.shape} and {wanted.shape}"
+    off = float(np.abs(mine - theirs).max())
+    if leaning:  # 15 degrees over 7 distances of 2.5 mm
+        off = abs(abs(ours.affine[1, 2] * 7) - 7 * 2.5 * np.tan(np.radians(15)))
+    differ = float(np.mean(voxels != wanted))
+    return "" if not differ and off <= FAR else f"values differ in {differ:.2g}, corners by {off:.3f} mm"
+
+
+def check(data: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        os.environ["XDG_CACHE_HOME"], os.environ["XDG_CONFIG_HOME"] = str(root / "cache"), str(root / "keys")
+        expected = export(data, root / "series", root / "flat")
+        reader = VolumeReader((8, 8, 8), intensity="none")
+        items = list_items(str(root / "flat"), reader.suffixes)
+        verdicts, bad, why = {}, [], {}
+        for address in items.addresses:
+            try:
+                reader._declared(address)
+            except BadSample as error:
+                bad.append(error.kind)
+                continue
+            for name in (name for name, what in expected.items() if what in ("read", TILTED)):
+                if differs := same(reader, address, root / "series" / name, expected[name] == TILTED):
+                    why.setdefault(name, []).append(differs)
+                else:
+                    verdicts[name] = address
+        for name, what in expected.items():
+            instead = f"expected to be {what}; each scan differs: {why.get(name)}" if what == "read" else what
+            print(f"{name}: {'the same as in SimpleITK' if name in verdicts else instead}")
+        refused = ["missing slices"]
+        print(f"{len(items)} scans, {len(verdicts)} the same, refused: {bad}; left out: {dict(items.ignored)}")
+        right = len(verdicts) == len(expected) - len(refused) and sorted(bad) == refused
+        written = [p for p in (*(root / "cache").rglob("*"), *(root / "keys").rglob("*")) if p.is_file()]
+        planted = [p for p in written for v in WHO.values() if v.encode() in p.read_bytes()]
+        print(f"planted names, ids and dates in {len(written)} files that were written: {len(planted)}")
+        raise SystemExit(0 if right and not planted else 1)
+
+
+def timed(count: int) -> None:
+    """`count` small files of 100 slices a series, 20 series a patient, 2 KB each."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        os.environ["XDG_CACHE_HOME"], os.environ["XDG_CONFIG_HOME"] = str(root / "cache"), str(root / "keys")
+        classic(root / "one.dcm", np.zeros((16, 16), np.int16), (0, 0, 0), **WHO)
+        data = pydicom.dcmread(root / "one.dcm")
+        for n in range(count):
+            series, z = divmod(n, 100)
+            data.PatientID, data.SeriesInstanceUID = f"P{series // 20:06d}", f"1.2.3.{series + 1}"
+            data.StudyInstanceUID = f"1.2.4.{series // 5 + 1}"
+            data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"1.2.5.{n + 1}"
+            data.ImagePositionPatient, data.InstanceNumber = [0, 0, 2.5 * z], z + 1
+            path = root / "flat" / f"{n // 10000:03d}" / f"IM{n:07d}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data.save_as(path)
+        for what in ("first", "again", "again, one file touched"):
+            began, spent = time.perf_counter(), time.process_time()
+            items = list_items(str(root / "flat"), VolumeReader.suffixes)
+            print(f"{what}: {time.perf_counter() - began:.1f} s ({time.process_time() - spent:.1f} s of this process), "
+                  f"{len(items)} series of {count} files")  # fmt: skip
+            if what == "again":
+                next((root / "flat").rglob("IM*")).touch()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="Real series: folders of .dcm files below *GE/.")
+    parser.add_argument("--files", type=int, help="Time the index of so many files instead.")
+    arguments = parser.parse_args()
+    if arguments.files:
+        timed(arguments.files)
+    else:
+        check(arguments.data)
