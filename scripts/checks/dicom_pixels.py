@@ -61,7 +61,7 @@ def in_itk(files: list[str]) -> tuple[Array, Array]:
 
 
 def ours(address: str, uneven: str = "refuse") -> tuple[Array, Array]:
-    scan = VolumeReader((4, 4, 4), uneven=uneven)._declared(address)  # type: ignore[arg-type]
+    scan = VolumeReader((4, 4, 4), uneven=uneven).formats.declared(address)  # type: ignore[arg-type]
     ends = [(0, n - 1) for n in scan.shape]
     corners = np.array([(x, y, z) for x in ends[0] for y in ends[1] for z in ends[2]])
     voxels = scan.load()
@@ -150,7 +150,7 @@ def labelled(slices: list[Any], raw: str, path: Path, of: tuple[Array, Array]) -
     data.save_as(path)
     reader = VolumeReader((4, 4, 4))
     labels, stored = reader.label_map(str(path), raw), reader._scan(raw).voxels[0]
-    slope = reader._declared(raw)
+    slope = reader.formats.declared(raw)
     return row("a segmentation", (labels * (stored * slope.slope + slope.inter)).sum()[None], of[1],
                ((mask * of[0]).sum()[None], of[1]), 1e-6 * abs((mask * of[0]).sum()))  # fmt: skip
 

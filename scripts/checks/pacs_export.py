@@ -121,7 +121,7 @@ def same(reader: VolumeReader, address: str, folder: Path, leaning: bool) -> str
         files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
     image = sitk.ReadImage(files if len(files) > 1 else files[0])
     wanted = sitk.GetArrayFromImage(image).astype(np.float64)
-    ours = reader._declared(address)
+    ours = reader.formats.declared(address)
     voxels = ours.load().astype(np.float64) * ours.slope + ours.inter
     size = ours.shape
     if voxels.shape != wanted.shape:  # nibabel's order of an enhanced object's rows
@@ -154,7 +154,7 @@ def check(data: Path) -> None:
         verdicts, bad, why = {}, [], {}
         for address in items.addresses:
             try:
-                reader._declared(address)
+                reader.formats.declared(address)
             except BadSample as error:
                 bad.append(error.kind)
                 continue

@@ -217,7 +217,7 @@ def labels_of_scans(folder: Path, made: dict[str, str]) -> Iterator[tuple[str, A
     for name, kind in product(("ct", "mr", "rows plain", "small"), ("u1", "f4")):
 
         def headed(name: str = name, kind: str = kind) -> Any:
-            header = label_volume.header_like(reader._declared(made[name]), kind)
+            header = label_volume.header_like(reader.formats.declared(made[name]), kind)
             return [
                 np.round(header.get_best_affine(), 5) + 0.0,
                 np.round(header.get_qform(), 4) + 0.0,
@@ -235,7 +235,7 @@ def labels_of_scans(folder: Path, made: dict[str, str]) -> Iterator[tuple[str, A
         "floats written",
         lambda: (
             label_volume.write(
-                np.linspace(0, 1, 6 * 7 * 8).reshape(8, 7, 6), reader._declared(str(like)), None, folder / "f.nii.gz"
+                np.linspace(0, 1, 6 * 7 * 8).reshape(8, 7, 6), reader.formats.declared(str(like)), None, folder / "f.nii.gz"
             ),
             joined([nib.load(folder / "f.nii.gz").get_fdata()]),
         )[1:],

@@ -42,7 +42,7 @@ def field(**values: Any) -> Callable[[Any], None]:
 
 
 def declared(reader: VolumeReader, address: str) -> Any:
-    found = reader._declared(address)
+    found = reader.formats.declared(address)
     flags = digest(found.spatial, found.sided, found.code, found.contrast)
     return [
         str(found),

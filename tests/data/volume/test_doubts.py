@@ -98,7 +98,7 @@ def test_freesurfers_format_without_its_flag_says_nothing_of_sides(tmp_path):
     path.write_bytes(gzip.compress(bytes(content)))
     assert reader.one_sided([str(path)]) is not None
     np.testing.assert_array_equal(
-        reader._declared(str(path)).affine, [[-1, 0, 0, 6], [0, 0, 1, -5], [0, -1, 0, 5.5], [0, 0, 0, 1]]
+        reader.formats.declared(str(path)).affine, [[-1, 0, 0, 6], [0, 0, 1, -5], [0, -1, 0, 5.5], [0, 0, 0, 1]]
     )
     assert reader.describe(str(path)).splitlines()[1:] == [
         "says nothing of left and right (no good RAS flag): read as LIA, as FreeSurfer does"

@@ -16,7 +16,7 @@ from mae_ext.errors import BadSample
 
 
 def extent(address):
-    found = reader._declared(address)
+    found = reader.formats.declared(address)
     return tuple(found.shape[found.spatial[a]] for a in orientation(found.affine).source)
 
 
@@ -173,7 +173,7 @@ def test_labels_are_written_in_the_smallest_type_that_holds_them(tmp_path, top, 
 def test_a_dense_map_is_written_as_float32_in_the_scans_place(tmp_path):
     address = nifti(tmp_path / "a.nii", sform=TURN @ PLACE, codes=(2, 1))
     values = np.random.default_rng(0).normal(size=SHAPE[::-1])
-    label_volume.write(values, reader._declared(address), None, tmp_path / "map.nii")
+    label_volume.write(values, reader.formats.declared(address), None, tmp_path / "map.nii")
     found = nib.load(tmp_path / "map.nii")
     assert found.get_data_dtype() == np.float32
     np.testing.assert_array_equal(np.asarray(found.dataobj), values.T.astype(np.float32))

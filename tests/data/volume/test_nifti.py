@@ -32,7 +32,7 @@ def test_metres_and_micrometres_become_millimetres_and_the_unit_of_time_means_no
         header["xyzt_units"] = code
 
     address = nifti(tmp_path / "a.nii", sform=scale @ PLACE, qform=scale @ PLACE, codes=codes, fix=fix)
-    found = reader._declared(address)
+    found = reader.formats.declared(address)
     assert read(address).spacing == pytest.approx((2.5, 0.8, 0.8), rel=1e-6)
     wanted = np.array([[-0.8, 0, 0, 2.4], [0, 0.8, 0, -2], [0, 0, 2.5, -5], [0, 0, 0, 1]]) if not any(codes) else PLACE
     np.testing.assert_allclose(found.affine, wanted, rtol=1e-5, atol=1e-6)
@@ -44,7 +44,7 @@ def test_metres_and_micrometres_become_millimetres_and_the_unit_of_time_means_no
 
 def test_the_sform_comes_before_the_qform_and_the_qform_before_nothing_at_all(tmp_path):
     for codes, wanted in (((4, 1), TURN @ PLACE), ((1, 1), TURN @ PLACE), ((1, 0), TURN @ PLACE), ((0, 3), PLACE)):
-        found = reader._declared(nifti(tmp_path / "a.nii", sform=TURN @ PLACE, qform=PLACE, codes=codes))
+        found = reader.formats.declared(nifti(tmp_path / "a.nii", sform=TURN @ PLACE, qform=PLACE, codes=codes))
         np.testing.assert_allclose(found.affine, wanted, atol=1e-5)
         assert (found.other is None) == (0 in codes) and found.sided
 
@@ -56,7 +56,7 @@ def test_a_qform_whose_handedness_is_not_said_is_right_handed(tmp_path, qfac, si
     def fix(header):
         header["pixdim"][0] = qfac
 
-    found = reader._declared(nifti(tmp_path / "a.nii", codes=(0, 1), fix=fix))
+    found = reader.formats.declared(nifti(tmp_path / "a.nii", codes=(0, 1), fix=fix))
     np.testing.assert_allclose(found.affine, PLACE * [1, 1, sign, 1], atol=1e-5)
 
 
@@ -145,7 +145,7 @@ def nrrd(
 @pytest.mark.parametrize("endian", ["little", "big"])
 def test_the_world_of_a_nrrd_and_its_byte_order_are_its_own(tmp_path, space, signs, endian):
     address = nrrd(tmp_path / "a.nrrd", space, endian)
-    np.testing.assert_allclose(reader._declared(address).affine, np.diag([*signs, 1]) @ PLACE)
+    np.testing.assert_allclose(reader.formats.declared(address).affine, np.diag([*signs, 1]) @ PLACE)
     turned = VOXELS[:: signs[0], :: signs[1], :: signs[2]]
     np.testing.assert_array_equal(read(address).x[0].numpy(), turned.T)
 
@@ -158,7 +158,7 @@ def test_a_nrrd_in_other_units_becomes_millimetres(tmp_path, units, factor):
     directions = f"({0.8 * factor},0,0) (0,{0.8 * factor},0) (0,0,{2.5 * factor})"
     origin = f"{-25 * factor},{-22 * factor},{10 * factor}"
     address = nrrd(tmp_path / "a.nrrd", directions=directions, origin=origin, more=f"space units: {units}\n")
-    np.testing.assert_allclose(reader._declared(address).affine, PLACE)
+    np.testing.assert_allclose(reader.formats.declared(address).affine, PLACE)
 
 
 @pytest.mark.parametrize("units", ['"inch" "inch" "inch"', '"mm" "mm" "s"'])
@@ -200,7 +200,7 @@ def test_a_nrrd_has_its_channels_on_whichever_axis_has_no_direction(tmp_path, at
 
 def test_mgh_is_placed_about_its_middle_and_its_voxels_follow_284_bytes(tmp_path):
     nib.MGHImage(VOXELS, TURN @ PLACE).to_filename(tmp_path / "a.mgh")
-    found = reader._declared(str(tmp_path / "a.mgh"))
+    found = reader.formats.declared(str(tmp_path / "a.mgh"))
     np.testing.assert_allclose(found.affine, TURN @ PLACE, atol=1e-4)
     assert found.sided and found.code == 1
     np.testing.assert_array_equal(read(tmp_path / "a.mgh").x[0].numpy(), VOXELS.T)

@@ -40,7 +40,7 @@ def flat(root, folder, name="IM{:04d}"):
 
 def listed(root, reader=READER):
     items = list_items(str(root), reader.suffixes)
-    return items, {address: reader._declared(address) for address in items.addresses}
+    return items, {address: reader.formats.declared(address) for address in items.addresses}
 
 
 def refused(root):
@@ -48,7 +48,7 @@ def refused(root):
     kinds = []
     for address in list_items(str(root), READER.suffixes).addresses:
         try:
-            READER._declared(address)
+            READER.formats.declared(address)
         except BadSample as error:
             kinds.append(error.kind)
     return kinds

@@ -41,7 +41,7 @@ def written(folder, stored, kind, **tags):
 
 
 def load(address, **options):
-    scan = VolumeReader(SHAPE, **options)._declared(address)
+    scan = VolumeReader(SHAPE, **options).formats.declared(address)
     return scan.load()
 
 

@@ -44,7 +44,7 @@ def write(folder, heights, degrees=0.0, aside=0.0, **tags):
 
 
 def declared(address, uneven="resample"):
-    return VolumeReader((4, 4, 4), uneven=uneven)._declared(address)
+    return VolumeReader((4, 4, 4), uneven=uneven).formats.declared(address)
 
 
 def errors(scan):

@@ -58,7 +58,7 @@ def test_frames_in_any_order_lie_where_they_say(tmp_path, planes, order, shared)
 def test_every_voxel_lies_where_its_frame_says_also_where_the_gantry_was_tilted(tmp_path, planes, angle):
     tilt = (1, 0, 0, 0, np.cos(angle), np.sin(angle))
     enhanced(tmp_path / "a.dcm", [frame(planes[z], z, orientation=tilt) for z in (4, 0, 3, 1, 5, 2)])
-    found = VolumeReader(SHAPE, uneven="keep")._declared(str(tmp_path / "a.dcm"))
+    found = VolumeReader(SHAPE, uneven="keep").formats.declared(str(tmp_path / "a.dcm"))
     voxels = found.load()  # the file's axes are row, column, slice
     assert found.shape == (8, 10, 6)
     for z in range(6):
@@ -73,7 +73,7 @@ def test_every_voxel_lies_where_its_frame_says_also_where_the_gantry_was_tilted(
 def test_a_tilted_classic_series_keeps_its_lean_where_that_is_asked_for(tmp_path, planes):
     tilt = (1, 0, 0, 0, np.cos(ANGLE), np.sin(ANGLE))
     series(tmp_path / "s", planes, ImageOrientationPatient=list(tilt))
-    affine = VolumeReader(SHAPE, uneven="keep")._declared(f"{tmp_path / 's'}/").affine
+    affine = VolumeReader(SHAPE, uneven="keep").formats.declared(f"{tmp_path / 's'}/").affine
     np.testing.assert_allclose(
         affine[:3, 1], np.array([0, np.cos(ANGLE), np.sin(ANGLE)]) * [-1, -1, 1] * 0.7, atol=1e-9
     )

@@ -54,7 +54,7 @@ def test_volumes_come_in_the_order_of_their_numbers_with_nibabels_values_and_pla
         volumes.append(image.get_fdata().T)
     for time, expected in (("first", volumes[0]), ("middle", volumes[1]), ("mean", np.mean(volumes, axis=0))):
         np.testing.assert_allclose(read(folder, time=time).x[0].numpy(), expected, rtol=1e-6)
-    found = VolumeReader((5, 72, 72))._declared(f"{folder}/")
+    found = VolumeReader((5, 72, 72)).formats.declared(f"{folder}/")
     np.testing.assert_allclose(found.affine, affine)
     assert (found.shape[2:], str(found).split()[:2]) == ((5, 2), ["DICOM", "mosaic"])
 
@@ -112,7 +112,7 @@ def test_a_mosaic_is_taken_apart_into_slices_that_lie_where_its_header_says(tmp_
     # Rows run to the left and to the back of the patient, ours to the right and to the front.
     np.testing.assert_allclose(sample.x[0].numpy(), volumes().mean(0)[:, ::-1, ::-1])
     assert sample.spacing == pytest.approx((2.5, 0.7, 0.8))
-    affine = VolumeReader((5, 8, 6))._declared(f"{tmp_path}/").affine
+    affine = VolumeReader((5, 8, 6)).formats.declared(f"{tmp_path}/").affine
     # Of nibabel, which counts the rows first.
     expected = np.array([[0, -0.8, 0, 100], [-0.7, 0, 0, 90], [0, 0, 2.5, 30], [0, 0, 0, 1]])
     np.testing.assert_allclose(affine, expected, atol=1e-6)

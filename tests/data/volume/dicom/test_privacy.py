@@ -139,6 +139,6 @@ def test_a_verdict_on_a_named_folder_says_what_differs_and_not_who(tmp_path, oth
                 setattr(data, name, value)
         data.save_as(path)
     with pytest.raises(BadSample) as verdict:
-        VolumeReader((4, 4, 4))._declared(f"{tmp_path}/s/")
+        VolumeReader((4, 4, 4)).formats.declared(f"{tmp_path}/s/")
     said = str(verdict.value).replace(str(tmp_path), "").lower()
     assert [word for word in (*PLANTED, ID) if word in said] == [] and verdict.value.detail

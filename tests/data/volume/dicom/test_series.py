@@ -67,7 +67,7 @@ def test_a_series_is_one_sample_in_hounsfield_units_and_canonical_order(series, 
 
 
 def test_a_series_of_one_scale_stays_in_its_own_numbers(series, planes):
-    found = VolumeReader(SHAPE)._declared(f"{series}/")
+    found = VolumeReader(SHAPE).formats.declared(f"{series}/")
     assert (found.dtype, found.slope, found.inter) == (np.int16, 2.0, -1024.0)
     np.testing.assert_array_equal(found.load(), planes)
     assert str(found) == "DICOM series int16 10x8x6, 0.8 x 0.7 x 2.5 mm, LPS"
