@@ -21,7 +21,8 @@ def without_copies(root: str, table: LookedAt, rows: list[int]) -> tuple[list[in
     by_instance = defaultdict(list)
     for i in sorted(rows, key=table.names.__getitem__):
         by_instance[int(table.instances[i]) or -1 - i].append(i)
-    kept, copies = [], 0
+    kept: list[int] = []
+    copies = 0
     for several in by_instance.values():
         shown = dict[str, int]()
         for i in several:

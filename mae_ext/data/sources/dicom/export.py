@@ -111,11 +111,12 @@ def _scan(root: str, table: LookedAt, series: Series, first: Entry) -> Scan:
 
 def _without_patients_as_classes(scans: list[Scan]) -> list[Scan]:
     """Folders of one patient each are no classes, and their names may be the patients' own."""
-    tops, patients = defaultdict(set), defaultdict(set)
+    tops: dict[str | None, set[str]] = defaultdict(set)
+    patients: dict[str, set[str | None]] = defaultdict(set)
     for scan in scans:
         tops[scan.top].add(scan.patient)
         patients[scan.patient].add(scan.top)
-    apart = all(len(of) == 1 for of in (*tops.values(), *patients.values()))
+    apart = all(len(of) == 1 for of in tops.values()) and all(len(of) == 1 for of in patients.values())
     if not apart or "" in patients or not all(is_series(scan.address) for scan in scans):
         return scans
     return [Scan(scan.address, None, scan.patient) for scan in scans]

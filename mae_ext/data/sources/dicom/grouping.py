@@ -111,7 +111,7 @@ class _Groups:
         return named and all(self._left(i) in broken for i in others)
 
     def _left(self, i: int) -> str:
-        return self.table.kinds[self.table.kind[i]][0]
+        return self.table.kinds[int(self.table.kind[i])][0]
 
     def _joined(self, rows: list[int]) -> bool:
         """Whether the parts of a series that lie in several folders are one volume that they are not apart."""
@@ -154,7 +154,7 @@ class _Groups:
                 self.result.leave(unwanted.CALLED_SO, {}, len(lost))
 
     def _of(self, i: int) -> dict[str, str]:
-        return self.table.kinds[self.table.kind[i]][1]
+        return self.table.kinds[int(self.table.kind[i])][1]
 
     def _numbers(self, i: int) -> dict[str, float]:
         return dict(zip(NUMBERS, self.table.numbers[i].tolist(), strict=True))
@@ -174,10 +174,10 @@ class _Groups:
         for i in rows:
             of = self._of(i)
             parts[tuple(of[name] for name in _ALIKE)].append(i)
-        finer = []
+        finer: list[list[int]] = []
         for files in parts.values():
             groups = defaultdict(list)
-            for i, group in zip(files, alike(self.table.numbers[files][:, _FINE]), strict=True):
+            for i, group in zip(files, alike(self.table.numbers[files][:, _FINE].tolist()), strict=True):
                 groups[group].append(i)
             finer += groups.values()
         return finer

@@ -71,10 +71,11 @@ class LookedAt:
         return len(self.names)
 
     def glances(self, rows: Sequence[int]) -> list[Glance]:
-        return [
-            Glance(*self.kinds[self.kind[i]], f"{self.instances[i]:016x}" if self.instances[i] else "", tuple(line))
-            for i, line in zip(rows, self.numbers[rows].tolist(), strict=True)
-        ]
+        seen = []
+        for i, line in zip(rows, self.numbers[rows].tolist(), strict=True):
+            left, of = self.kinds[int(self.kind[i])]
+            seen.append(Glance(left, of, f"{self.instances[i]:016x}" if self.instances[i] else "", tuple(line)))
+        return seen
 
     def write(self, file: IO[bytes]) -> None:
         text = "\0".join(self.names).encode("utf-8", "surrogateescape")
@@ -94,10 +95,12 @@ class LookedAt:
                 text = kept["names"].tobytes().decode("utf-8", "surrogateescape")
                 names = text.split("\0") if kept["format"][1] else []
                 kinds = [(left, of) for left, of in json.loads(kept["kinds"].tobytes())]
-                arrays = [kept[name] for name in ("versions", "kind", "instances", "numbers")]
+                versions, kind, instances, numbers = (kept[n] for n in ("versions", "kind", "instances", "numbers"))
         except (OSError, ValueError, KeyError, BadZipFile, EOFError):
             return None
-        return cls(names, *arrays, kinds) if all(len(array) == len(names) for array in arrays) else None
+        if any(len(array) != len(names) for array in (versions, kind, instances, numbers)):
+            return None
+        return cls(names, versions, kind, instances, numbers, kinds)
 
 
 def replace(path: Path, write: Any) -> None:

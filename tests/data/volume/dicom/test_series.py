@@ -144,7 +144,7 @@ def test_slices_of_which_half_differ_are_refused_and_the_difference_is_named(tmp
     for z in range(6):
         write(tmp_path / "s", f"{z}.dcm", planes[z], z, **alike | (tags if z % 2 else {}))
     with pytest.raises(BadSample) as found:
-        read(tmp_path)
+        VolumeReader(SHAPE).read(f"{tmp_path}/s/", [crop(SHAPE)])
     assert found.value.kind == "mixed series" and told in found.value.detail
 
 
@@ -319,4 +319,4 @@ def test_slices_that_are_turned_about_any_axis_are_no_series(tmp_path, planes, t
         classic(folder / f"{z}.dcm", plane.astype(np.int16), (-100, -90, 30 + 2.5 * z), InstanceNumber=z + 1, **place)
     assert kind(folder) == "mixed series"
     with pytest.raises(BadSample, match="ImageOrientationPatient has 2 different values"):
-        read(folder)
+        VolumeReader(SHAPE).read(f"{folder}/", [crop(SHAPE)])
