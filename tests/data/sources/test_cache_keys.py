@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
+
+from data.volume.dicom.dicom_files import series
+
 from mae_ext.config import AugmentConfig
 from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.video.reader import VideoReader
@@ -32,7 +36,10 @@ def scans(tmp_path_factory):
         image = nib.Nifti1Image(np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)).astype(np.float32), np.diag([1, 1, 2, 1.0]))
         image.to_filename(root / f"{name}.nii.gz")
     np.savez(root / "rows.npz", train_images=ball[None].astype(np.float32))
-    return {name: str(root / f"{name}.nii.gz") for name in files} | {"row": f"{root}/rows.npz::train_images::0"}
+    leaning = [1, 0, 0, 0, np.cos(0.2), np.sin(0.2)]
+    series(root / "tilted", ball.astype(np.int16), ImageOrientationPatient=leaning)
+    made = {name: str(root / f"{name}.nii.gz") for name in files} | {"tilted": f"{root}/tilted/"}
+    return made | {"row": f"{root}/rows.npz::train_images::0"}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,7 @@ VOLUME_WAYS = {
     "channel_axis": ("twice", {"time_axis": 3, "time": "first"}, {"channel_axis": 3, "channels": 3}),
     "array_spacing": ("row", {"spacing": [1, 1, 1]}, {"spacing": [1, 1, 1], "array_spacing": [2, 1, 1]}),
     "resampled": ("scan", {"spacing": [1.5, 2, 2]}, {"spacing": [1.5, 2, 2], "resampled": "float16"}),
+    "uneven": ("tilted", {"uneven": "keep"}, {"uneven": "resample"}),
     "size": ("scan", {}, {"size": (6, 8, 10)}),
     "min_body": ("scan", {"body": 400.0}, {"body": 400.0, "min_body": 0.5}),
 }
@@ -84,8 +92,9 @@ VIDEO_WAYS = {
     "short": ({"stride": 9}, {"stride": 9, "short": "spread"}),
     "decoder": ({"decoder": "pyav"}, {"decoder": "decord"}),
 }
-LIMITS = {"max_bytes", "deadline_s", "max_pixels", "memory_bytes", "keep_bytes"}
-"""Of these a file is refused or read: what is read does not depend on them."""
+LIMITS = {"max_bytes", "deadline_s", "max_pixels", "memory_bytes", "keep_bytes", "segments"}
+"""Of these a file is refused or read: what is read does not depend on them. Segments are of label maps, which no cache
+holds."""
 SAME = {"decoder", "min_body"}
 """Decoders give the same bytes; of one box that all evaluation asks for there is no choice."""
 
