@@ -20,7 +20,8 @@ def test_the_cache_gives_the_same_bits_and_does_not_read_the_scan_again(head, tm
     plain = VolumeReader(size, **OPTIONS).read(path, crops)
     cached = VolumeReader(size, **OPTIONS, cache=str(tmp_path / "cache"))
     first = cached.read(path, crops)
-    monkeypatch.setattr("mae_ext.data.volume.reader.fetch", lambda *_: pytest.fail("the scan was read again"))
+    again = "mae_ext.data.volume.formats.known.fetch"
+    monkeypatch.setattr(again, lambda *_: pytest.fail("the scan was read again"))
     second = cached.read(path, crops)
     for a, b, c in zip(plain, first, second, strict=True):
         assert a.x.equal(b.x) and a.x.equal(c.x)
