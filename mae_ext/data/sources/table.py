@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.folder import walk
+from mae_ext.data.sources.kinds import vouched
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
-from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
+from mae_ext.data.sources.passed_over import AS_IT_BEGINS, NAMELESS, PassedOver, suffix_of
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.shard_index import index_of, version_of
 from mae_ext.data.sources.shared import Growing, share
-from mae_ext.errors import UserError
+from mae_ext.errors import NothingToRead, UserError
 
 MAX_SHARDS = 100_000
 READERS = 16
@@ -114,13 +115,11 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         path, only = chosen[1], f".{chosen[2].lower()}"
         if not only.endswith(suffixes):
             raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
-    if remote.is_remote(path):
-        return _list_shards(_remote_shards(path, where), suffixes, where, passed, only)
+    if shards := shards_of(path):
+        return _list_shards(shards, suffixes, where, passed, only)
     here, choice = Path(path), None
     if (listed := is_list(path)) and not _exists(here, where):
         here, choice = Path(listed["file"]), listed["choice"]
-    if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
-        return _list_shards(_expand(path, where), suffixes, where, passed, only)
     _require(here, where)
     if here.is_dir():
         return _list_folder(here, suffixes, where, passed)
@@ -128,11 +127,11 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
     if here.suffix in LISTS:
         return _of_list(read_list(here, choice, suffixes, where), passed)
-    if here.suffix == ".tar":
-        return _list_shards([path], suffixes, where, passed, only)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
-        raise UserError(
-            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
+        raise NothingToRead(
+            path,
+            suffixes,
+            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)",
         )
     return _items([path], None)
 
@@ -204,17 +203,24 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: Pass
     names = array("i")
     codes: dict[str | None, int] = {}
 
-    def addresses() -> Iterator[str]:
-        for path, top in walk(root, suffixes, where, passed):
+    def addresses(rows: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+        for path, top in rows:
             names.append(codes.setdefault(top, len(codes)))
             yield path
 
-    if len(table := PathTable(addresses())):
+    if len(table := PathTable(addresses(walk(root, suffixes, where, passed)))):
+        return _numbered(table, codes, np.frombuffer(names, np.int32))
+    if known := vouched((path for path, _ in walk(root, ("",), where, PassedOver(), ahead=True)), suffixes):
+        rows = walk(root, ("",), where, PassedOver())
+        table = PathTable(addresses((path, top) for path, top in rows if suffix_of(path) in known))
+        for suffix in known:
+            passed.add_read(f"{AS_IT_BEGINS} ({suffix})", passed.examples.pop(suffix), passed.counts.pop(suffix))
         return _numbered(table, codes, np.frombuffer(names, np.int32))
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)
-    raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}")
+    text = f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}"
+    raise NothingToRead(str(root), suffixes, text)
 
 
 # Tar shards
@@ -241,13 +247,24 @@ def _list_shards(
 
         table = PathTable.joined(parts())
     if not len(table):
-        raise UserError(
-            f"{where}: no sample in {len(shards)} tar shard(s); expected members that end in "
-            f"{only or _join(suffixes)}; {passed.instead()}"
-        )
+        text = f"expected members that end in {only or _join(suffixes)}; {passed.instead()}"
+        raise NothingToRead(shards[0], suffixes, f"{where}: no sample in {len(shards)} tar shard(s); {text}")
     table.versions = {s: v for s, v in zip(shards, versions, strict=True) if remote.is_remote(s)}
     remote.expect(table.versions)
     return _numbered(table, list(names), labels.whole())
+
+
+def shards_of(path: str) -> list[str]:
+    """The tar shards that a path names by itself, with braces, by a pattern, or at an address; none where it names
+    something else. Raises UserError."""
+    where = f"data path '{path}'"
+    if remote.is_remote(path):
+        return _remote_shards(path, where)
+    if not path.endswith(".tar"):
+        return []
+    if not _exists(Path(path), where) and set("{*?[") & set(path):
+        return _expand(path, where)
+    return [path] if Path(path).is_file() else []
 
 
 def _expand(pattern: str, where: str) -> list[str]:

@@ -27,6 +27,7 @@ from mae_ext.data.volume.foreground import body_mask, measured, survey, without_
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
+from mae_ext.data.volume.kind import KIND
 from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
@@ -71,6 +72,7 @@ class VolumeReader:
         *(*nifti.NIFTI_SUFFIXES, *nifti.MGH_SUFFIXES, *nrrd.SUFFIXES),
         *(f"{suffix}/" for suffix in dicom.SUFFIXES),
     )
+    kind = KIND
     display = "volume"
     label_suffix = ".nii.gz"
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
