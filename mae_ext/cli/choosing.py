@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from mae_ext.config import find_config, load_config
 from mae_ext.errors import ConfigError, NothingToRead, UserError, some
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def chosen(command: str, config: str | None, data: str | None, tuning: bool = Fa
             f"name a CONFIG; `mae-ext configs` lists recipes"
         )
     _say(
-        f"recipe: {name}, for the {taker.kind.many} of {data}; its lines marked 'change' say what to look at: "
-        f"`mae-ext {command} {name}` is the same, and --set changes a key"
+        f"recipe: {name}, as {data} holds {taker.kind.many}: the same as `mae-ext {command} {name} ...`; what to "
+        f"change is marked in {find_config(name)}, and --set changes it"
     )
     return name
 
@@ -62,8 +63,6 @@ def modality_for(run: str, modality: str | None, sources: Sequence[str]) -> str 
 
     Raises UserError where a source holds samples of several of them.
     """
-    from mae_ext.config import load_config
-
     file = Path(run) / "config.yaml"
     if modality is not None or not file.is_file():
         return modality

@@ -16,8 +16,8 @@ from mae_ext.data.plan import spread
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.folder import walk
 from mae_ext.data.sources.kinds import Few, Taker, by_content, by_suffix, exists_as_folder, is_text, takers
-from mae_ext.data.sources.lists import is_list
-from mae_ext.data.sources.passed_over import BARE, PassedOver, beside, suffix_of
+from mae_ext.data.sources.lists import LISTS, is_list
+from mae_ext.data.sources.passed_over import PassedOver, beside, suffix_of
 from mae_ext.data.sources.table import list_items, shards_of
 from mae_ext.errors import UserError, some
 
@@ -84,7 +84,7 @@ def survey(path: str) -> Survey:
             return _of_shards(path, shards, known)
     elif shards := shards_of(re.sub(r"\.tar::[\w.-]+$", ".tar", path)):
         return _of_shards(path, shards, known)
-    elif is_list(path):
+    elif is_list(path) or Path(path).suffix in LISTS:
         for address in _of_list(path, known):
             made.add(address)
     elif Path(path).is_file():
@@ -113,24 +113,29 @@ class _Groups:
     def __init__(self, known: list[Taker]) -> None:
         self.all, self.passed = known, PassedOver()
         self.groups: dict[tuple[tuple[Taker, ...], str], Few] = {}
-        self._takers: dict[str, tuple[Taker, ...]] = {}
+        self._plain: dict[str, Few] = {}
 
     @property
     def known(self) -> bool:
         return any(taking for taking, _ in self.groups)
 
     def add(self, address: str) -> None:
-        if address.endswith("/"):
-            taking, suffix = tuple(taker for taker in self.all if taker.joined), "folders"
+        name = address.rpartition("/")[2]
+        ending = name.rpartition(".")[2] if name.count(".") == 1 else ""
+        if ending in self._plain:  # all but a few of a large folder
+            self._plain[ending].add(address)
+        elif not name:
+            self._group(tuple(taker for taker in self.all if taker.joined), "folders").add(address)
+        elif (taking := by_suffix(name, self.all)) or not beside(name):
+            few = self._group(taking, suffix_of(name))
+            few.add(address)
+            if taking and ending:
+                self._plain[ending] = few
         else:
-            suffix = suffix_of(address)
-            taking = self._takers[suffix] if suffix in self._takers else by_suffix(address, self.all)
-            if suffix != BARE and address.rpartition("/")[2].count(".") == 1:
-                self._takers[suffix] = taking
-        if not taking and beside(address):
             self.passed.other(address)
-        else:
-            self.groups.setdefault((taking, suffix), Few()).add(address)
+
+    def _group(self, taking: tuple[Taker, ...], suffix: str) -> Few:
+        return self.groups.setdefault((taking, suffix), Few())
 
     def survey(self, path: str) -> Survey:
         made, held = Survey(path, passed=self.passed), dict[str, Held]()
