@@ -115,7 +115,7 @@ def test_of_a_run_with_several_modalities_the_one_is_taken_whose_reader_takes_th
     (folder.parent / "run").mkdir()
     sections = {
         "photo": "size: [16, 16], patch: [8, 8], batch: 4",
-        "scan": "size: [8, 8, 8], patch: [8, 8, 8], channels: 1, batch: 4, data: {reader: volume}",
+        "scan": "size: [16, 16, 16], patch: [8, 8, 8], channels: 1, batch: 4, data: {reader: volume}",
     }
     text = "".join(f"  {name}: {{{section}}}\n" for name, section in sections.items())
     config = f"modalities:\n{text}model: {{size: tiny}}\ntrain: {{steps: 1}}\n"
