@@ -37,6 +37,17 @@ class ConfigError(UserError):
     """
 
 
+class NothingToRead(UserError):
+    """A source that holds nothing of what a reader takes. path: of the source. suffixes: the reader's. A UserError."""
+
+    def __init__(self, path: str, suffixes: Sequence[str], message: str) -> None:
+        super().__init__(path, suffixes, message)
+        self.path, self.suffixes = path, tuple(suffixes)
+
+    def __str__(self) -> str:
+        return str(self.args[2])
+
+
 class WrongShape(UserError, ValueError):
     """A tensor that a model was not made for: its shape, and what was expected. A UserError and a ValueError.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mae_ext.errors import BadSample, Passing, RunError, Stopped, UserError
+from mae_ext.errors import BadSample, NothingToRead, Passing, RunError, Stopped, UserError
 from mae_ext.launcher import Launcher
 
 app = typer.Typer(
@@ -23,7 +23,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped recipe.")]
+ConfigArg = Annotated[
+    str | None,
+    typer.Argument(metavar="[CONFIG]", help="A YAML file, or a shipped recipe; by default that of what --data holds."),
+]
 WHAT = "a run, a checkpoint of one, or weights of another program: a file, a folder, or FORMAT:PATH (docs/weights.md)"
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help=f"{WHAT[0].upper()}{WHAT[1:]}.")]
 DataOption = Annotated[
@@ -110,6 +113,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if outcome == 130:  # where typer has met the KeyboardInterrupt, and said nothing
             return complain("interrupted", 130)
         return outcome if isinstance(outcome, int) else 0
+    except NothingToRead as error:
+        from mae_ext.cli.choosing import explained
+
+        return complain(explained(error), 2)
     except (UserError, BadSample) as error:
         return complain(error, 2)
     except RunError as error:

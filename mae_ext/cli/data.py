@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mae_ext.cli.app import ConfigArg, DataOption, NameOption, SetOption, app, progress_bar
+from mae_ext.cli.choosing import by_reader, chosen
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
 
@@ -13,7 +14,9 @@ from mae_ext.overrides import configured
 @app.command()
 def doctor(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, lists, shards or .npz.")],
-    reader: Annotated[str, typer.Option("--reader", help="A name from `mae-ext plugins`.")] = "image",
+    reader: Annotated[
+        str | None, typer.Option("--reader", help="A name from `mae-ext plugins`; by default, what the files ask for.")
+    ] = None,
     deadline: Annotated[float, typer.Option("--deadline", min=0.1, help="Seconds one file may take.")] = 20.0,
     config: Annotated[str | None, typer.Option("--config", help="Instead of --reader: as this config reads.")] = None,
     set_: SetOption = None,
@@ -25,7 +28,7 @@ def doctor(
 ) -> None:
     """Open every file in a killable child and report which are bad and why; exit 1 if any.
 
-    Example: mae-ext doctor photos/ --reader image
+    Example: mae-ext doctor photos/
     """
     from mae_ext.data.loading.doctor import as_config, inspect, summary
     from mae_ext.data.sources.dicom.said import index_of
@@ -33,14 +36,19 @@ def doctor(
 
     if config is None and (set_ or modality):
         raise UserError("--set and --modality are of --config, which is not given")
-    how = {"reader_name": reader} if config is None else as_config(configured(config, None, set_), modality, config)
+    if config is not None:
+        parts = [(paths, as_config(configured(config, None, set_), modality, config))]
+    else:
+        readers = {reader: paths} if reader is not None else by_reader(paths)
+        parts = [(some, {"reader_name": name}) for name, some in readers.items()]
     verdicts = []
     with progress_bar("opening") as progress:
-        for verdict in inspect(paths, deadline_s=deadline, say=say, **how):
-            verdicts.append(verdict)
-            progress(len(verdicts), None)
-            if verbose or verdict.doubts or not verdict.ok or verdict.description.startswith("DICOM"):
-                print(verdict)
+        for some, how in parts:
+            for verdict in inspect(some, deadline_s=deadline, say=say, **how):
+                verdicts.append(verdict)
+                progress(len(verdicts), None)
+                if verbose or verdict.doubts or not verdict.ok or verdict.description.startswith("DICOM"):
+                    print(verdict)
     if wrote := index_of(paths, [(v.path, v.description) for v in verdicts if v.ok], index):
         print(wrote)
     print(summary(verdicts))
@@ -50,7 +58,8 @@ def doctor(
 
 @app.command()
 def prepare(
-    config: ConfigArg,
+    *,
+    config: ConfigArg = None,
     out: Annotated[str, typer.Option("--out", help="Folder for the cache; what is there and good is left alone.")],
     data: DataOption = None,
     set_: SetOption = None,
@@ -63,7 +72,7 @@ def prepare(
     """
     from mae_ext.data.loading.prepare import prepare as fill
 
-    loaded = configured(config, data, set_)
+    loaded = configured(chosen("prepare", config, data), data, set_)
     with progress_bar("preparing") as progress:
         prepared = fill(loaded, Path(out), workers, progress=progress, modality=modality)
     print(prepared)

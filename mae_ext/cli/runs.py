@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mae_ext.cli.app import BadOption, NameOption, Pool, PrecisionOption, RunArg, app, progress_bar
+from mae_ext.cli.choosing import modality_for
 from mae_ext.config import uncached
 from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
@@ -39,7 +40,7 @@ def reconstruct(
             own_statistics=own_statistics,
             seed=seed,
             limit=limit,
-            name=modality,
+            name=modality_for(run, modality, inputs),
             progress=progress,
         )
     for path in paths:
@@ -70,7 +71,7 @@ def embed(
     from mae_ext.features.sharing import helped, opened_run
 
     with joined() as ranks, progress_bar("embedding", ranks.main) as progress:
-        opened = opened_run(run, modality, precision, str(ranks.device))
+        opened = opened_run(run, modality_for(run, modality, [source]), precision, str(ranks.device))
         path = helped(ranks, opened, lambda own: write(
             own, source, Path(out), pool, max_bad_fraction=max_bad_fraction, progress=progress, with_map=map_,
             neighbours=neighbours,
@@ -111,7 +112,8 @@ def probe(
         train, test, folds, k=k, pool=pool, attentive=attentive, mirror=mirror, max_bad_fraction=max_bad_fraction
     )
     with joined() as ranks, progress_bar("embedding", ranks.main) as bar:
-        opened, seed = opened_run(run, modality, precision, str(ranks.device)), spec.seed if random_weights else None
+        name, seed = modality_for(run, modality, spec.sources), spec.seed if random_weights else None
+        opened = opened_run(run, name, precision, str(ranks.device))
         baseline: Baseline | None = "random" if random_weights else None
         result = helped(ranks, opened, lambda own: probe_run(
             own, spec, baseline=baseline, progress=lambda _, done, total: bar(done, total),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mae_ext.cli.app import WHAT, AllowOption, ConfigArg, DataOption, SetOption, StepsOption, TestOption, app
+from mae_ext.cli.choosing import chosen
 from mae_ext.config import load_values
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
@@ -14,7 +15,7 @@ from mae_ext.strict_json import dumps
 
 @app.command()
 def pretrain(
-    config: ConfigArg,
+    config: ConfigArg = None,
     data: DataOption = None,
     test: TestOption = None,
     out: Annotated[str, typer.Option("--out", help="Run directory; a run in it goes on by itself.")] = "runs/latest",
@@ -26,11 +27,13 @@ def pretrain(
     """Train; resumes by itself when --out holds a checkpoint of the same config. Losses on --test go to
     OUT/evaluations.jsonl.
 
-    Example: mae-ext pretrain image_folder --data photos/ --out runs/photos; from weights: --init mae_vit_base.pth
+    Example: mae-ext pretrain image_folder --data photos/ --out runs/photos; from weights: --init mae_vit_base.pth;
+    without CONFIG, the recipe for a folder of what --data holds: images, films or scans.
     """
     from mae_ext.engine.start_config import with_start
     from mae_ext.engine.train import train
 
+    config = chosen("pretrain", config, data)
     loaded = configured(with_start(*load_values(config, list(set_ or [])), init, out), data, None, steps, test)
     if loaded.task.name != "pretrain":
         raise UserError(f"{config}: is of the task '{loaded.task.name}'; run it with `mae-ext finetune`")
@@ -39,7 +42,7 @@ def pretrain(
 
 @app.command()
 def finetune(
-    config: ConfigArg,
+    config: ConfigArg = None,
     init: Annotated[
         str | None, typer.Option("--init", help=f"The pretrained encoder: {WHAT}. 'none' starts from nothing.")
     ] = None,
@@ -57,7 +60,7 @@ def finetune(
     from mae_ext.engine.start_config import check_task, with_start
     from mae_ext.engine.train import train
 
-    values, where = load_values(config, list(set_ or []))
+    values, where = load_values(chosen("finetune", config, data, tuning=True), list(set_ or []))
     if init is None and not values.get("init"):
         raise UserError(f"{where}: what does it start from? Give --init WHAT (a run, or weights), or --init none")
     loaded = with_start(values, where, init, out)
@@ -66,7 +69,7 @@ def finetune(
 
 @app.command()
 def plan(
-    config: ConfigArg,
+    config: ConfigArg = None,
     data: DataOption = None,
     set_: SetOption = None,
     world: Annotated[int, typer.Option("--world", min=1, help="Ranks to plan for.")] = 1,
@@ -81,6 +84,7 @@ def plan(
     from mae_ext.engine.estimate import describe
     from mae_ext.engine.log import say, warn
 
+    config = chosen("plan", config, data)
     loaded = configured(config, data, set_)
     if loaded.task.name != "pretrain":
         raise UserError(f"{config}: is of the task '{loaded.task.name}'; plan knows the cost of pretraining alone")

@@ -114,7 +114,8 @@ class Reader(Protocol):
     suffixes: lower case, with the dot; ".dcm/", with a slash, is a folder of such files that together are one sample.
     A reader may have `display`, the way its samples are drawn ("image", "clip", "volume"; "image" if it has none),
     `example`, what `doctor` asks of a file when no config says otherwise ({"size": (224, 224), "channels": 3} if it has
-    none), and
+    none), `kind`, by which its files are told from those of other readers (`mae_ext.data.kind.Kind`; by suffix alone if
+    it has none), and
 
     - `extent(address) -> Extent`, what its crop samplers will be given, from the header alone. Raises BadSample. Its
       samples then say their `extent` and `box`. Of a reader without it, `extent_of` and `read_placed` find both out.

@@ -129,7 +129,7 @@ def test_every_command_that_lists_a_folder_names_what_it_passes_over_once(
     tuned, ft = str(tiny(task, "task")), str(tmp_path / "ft")
     data, out = str(odd), str(tmp_path / "out")
     commands = [
-        ["doctor", data],
+        ["doctor", data, "--reader", "image"],  # there is a scan, too
         ["probe", str(base), "--train", data, "--test", data],
         ["plan", config, "--data", data],
         ["pretrain", config, "--data", data, "--out", str(tmp_path / "trained")],

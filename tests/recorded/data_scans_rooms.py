@@ -235,7 +235,10 @@ def labels_of_scans(folder: Path, made: dict[str, str]) -> Iterator[tuple[str, A
         "floats written",
         lambda: (
             label_volume.write(
-                np.linspace(0, 1, 6 * 7 * 8).reshape(8, 7, 6), reader.formats.declared(str(like)), None, folder / "f.nii.gz"
+                np.linspace(0, 1, 6 * 7 * 8).reshape(8, 7, 6),
+                reader.formats.declared(str(like)),
+                None,
+                folder / "f.nii.gz",
             ),
             joined([nib.load(folder / "f.nii.gz").get_fdata()]),
         )[1:],

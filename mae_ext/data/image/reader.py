@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from mae_ext.data.image import labels as label_image
 from mae_ext.data.image.channels import MODES
 from mae_ext.data.image.file import FORMATS, SUFFIXES, opened, parsing
+from mae_ext.data.image.kind import KIND
 from mae_ext.data.image.picture import Box, OfArray, OfFile, OfTiff, Picture, Plane, Turn
 from mae_ext.data.image.tiff import MAGIC as TIFF_MAGIC
 from mae_ext.data.image.tiff import SUFFIXES as TIFF_SUFFIXES
@@ -53,6 +54,7 @@ class ImageReader:
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
+    kind = KIND
     display = "image"
     label_suffix = ".png"
 

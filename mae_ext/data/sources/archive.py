@@ -87,7 +87,7 @@ def list_tar(
         return group
 
     try:
-        with _opened(shard) as stream, tarfile.open(shard, "r:", stream) as tar:
+        with opened(shard) as stream, tarfile.open(shard, "r:", stream) as tar:
             for place, member in enumerate(tar):
                 path = PurePosixPath(member.name)
                 stem, dot, rest = path.name.partition(".")
@@ -127,7 +127,7 @@ def list_tar(
         yield address, label
 
 
-def _opened(shard: str) -> IO[bytes]:
+def opened(shard: str) -> IO[bytes]:
     if not remote.is_remote(shard):
         return open(shard, "rb")  # noqa: PTH123
     return cast(IO[bytes], remote.Stream(shard, int(remote.version_of(shard).split()[0])))
@@ -219,6 +219,16 @@ def holds(file: str, key: str) -> bool:
             return f"{key}.npy" in zipped.namelist()
     except DAMAGE:
         return False
+
+
+def row_of(file: str, split: str) -> tuple[int, tuple[int, ...], str] | None:
+    """(rows, shape of one, type) of {split}_images, from its header; None where there is none that can be read."""
+    try:
+        with zipfile.ZipFile(file) as zipped:
+            shape, _, dtype = npz_header(zipped, zipped.getinfo(f"{split}_images.npy"))
+    except DAMAGE:
+        return None
+    return (shape[0], shape[1:], dtype.name) if shape else None
 
 
 def _label_array(file: str, key: str, where: str) -> NDArray[np.generic]:

@@ -52,24 +52,48 @@ class Entry(NamedTuple):
     version: tuple[int, int] | None = None
 
 
-def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) -> Iterator[Entry]:
+Read = dict[str, tuple[int, list[os.DirEntry[str]]]]
+"""Of each folder, when it last changed (ns) and what is in it."""
+
+_ahead: dict[str, Read] = {}
+"""What a walk that was said to be ahead of another has read below a folder, until that other comes by."""
+
+MOST_AHEAD = 500_000
+"""Names that are remembered so: 200 MB. What is beyond them is read twice."""
+
+
+def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver, ahead: bool = False) -> Iterator[Entry]:
     """Depth first, names in code-point order whatever the locale.
 
     Where a suffix ends in a slash, the folder stands for all its files of the kind, once, and is no label. Where one is
-    ".dcm/", all that may be DICOM is given file by file: what it is its content says (dicom/).
+    ".dcm/", all that may be DICOM is given file by file: what it is its content says (dicom/). ahead: the next walk
+    here, of any suffixes, follows at once, and reads no folder again.
     """
     inside = os.path.realpath(root)
     single = tuple(s for s in suffixes if not s.endswith("/"))
     joined = tuple(s.removesuffix("/") for s in suffixes if s.endswith("/"))
     seen: set[str] = set()
     dicom = ".dcm" in joined
+    read: Read = {} if ahead else _ahead.pop(str(root), {})
+    room = MOST_AHEAD - sum(len(names) for other in _ahead.values() for _, names in other.values()) if ahead else 0
 
     def children(folder: str) -> list[os.DirEntry[str]]:
+        nonlocal room
         try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda e: e.name, reverse=True)
+            changed = os.stat(folder).st_mtime_ns if ahead or read else 0  # noqa: PTH116
+            before, entries = read.pop(folder, (0, []))
+            if not before or before != changed:
+                with os.scandir(folder) as listed:
+                    entries = sorted(listed, key=lambda e: e.name, reverse=True)
         except OSError as error:
             raise UserError(f"{where}: the folder '{folder}' cannot be read: {error.strerror}") from error
+        room -= len(entries)
+        if ahead and room > 0:
+            read[folder] = changed, entries
+        return entries
+
+    def from_root(entry: os.DirEntry[str]) -> str:
+        return os.path.relpath(entry.path, root)
 
     outermost = children(str(root))
     in_run = is_written(outermost)
@@ -79,47 +103,49 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver) 
         name, link = entry.name.lower(), entry.is_symlink()
         part = bool(joined) and name.endswith(joined)
         wanted = part or name.endswith(single)
-        seen_from_root = os.path.relpath(entry.path, root)
         if entry.name.startswith("."):
             # "._photo.jpg" is how macOS archives carry resource forks: it has the suffix and is no photo.
-            passed.hidden(seen_from_root)
+            passed.hidden(from_root(entry))
         elif link and Path(entry.path).is_dir():
             # The files of one inside are listed where they stand, and a link can close a circle.
-            passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, seen_from_root)
+            passed.add(LINKS_TO_FOLDERS if is_inside(entry.path, inside) else LINKS_OUT, from_root(entry))
         elif entry.is_dir(follow_symlinks=False):
             if name.endswith(ZARR):  # a folder that is one sample, or none
                 if wanted:
                     yield Entry(entry.path, top)
                 else:
-                    passed.other(seen_from_root)
+                    passed.other(from_root(entry))
                 continue
             inner = children(entry.path)
             if is_written(inner) or (in_run and top is None and name in OF_A_RUN):
-                passed.add(WRITTEN, seen_from_root)
+                passed.add(WRITTEN, from_root(entry))
                 continue
             stack += [(child, entry.name if top is None else top) for child in inner]
         elif dicom and may_be_dicom(name, single, joined) and not is_part(entry.path, single):
             if link and not is_inside(entry.path, inside):
-                passed.add(LINKS_OUT, seen_from_root)
+                passed.add(LINKS_OUT, from_root(entry))
             elif entry.is_file():
                 status = entry.stat()
                 yield Entry(entry.path, top, (status.st_size, status.st_mtime_ns))
             else:
-                passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
+                passed.add(
+                    LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, from_root(entry)
+                )
         elif not wanted:
             if not is_part(entry.path, single):
-                passed.other(seen_from_root)
+                passed.other(from_root(entry))
         elif link and not is_inside(entry.path, inside):
-            passed.add(LINKS_OUT, seen_from_root)
+            passed.add(LINKS_OUT, from_root(entry))
         elif Path(entry.path).is_file() if link else entry.is_file():
-            folder = f"{Path(entry.path).parent}/"
             if not part:
                 yield Entry(entry.path, top)
-            elif folder not in seen:
+            elif (folder := f"{Path(entry.path).parent}/") not in seen:
                 seen.add(folder)
                 yield Entry(folder, None if top is None or Path(folder) == root / top else top)
         else:
-            passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, seen_from_root)
+            passed.add(LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, from_root(entry))
+    if ahead:
+        _ahead[str(root)] = read
 
 
 def is_written(entries: Iterable[os.DirEntry[str]]) -> bool:

@@ -47,7 +47,9 @@ REMEDIES = {
 
 SAME_NAME = "members of a name that came before"
 SAME_KEY = "members whose names differ after the first dot"
+AS_IT_BEGINS = "files that begin as what is read"
 READ = {
+    AS_IT_BEGINS: "give them the suffix of what they are, and the others in their folder will be told from them",
     SAME_NAME: "pack each under a name of its own if one was to replace the other",
     SAME_KEY: "to read one kind alone, name what follows that dot, as in x.tar::rgb.jpg",
 }
@@ -118,8 +120,8 @@ class PassedOver:
         self.counts[kind] += times
         self.examples.setdefault(kind, name)
 
-    def add_read(self, kind: str, name: str) -> None:
-        self.read[kind] += 1
+    def add_read(self, kind: str, name: str, times: int = 1) -> None:
+        self.read[kind] += times
         self.examples.setdefault(kind, name)
 
     def other(self, name: str) -> None:
@@ -193,8 +195,8 @@ def _may_be_dicom(suffix: str) -> bool:
 
 
 def remedy(kind: str) -> str:
-    if kind in REMEDIES or kind in READ:
-        return {**REMEDIES, **READ}[kind]
+    if text := {**REMEDIES, **READ}.get(kind.partition(" (")[0]):
+        return text
     if kind not in OF_ARRAYS and (readers := readers_of(kind)):
         one = " or ".join(readers)
         return f"they are for another reader: use --reader {one}, in a config data.reader: {one}"

@@ -5,7 +5,6 @@ a file path, `folder/` for files that are one sample together, `shard.tar::OFFSE
 `file.npz::train_images::17`; `address.py` opens it.
 """
 
-import errno
 import logging
 import re
 from array import array
@@ -21,15 +20,16 @@ from mae_ext.data.case_names import are_cases, case_of
 from mae_ext.data.sources import cases, remote
 from mae_ext.data.sources.dicom import export as dicom
 from mae_ext.data.sources.folder import Entry, walk
+from mae_ext.data.sources.kinds import vouched
 from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
-from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
+from mae_ext.data.sources.passed_over import AS_IT_BEGINS, NAMELESS, PassedOver, suffix_of
 from mae_ext.data.sources.path_table import PathTable
 from mae_ext.data.sources.shard_index import index_of, version_of
+from mae_ext.data.sources.shard_names import exists, shards_of
 from mae_ext.data.sources.shared import Growing, share
 from mae_ext.data.sources.within import list_arrays
-from mae_ext.errors import BadSample, UserError, some
+from mae_ext.errors import BadSample, NothingToRead, UserError, some
 
-MAX_SHARDS = 100_000
 READERS = 16
 """Shards that are listed at a time: at an address it is waiting, on a disk the second time it is mapping."""
 
@@ -127,13 +127,11 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
             raise UserError(f"{where}: '{chosen[2]}' ends in none of {_join(suffixes)}")
     if are_cases(suffixes):
         return _list_cases(path, suffixes, where, passed)
-    if remote.is_remote(path):
-        return _list_shards(_remote_shards(path, where), suffixes, where, passed, only)
+    if shards := shards_of(path):
+        return _list_shards(shards, suffixes, where, passed, only)
     here, choice = Path(path), None
-    if (listed := is_list(path)) and not _exists(here, where):
+    if (listed := is_list(path)) and not exists(here, where):
         here, choice = Path(listed["file"]), listed["choice"]
-    if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
-        return _list_shards(_expand(path, where), suffixes, where, passed, only)
     _require(here, where)
     if here.is_dir():
         return _list_folder(here, suffixes, where, passed)
@@ -141,30 +139,18 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         raise UserError(f"{where}: is neither a folder nor a regular file (a pipe, socket or device is never opened)")
     if here.suffix in LISTS:
         return _of_list(read_list(here, choice, suffixes, where), passed)
-    if here.suffix == ".tar":
-        return _list_shards([path], suffixes, where, passed, only)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
-        raise UserError(
-            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
+        raise NothingToRead(
+            path,
+            suffixes,
+            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)",
         )
     return _items([path], None)
 
 
-def _exists(path: Path, where: str) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise UserError(f"{where}: cannot be opened: {error.strerror}") from error
-    return True
-
-
 def _require(path: Path, where: str) -> None:
-    if not _exists(path, where):
-        parent = next(p for p in (path.absolute(), *path.absolute().parents) if _exists(p, where))
+    if not exists(path, where):
+        parent = next(p for p in (path.absolute(), *path.absolute().parents) if exists(p, where))
         raise UserError(f"{where}: no such file or folder (the path exists up to '{parent}')")
 
 
@@ -239,10 +225,9 @@ def _list_folder(
     scans: list[dicom.Scan] = []
     others = 0
 
-    def addresses() -> Iterator[str]:
+    def addresses(entries: Iterable[Entry]) -> Iterator[str]:
         nonlocal others
-        listed: Iterator[Entry] = walk(root, suffixes, where, passed)
-        for part in dicom.parted(cases.of_cases(listed, str(root), patterns, passed) if patterns else listed):
+        for part in dicom.parted(entries):
             if isinstance(part, list):
                 scans.extend(dicom.scans_in(str(root), part, passed, dicom.FOURTH_AXIS in suffixes))
             else:
@@ -251,17 +236,25 @@ def _list_folder(
                 names.append(codes.setdefault(one.top, len(codes)))
                 yield one.path if isinstance(one, Entry) else one.address
 
-    if len(table := PathTable(addresses())):
+    listed: Iterator[Entry] = walk(root, suffixes, where, passed)
+    if len(table := PathTable(addresses(cases.of_cases(listed, str(root), patterns, passed) if patterns else listed))):
         items = _numbered(table, codes, np.frombuffer(names, np.int32))
         # Folders that are whole series stay what they were; of others the patients are said, for splits.
-        known = not others and all(s.patient for s in scans) and any(dicom.is_series(s.address) for s in scans)
-        return replace(items, patients=PathTable(s.patient for s in scans)) if known else items
+        of_patients = not others and all(s.patient for s in scans) and any(dicom.is_series(s.address) for s in scans)
+        return replace(items, patients=PathTable(s.patient for s in scans)) if of_patients else items
     if patterns:
         raise UserError(f"{where}: no file of the pattern '{patterns[0]}', at any depth; {passed.instead()}")
+    if known := vouched((entry.path for entry in walk(root, ("",), where, PassedOver(), ahead=True)), suffixes):
+        entries = walk(root, ("",), where, PassedOver())
+        table = PathTable(addresses(entry for entry in entries if suffix_of(entry.path) in known))
+        for suffix in known:
+            passed.add_read(f"{AS_IT_BEGINS} ({suffix})", passed.examples.pop(suffix), passed.counts.pop(suffix))
+        return _numbered(table, codes, np.frombuffer(names, np.int32))
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)
-    raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}")
+    text = f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}"
+    raise NothingToRead(str(root), suffixes, text)
 
 
 # Tar shards
@@ -288,56 +281,8 @@ def _list_shards(
 
         table = PathTable.joined(parts())
     if not len(table):
-        raise UserError(
-            f"{where}: no sample in {len(shards)} tar shard(s); expected members that end in "
-            f"{only or _join(suffixes)}; {passed.instead()}"
-        )
+        text = f"expected members that end in {only or _join(suffixes)}; {passed.instead()}"
+        raise NothingToRead(shards[0], suffixes, f"{where}: no sample in {len(shards)} tar shard(s); {text}")
     table.versions = {s: v for s, v in zip(shards, versions, strict=True) if remote.is_remote(s)}
     remote.expect(table.versions)
     return _numbered(table, list(names), labels.whole())
-
-
-def _expand(pattern: str, where: str) -> list[str]:
-    """Braces, then glob. Every shard that braces name must be there."""
-    shards: list[str] = []
-    for name in _braces([pattern], where):
-        if set("*?[") & set(name):
-            parent = Path(name).parent
-            shards += sorted(str(p) for p in parent.glob(Path(name).name))
-        else:
-            shards.append(name)
-    if missing := [s for s in shards if not Path(s).is_file()]:
-        raise UserError(f"{where}: {len(missing)} of {len(shards)} shards are missing, the first is '{missing[0]}'")
-    if not shards:
-        raise UserError(f"{where}: no shard matches")
-    return shards
-
-
-def _remote_shards(pattern: str, where: str) -> list[str]:
-    """Braces, then what * ? [ name, or the shards of a folder."""
-    shards: list[str] = []
-    for name in _braces([pattern], where):
-        whole = name.endswith(".tar") and not set("*?[") & set(name)
-        shards += [name] if whole else remote.shards_at(name)
-    if not shards:
-        raise UserError(f"{where}: no shard (.tar) there; at an address, tar shards are read and nothing else")
-    return shards
-
-
-def _braces(names: list[str], where: str) -> list[str]:
-    """a-{08..10}-{x,y}.tar -> six names; leading zeros are kept."""
-    done: list[str] = []
-    while names:
-        name = names.pop(0)
-        braces = re.search(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}", name)
-        if braces is None:
-            done.append(name)
-            continue
-        first, last, words = braces.groups()
-        if words is None and not 0 <= int(last) - int(first) < MAX_SHARDS:
-            raise UserError(f"{where}: {braces[0]}: expected FIRST..LAST, rising, of at most {MAX_SHARDS} shards")
-        parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
-        names[:0] = [name[: braces.start()] + part + name[braces.end() :] for part in parts]
-        if len(names) + len(done) > MAX_SHARDS:
-            raise UserError(f"{where}: more than {MAX_SHARDS} shards")
-    return done

@@ -21,13 +21,9 @@ from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
 from mae_ext.data.video.decoder import Children, Kept, Opened, Recounted
+from mae_ext.data.video.kind import KIND, SUFFIXES
 from mae_ext.errors import BadSample, UserError
 from mae_ext.strict_json import dumps
-
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpeg", ".mpg", ".mpe"),
-    *(".vob", ".ts", ".m2ts", ".mts", ".m2t", ".wmv", ".asf", ".flv", ".ogv", ".gif"),
-)
 
 SHORT_SIDE = 8 / 7
 """Frames are decoded with a short side of this times that of the output: the usual 256 for 224."""
@@ -88,6 +84,7 @@ class VideoReader:
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
+    kind = KIND
     display = "clip"
     example = {"size": (16, 224, 224), "channels": 3}  # noqa: RUF012 read by the doctor, changed by nobody
 

@@ -28,6 +28,7 @@ from mae_ext.data.volume.formats.known import SUFFIXES, Formats, patterns_of
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
+from mae_ext.data.volume.kind import KIND
 from mae_ext.data.volume.scan import Array, Declared, Time, channels_first, instant, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
@@ -70,6 +71,7 @@ class VolumeReader:
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
+    kind = KIND
     display = "volume"
     label_suffix = ".nii.gz"
     classes: tuple[str, ...] | None = None
