@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mae_ext.data.labelmap import Labels
+from mae_ext.data.picked import check_picks, picked
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources import archive
 from mae_ext.data.sources.address import fetch, head
@@ -27,7 +28,7 @@ from mae_ext.data.volume.foreground import body_mask, measured, survey, without_
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
-from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
+from mae_ext.data.volume.scan import Array, Declared, Time, check, instant, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
 
@@ -44,7 +45,6 @@ KNOWN = MAPPED // 2
 """Prepared scans that a process keeps at hand, two entries of the cache each: finding one anew takes ten times as long
 as to ask whether its source is as it was."""
 
-Time = Literal["first", "middle", "mean"]
 Resampled = Literal["float32", "float16"]
 
 
@@ -60,6 +60,7 @@ class VolumeReader:
     min_finite: a scan with a smaller share of finite voxels is refused; with a larger, the others carry no loss.
     cache: a folder for prepared scans. max_bytes: of a file and of its voxels. resampled: what a crop becomes that
     is no cut of 16-bit numbers, in the cache and on its way to the device; float16, half the bytes, has three digits.
+    bands: which of the channels, in this order, by number from 0, or by name where a format has names.
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
@@ -91,6 +92,7 @@ class VolumeReader:
         cache: str | None = None,
         max_bytes: int = MAX_BYTES,
         resampled: Resampled = "float32",
+        bands: Sequence[int | str] | None = None,
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
@@ -115,6 +117,7 @@ class VolumeReader:
             raise ValueError("resampled: float16 ends at 65504, and intensity 'none' does not; name another intensity")
         self.resampled: Resampled = resampled
         self.stored_channels = self.intensity.sources(channels)
+        self.bands = check_picks(bands, self.stored_channels, "channels that the model has of the scan")
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
         self.cache = Cache(cache) if cache else None
@@ -213,7 +216,7 @@ class VolumeReader:
             "min_finite": self.min_finite,
             "array_spacing": self.array_spacing,
             "resampled": self.resampled,
-        }
+        } | ({"bands": self.bands} if self.bands else {})
 
     def _box(self, scan: Scan, crop: CropSampler) -> Crop:
         """The sampler's box, or the first of its alternatives that holds enough of the body, or the fullest of them."""
@@ -312,20 +315,13 @@ class VolumeReader:
         else:
             stored = np.moveaxis(stored, axes - 1 - extra, 0)
             if self.time_axis is not None:
-                stored = _instant(stored, self.time)
+                stored = instant(stored, self.time)
+        if self.bands is not None:
+            stored = stored[picked(address, self.bands, len(stored), declared.names)]
         if len(stored) != self.stored_channels:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
             raise BadSample(address, "channels", detail)
         return stored
-
-
-def _instant(stored: Array, time: Time) -> Array:
-    """(T, ...) -> (1, ...)."""
-    if time == "mean":
-        with np.errstate(over="ignore", invalid="ignore"):
-            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
-    at = 0 if time == "first" else len(stored) // 2
-    return stored[at : at + 1]
 
 
 def _array(row: Array, spacing: tuple[float, ...], channel_axis: int | None, time_axis: int | None) -> Declared:

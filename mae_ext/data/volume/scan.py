@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from mae_ext.data.volume.geometry import orientation
 from mae_ext.errors import BadSample
 
 Array = NDArray[np.generic]
+Time = Literal["first", "middle", "mean"]
 
 DTYPES = tuple(
     np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
@@ -61,6 +62,9 @@ class Declared:
 
     code: int = 1
     """What a NIfTI made of it calls its place (nifti1.h): 1 the scanner's coordinates, 2 those of something else."""
+
+    names: tuple[str, ...] = ()
+    """Of the channels along the axis that is not spatial, where the file names them."""
 
     @property
     def extra(self) -> tuple[int, ...]:
@@ -129,3 +133,12 @@ def pick_axis(address: str, scan: Declared, channel_axis: int | None, time_axis:
         )
         raise BadSample(address, "axes", detail)
     return extra
+
+
+def instant(stored: Array, time: Time) -> Array:
+    """(T, ...) -> (1, ...): of a time axis, the one that is taken."""
+    if time == "mean":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return stored.mean(axis=0, dtype=np.float32, keepdims=True)  # type: ignore[no-any-return]
+    at = 0 if time == "first" else len(stored) // 2
+    return stored[at : at + 1]
