@@ -127,12 +127,19 @@ class Config(Section):
 def _check_reader(m: ModalityConfig, where: str) -> None:
     """Signature and arguments; where channels are picked, also whether they are as many as there have to be."""
     spec, supplied = m.data.reader, {"size": m.size, "channels": m.channels}
+    needed = getattr(plugins.readers.get(spec.name, f"{where}.reader"), "fixed_axes", ())
+    if not {axis % len(m.size) for axis in needed} <= {axis % len(m.size) for axis in m.data.augment.fixed}:
+        raise ConfigError(
+            f"{where}.augment.fixed: reader '{spec.name}' draws samples at a scale of its own; set it to {list(needed)}"
+        )
     if "bands" not in spec.arguments:
         plugins.readers.check(spec.name, spec.arguments, tuple(supplied), f"{where}.reader")
         return
     known = inspect.signature(plugins.readers.get(spec.name, f"{where}.reader")).parameters.values()
     if not any(p.name == "bands" or p.kind is p.VAR_KEYWORD for p in known):
-        raise ConfigError(f"{where}.channels: reader '{spec.name}' picks none (it has no argument `bands`); leave it out")
+        raise ConfigError(
+            f"{where}.channels: reader '{spec.name}' picks none (it has no argument `bands`); leave it out"
+        )
     plugins.readers.build(spec.name, spec.arguments, f"{where}.channels", **supplied)
 
 

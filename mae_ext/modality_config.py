@@ -1,6 +1,6 @@
 """`modalities:` of a config: for each its files, its tokens and its masks."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, StrictStr, model_validator
 
@@ -56,7 +56,7 @@ class DataConfig(Section):
     """What reads the files."""
     channels: Annotated[tuple[Channel, ...], Field(min_length=1)] | None = None
     """Which channels of a file, in this order: by number from 0, or by name where files name them (OME-TIFF, GeoTIFF).
-    null takes all, which have to be as many as the model's. It is kept as `bands` of the reader, and counts before it."""
+    null takes all, which have to be as many as the model's. It is kept as the reader's `bands`, and counts first."""
     augment: AugmentConfig = AugmentConfig()
     """How samples are cut in training."""
     statistics: Literal["measured", "imagenet", "none"] | Statistics = "measured"

@@ -26,9 +26,9 @@ def meant(
     """(H, W, n) numbers as stored -> (H, W, m) uint8, or float32 of whatever has more than 8 bits.
 
     form: "grey", "grey+alpha", "rgb", "rgba" or "bands", which never become anything else. bands: those that are
-    taken, as they are; names: of those that there are. held: how a message calls what there is. m is `channels`, or 1 where grey is yet to be
-    repeated, 3 where an opaque alpha is to be added. Raises BadSample: "channels", "out of range", "non-finite",
-    "unsupported".
+    taken, as they are; names: of those that there are. held: how a message calls what there is. m is `channels`, or 1
+    where grey is yet to be repeated, 3 where an opaque alpha is to be added. Raises BadSample: "channels",
+    "non-finite", "unsupported".
     """
     bands_held = pixels.shape[-1]
     if bands is not None:

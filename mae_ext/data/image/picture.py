@@ -33,7 +33,6 @@ Plane = Image.Image | NDArray[np.uint8]
 """L, RGB, RGBA or F; as an array (H, W) or (H, W, 3), which L and RGB may be."""
 
 
-
 @dataclass(frozen=True)
 class Cut:
     """Planes and a box in their pixels.
@@ -47,7 +46,6 @@ class Cut:
     measured: Image.Image | None = None
     fills: tuple[float, ...] = ()
     whole: bool = False
-
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,7 @@ class Picture(Protocol):
 class OfFile:
     """A file that Pillow decodes, whole."""
 
-    def __init__(
-        self, address: str, image: Image.Image, content: bytes, channels: int, bands: Picks | None
-    ) -> None:
+    def __init__(self, address: str, image: Image.Image, content: bytes, channels: int, bands: Picks | None) -> None:
         self.address, self.image, self.content, self.channels, self.bands = address, image, content, channels, bands
         self.tiles = tiles_of(image)  # before asking for EXIF, which may lie behind the pixels, and decodes them
         self.turn = _orientation(image, content)
@@ -326,9 +322,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _array_planes(
-    address: str, array: NDArray[np.generic], channels: int, bands: Picks | None
-) -> list[Image.Image]:
+def _array_planes(address: str, array: NDArray[np.generic], channels: int, bands: Picks | None) -> list[Image.Image]:
     """(H, W) or (H, W, C) -> one colour image where the channels are colours, one image a channel otherwise."""
     bands_held = 1 if array.ndim == 2 else array.shape[2]
     floats = array.dtype.kind == "f" or array.dtype == np.uint16

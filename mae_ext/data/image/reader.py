@@ -39,15 +39,16 @@ class ImageReader:
 
     Channels: 1 is luma (ITU-R 601-2), 3 is RGB with alpha composited on white, 4 is RGBA (opaque where a source has no
     alpha). Bands that are no colours (in a TIFF what its tags call neither colour nor alpha, and several pages; in
-    arrays) come as they are: all, where `channels` is their number, or those that `bands` names, counted from 0 through
-    the pages and the samples of each, or by the names that OME, ImageJ and GDAL give them; a reader's `bands` are what
-    a config calls data.channels. z, t: of pages along such axes (OME, ImageJ), the one plane and time that is taken, a
-    number or "middle"; without them all pages are bands. Of other files `bands` chooses among their colours. None is
-    left out or made up: a number that does not fit is a bad sample. Where a map (GeoTIFF) says that there is nothing
-    (GDAL's nodata, not-a-number, a mask beside it), `valid` is false, and values are the mean of the others. Integers of more than 8 bits are divided by the largest that their bits
-    hold, 65535 for 16 and for more; float images keep their own units, and have to be finite. CMYK, palette and 1-bit become RGB or
-    grey; of an animation the first frame is read; EXIF orientation is applied, ICC profiles are not. JPEG 2000, AVIF
-    and HEIC of more than 8 bits are read with 8, as their libraries give them. Boxes refer to the upright image.
+    arrays) come as they are: all, where `channels` is their number, or those that `bands` (a config's data.channels)
+    takes, in its order, by number from 0 through the pages and the samples of each, or by the names that OME, ImageJ
+    and GDAL give them. z, t: of pages along such axes (OME, ImageJ) the one plane and time that is taken, a number or
+    "middle"; without them all pages are bands. Of other files `bands` chooses among their colours. None is left out or
+    made up: a number that does not fit is a bad sample. Where a map (GeoTIFF) says that there is nothing (GDAL's
+    nodata, not-a-number, a mask beside it), `valid` is false and values are the mean of the others. Integers of more
+    than 8 bits are divided by the largest that their bits hold, 65535 for 16 and for more; float images keep their own
+    units, and have to be finite. CMYK, palette and 1-bit become RGB or grey; of an animation the first frame is read;
+    EXIF orientation is applied, ICC profiles are not. JPEG 2000, AVIF and HEIC of more than 8 bits are read with 8, as
+    their libraries give them. Boxes refer to the upright image.
 
     Of a TIFF larger than picture.WINDOW no more is decoded than each crop needs, in the smallest level of a pyramid
     that has its pixels; all other formats are decoded whole, with 1 (grey) or 4 bytes a pixel.
@@ -87,7 +88,7 @@ class ImageReader:
             height, width = _upright(picture)
             # Outside of the net: a crop that fails is our fault, not the file's.
             boxes = [crop((height, width)) for crop in crops]
-            _check(address, boxes, (height, width))
+            check_boxes(address, boxes, (height, width))
             with parsing(address):
                 turn = picture.turn
                 size = self.size[::-1] if turn.swap else self.size
@@ -121,7 +122,9 @@ class ImageReader:
         content: bytes | NDArray[np.generic] | None = None
         tiff: Tiff | None = None
         if address.lower().endswith(TIFF_SUFFIXES) and head(address, 4) in TIFF_MAGIC:
-            tiff = Tiff(address, None, locate(address), self.z, self.t)  # not fetched: it may be much larger than its crops
+            tiff = Tiff(
+                address, None, locate(address), self.z, self.t
+            )  # not fetched: it may be much larger than its crops
         else:
             content = fetch(address, 8 * self.max_pixels)  # 8 bytes: RGBA with 16 bits each, uncompressed
             if isinstance(content, np.ndarray):
@@ -214,7 +217,8 @@ def _stored(box: Crop, turn: Turn, extent: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def _check(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
+def check_boxes(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
+    """Raises BadSample "too small" for a crop of fixed length that is longer, ValueError for others that reach out."""
     for box in boxes:
         for start, stop, length in zip(box.start, box.stop, extent, strict=True):
             if start < 0 and stop - start > length:  # a crop of fixed length, which is centred

@@ -1,4 +1,4 @@
-"""What the numbers of a TIFF's page stand for: light that is high where numbers are, of ink, palettes and white as 0."""
+"""What the numbers of a TIFF's page stand for: light, of ink, of palettes, of white as 0, of alpha in colours."""
 
 import numpy as np
 import tifffile

@@ -1,4 +1,4 @@
-"""Which pages of a TIFF are a sample's, and what its bands are called: OME, ImageJ and GDAL say it in their own tags."""
+"""Which pages of a TIFF are a sample's, and what its bands are called: OME, ImageJ and GDAL say it in tags."""
 
 import html
 import re

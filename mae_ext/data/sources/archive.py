@@ -20,19 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources import remote
+from mae_ext.data.sources.cells import CELL
 from mae_ext.data.sources.passed_over import LINKS_INSIDE, NOT_REGULAR, REPEATED, SAME_KEY, SAME_NAME, PassedOver
 from mae_ext.errors import BadSample, UserError
 
 log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""
 
-MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
+MEMBER = re.compile(r"(?s)(?P<shard>.*?\.(?:tar|lmdb|mdb))::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
 ROW = re.compile(r"(?s)(?P<file>.*\.npz)::(?P<key>\w+)::(?P<row>\d+)")
 
 
 def is_place(address: str) -> bool:
-    """Whether an address is a member of a shard or a row of an array, and no file of its own."""
-    return bool(MEMBER.fullmatch(address) or ROW.fullmatch(address))
+    """Whether an address is a member of a shard, a row of an array or a cell of a table, and no file of its own."""
+    return any(form.fullmatch(address) for form in (MEMBER, ROW, CELL))
 
 
 MAX_INFLATED_BYTES = 16 << 30

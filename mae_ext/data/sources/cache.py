@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.address import locate
+from mae_ext.data.sources.cells import CELL
 from mae_ext.errors import UserError
 
 MAGIC = b"mae_ext1"
@@ -224,10 +225,13 @@ def source_identity(address: str) -> dict[str, Any]:
     if remote.is_remote(address) and (member := archive.MEMBER.fullmatch(address)):
         version = remote.known_version(member["shard"])
         return {"size": int(member["size"]), "shard": version, "offset": int(member["offset"])}
-    path, offset, size = locate(address)
+    cell = CELL.fullmatch(address)
+    path, offset, size = locate(cell["file"] if cell else address)
     status = os.stat(path)  # noqa: PTH116
     identity = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))
     row = archive.ROW.fullmatch(address)
+    if cell:
+        return identity | {"row": [cell["column"], int(cell["row"])]}
     return identity | {"row": [row["key"], int(row["row"])]} if row else identity
 
 

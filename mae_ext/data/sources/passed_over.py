@@ -21,6 +21,7 @@ NAMELESS = "rows without a path"
 REPEATED = "members of a sample that has its data already"
 LINKS_INSIDE = "links inside a shard"
 BARE = "without suffix"
+NO_PICTURE = "values that are no pictures"
 WRITTEN = "folders that this program wrote"
 
 REMEDIES = {
@@ -35,6 +36,7 @@ REMEDIES = {
     "follows that dot, as in x.tar::seg.png",
     LINKS_INSIDE: "pack the files that they mean: tar --dereference --hard-dereference",
     WRITTEN: "the pictures of a run and what it predicts are no samples: to read them, name the folder itself",
+    NO_PICTURE: "an LMDB's values are read where they begin as an encoded picture does; nothing is unpickled",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
 }
 
@@ -63,7 +65,8 @@ FORMATS = {
     IMAGES: "convert them to PNG, JPEG or TIFF, for instance with ImageMagick: magick FILE FILE.png",
     VIDEOS: "convert them: ffmpeg -i FILE FILE.mp4",
     ".npz": "to read arrays, name the .npz file itself",
-    ".npy .h5 .hdf5 .mat .pkl .zarr .lmdb .parquet .tfrecord": "save their arrays as one .npz",
+    ".npy .h5 .hdf5 .mat .pkl .zarr .tfrecord": "save their arrays as one .npz",
+    ".parquet .lmdb .mdb": "name them themselves, as x.lmdb or 'train-*.parquet'",
     ".tar": "to read shards, name them, as x.tar or train-*.tar",
     ARCHIVES: "unpack the archives first",
 }

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive, remote
+from mae_ext.data.sources import archive, lmdb_file, remote
 from mae_ext.data.sources.folder import walk
-from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
+from mae_ext.data.sources.lists import LISTS, is_list, read_list
+from mae_ext.data.sources.parquet import list_parquet
 from mae_ext.data.sources.passed_over import NAMELESS, PassedOver
 from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.rows import Listed
 from mae_ext.data.sources.shard_index import index_of, version_of
 from mae_ext.data.sources.shared import Growing, share
 from mae_ext.errors import UserError
@@ -76,7 +78,8 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
     layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them; x.tar::rgb.jpg takes of each key the member
-    with that after its first dot), or file.npz[::split] in MedMNIST layout.
+    with that after its first dot), file.npz[::split] in MedMNIST layout, Parquet files (x.parquet, train-*.parquet,
+    a folder of one split, x.parquet::label=COLUMN,path=COLUMN), or an LMDB (a file or folder, or a folder of them).
     What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
     UserError when it is missing, unreadable, or holds nothing of the kind.
     """
@@ -109,6 +112,9 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         _require(Path(npz[1]), where)
         keys, labels = archive.list_npz(npz[1], npz[2] or "train")
         return _items(keys, labels)
+    if table := re.fullmatch(r"(?s)(.*\.parquet)(?:::(.+))?", path):
+        files = _expand(table[1], where) if set("*?[{") & set(table[1]) else [table[1]]
+        return _of_list(list_parquet(files, table[2], where), passed)
     only = None
     if chosen := re.fullmatch(r"(?s)(.*\.tar)::((?:[\w-]+\.)*[\w-]+)", path):
         path, only = chosen[1], f".{chosen[2].lower()}"
@@ -119,6 +125,8 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
     here, choice = Path(path), None
     if (listed := is_list(path)) and not _exists(here, where):
         here, choice = Path(listed["file"]), listed["choice"]
+    if _exists(here, where) and (base := lmdb_file.file_of(here)):
+        return _in_order(lmdb_file.list_lmdb(str(base), suffixes, passed), where, passed)
     if not _exists(here, where) and path.endswith(".tar") and set("{*?[") & set(path):
         return _list_shards(_expand(path, where), suffixes, where, passed, only)
     _require(here, where)
@@ -132,7 +140,8 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         return _list_shards([path], suffixes, where, passed, only)
     if not here.name.lower().endswith(tuple(s.removesuffix("/") for s in suffixes)):
         raise UserError(
-            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)"
+            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive "
+            "(.tar, .npz, .parquet, .lmdb)"
         )
     return _items([path], None)
 
@@ -214,7 +223,43 @@ def _list_folder(root: Path, suffixes: tuple[str, ...], where: str, passed: Pass
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)
+    if tables := sorted(map(str, root.rglob("*.parquet"))):
+        return _of_list(list_parquet(_of_one_split(tables, where), None, where), passed)
+    if bases := sorted(root.glob("*.lmdb")):
+        pairs = (pair for b in bases for pair in lmdb_file.list_lmdb(str(lmdb_file.file_of(b) or b), suffixes, passed))
+        return _in_order(pairs, where, passed)
     raise UserError(f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}")
+
+
+def _in_order(pairs: Iterable[tuple[str, str | None]], where: str, passed: PassedOver) -> Items:
+    """Of (address, label or None) as they come."""
+    names: list[str | None] = []
+
+    def addresses() -> Iterator[str]:
+        for address, name in pairs:
+            names.append(name)
+            yield address
+
+    if len(table := PathTable(addresses())):
+        return _labelled(table, names)
+    raise UserError(f"{where}: no sample in it; {passed.instead()}")
+
+
+def _of_one_split(files: list[str], where: str) -> list[str]:
+    """Raises UserError where files are named as parts of different splits, as those on Hugging Face's hub are."""
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        words = re.split(r"[-_.]", Path(file).name.lower()) + [part.lower() for part in Path(file).parts[-2:-1]]
+        split = next((w for w in words if w in ("train", "training", "test", "validation", "valid", "val", "dev")), "")
+        splits.setdefault(split, []).append(file)
+    if len(splits) > 1:
+        kinds = ", ".join(f"{len(some_of)} of {split or 'no'} split" for split, some_of in sorted(splits.items()))
+        first = Path(splits[max(splits)][0])
+        pattern = str(first) if len(splits[max(splits)]) == 1 else f"{first.parent}/{max(splits)}*.parquet"
+        raise UserError(
+            f"{where}: Parquet files of several splits ({kinds}); name those that are meant, as '{pattern}'"
+        )
+    return files
 
 
 # Tar shards

@@ -111,7 +111,9 @@ class TestNodata:
         expected = torch.ones(1, *SIZE, dtype=torch.bool)
         expected[:, 10:20, 30:] = False
         assert sample.valid is not None and torch.equal(sample.valid, expected)
-        clean = clean / np.float32(65535) if kind in ("i2", "u2") else clean.astype(np.float32 if kind != "u1" else kind)
+        clean = (
+            clean / np.float32(65535) if kind in ("i2", "u2") else clean.astype(np.float32 if kind != "u1" else kind)
+        )
         there = expected.expand(2, -1, -1)
         assert torch.equal(sample.x[there], torch.from_numpy(clean.astype(sample.x.numpy().dtype))[there])
         assert torch.isfinite(sample.x.float()).all()
