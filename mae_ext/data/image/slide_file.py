@@ -21,7 +21,7 @@ OF_OPENSLIDE = (".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
 """Overlapping tiles, folders of parts, JPEGs of gigapixels: what OpenSlide knows."""
 
 FINEST, COARSEST = 0.02, 20.0
-"""µm a pixel of a scanner's full resolution: what is beyond is no resolution, such as the 72 dpi that programs write."""
+"""µm a pixel of a scanner's full resolution: what is beyond is none, such as the 72 dpi that programs write."""
 
 Mpp = tuple[float, float]
 """µm a pixel, down and across."""

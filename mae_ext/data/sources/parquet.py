@@ -59,6 +59,7 @@ def _image_column(schema: Any, wanted: str | None, where: str) -> str:
     import pyarrow as pa
 
     def holds_bytes(kind: Any) -> bool:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     def is_struct_of_it(kind: Any) -> bool:
