@@ -37,12 +37,14 @@ def halved(pixels):
 
 
 def write(path, pixels=PIXELS, mpp="0.5", levels=3, **tags):
-    """A tiled pyramid, as Aperio describes it, or with what `tags` are instead."""
+    """A tiled pyramid, with the description and the thumbnail of Aperio, or with what `tags` are instead."""
     said = {"description": f"Aperio Image Library\n1x1|AppMag = 20|MPP = {mpp}"} if mpp else {}
     with tifffile.TiffWriter(path) as file:
         for i in range(levels):
             how = {"tile": (128, 128), "compression": "zlib", "photometric": "rgb", "metadata": None}
             file.write(pixels, **how, subfiletype=1 if i else 0, **(said if i == 0 else {}), **(tags if i == 0 else {}))
+            if i == 0 and mpp:
+                file.write(pixels[::8, ::8], photometric="rgb", metadata=None, subfiletype=0, rowsperstrip=16)
             pixels = halved(pixels)
     return str(path)
 
