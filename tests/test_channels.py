@@ -21,9 +21,8 @@ AXES = {"modalities__image__channels": 2, "modalities__image__data__statistics":
 
 
 def config_of(channels, count=2, **values):
-    return parse_config(
-        changed(**AXES | values | {"modalities__image__channels": count, "modalities__image__data__channels": channels})
-    )
+    own = {"modalities__image__channels": count, "modalities__image__data__channels": channels}
+    return parse_config(changed(**AXES | values | own))
 
 
 def test_they_are_said_to_the_reader_and_are_written_down_there_alone(tmp_path):
@@ -38,9 +37,14 @@ def test_they_are_said_to_the_reader_and_are_written_down_there_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("channels", "count", "said"),
-    [([0, 1, 2], 2, "are 3, and channels=2"), ([0], 2, "are 1, and channels=2"), ([-1, 0], 2, "greater than or equal to 0"),
-     ([], 2, "at least 1 item"), ([0.5, 1], 2, "channels")],
-)  # fmt: skip
+    [
+        ([0, 1, 2], 2, "are 3, and channels=2"),
+        ([0], 2, "are 1, and channels=2"),
+        ([-1, 0], 2, "greater than or equal to 0"),
+        ([], 2, "at least 1 item"),
+        ([0.5, 1], 2, "channels"),
+    ],
+)
 def test_as_many_as_the_model_has_are_asked_for_before_any_work(channels, count, said):
     with pytest.raises(ConfigError) as caught:
         config_of(channels, count)
@@ -48,7 +52,7 @@ def test_as_many_as_the_model_has_are_asked_for_before_any_work(channels, count,
 
 
 def test_of_a_reader_that_picks_none_they_are_refused_by_name():
-    with pytest.raises(ConfigError, match="data.channels: reader 'video' picks none"):
+    with pytest.raises(ConfigError, match=r"data\.channels: reader 'video' picks none"):
         config_of([0, 1], modalities__image__data__reader={"name": "video"})
 
 
