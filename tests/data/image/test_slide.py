@@ -42,7 +42,13 @@ def write(path, pixels=PIXELS, mpp="0.5", levels=3, **tags):
     with tifffile.TiffWriter(path) as file:
         for i in range(levels):
             how = {"tile": (128, 128), "compression": "zlib", "photometric": "rgb", "metadata": None}
-            file.write(pixels, **how, subfiletype=1 if i else 0, **(said if i == 0 else {}), **(tags if i == 0 else {}))
+            file.write(
+                pixels,
+                **how,
+                subfiletype=1 if i and not mpp else 0,
+                **(said if i == 0 else {}),
+                **(tags if i == 0 else {}),
+            )
             if i == 0 and mpp:
                 file.write(pixels[::8, ::8], photometric="rgb", metadata=None, subfiletype=0, rowsperstrip=16)
             pixels = halved(pixels)
