@@ -112,7 +112,7 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         _require(Path(npz[1]), where)
         keys, labels = archive.list_npz(npz[1], npz[2] or "train")
         return _items(keys, labels)
-    if table := re.fullmatch(r"(?s)(.*\.parquet)(?:::(.+))?", path):
+    if (table := re.fullmatch(r"(?s)(.*\.parquet)(?:::(.+))?", path)) and not remote.is_remote(path):
         files = _expand(table[1], where) if set("*?[{") & set(table[1]) else [table[1]]
         return _of_list(list_parquet(files, table[2], where), passed)
     only = None
