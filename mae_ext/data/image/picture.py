@@ -221,7 +221,8 @@ class OfTiff:
             return Cut([_image(p) for p in planes], _NOWHERE)
         total = float(share.sum(dtype=np.float64)) or 1.0
         fills = tuple(float(np.asarray(v).sum(dtype=np.float64)) / total for v in values)
-        planes = [_image(np.asarray(v) + np.float32(f) * (1 - share)) for v, f in zip(values, fills, strict=True)]
+        filled = (np.asarray(v) + np.float32(f) * (1 - share) for v, f in zip(values, fills, strict=True))
+        planes = [Image.fromarray(plane.astype(np.float32)) for plane in filled]
         return Cut(planes, _NOWHERE, measured, fills, whole)
 
     def _numbers(self, bands: Picks, held: int) -> list[int]:

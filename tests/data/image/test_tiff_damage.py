@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from data.image.tiffs import as_read, bad, encoded, numbers, read, written
+from data.image.tiffs import SIZE, as_read, bad, encoded, numbers, read, written
 from PIL import Image
 
 from mae_ext.data.image.reader import ImageReader
