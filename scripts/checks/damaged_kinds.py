@@ -18,8 +18,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from mae_ext import plugins
 from mae_ext.data.loading.doctor import inspect
-from mae_ext.errors import BadSample, UserError
+from mae_ext.data.sources.table import list_items
+from mae_ext.errors import UserError
 
 MEMORY_BYTES = 3 << 30
 """Of the child, its libraries included, which take 2 GB of addresses."""
@@ -136,14 +138,18 @@ def verdicts(folder: Path, kind: str) -> Counter[str]:
         file.write_bytes(content)
     bomb(files[-1])
     outcomes: Counter[str] = Counter()
+    listed = []
     for file in files:
         try:
-            judged = list(inspect([str(file)], reader, 3, 60.0, (64, 64), MEMORY_BYTES))
-            worst = next((verdict for verdict in judged if not verdict.ok), judged[0])
-            outcomes["good" if worst.ok else worst.kind] += 1
-        except (UserError, BadSample):
+            list_items(str(file), getattr(plugins.readers.get(reader), "suffixes", ()))
+            listed.append(str(file))
+        except UserError:
             outcomes["named while it was listed"] += 1
-    return outcomes
+    worst: dict[str, str] = {}
+    for verdict in inspect(listed, reader, 3, 60.0, (64, 64), MEMORY_BYTES) if listed else ():
+        file_name = verdict.path.partition("::")[0]
+        worst[file_name] = verdict.kind or worst.get(file_name, "good")
+    return outcomes + Counter(worst.values())
 
 
 def main() -> int:

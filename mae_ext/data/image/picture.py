@@ -217,13 +217,13 @@ class OfTiff:
             *values, measured = as_planes(one, False)
         share = np.asarray(measured)
         if share.all():
-            planes = [np.asarray(v).astype(np.uint8) for v in values] if whole and step == 1 else values
-            return Cut([_image(p) for p in planes], _NOWHERE)
+            if whole and step == 1:
+                values = [Image.fromarray(np.asarray(v).astype(np.uint8)) for v in values]
+            return Cut(values, _NOWHERE)
         total = float(share.sum(dtype=np.float64)) or 1.0
         fills = tuple(float(np.asarray(v).sum(dtype=np.float64)) / total for v in values)
         filled = (np.asarray(v) + np.float32(f) * (1 - share) for v, f in zip(values, fills, strict=True))
-        planes = [Image.fromarray(plane.astype(np.float32)) for plane in filled]
-        return Cut(planes, _NOWHERE, measured, fills, whole)
+        return Cut([Image.fromarray(v.astype(np.float32)) for v in filled], _NOWHERE, measured, fills, whole)
 
     def _numbers(self, bands: Picks, held: int) -> list[int]:
         layout = self.tiff.layout
@@ -244,10 +244,6 @@ class OfTiff:
 
 
 _NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
-
-
-def _image(plane: Plane) -> Image.Image:
-    return Image.fromarray(plane) if isinstance(plane, np.ndarray) else plane
 
 
 def _joined(chunks: Iterator[tuple[int, Pixels]], window: tuple[int, int, int, int]) -> Pixels:
