@@ -104,6 +104,7 @@ class Tiff:
     def _parse(self) -> None:
         if not self.file.pages.first.tags:
             raise ValueError("the first page says nothing")
+        self._check_end()
         # Other files that OME's description names are none of this sample's.
         series = self.file.series
         # A small one of the same may come first.
@@ -121,6 +122,17 @@ class Tiff:
         self.nodata, self.is_map = nodata_of(page), is_map(page)
         self.masks = {s.keyframe.shape[:2]: s for s in series if s.keyframe.subfiletype & 4 and len(s.pages) == 1}
         self.layout = self._layout(sum(not s.keyframe.subfiletype & 5 for s in series))
+
+    def _check_end(self) -> None:
+        """tifffile ends where the next page would lie behind the file's end, as if the last had been the last."""
+        handle, form = self.file.filehandle, self.file.tiff
+        handle.seek(self.file.pages[-1].offset)
+        (count,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+        handle.seek(count * form.tagsize, 1)
+        after = handle.read(form.offsetsize)
+        place = struct.unpack(form.offsetformat, after)[0] if len(after) == form.offsetsize else 0
+        if place >= handle.size and not self.file.is_ndpi:
+            raise ValueError(f"truncated: the next page lies at {place} of {handle.size} bytes")
 
     def _check_tags(self, page: tifffile.TiffPage) -> None:
         """tifffile goes on without a tag that is damaged, as if it were not there."""

@@ -68,6 +68,13 @@ class TestPlanes:
         expected = torch.from_numpy(pixels[1, 3].astype(np.float32) / np.float32(65535))
         assert torch.equal(read(tmp_path / "a.tif", 3, z=3, t=1), expected)
 
+    def test_that_lie_behind_the_end_of_a_file_that_was_cut_are_missed(self, tmp_path):
+        microscope(tmp_path / "a.ome.tif", "CYX", (3,))
+        content = (tmp_path / "a.ome.tif").read_bytes()
+        (tmp_path / "b.ome.tif").write_bytes(content[: len(content) * 2 // 3])  # the first page whole, and grey
+        error = bad(tmp_path / "b.ome.tif", 3)
+        assert error.kind == "truncated" and "the next page lies at" in error.detail
+
 
 class TestNames:
     def test_of_ome_pick_and_order_channels(self, tmp_path):
