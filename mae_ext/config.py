@@ -1,5 +1,6 @@
 """The one schema. YAML or Python in, a frozen `Config` out; whatever cannot mean anything is refused by name."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from os.path import isfile  # Path.is_file raises for a name that is too long, this does not
@@ -110,9 +111,7 @@ class Config(Section):
             plugins.embedders.check(m.embed.name, m.embed.arguments, (*model, "width"), f"{where}.embed")
             plugins.positions.check(m.position.name, m.position.arguments, ("grid", "width"), f"{where}.position")
             plugins.targets.check(m.target.name, m.target.arguments, ("patch", "channels"), f"{where}.target")
-            plugins.readers.check(
-                m.data.reader.name, m.data.reader.arguments, ("size", "channels"), f"{where}.data.reader"
-            )
+            _check_reader(m, f"{where}.data")
             for key, spec in (("mask", m.mask), ("decode", m.decode)):
                 if spec is not None:
                     _check_masker(spec, m.grid, f"{where}.{key}")
@@ -123,6 +122,25 @@ class Config(Section):
     def to_yaml(self) -> str:
         """All keys, defaults included: what a run keeps as config.yaml."""
         return write_yaml(self.model_dump(mode="json"))
+
+
+def _check_reader(m: ModalityConfig, where: str) -> None:
+    """Signature and arguments; where channels are picked, also whether they are as many as there have to be."""
+    spec, supplied = m.data.reader, {"size": m.size, "channels": m.channels}
+    needed = getattr(plugins.readers.get(spec.name, f"{where}.reader"), "fixed_axes", ())
+    if not {axis % len(m.size) for axis in needed} <= {axis % len(m.size) for axis in m.data.augment.fixed}:
+        raise ConfigError(
+            f"{where}.augment.fixed: reader '{spec.name}' draws samples at a scale of its own; set it to {list(needed)}"
+        )
+    if "bands" not in spec.arguments:
+        plugins.readers.check(spec.name, spec.arguments, tuple(supplied), f"{where}.reader")
+        return
+    known = inspect.signature(plugins.readers.get(spec.name, f"{where}.reader")).parameters.values()
+    if not any(p.name == "bands" or p.kind is p.VAR_KEYWORD for p in known):
+        raise ConfigError(
+            f"{where}.channels: reader '{spec.name}' picks none (it has no argument `bands`); leave it out"
+        )
+    plugins.readers.build(spec.name, spec.arguments, f"{where}.channels", **supplied)
 
 
 def _check_masker(spec: PlugIn, grid: tuple[int, ...], where: str) -> None:

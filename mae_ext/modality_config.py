@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from mae_ext.sections import Lengths, Named, PlugIn, Positive, Section, Share, grid_of
+
+Channel = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(min_length=1)]
 
 
 class Statistics(Section):
@@ -52,6 +54,9 @@ class DataConfig(Section):
     """Held-out data: a task is judged on it, and of pretraining it is the loss that is taken on it."""
     reader: Named = PlugIn(name="image")
     """What reads the files."""
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1)] | None = None
+    """Which channels of a file, in this order: by number from 0, or by name where files name them (OME-TIFF, GeoTIFF).
+    null takes all, which have to be as many as the model's. It is kept as the reader's `bands`, and counts first."""
     augment: AugmentConfig = AugmentConfig()
     """How samples are cut in training."""
     statistics: Literal["measured", "imagenet", "none"] | Statistics = "measured"
@@ -60,6 +65,15 @@ class DataConfig(Section):
     """Samples drawn from one opening of a file (MAE-ST's repeated sampling). They count in batch and epoch."""
     max_bad_fraction: Share = 0.01
     """Share of files that may be bad before a run stops."""
+
+    @model_validator(mode="after")
+    def _picked(self) -> "DataConfig":
+        """Said to the reader, and there alone: whatever is done with a reader's arguments is done with these."""
+        if self.channels is not None:
+            bands = {"bands": list(self.channels)}
+            object.__setattr__(self, "reader", PlugIn(name=self.reader.name, **{**self.reader.arguments, **bands}))
+            object.__setattr__(self, "channels", None)
+        return self
 
 
 class ModalityConfig(Section):

@@ -159,6 +159,7 @@ readers = Registry(
     "reader",
     {
         "image": "mae_ext.data.image.reader:ImageReader",
+        "slide": "mae_ext.data.image.slide:SlideReader",
         "video": "mae_ext.data.video.reader:VideoReader",
         "volume": "mae_ext.data.volume.reader:VolumeReader",
     },

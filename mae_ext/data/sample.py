@@ -337,3 +337,12 @@ def stack_optional(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
     if present and len(present) < len(parts):
         raise RunError(f"the reader gave '{what}' for {len(present)} of {len(parts)} samples of a batch")
     return stacked(present) if present else None
+
+
+def stack_valid(samples: Sequence[Sample]) -> Tensor | None:
+    """(B, 1, *S) bool, or None where all of all samples is valid; of one that says nothing all is."""
+    masks = [sample.valid for sample in samples]
+    shape = next((valid.shape for valid in masks if valid is not None), None)
+    if shape is None:
+        return None
+    return stacked([torch.ones(shape, dtype=torch.bool) if valid is None else valid for valid in masks])

@@ -13,7 +13,7 @@ from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.ahead import read_ahead
 from mae_ext.data.loading.batches import ModalityData, build_reader, content_in, valid_share
 from mae_ext.data.loading.examples import HeldOut
-from mae_ext.data.sample import Sample, stack, stack_optional
+from mae_ext.data.sample import Sample, stack, stack_valid
 from mae_ext.data.sources.cache import keeping
 from mae_ext.data.sources.classes import check_apart
 from mae_ext.data.sources.table import list_items
@@ -109,4 +109,4 @@ def _batch(model: MAE, seed: int, data: ModalityData, samples: Mapping[int, Samp
     generators = [rng(seed, "held-out", data.name, row) for row in samples]
     shares, content = [valid_share(v, data.config.patch) for v in views], content_in(views, data.config.patch)
     mask = model.modality(data.name).draw_mask(generators, None, shares, content)
-    return Batch(x, mask, stack_optional([v.valid for v in views], "valid"), spacing)
+    return Batch(x, mask, stack_valid(views), spacing)

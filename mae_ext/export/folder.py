@@ -29,7 +29,7 @@ def processor(
         "do_normalize": True,
         "image_mean": list(mean),
         "image_std": list(std),
-        "do_convert_rgb": modality.channels == len("RGB"),
+        "do_convert_rgb": modality.channels == len("RGB") and "bands" not in modality.data.reader.arguments,
     }
     if height == width:
         cut = {

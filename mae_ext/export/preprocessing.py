@@ -56,7 +56,9 @@ def preprocessing(subject: Subject, to: str, notes: tuple[str, ...] = ()) -> dic
     part, reader = encoder.model.modality(subject.name), encoder.reader()
     inside, before = to in SUFFIXES, int(encoder.config.model.class_token)
     names = list(AXES.get(_display(reader), ()))
+    bands = modality.data.reader.arguments.get("bands")
     channels = COLOURS.get(modality.channels) if _display(reader) in UNITS else None
+    channels = channels if bands is None else f"those of the file at {list(bands)}, by number from 0 or by name"
     facts: dict[str, Any] = {
         "written_by": f"mae-ext {__version__}",
         "format": to,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mae_ext.data.loading.batches import content_in, valid_share
-from mae_ext.data.sample import Sample, stack, stack_optional
+from mae_ext.data.sample import Sample, stack, stack_valid
 from mae_ext.drawing.panels import Panel, on_a_scale, save, save_sheet
 from mae_ext.engine.log import warn
 from mae_ext.errors import BadSample, UserError, reasons
@@ -113,7 +113,7 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     mask = modality.draw_mask(generators, None, shares, content)
     mask = mask.each(lambda index: index.to(encoder.device))
     x, spacing = x.to(encoder.device), spacing if spacing is None else spacing.to(encoder.device)
-    valid = stack_optional([sample.valid for sample in batch], "valid")
+    valid = stack_valid(batch)
     valid = valid if valid is None else valid.to(encoder.device)
     with torch.inference_mode():
         filled = encoder.model.reconstruct(x, mask, encoder.name, spacing, own, valid)

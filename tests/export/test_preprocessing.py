@@ -95,7 +95,9 @@ def test_of_an_image_it_says_tokens_positions_and_reader(runs):
         "order": "row by row over the grid, the last axis fastest; 1 of no patch before them",
     }  # fmt: skip
     assert facts["positions"] == {"name": "sincos"}
-    assert facts["read"]["reader"] == "image" and facts["read"]["arguments"] == {"channels": 3, "bands": None}
+    assert facts["read"]["reader"] == "image" and facts["read"]["arguments"] == {
+        "channels": 3, "bands": None, "z": None, "t": None
+    }  # fmt: skip
     assert facts["inputs"] == ["x"] and facts["outputs"] == ["tokens"] and facts["opset"] == 20
     assert facts["spacing"] == {"resampled_to": None, "meaning": "none", "input": False}
     json.dumps(facts)

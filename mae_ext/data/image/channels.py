@@ -4,37 +4,41 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mae_ext.data.image.tiff_pages import COLOURS
 from mae_ext.data.image.tiff_segment import Pixels
+from mae_ext.data.picked import Picks, picked
 from mae_ext.errors import BadSample
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Numbers of channels that grey and colours can be turned into."""
+
+NAMES = {"grey": ("grey",), "grey+alpha": ("grey", "alpha"), "rgb": COLOURS[:3], "rgba": COLOURS}
+"""Of channels, by form, where a file does not name them itself."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601, as Pillow has it."""
 
 
 def meant(
-    address: str, pixels: Pixels, form: str, full: int, channels: int, bands: tuple[int, ...] | None, held: str = ""
-) -> Pixels:
+    address: str, pixels: Pixels, form: str, full: int, channels: int, bands: Picks | None, held: str = "",
+    names: tuple[str, ...] = (),
+) -> Pixels:  # fmt: skip
     """(H, W, n) numbers as stored -> (H, W, m) uint8, or float32 of whatever has more than 8 bits.
 
     form: "grey", "grey+alpha", "rgb", "rgba" or "bands", which never become anything else. bands: those that are
-    taken, as they are. held: how a message calls what there is. m is `channels`, or 1 where grey is yet to be
-    repeated, 3 where an opaque alpha is to be added. Raises BadSample: "channels", "out of range", "non-finite",
-    "unsupported".
+    taken, as they are; names: of those that there are. held: how a message calls what there is. m is `channels`, or 1
+    where grey is yet to be repeated, 3 where an opaque alpha is to be added. Raises BadSample: "channels",
+    "non-finite", "unsupported".
     """
     bands_held = pixels.shape[-1]
     if bands is not None:
-        if max(bands) >= bands_held:
-            detail = f"{held or form}, which are bands 0 to {bands_held - 1}, and bands={list(bands)} are asked for"
-            raise BadSample(address, "channels", detail)
-        return _numbers(address, pixels[..., list(bands)], full)
+        chosen = picked(address, bands, bands_held, names or NAMES.get(form, ()), held or form)
+        return _numbers(address, pixels[..., chosen], full)
     if bands_held == channels and (form == "bands" or channels not in MODES):
         return _numbers(address, pixels, full)
     if form == "bands" or channels not in MODES:
         detail = f"{held or form}, the config wants {channels} channels; set channels to {bands_held}"
-        choice = f", or choose {channels} with data.reader.bands, such as {list(range(channels))}"
+        choice = f", or choose {channels} with data.channels, such as {list(range(channels))}"
         raise BadSample(address, "channels", f"{detail}{choice if bands_held > channels else ''}")
     if form in ("grey+alpha", "rgba"):
         return _with_alpha(address, pixels, form, full, channels)
@@ -48,12 +52,11 @@ def _numbers(address: str, pixels: Pixels, full: int) -> Pixels:
 
 
 def scaled(address: str, pixels: Pixels, full: int = 65535) -> NDArray[np.float32]:
-    """Integers over `full`, floats in their own units. Raises BadSample where the scale is unknown, or none is."""
+    """Integers over `full`, floats in their own units. Raises BadSample for what is not finite.
+
+    Signed integers go below 0 so, and those of 32 bits beyond 1: one scale, whatever a file happens to hold.
+    """
     if pixels.dtype.kind in "iu":
-        low, high = int(pixels.min()), int(pixels.max())
-        if low < 0 or high > 65535:
-            detail = f"integers from {low} to {high}, expected 0 to 65535; save as float with units of your own"
-            raise BadSample(address, "out of range", detail)
         share: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(full)
         return share
     with np.errstate(over="ignore", invalid="ignore"):
@@ -66,7 +69,7 @@ def scaled(address: str, pixels: Pixels, full: int = 65535) -> NDArray[np.float3
 def _with_alpha(address: str, pixels: Pixels, form: str, full: int, channels: int) -> Pixels:
     """Over white, or as RGBA."""
     if pixels.dtype.kind == "f" and channels != 4:
-        detail = f"alpha over floats, whose white is not known; take the others with `data.reader.bands`: {form}"
+        detail = f"alpha over floats, whose white is not known; take the others with data.channels: {form}"
         raise BadSample(address, "unsupported", detail)
     values = _numbers(address, pixels, full)
     if channels == 4:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Protocol
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from mae_ext.data.image.channels import MODES, as_planes, meant, scaled
+from mae_ext.data.image.channels import MODES, NAMES, as_planes, meant, scaled
 from mae_ext.data.image.file import Tiles, deep, tiles_of
 from mae_ext.data.image.jpeg import decoded
 from mae_ext.data.image.tiff import Tiff
+from mae_ext.data.image.tiff_nodata import holes
 from mae_ext.data.image.tiff_segment import Pixels
+from mae_ext.data.picked import Picks, picked
 from mae_ext.errors import BadSample
 
 WINDOW = 1 << 24
@@ -30,8 +32,20 @@ Box = tuple[float, float, float, float]
 Plane = Image.Image | NDArray[np.uint8]
 """L, RGB, RGBA or F; as an array (H, W) or (H, W, 3), which L and RGB may be."""
 
-Cut = tuple[Sequence[Plane], Box]
-"""Planes and a box in their pixels."""
+
+@dataclass(frozen=True)
+class Cut:
+    """Planes and a box in their pixels.
+
+    measured: (H, W) F of 0..1, where something was measured; the planes are F then, and hold their `fills` elsewhere,
+    one for each. whole: they are bytes.
+    """
+
+    planes: Sequence[Plane]
+    box: Box
+    measured: Image.Image | None = None
+    fills: tuple[float, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,9 +90,7 @@ class Picture(Protocol):
 class OfFile:
     """A file that Pillow decodes, whole."""
 
-    def __init__(
-        self, address: str, image: Image.Image, content: bytes, channels: int, bands: tuple[int, ...] | None
-    ) -> None:
+    def __init__(self, address: str, image: Image.Image, content: bytes, channels: int, bands: Picks | None) -> None:
         self.address, self.image, self.content, self.channels, self.bands = address, image, content, channels, bands
         self.tiles = tiles_of(image)  # before asking for EXIF, which may lie behind the pixels, and decodes them
         self.turn = _orientation(image, content)
@@ -93,7 +105,7 @@ class OfFile:
         cuts = []
         for left, top, right, bottom in boxes:
             stored = left / shrink, top / shrink, right / shrink, bottom / shrink
-            cuts.append((planes, stored))
+            cuts.append(Cut(planes, stored))
         return cuts
 
     def _draft(self, boxes: Sequence[Box], size: tuple[int, int]) -> float:
@@ -114,7 +126,7 @@ class OfArray:
 
     turn = Turn()
 
-    def __init__(self, address: str, array: NDArray[np.generic], channels: int, bands: tuple[int, ...] | None) -> None:
+    def __init__(self, address: str, array: NDArray[np.generic], channels: int, bands: Picks | None) -> None:
         if array.ndim not in (2, 3) or 0 in array.shape:
             detail = f"an array row of shape {list(array.shape)}, expected (H, W) or (H, W, C)"
             raise BadSample(address, "unsupported", detail)
@@ -124,7 +136,7 @@ class OfArray:
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         planes = _array_planes(self.address, self.array, self.channels, self.bands)
-        return [(planes, box) for box in boxes]
+        return [Cut(planes, box) for box in boxes]
 
     def close(self) -> None:
         pass
@@ -133,13 +145,13 @@ class OfArray:
 class OfTiff:
     """A TIFF: whole where it is small, and else what the boxes touch."""
 
-    def __init__(self, address: str, tiff: Tiff, channels: int, bands: tuple[int, ...] | None) -> None:
+    def __init__(self, address: str, tiff: Tiff, channels: int, bands: Picks | None) -> None:
         self.address, self.tiff, self.channels, self.bands = address, tiff, channels, bands
         layout = tiff.layout
         self.extent = layout.height, layout.width
         self.turn = _TURNS.get(layout.orientation, Turn())
         self.summary = layout.summary + _turned(self.turn)
-        self._decoded: dict[tuple[int, tuple[int, int, int, int], int], list[Image.Image]] = {}
+        self._decoded: dict[tuple[int, tuple[int, int, int, int], int], Cut] = {}
 
     def cut(self, boxes: Sequence[Box], size: tuple[int, int]) -> list[Cut]:
         return [self._cut(box, size) for box in boxes]
@@ -162,24 +174,66 @@ class OfTiff:
         if key not in self._decoded:
             self._decoded[key] = self._planes(level, window, step)
         a, b = window[1], window[0]
-        return self._decoded[key], ((left - a) / step, (top - b) / step, (right - a) / step, (bottom - b) / step)
+        place = (left - a) / step, (top - b) / step, (right - a) / step, (bottom - b) / step
+        return replace(self._decoded[key], box=place)
 
-    def _planes(self, level: int, window: tuple[int, int, int, int], step: int) -> list[Image.Image]:
-        chunks = self.tiff.bands(level, window)
+    def _planes(self, level: int, window: tuple[int, int, int, int], step: int) -> Cut:
+        layout, bands = self.tiff.layout, self.bands
+        pages: list[int] | None = None
+        if bands is not None and layout.pages > 1:  # no page is decoded of which no band is taken
+            numbers = picked(self.address, bands, layout.bands, layout.names, layout.held)
+            pages = sorted({n // layout.samples for n in numbers})
+            bands = tuple(pages.index(n // layout.samples) * layout.samples + n % layout.samples for n in numbers)
+        chunks = self.tiff.bands(level, window, pages)
+        if self.tiff.nodata is not None or self.tiff.masks or (self.tiff.is_map and layout.dtype.kind == "f"):
+            return self._with_holes(level, window, step, bands, chunks)
         if step > 1:
-            return _averaged((self._meant(chunk) for _, chunk in chunks), step, self._blended)
-        whole: Pixels | None = None
-        for first, chunk in chunks:
-            if whole is None:
-                whole = np.empty((window[2] - window[0], *chunk.shape[1:]), chunk.dtype)
-            whole[first - window[0] : first - window[0] + len(chunk)] = chunk
-        assert whole is not None
-        return as_planes(self._meant(whole), self._blended)
+            return Cut(_averaged((self._meant(chunk, bands) for _, chunk in chunks), step, self._blended), _NOWHERE)
+        return Cut(as_planes(self._meant(_joined(chunks, window), bands), self._blended), _NOWHERE)
 
-    def _meant(self, pixels: Pixels) -> Pixels:
+    def _with_holes(
+        self, level: int, window: tuple[int, int, int, int], step: int, bands: Picks | None,
+        chunks: Iterator[tuple[int, Pixels]],
+    ) -> Cut:  # fmt: skip
+        whole = True
+
+        def parts() -> Iterator[Pixels]:
+            """(rows, W, m + 1) float32: values where there are some, then where these are."""
+            nonlocal whole
+            for first, chunk in chunks if step > 1 else iter([(window[0], _joined(chunks, window))]):
+                among = chunk if bands is None else chunk[..., self._numbers(bands, chunk.shape[-1])]
+                empty = holes(among, self.tiff.nodata)
+                masked = self.tiff.mask(level, (first, window[1], first + len(chunk), window[3]))
+                empty = empty if masked is None else empty | ~masked
+                values = self._meant(np.where(empty[..., None], np.zeros((), chunk.dtype), chunk), bands)
+                whole &= values.dtype == np.uint8
+                there = ~empty[..., None]
+                yield np.concatenate([np.where(there, values, 0).astype(np.float32), there.astype(np.float32)], -1)
+
+        if step > 1:
+            *values, measured = _averaged(parts(), step, False)
+        else:
+            (one,) = parts()
+            *values, measured = as_planes(one, False)
+        share = np.asarray(measured)
+        if share.all():
+            if whole and step == 1:
+                values = [Image.fromarray(np.asarray(v).astype(np.uint8)) for v in values]
+            return Cut(values, _NOWHERE)
+        total = float(share.sum(dtype=np.float64)) or 1.0
+        fills = tuple(float(np.asarray(v).sum(dtype=np.float64)) / total for v in values)
+        filled = (np.asarray(v) + np.float32(f) * (1 - share) for v, f in zip(values, fills, strict=True))
+        return Cut([Image.fromarray(v.astype(np.float32)) for v in filled], _NOWHERE, measured, fills, whole)
+
+    def _numbers(self, bands: Picks, held: int) -> list[int]:
+        layout = self.tiff.layout
+        names = layout.names or NAMES.get(layout.form, ())
+        return picked(self.address, bands, held, names, layout.held)
+
+    def _meant(self, pixels: Pixels, bands: Picks | None) -> Pixels:
         layout = self.tiff.layout
         form = layout.form if layout.pages == 1 else "bands"
-        return meant(self.address, pixels, form, layout.full, self.channels, self.bands, layout.held)
+        return meant(self.address, pixels, form, layout.full, self.channels, bands, layout.held, layout.names)
 
     @property
     def _blended(self) -> bool:
@@ -187,6 +241,20 @@ class OfTiff:
 
     def close(self) -> None:
         self.tiff.close()
+
+
+_NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
+
+
+def _joined(chunks: Iterator[tuple[int, Pixels]], window: tuple[int, int, int, int]) -> Pixels:
+    """Rows from above, as they come -> all of a window."""
+    whole: Pixels | None = None
+    for first, chunk in chunks:
+        if whole is None:
+            whole = np.empty((window[2] - window[0], *chunk.shape[1:]), chunk.dtype)
+        whole[first - window[0] : first - window[0] + len(chunk)] = chunk
+    assert whole is not None
+    return whole
 
 
 def _averaged(chunks: Iterator[Pixels], step: int, blended: bool) -> list[Image.Image]:
@@ -223,7 +291,7 @@ def _orientation(image: Image.Image, content: bytes) -> Turn:
 
 
 def _planes(
-    address: str, image: Image.Image, content: bytes, tiles: Tiles, channels: int, bands: tuple[int, ...] | None
+    address: str, image: Image.Image, content: bytes, tiles: Tiles, channels: int, bands: Picks | None
 ) -> Sequence[Plane]:
     """Decode: one image in L, RGB or RGBA (on its way to `channels`), or one for each channel."""
     if numbers := deep(image, content, tiles):
@@ -251,9 +319,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _array_planes(
-    address: str, array: NDArray[np.generic], channels: int, bands: tuple[int, ...] | None
-) -> list[Image.Image]:
+def _array_planes(address: str, array: NDArray[np.generic], channels: int, bands: Picks | None) -> list[Image.Image]:
     """(H, W) or (H, W, C) -> one colour image where the channels are colours, one image a channel otherwise."""
     bands_held = 1 if array.ndim == 2 else array.shape[2]
     floats = array.dtype.kind == "f" or array.dtype == np.uint16

@@ -15,11 +15,13 @@ from mae_ext.data.image import labels as label_image
 from mae_ext.data.image.channels import MODES
 from mae_ext.data.image.file import FORMATS, SUFFIXES, opened, parsing
 from mae_ext.data.image.kind import KIND
-from mae_ext.data.image.picture import Box, OfArray, OfFile, OfTiff, Picture, Plane, Turn
+from mae_ext.data.image.picture import Box, Cut, OfArray, OfFile, OfTiff, Picture, Plane, Turn
 from mae_ext.data.image.tiff import MAGIC as TIFF_MAGIC
 from mae_ext.data.image.tiff import SUFFIXES as TIFF_SUFFIXES
 from mae_ext.data.image.tiff import Tiff
+from mae_ext.data.image.tiff_pages import At, check_place
 from mae_ext.data.labelmap import Labels
+from mae_ext.data.picked import check_picks
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample
 from mae_ext.data.sources.address import fetch, head, locate
 from mae_ext.errors import BadSample
@@ -38,12 +40,16 @@ class ImageReader:
 
     Channels: 1 is luma (ITU-R 601-2), 3 is RGB with alpha composited on white, 4 is RGBA (opaque where a source has no
     alpha). Bands that are no colours (in a TIFF what its tags call neither colour nor alpha, and several pages; in
-    arrays) come as they are: all, where `channels` is their number, or those that `bands` names, counted from 0 through
-    the pages and the samples of each. Of other files `bands` chooses among their colours. None is left out or made up:
-    a number that does not fit is a bad sample. Integers of more than 8 bits are divided by the largest that their bits
-    hold, 65535 for 16; float images keep their own units, and have to be finite. CMYK, palette and 1-bit become RGB or
-    grey; of an animation the first frame is read; EXIF orientation is applied, ICC profiles are not. JPEG 2000, AVIF
-    and HEIC of more than 8 bits are read with 8, as their libraries give them. Boxes refer to the upright image.
+    arrays) come as they are: all, where `channels` is their number, or those that `bands` (a config's data.channels)
+    takes, in its order, by number from 0 through the pages and the samples of each, or by the names that OME, ImageJ
+    and GDAL give them. z, t: of pages along such axes (OME, ImageJ) the one plane and time that is taken, a number or
+    "middle"; without them all pages are bands. Of other files `bands` chooses among their colours. None is left out or
+    made up: a number that does not fit is a bad sample. Where a map (GeoTIFF) says that there is nothing (GDAL's
+    nodata, not-a-number, a mask beside it), `valid` is false and values are the mean of the others. Integers of more
+    than 8 bits are divided by the largest that their bits hold, 65535 for 16 and for more; float images keep their own
+    units, and have to be finite. CMYK, palette and 1-bit become RGB or grey; of an animation the first frame is read;
+    EXIF orientation is applied, ICC profiles are not. JPEG 2000, AVIF and HEIC of more than 8 bits are read with 8, as
+    their libraries give them. Boxes refer to the upright image.
 
     Of a TIFF larger than picture.WINDOW no more is decoded than each crop needs, in the smallest level of a pyramid
     that has its pixels; all other formats are decoded whole, with 1 (grey) or 4 bytes a pixel.
@@ -63,7 +69,9 @@ class ImageReader:
         size: tuple[int, ...],
         channels: int = 3,
         max_pixels: int = MAX_PIXELS,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
+        z: At | None = None,
+        t: At | None = None,
     ) -> None:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size={list(size)}: an image has two axes, height and width")
@@ -71,13 +79,9 @@ class ImageReader:
             raise ValueError(f"channels={channels}: expected at least 1")
         if not 0 < max_pixels <= MOST_PIXELS:
             raise ValueError(f"max_pixels={max_pixels}: expected 1 to {MOST_PIXELS}")
-        if bands is not None:
-            if not isinstance(bands, list | tuple) or not all(type(b) is int and b >= 0 for b in bands):
-                raise ValueError(f"bands={bands}: expected a list of numbers from 0, such as [3, 2, 1]")
-            if len(bands) != channels:
-                raise ValueError(f"bands={list(bands)} are {len(bands)}, and channels={channels}")
         self.size, self.channels, self.max_pixels = tuple(size), channels, max_pixels
-        self.bands = None if bands is None else tuple(bands)
+        self.bands = check_picks(bands, channels)
+        self.z, self.t = check_place("z", z), check_place("t", t)
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
         with parsing(address):
@@ -86,15 +90,18 @@ class ImageReader:
             height, width = _upright(picture)
             # Outside of the net: a crop that fails is our fault, not the file's.
             boxes = [crop((height, width)) for crop in crops]
-            _check(address, boxes, (height, width))
+            check_boxes(address, boxes, (height, width))
             with parsing(address):
                 turn = picture.turn
                 size = self.size[::-1] if turn.swap else self.size
                 stored = [_stored(box, turn, (height, width)) for box in boxes]
                 cut = picture.cut(stored, (size[0], size[1]))
-                views = [self._view(address, *of, box, turn) for of, box in zip(cut, boxes, strict=True)]
+                views = [self._view(address, of, box, turn) for of, box in zip(cut, boxes, strict=True)]
                 extent = Extent.as_stored((height, width))
-                return [Sample(view, address, extent=extent, box=box) for view, box in zip(views, boxes, strict=True)]
+                return [
+                    Sample(x, address, valid, extent=extent, box=box)
+                    for (x, valid), box in zip(views, boxes, strict=True)
+                ]
         finally:
             picture.close()
 
@@ -117,13 +124,15 @@ class ImageReader:
         content: bytes | NDArray[np.generic] | None = None
         tiff: Tiff | None = None
         if address.lower().endswith(TIFF_SUFFIXES) and head(address, 4) in TIFF_MAGIC:
-            tiff = Tiff(address, None, locate(address))  # not fetched: it may be much larger than its crops
+            tiff = Tiff(
+                address, None, locate(address), self.z, self.t
+            )  # not fetched: it may be much larger than its crops
         else:
             content = fetch(address, 8 * self.max_pixels)  # 8 bytes: RGBA with 16 bits each, uncompressed
             if isinstance(content, np.ndarray):
                 return OfArray(address, content, self.channels, self.bands)
             if content[:4] in TIFF_MAGIC:
-                tiff = Tiff(address, content)
+                tiff = Tiff(address, content, z=self.z, t=self.t)
         if tiff is not None:
             try:
                 self._check_pixels(address, tiff.layout.height, tiff.layout.width)
@@ -163,18 +172,36 @@ class ImageReader:
         """(H, W) -> PNG. Raises OSError."""
         label_image.write(labels, path)
 
-    def _view(self, address: str, planes: Sequence[Plane], stored: Box, box: Crop, turn: Turn) -> Tensor:
-        """One crop of decoded planes, at the output size: (C, H, W)."""
+    def _view(self, address: str, cut: Cut, box: Crop, turn: Turn) -> tuple[Tensor, Tensor | None]:
+        """One crop of decoded planes, at the output size: (C, H, W), and (1, H, W) where some of it is not valid."""
         height, width = self.size[::-1] if turn.swap else self.size
-        x = torch.cat([_resized(plane, stored, (height, width), self.channels) for plane in planes])
+        x = torch.cat([_resized(plane, cut.box, (height, width), self.channels) for plane in cut.planes])
+        valid = None
+        if cut.measured is not None:
+            x, valid = _unfilled(x, _resized(cut.measured, cut.box, (height, width), 1), cut)
         if x.dtype == torch.float32 and not torch.isfinite(x).all():
             raise BadSample(address, "out of range", "values overflow float32 when interpolated")
-        if turn.swap:
-            x = x.transpose(1, 2)
-        reverse = [axis for axis, a, b in ((1, turn.rows, box.flip[0]), (2, turn.columns, box.flip[1])) if a != b]
-        if reverse:
-            x = x.flip(reverse)
-        return _with_channels(x, self.channels).contiguous()
+        x = _with_channels(_turned(x, box, turn), self.channels).contiguous()
+        return x, None if valid is None else _turned(valid, box, turn).contiguous()
+
+
+def _turned(x: Tensor, box: Crop, turn: Turn) -> Tensor:
+    """As stored -> upright, and flipped as the box says."""
+    if turn.swap:
+        x = x.transpose(1, 2)
+    reverse = [axis for axis, a, b in ((1, turn.rows, box.flip[0]), (2, turn.columns, box.flip[1])) if a != b]
+    return x.flip(reverse) if reverse else x
+
+
+def _unfilled(x: Tensor, share: Tensor, cut: Cut) -> tuple[Tensor, Tensor | None]:
+    """What holes have in a pixel is taken out of it again; a pixel that is a hole by more than half is not valid."""
+    share = torch.where(share > 1 - 1e-4, 1.0, share)
+    fills, valid = x.new_tensor(cut.fills).view(-1, 1, 1), share >= 0.5
+    apart = torch.where(share == 1, x, torch.where(valid, fills + (x - fills) / share.clamp(min=0.5), fills))
+    ends = [plane.getextrema() for plane in cut.planes if isinstance(plane, Image.Image)]
+    low, high = (x.new_tensor([float(end[i]) for end in ends]).view(-1, 1, 1) for i in (0, 1))  # type: ignore[arg-type]
+    apart = torch.minimum(torch.maximum(apart, low), high)
+    return apart.round().to(torch.uint8) if cut.whole else apart, None if valid.all() else valid
 
 
 def _upright(picture: Picture) -> tuple[int, int]:
@@ -192,7 +219,8 @@ def _stored(box: Crop, turn: Turn, extent: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def _check(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
+def check_boxes(address: str, boxes: Sequence[Crop], extent: tuple[int, int]) -> None:
+    """Raises BadSample "too small" for a crop of fixed length that is longer, ValueError for others that reach out."""
     for box in boxes:
         for start, stop, length in zip(box.start, box.stop, extent, strict=True):
             if start < 0 and stop - start > length:  # a crop of fixed length, which is centred

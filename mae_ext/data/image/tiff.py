@@ -2,7 +2,7 @@
 
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -11,9 +11,11 @@ from math import ceil, prod
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from mae_ext.data.image import tiff_segment
+from mae_ext.data.image.tiff_colour import MASK, MINISBLACK, MINISWHITE, PALETTE, resolved
+from mae_ext.data.image.tiff_nodata import is_map, nodata_of
+from mae_ext.data.image.tiff_pages import At, axes_of, chosen, names_of, words
 from mae_ext.data.image.tiff_segment import CMYK, NONE, RGB, YCBCR, Pixels
 from mae_ext.errors import BadSample
 
@@ -25,10 +27,6 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OLD_JPEG = 6
 """Compression of 1992, replaced in 1995: the few files that have it go to libtiff, which knows their ways, whole."""
 
-ASSOCIATED = 1
-"""Of ExtraSamples: alpha that the colours are multiplied with."""
-
-MINISWHITE, MINISBLACK, PALETTE, MASK = 0, 1, 3, 4
 MEANING = frozenset(
     [*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347]
 )
@@ -49,7 +47,8 @@ class Layout:
     """What the first picture of a file is. form: "grey", "grey+alpha", "rgb", "rgba" or "bands".
 
     height, width: as stored. pages: of one picture, in the order of the file; samples: of each pixel of a page, once
-    palettes, inks and YCbCr are colours. full: what the largest number means in integers of at most 16 bits.
+    palettes, inks and YCbCr are colours. full: what the largest number means in integers of at most 16 bits. numbers:
+    of the pages that are taken. names: of the bands, or ().
     """
 
     form: str
@@ -62,6 +61,8 @@ class Layout:
     orientation: int
     held: str
     summary: str
+    numbers: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
     @property
     def bands(self) -> int:
@@ -71,9 +72,13 @@ class Layout:
 class Tiff:
     """A TIFF, open. Raises BadSample for what it cannot be read as, and whatever parsers raise."""
 
-    def __init__(self, address: str, content: bytes | None, place: tuple[str, int, int] | None = None) -> None:
-        """content: the file, or None and its `place`, (path, offset, size)."""
-        self.address = address
+    def __init__(
+        self, address: str, content: bytes | None, place: tuple[str, int, int] | None = None,
+        z: At | None = None, t: At | None = None,
+    ) -> None:  # fmt: skip
+        """content: the file, or None and its `place`, (path, offset, size). z, t: which planes and times of a stack
+        that has such axes, and the bands are what is left; None are all of them."""
+        self.address, self.places = address, {"Z": z, "T": t}
         assert content is not None or place is not None
         self.content, self.place = content, place
         self.file = self._opened()
@@ -99,6 +104,7 @@ class Tiff:
     def _parse(self) -> None:
         if not self.file.pages.first.tags:
             raise ValueError("the first page says nothing")
+        self._check_end()
         # Other files that OME's description names are none of this sample's.
         series = self.file.series
         # A small one of the same may come first.
@@ -113,7 +119,20 @@ class Tiff:
             raise ValueError(f"a page of {page.imagewidth} x {page.imagelength} pixels")
         self.old_jpeg = page.compression == OLD_JPEG
         self.levels = [self.series, *(s for s in self.series.levels[1:] if self._is_smaller(s))]
+        self.nodata, self.is_map = nodata_of(page), is_map(page)
+        self.masks = {s.keyframe.shape[:2]: s for s in series if s.keyframe.subfiletype & 4 and len(s.pages) == 1}
         self.layout = self._layout(sum(not s.keyframe.subfiletype & 5 for s in series))
+
+    def _check_end(self) -> None:
+        """tifffile ends where the next page would lie behind the file's end, as if the last had been the last."""
+        handle, form = self.file.filehandle, self.file.tiff
+        handle.seek(self.file.pages[-1].offset)
+        (count,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+        handle.seek(count * form.tagsize, 1)
+        after = handle.read(form.offsetsize)
+        place = struct.unpack(form.offsetformat, after)[0] if len(after) == form.offsetsize else 0
+        if place >= handle.size and not self.file.is_ndpi:
+            raise ValueError(f"truncated: the next page lies at {place} of {handle.size} bytes")
 
     def _check_tags(self, page: tifffile.TiffPage) -> None:
         """tifffile goes on without a tag that is damaged, as if it were not there."""
@@ -151,22 +170,32 @@ class Tiff:
             dtype = np.dtype(np.uint8)
         shape = f"{page.imagewidth}x{page.imagelength}"
         kind = [] if dtype == np.uint8 and form != "bands" else [str(dtype)]
-        words = [" ".join(["TIFF", *([_FORMS[form]] if form in _FORMS else []), *kind, shape])]
+        said = [" ".join(["TIFF", *([_FORMS[form]] if form in _FORMS else []), *kind, shape])]
         held = f"{samples} bands" if form == "bands" or pages > 1 else form
-        if pages > 1:
-            held = f"{pages} pages" + (f" of {held}" if samples > 1 else "")
+        axes = axes_of(series, pages)
+        numbers = chosen(self.address, axes, self.places)
+        names = names_of(self.file, self.file.series.index(series), axes, samples, form)
+        names = tuple(names[n * samples + i] for n in numbers for i in range(samples)) if names else ()
+        if len(numbers) < pages:
+            held = f"{len(numbers)} of {pages} pages{words(axes)}" + (f" of {held}" if samples > 1 else "")
+        elif pages > 1:
+            held = f"{pages} pages{words(axes)}" + (f" of {held}" if samples > 1 else "")
         if form == "bands" or pages > 1:
-            words.append(held)
+            said.append(held)
         if pictures > 1:
-            words.append(f"first of {pictures} pictures")
+            said.append(f"first of {pictures} pictures")
         if len(self.levels) > 1:
-            words.append(f"{len(self.levels)} levels")
+            said.append(f"{len(self.levels)} levels")
+        if any(names) and form not in ("rgb", "rgba"):
+            said.append(f"named {', '.join(names)}")
+        if self.nodata is not None:
+            said.append(f"nodata {self.nodata:g}")
         if photometric == PALETTE or (photometric == CMYK and form == "rgb"):
             dtype = np.dtype(np.uint8) if photometric == PALETTE or bits == 8 else dtype
         tag = page.tags.valueof(274)
         return Layout(
-            form, page.imagelength, page.imagewidth, pages, samples, dtype, (1 << min(bits, 16)) - 1,
-            tag if isinstance(tag, int) else 1, held, ", ".join(words),
+            form, page.imagelength, page.imagewidth, len(numbers), samples, dtype, (1 << min(bits, 16)) - 1,
+            tag if isinstance(tag, int) else 1, held, ", ".join(said), tuple(numbers), names,
         )  # fmt: skip
 
     def _form(self) -> tuple[str, int]:
@@ -211,14 +240,19 @@ class Tiff:
         page = self.levels[level].keyframe
         return page.imagelength, page.imagewidth
 
-    def bands(self, level: int, box: tuple[int, int, int, int]) -> Iterator[tuple[int, Pixels]]:
+    def bands(
+        self, level: int, box: tuple[int, int, int, int], pages: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Pixels]]:
         """(first row, (rows, columns, bands)) of a box (top, left, bottom, right), from above: some rows at a time.
+
+        pages: those of the layout's that are decoded; by default all.
 
         Colours are resolved: ink, palettes and white that is 0; integers keep their numbers, but bits of fewer than 8
         are 0..255 of grey.
         """
         series, (top, left, bottom, right) = self.levels[level], box
         page = series.keyframe
+        numbers = self.layout.numbers if pages is None else [self.layout.numbers[i] for i in pages]
         height = page.tilelength if page.tilewidth else min(page.rowsperstrip, page.imagelength)
         if page.compression == NONE and not page.tilewidth:  # a strip that is not packed can be entered anywhere
             most = max(1, MOST_ROWS // (page.imagewidth * self.layout.bands))
@@ -227,12 +261,26 @@ class Tiff:
             cuts = [top, *range((top // height + 1) * height, bottom, height), bottom]
         for above, below in pairwise(cuts):
             if above < below:
-                parts = [self._rows(level, i, (above, left, below, right)) for i in range(self.layout.pages)]
+                parts = [self._rows(series, i, (above, left, below, right)) for i in numbers]
                 yield above, parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
 
-    def _rows(self, level: int, number: int, box: tuple[int, int, int, int]) -> Pixels:
+    def mask(self, level: int, box: tuple[int, int, int, int]) -> NDArray[np.bool_] | None:
+        """(rows, columns) of a box: where the mask beside a level says that there is a picture; None without one."""
+        series = self.masks.get(self.size(level))
+        if series is None:
+            return None
+        top, left, bottom, right = box
+        page = series.keyframe
+        height = page.tilelength if page.tilewidth else min(page.rowsperstrip, page.imagelength)
+        cuts = [top, *range((top // height + 1) * height, bottom, height), bottom]
+        parts = [self._rows(series, 0, (a, left, b, right), raw=True) for a, b in pairwise(cuts) if a < b]
+        return np.concatenate(parts)[..., 0] > 0
+
+    def _rows(
+        self, series: tifffile.TiffPageSeries, number: int, box: tuple[int, int, int, int], raw: bool = False
+    ) -> Pixels:
         """(rows, columns, samples) of one page; the rows are of one row of segments."""
-        series, (top, left, bottom, right) = self.levels[level], box
+        top, left, bottom, right = box
         page = series.keyframe
         height = page.tilelength if page.tilewidth else min(page.rowsperstrip, page.imagelength)
         width = page.tilewidth or page.imagewidth
@@ -249,7 +297,7 @@ class Tiff:
                 parts.append(part[:, max(0, left - column * width) : right - column * width])
             planes.append(parts[0] if len(parts) == 1 else np.concatenate(parts, 1))
         joined = planes[0] if len(planes) == 1 else np.concatenate(planes, -1)
-        return joined if tiff_segment.is_picture(page) else self._resolved(joined)
+        return joined if raw or tiff_segment.is_picture(page) else resolved(self.page, joined, self.layout.form)
 
     def _segment(
         self, series: tifffile.TiffPageSeries, number: int, index: int, rows: int, width: int, wanted: tuple[int, int]
@@ -270,38 +318,16 @@ class Tiff:
                 raise ValueError(f"truncated: a strip of {size} bytes where {rows * line} are due")
             offset, size, rows, wanted = offset + begin * line, (end - begin) * line, end - begin, (0, end - begin)
         if size == 0:
-            if 42113 not in page.tags:  # GDAL's: a segment that is not there holds this number
+            if not self.is_map:  # GDAL's: a segment that is not there holds its number for nothing, or 0
                 raise ValueError(f"truncated: segment {index} has no data")
             samples = page.samplesperpixel if page.planarconfig == 1 else 1
-            return np.full((wanted[1] - wanted[0], width, samples), page.nodata, self.layout.dtype)
+            return np.full((wanted[1] - wanted[0], width, samples), self.nodata or 0, self.layout.dtype)
         handle = self.file.filehandle
         handle.seek(offset)
         data = handle.read(size)
         if len(data) != size:
             raise ValueError(f"truncated: {len(data)} of {size} bytes at {offset}")
         return tiff_segment.decode(page, index, data, rows, width)[wanted[0] : wanted[1]]
-
-    def _resolved(self, pixels: Pixels) -> Pixels:
-        """Numbers as they are stored -> colours, light where numbers are high."""
-        page, bits = self.page, self.page.bitspersample
-        assert isinstance(bits, int)
-        if page.photometric == PALETTE:
-            table = np.asarray(page.colormap)  # (3, 2^bits) of 16 bits, though some write 8
-            table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
-            return table.T[pixels[..., 0].astype(np.intp)]
-        if pixels.dtype.kind == "b":
-            pixels = pixels.astype(np.uint8)
-        if bits < 8:
-            pixels = (pixels * (255 / ((1 << bits) - 1))).round().astype(np.uint8)
-        if page.photometric == MINISWHITE and 262 in page.tags and pixels.dtype.kind == "u":
-            grey = pixels[..., :1]
-            top = 255 if bits < 8 else (1 << bits) - 1
-            pixels = np.concatenate([(top - grey).astype(pixels.dtype), pixels[..., 1:]], -1)
-        if page.photometric == CMYK:
-            return _light(pixels, bits)
-        if self.layout.form in ("rgba", "grey+alpha") and page.extrasamples[0] == ASSOCIATED:
-            return _apart(pixels)
-        return pixels
 
 
 def _is_stack(file: tifffile.TiffFile) -> bool:
@@ -317,22 +343,3 @@ def _is_stack(file: tifffile.TiffFile) -> bool:
 
 
 _FORMS = {"grey": "L", "grey+alpha": "LA", "rgb": "RGB", "rgba": "RGBA"}
-
-
-def _apart(pixels: Pixels) -> Pixels:
-    """Colours that were multiplied with alpha, as they were before."""
-    alpha = pixels[..., -1:].astype(np.float64)
-    full = 1.0 if pixels.dtype.kind == "f" else float(np.iinfo(pixels.dtype).max)
-    colours = np.divide(pixels[..., :-1] * full, alpha, out=np.zeros(pixels[..., :-1].shape), where=alpha > 0)
-    colours = colours if pixels.dtype.kind == "f" else colours.clip(0, full).round()
-    return np.concatenate([colours.astype(pixels.dtype), pixels[..., -1:]], -1)
-
-
-def _light(ink: Pixels, bits: int) -> Pixels:
-    """(..., cyan magenta yellow black) -> (..., 3): what all inks leave of white."""
-    if ink.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(ink), "CMYK").convert("RGB"))
-    full = (1 << bits) - 1
-    left = (full - ink.astype(np.float64)) / full
-    light: NDArray[np.float64] = left[..., :3] * left[..., 3:] * full
-    return light.round().astype(ink.dtype)

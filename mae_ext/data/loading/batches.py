@@ -14,7 +14,7 @@ from mae_ext.data.crops import crop_sampler
 from mae_ext.data.loading.examples import Examples, HeldOut
 from mae_ext.data.plan import Key, Plan
 from mae_ext.data.room import stacked
-from mae_ext.data.sample import Reader, Sample, read_checked, stack_as_stored, stack_optional
+from mae_ext.data.sample import Reader, Sample, read_checked, stack_as_stored, stack_valid
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
@@ -141,7 +141,7 @@ class ModalityData:
             x=x,
             levels=levels,
             mask=self._mask(step, keys, samples) if self.masked else None,
-            valid=stack_optional([s.valid for s in samples], "valid"),
+            valid=stack_valid(samples),
             spacing=spacing,
             files=torch.tensor(files),
             sources=[s.source for s in samples],

@@ -1,4 +1,4 @@
-"""The bytes behind an address: a file, a member of a tar shard, or a row of an array. Decodes nothing."""
+"""The bytes behind an address: a file, a member of a shard, a row of an array, a cell of a table. Decodes nothing."""
 
 import os
 import stat
@@ -9,7 +9,8 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources import archive, hdf5, remote
+from mae_ext.data.sources import archive, cells, hdf5, remote
+from mae_ext.data.sources.cells import CELL
 from mae_ext.data.sources.shared import copied
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, UserError
@@ -28,6 +29,8 @@ def fetch(address: str, max_bytes: int) -> bytes | NDArray[np.generic]:
         if row["file"].endswith(".npz"):
             return archive.read_row(address, row["file"], row["key"], int(row["row"]), max_bytes)
         return hdf5.read_row(address, locate(address)[0], row["key"], int(row["row"]), max_bytes)
+    if CELL.fullmatch(address):
+        return cells.read_cell(address, max_bytes)
     if remote.is_remote(address):
         return _fetch_remote(address, None, max_bytes)
     with _opened(address) as (handle, offset, size):
@@ -43,6 +46,8 @@ def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> by
 
     max_bytes: of the whole, as for `fetch`; None is no limit.
     """
+    if CELL.fullmatch(address):
+        return cells.read_cell(address, MAX_COPIED if max_bytes is None else max_bytes)[:count]
     if remote.is_remote(address):
         return _fetch_remote(address, count, max_bytes)
     with _opened(address) as (handle, offset, size):
@@ -54,11 +59,12 @@ def head(address: str, count: int = 1 << 16, max_bytes: int | None = None) -> by
 def locate(address: str) -> tuple[str, int, int]:
     """(file, offset, size) of the bytes behind an address, for decoders that open files themselves; a row: its archive.
 
-    Of a shard at an address, a copy of the member, which lasts until the third that this process asks for after it.
+    Of a cell of a table, and of a member of a shard at an address, a copy, which lasts until the third that this
+    process asks for after it.
     Raises BadSample as `fetch` does.
     """
-    if remote.is_remote(address):
-        content = _fetch_remote(address, None, MAX_COPIED)
+    if (cell := CELL.fullmatch(address)) or remote.is_remote(address):
+        content = cells.read_cell(address, MAX_COPIED) if cell else _fetch_remote(address, None, MAX_COPIED)
         return copied(address, content), 0, len(content)
     with _opened(address) as (_, offset, size):
         return _place(address)[0], offset, size

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources import remote
+from mae_ext.data.sources.cells import CELL
 from mae_ext.data.sources.passed_over import LINKS_INSIDE, NOT_REGULAR, REPEATED, SAME_KEY, SAME_NAME, PassedOver
 from mae_ext.errors import BadSample, UserError
 
 log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""
 
-MEMBER = re.compile(r"(?s)(?P<shard>.*?\.tar)::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
+MEMBER = re.compile(r"(?s)(?P<shard>.*?\.(?:tar|lmdb|mdb))::(?P<offset>\d+)\+(?P<size>\d+)::(?P<name>.*)")
 _KEY = r"(?P<key>[\w./ -]+)"
 ROW = re.compile(rf"(?s)(?P<file>.*\.(?:npz|h5|hdf5))::{_KEY}::(?P<row>\d+)")
 ARRAY = re.compile(rf"(?s)(?P<file>.*\.(?:npz|h5|hdf5|zarr))::{_KEY}(?:::(?P<row>\d+))?")
@@ -34,8 +35,9 @@ ARRAY = re.compile(rf"(?s)(?P<file>.*\.(?:npz|h5|hdf5|zarr))::{_KEY}(?:::(?P<row
 
 
 def is_place(address: str) -> bool:
-    """Whether an address is a member of a shard, or an array or a row of one, and no file of its own."""
-    return bool(MEMBER.fullmatch(address) or ARRAY.fullmatch(address))
+    """Whether an address is a member of a shard, an array or a row of one, or a cell of a table, and no file of its
+    own."""
+    return any(form.fullmatch(address) for form in (MEMBER, ARRAY, CELL))
 
 
 MAX_INFLATED_BYTES = 16 << 30

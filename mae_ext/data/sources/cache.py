@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mae_ext.data.sources import archive, remote
 from mae_ext.data.sources.address import locate
+from mae_ext.data.sources.cells import CELL
 from mae_ext.data.sources.dicom import export as dicom
 from mae_ext.errors import BadSample, UserError
 
@@ -228,11 +229,13 @@ def source_identity(address: str) -> dict[str, Any]:
         return {"size": int(member["size"]), "shard": version, "offset": int(member["offset"])}
     if dicom.is_series(address):
         return {"files": [source_identity(file) for file in dicom.files_of(address, ())]}
-    array = archive.ARRAY.fullmatch(address)
+    array, cell = archive.ARRAY.fullmatch(address), CELL.fullmatch(address)
     inside = {"row": [array["key"], *([int(array["row"])] if array["row"] else [])]} if array else {}
+    if cell:
+        inside = {"row": [cell["column"], int(cell["row"])]}
     if (folder := array["file"] if array else address).endswith(".zarr"):
         return {"files": _tree(address, folder)} | inside
-    path, offset, size = locate(address)
+    path, offset, size = locate(cell["file"] if cell else address)
     status = os.stat(path)  # noqa: PTH116
     identity = dict(_identity(path, offset, size, status.st_mtime_ns, (status.st_ino, status.st_ctime_ns)))
     return identity | inside

@@ -14,13 +14,11 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
 from mae_ext.data.sources.archive import is_place
 from mae_ext.data.sources.dicom.export import SERIES
-from mae_ext.data.sources.folds import deal
 from mae_ext.data.sources.plain_list import (
     LABELS,
     PARTS,
@@ -32,7 +30,8 @@ from mae_ext.data.sources.plain_list import (
     read_plain,
 )
 from mae_ext.data.sources.plain_list import PATHS as PATH_COLUMNS
-from mae_ext.errors import UserError, some
+from mae_ext.data.sources.rows import Listed, check_options, check_repeated, column_of, listed_of
+from mae_ext.errors import UserError
 
 log = logging.getLogger("mae_ext.data.sources.table")
 """As what a listing passes over is said."""
@@ -46,27 +45,6 @@ FOLDERS = ("", "images")
 
 KEYS = ("split", "path", "label", "patient", "fold", "rest", "root", "columns", "classes")
 OF_PLAIN = ("root", "columns", "classes")
-FOLD_SEED = 0
-"""Folds are the same for everybody who says the same of the same list, or `fold` and `rest` would overlap."""
-BETWEEN = "|"
-"""Between the classes of a sample that has several; a lone one says that it has none of them."""
-
-
-@dataclass
-class Listed:
-    """One entry for each row, in order. labels: None where a row has none.
-
-    several: names of the classes where a sample can have more than one; `marks` then holds 1, 0 or -1 (not known) for
-    each, and `labels` nothing but None. patients: None where the list has no such column, "" where
-    a row leaves it empty. nameless: how many rows name no file, and are left out.
-    """
-
-    addresses: list[str] = field(default_factory=list)
-    labels: list[str | None] = field(default_factory=list)
-    several: tuple[str, ...] = ()
-    marks: list[list[int]] = field(default_factory=list)
-    patients: list[str] | None = None
-    nameless: int = 0
 
 
 def read_list(path: Path, choice: str | None, suffixes: tuple[str, ...], where: str) -> Listed:
@@ -80,7 +58,7 @@ def read_list(path: Path, choice: str | None, suffixes: tuple[str, ...], where: 
     else:
         text = content.decode("utf-8-sig", "surrogateescape")
     first = next((line for line in text.splitlines() if line.strip()), "")
-    options = _options(choice, where)
+    options = check_options(choice, KEYS, where)
     if path.suffix in (".txt", ".lst") or is_plain(first, suffixes):
         return _read_plain(path, text, options, suffixes, where)
     return _read_csv(path, text, options, suffixes, where)
@@ -96,21 +74,8 @@ def _read_plain(path: Path, text: str, options: dict[str, str], suffixes: tuple[
     plain = read_plain(path, text, options.get("columns"), suffixes, where, _folders(path, root))
     addresses = _addresses(path, plain.lines, plain.names, _endings(plain.names, suffixes), where, root)
     labels = class_names(path, plain, options.get("classes"), where)
-    _check_repeated(plain.lines, plain.names, addresses, labels, where)
+    check_repeated(plain.lines, plain.names, addresses, labels, where)
     return Listed(addresses, labels)
-
-
-def _options(choice: str | None, where: str) -> dict[str, str]:
-    if choice is None:
-        return {}
-    if "=" not in choice:
-        return {"split": choice}
-    options = dict(part.partition("=")[::2] for part in choice.split(","))
-    if not options.keys() <= set(KEYS) or "" in options.values():
-        raise UserError(f"{where}: after '::' expected a split's name or {', '.join(f'{key}=...' for key in KEYS)}")
-    if "fold" in options and "rest" in options:
-        raise UserError(f"{where}: give fold=, to have that part, or rest=, to have all but that part")
-    return options
 
 
 def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[str, ...], where: str) -> Listed:
@@ -121,81 +86,27 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
         reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
         naming = options.get("path") or next((c for c in PATHS if c in header), "path")
         rows = [(reader.line_num, {k: v or "" for k, v in row.items() if k is not None}) for row in reader]
-        _column(naming, header, where, _to_type(path, header, rows, suffixes))
+        column_of(naming, header, where, _to_type(path, header, rows, suffixes))
     except csv.Error as error:
         raise UserError(f"{where}: line {reader.line_num}: not CSV: {error}") from error
     if parts := [column for column in header if column.lower() in PARTS]:
         log.warning("%s: the columns %s are not read: %s", where, ", ".join(parts), WHOLE_FILMS)
+
+    def addresses_of(lines: list[int], names: list[str]) -> list[str]:
+        endings = suffixes if naming == "id" else _endings(names, suffixes)
+        return _addresses(path, lines, names, endings, where, options.get("root"))
+
     everything, rows = len(rows), [(line, row) for line, row in rows if row[naming]]
     nameless = everything - len(rows)
-    if (wanted := options.get("split")) is not None:
-        _column("split", header, where)
-        splits = sorted({row["split"] for _, row in rows})
-        rows = [(line, row) for line, row in rows if row["split"] == wanted]
-        if not rows:
-            raise UserError(f"{where}: no row has the split '{wanted}'; there are: {', '.join(map(repr, splits[:10]))}")
-    patient = options.get("patient") or "patient"
-    chosen = [_column(name, header, where) for name in options.get("label", "").split("+") if name]
-    labelling = (chosen or ["label"])[0]
-    if {"fold", "rest"} & options.keys():
-        who = [row[_column(patient, header, where)].strip() for _, row in rows] if patient in header else None
-        kinds = [row.get(labelling, "").strip() if len(chosen) < 2 else "" for _, row in rows]
-        rows = _folded(rows, who or [row[naming] for _, row in rows], kinds, options, where)
-    lines, values = [line for line, _ in rows], [row for _, row in rows]
-    names = [row[naming] for row in values]
-    endings = suffixes if naming == "id" else _endings(names, suffixes)
-    addresses = _addresses(path, lines, names, endings, where, options.get("root"))
-    listed = Listed(addresses, [None] * len(values), nameless=nameless)
-    if patient in header or "patient" in options:
-        listed.patients = [row[_column(patient, header, where)].strip() for row in values]
-        _check_repeated(lines, names, addresses, listed.patients, where)
-    if len(chosen) > 1:
-        listed.several = tuple(chosen)
-        listed.marks = [
-            [_mark(row[c], c, line, where) for c in chosen] for line, row in zip(lines, values, strict=True)
-        ]
-        _check_repeated(lines, names, addresses, listed.marks, where)
-        return listed
-    labels = [row.get(labelling, "").strip() for row in values]
-    if "classes" in options:
+
+    def classes_of(lines: list[int], names: list[str], labels: list[str]) -> list[str]:
         plain = Plain(lines, names, [label or None for label in labels])
-        labels = [label or "" for label in class_names(path, plain, options["classes"], where)]
-    _check_repeated(lines, names, addresses, labels, where)
-    if any(BETWEEN in label for label in labels):
-        listed.several, listed.marks = _marks([label.split(BETWEEN) if label else None for label in labels])
-    else:
-        listed.labels = [label or None for label in labels]
+        return [label or "" for label in class_names(path, plain, options["classes"], where)]
+
+    classes = classes_of if "classes" in options else None
+    listed = listed_of(header, rows, naming, options, where, addresses_of, classes)
+    listed.nameless = nameless
     return listed
-
-
-def _folded(
-    rows: list[tuple[int, dict[str, str]]], groups: list[str], labels: list[str], options: dict[str, str], where: str
-) -> list[tuple[int, dict[str, str]]]:
-    key = "fold" if "fold" in options else "rest"
-    fraction = re.fullmatch(r"(\d{1,4})/(\d{1,4})", options[key])
-    number, count = map(int, fraction.groups()) if fraction else (0, 0)
-    if not 1 <= number <= count:
-        raise UserError(f"{where}: {key}={options[key]}: expected K/N, the K-th of N parts, such as 1/5")
-    if "" in groups:
-        line = rows[groups.index("")][0]
-        raise UserError(
-            f"{where}: line {line} has no patient; where the list has the column, folds need it in every row"
-        )
-    # A sample of several classes has no one class to spread.
-    kinds = [""] * len(rows) if any(BETWEEN in label for label in labels) else labels
-    try:
-        parts = deal(groups, kinds, count, FOLD_SEED)
-    except ValueError:
-        distinct = len(set(groups))
-        raise UserError(f"{where}: {key}={options[key]}: there are {distinct} patients or files to deal out") from None
-    return [row for row, part in zip(rows, parts, strict=True) if (part == number - 1) == (key == "fold")]
-
-
-def _column(name: str, header: Sequence[str], where: str, to_type: str = "") -> str:
-    if name not in header:
-        what = "path and (if any) label" if name == "path" else name
-        raise UserError(f"{where}: expected a first line with the columns {what}, not {list(header)}{to_type}")
-    return name
 
 
 def _delimiter(text: str, options: dict[str, str]) -> str:
@@ -217,22 +128,6 @@ def _to_type(
     others = [c for c in header if c not in files]
     labels = [c for c in others if c.strip().lower() in LABELS] or (others if len(others) == 1 else [])
     return f"; type '{path}::path={files[0]}" + (f",label={labels[0]}'" if labels else "'")
-
-
-def _mark(text: str, column: str, line: int, where: str) -> int:
-    mark = {"": -1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}.get(text.strip())
-    if mark is None:
-        raise UserError(
-            f"{where}: line {line}: {column} is '{text}'; each of several label columns holds 0, 1 or nothing"
-        )
-    return mark
-
-
-def _marks(sets: list[list[str] | None]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Of rows that name their classes all others are lacking; of a row without an entry nothing is known."""
-    named = [None if names is None else {name.strip() for name in names} - {""} for names in sets]
-    classes = tuple(sorted(set().union(*(names for names in named if names))))
-    return classes, [[-1 if names is None else int(c in names) for c in classes] for names in named]
 
 
 def _addresses(
@@ -312,29 +207,6 @@ def _elsewhere(path: Path, names: Sequence[str]) -> str:
                 if any((folder / name).exists() for name in names):
                     return f". They are in {folder}: type '{path}::root={os.path.relpath(folder)}'"
     return f", or to the folder that is named, as '{path}::root=FOLDER'"
-
-
-def _check_repeated(
-    lines: list[int], names: list[str], addresses: list[str], answers: Sequence[object], where: str
-) -> None:
-    """Raises UserError where rows of one file, however spelt, contradict each other; what is merely there twice is
-    said."""
-    first: dict[str, tuple[int, object]] = {}
-    odd, again = [], []
-    for line, name, address, answer in zip(lines, names, addresses, answers, strict=True):
-        before, known = first.setdefault(os.path.abspath(address), (line, answer))  # noqa: PTH100 follows no link
-        if before != line:
-            again.append(f"{name} in lines {before} and {line}")
-        if known != answer:
-            odd.append(f"{name} is {_said(known)} in line {before} and {_said(answer)} in line {line}")
-    if odd:
-        raise UserError(f"{where}: {len(odd)} rows contradict others: {some(odd, '; ')}; keep what is right")
-    if again:
-        log.warning("%s: %d rows name a file again, which counts as often: %s", where, len(again), some(again, "; "))
-
-
-def _said(answer: object) -> str:
-    return "without a label" if answer in (None, "") else f"'{answer}'"
 
 
 def forward(name: str, folder: Path) -> str:

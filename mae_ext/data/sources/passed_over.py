@@ -23,6 +23,7 @@ NAMELESS = "rows without a path"
 REPEATED = "members of a sample that has its data already"
 LINKS_INSIDE = "links inside a shard"
 BARE = "without suffix"
+NO_PICTURE = "values that are no pictures"
 WRITTEN = "folders that this program wrote"
 NO_FIRST = "files of cases without their first file"
 OF_NO_CASE = "files of no case"
@@ -41,6 +42,7 @@ REMEDIES = {
     WRITTEN: "the pictures of a run and what it predicts are no samples: to read them, name the folder itself",
     NO_FIRST: "a case is known by the first file of reader.case: add it, or take the rest away",
     OF_NO_CASE: "reader.case has no pattern that they are of",
+    NO_PICTURE: "an LMDB's values are read where they begin as an encoded picture does; nothing is unpickled",
     BARE: "give them the suffix of what they are: .dcm of DICOM, .jpg of JPEG",
     **OF_DICOM,
 }
@@ -78,7 +80,8 @@ FORMATS = {
     ".npz": "to read arrays, name the .npz file itself; where each is a scan, use --reader volume",
     ".h5 .hdf5": "to read arrays, name one of a file, as x.h5::DATASET; where each is a scan, use --reader volume",
     ".npy .zarr": "where each is a scan, use --reader volume; of others save the arrays as one .npz",
-    ".mat .pkl .lmdb .parquet .tfrecord": "save their arrays as one .npz",
+    ".mat .pkl .tfrecord": "save their arrays as one .npz",
+    ".parquet .lmdb .mdb": "name them themselves, as x.lmdb or 'train-*.parquet'",
     ".tar": "to read shards, name them, as x.tar or train-*.tar",
     ARCHIVES: "unpack the archives first",
 }

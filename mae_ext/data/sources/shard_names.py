@@ -19,11 +19,11 @@ def shards_of(path: str) -> list[str]:
     if not path.endswith(".tar"):
         return []
     if not exists(Path(path), where) and set("{*?[") & set(path):
-        return _expand(path, where)
+        return expand(path, where)
     return [path] if Path(path).is_file() else []
 
 
-def _expand(pattern: str, where: str) -> list[str]:
+def expand(pattern: str, where: str) -> list[str]:
     """Braces, then glob. Every shard that braces name must be there."""
     shards: list[str] = []
     for name in _braces([pattern], where):

@@ -17,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.case_names import are_cases, case_of
-from mae_ext.data.sources import cases, remote
+from mae_ext.data.sources import cases, lmdb_file, remote
 from mae_ext.data.sources.dicom import export as dicom
 from mae_ext.data.sources.folder import Entry, walk
 from mae_ext.data.sources.kinds import vouched
-from mae_ext.data.sources.lists import LISTS, Listed, is_list, read_list
+from mae_ext.data.sources.lists import LISTS, is_list, read_list
+from mae_ext.data.sources.parquet import list_parquet, of_one_split
 from mae_ext.data.sources.passed_over import AS_IT_BEGINS, NAMELESS, PassedOver, suffix_of
 from mae_ext.data.sources.path_table import PathTable
+from mae_ext.data.sources.rows import Listed
 from mae_ext.data.sources.shard_index import index_of, version_of
-from mae_ext.data.sources.shard_names import exists, shards_of
+from mae_ext.data.sources.shard_names import exists, expand, shards_of
 from mae_ext.data.sources.shared import Growing, share
 from mae_ext.data.sources.within import list_arrays
 from mae_ext.errors import BadSample, NothingToRead, UserError, some
@@ -80,8 +82,10 @@ def list_items(path: str, suffixes: tuple[str, ...]) -> Items:
     path: a folder (recursive, names sorted; the first folder level below it is the label), one file, a list (.txt: a
     path a line, then optionally a tab and a label; .csv with the columns path and label), tar shards in WebDataset
     layout (x.tar, train-{000..009}.tar, train-*.tar, or a folder of them; x.tar::rgb.jpg takes of each key the member
-    with that after its first dot), file.npz[::split] in MedMNIST layout, or file.h5::dataset, a row a sample.
-    suffixes may be patterns of the files of a case (cases.py), whose first files are then what is listed.
+    with that after its first dot), file.npz[::split] in MedMNIST layout, file.h5::dataset, a row a sample, Parquet
+    files (x.parquet, train-*.parquet, a folder of one split, x.parquet::label=COLUMN,path=COLUMN), or an LMDB (a file
+    or folder, or a folder of them). suffixes may be patterns of the files of a case (cases.py), whose first files are
+    then what is listed.
     What is passed over is logged as one warning, by kind and with the remedy, so that every command names it. Raises
     UserError when it is missing, unreadable, or holds nothing of the kind.
     """
@@ -114,6 +118,9 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         return _items(*arrays)
     if inside := re.fullmatch(r"(?s)(.*\.(?:npz|h5|hdf5|zarr))(?:::[\w./ -]+)?", path):
         _require(Path(inside[1]), where)
+    if (table := re.fullmatch(r"(?s)(.*\.parquet)(?:::(.+))?", path)) and not remote.is_remote(path):
+        files = expand(table[1], where) if set("*?[{") & set(table[1]) else [table[1]]
+        return _of_list(list_parquet(files, table[2], where), passed)
     if dicom.is_series(path):
         try:
             dicom.files_of(path, suffixes)
@@ -132,6 +139,8 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
     here, choice = Path(path), None
     if (listed := is_list(path)) and not exists(here, where):
         here, choice = Path(listed["file"]), listed["choice"]
+    if exists(here, where) and (base := lmdb_file.file_of(here)):
+        return _in_order(lmdb_file.list_lmdb(str(base), suffixes, passed), where, passed)
     _require(here, where)
     if here.is_dir():
         return _list_folder(here, suffixes, where, passed)
@@ -143,7 +152,8 @@ def _list(path: str, suffixes: tuple[str, ...], passed: PassedOver) -> Items:
         raise NothingToRead(
             path,
             suffixes,
-            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive (.tar, .npz)",
+            f"{where}: is neither data ({_join(suffixes)}) nor a list of it (.txt, .csv) nor an archive "
+            "(.tar, .npz, .parquet, .lmdb)",
         )
     return _items([path], None)
 
@@ -253,8 +263,27 @@ def _list_folder(
     if shards := sorted(str(p) for p in root.glob("*.tar")):
         passed.counts.pop(".tar", None)
         return _list_shards(shards, suffixes, where, passed)
+    if tables := sorted(map(str, root.rglob("*.parquet"))):
+        return _of_list(list_parquet(of_one_split(tables, where), None, where), passed)
+    if bases := sorted(root.glob("*.lmdb")):
+        pairs = (pair for b in bases for pair in lmdb_file.list_lmdb(str(lmdb_file.file_of(b) or b), suffixes, passed))
+        return _in_order(pairs, where, passed)
     text = f"{where}: no file ending in {_join(suffixes)}, at any depth; {passed.instead()}"
     raise NothingToRead(str(root), suffixes, text)
+
+
+def _in_order(pairs: Iterable[tuple[str, str | None]], where: str, passed: PassedOver) -> Items:
+    """Of (address, label or None) as they come."""
+    names: list[str | None] = []
+
+    def addresses() -> Iterator[str]:
+        for address, name in pairs:
+            names.append(name)
+            yield address
+
+    if len(table := PathTable(addresses())):
+        return _labelled(table, names)
+    raise UserError(f"{where}: no sample in it; {passed.instead()}")
 
 
 # Tar shards

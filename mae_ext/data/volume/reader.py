@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mae_ext.data.labelmap import Labels
+from mae_ext.data.picked import check_picks, picked
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.cache import MAPPED, Cache, Entry, source_identity
 from mae_ext.data.sources.dicom.export import FOURTH_AXIS
@@ -63,6 +64,7 @@ class VolumeReader:
     ["{case}_t1.nii.gz", "{case}_t2.nii.gz"], whose voxels are at the same places and become its channels in this order.
     uneven: DICOM slices at uneven distances or under a tilted gantry are refused, resampled linearly at right angles,
     or (tilted ones) kept with their lean. segments: what says which class one of a DICOM SEG or RTSTRUCT is.
+    bands: which of the channels, in this order, by number from 0, or by name where a format has names.
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
@@ -97,6 +99,7 @@ class VolumeReader:
         dataset: str | None = None,
         uneven: Uneven = "refuse",
         segments: dicom_segments.By = "name",
+        bands: Sequence[int | str] | None = None,
     ) -> None:
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size={list(size)}: a volume has three axes, D, H and W")
@@ -125,6 +128,7 @@ class VolumeReader:
             raise ValueError("resampled: float16 ends at 65504, and intensity 'none' does not; name another intensity")
         self.resampled: Resampled = resampled
         self.stored_channels = self.intensity.sources(channels)
+        self.bands = check_picks(bands, self.stored_channels, "channels that the model has of the scan")
         self.channel_axis, self.time_axis, self.time = channel_axis, time_axis, time
         self.body, self.min_body, self.min_finite = check_body(body), min_body, min_finite
         self.uneven, self.segments = check_uneven(uneven), dicom_segments.check_by(segments)
@@ -236,6 +240,7 @@ class VolumeReader:
             **({"case": self.formats.patterns} if self.formats.patterns else {}),
             **({} if self.formats.arrays.dataset is None else {"dataset": self.formats.arrays.dataset}),
             **({} if self.uneven == "refuse" else {"uneven": self.uneven}),
+            **({"bands": self.bands} if self.bands else {}),
         }
 
     def _box(self, scan: Scan, crop: CropSampler) -> Crop:
@@ -304,6 +309,8 @@ class VolumeReader:
         stored = channels_first(declared, stored, extra)
         if extra is not None and self.time_axis is not None and extra != declared.channel:
             stored = instant(stored, self.time)
+        if self.bands is not None:
+            stored = stored[picked(address, self.bands, len(stored), declared.names)]
         if len(stored) != self.stored_channels:
             detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
             raise BadSample(address, "channels", detail)

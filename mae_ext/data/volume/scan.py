@@ -12,6 +12,7 @@ from mae_ext.data.volume.geometry import orientation
 from mae_ext.errors import BadSample
 
 Array = NDArray[np.generic]
+Time = Literal["first", "middle", "mean"]
 
 Time = Literal["first", "middle", "mean"]
 
@@ -69,11 +70,15 @@ class Declared:
 
     finest: float = MIN_SPACING
     """mm: the least length of a voxel that is believed. Microscopes see finer than scanners."""
+
     frame_of_reference: str = ""
     """A UID of DICOM: positions in files of another one are not of this patient, or of another visit."""
 
     resampled: str = ""
     """What the voxels are not any more as they were stored, where the reader was asked to put it right; for people."""
+
+    names: tuple[str, ...] = ()
+    """Of the channels along the axis that is not spatial, where the file names them."""
 
     @property
     def extra(self) -> tuple[int, ...]:

@@ -176,9 +176,10 @@ class TestBadFiles:
         assert error.kind == "non-finite" and "1 of 3072" in error.detail
 
     @pytest.mark.parametrize("values", [[-1, 5], [0, 65536]])
-    def test_integers_of_unknown_scale_are_refused(self, tmp_path: Path, values: list[int]) -> None:
-        error = bad(save(tmp_path / "a.tif", Image.fromarray(np.array([values], np.int32))))
-        assert error.kind == "out of range" and str(values[1]) in error.detail
+    def test_integers_below_0_and_of_32_bits_have_the_scale_of_16_bits(self, tmp_path: Path, values: list[int]) -> None:
+        address = save(tmp_path / "a.tif", Image.fromarray(np.array([values], np.int32)))
+        (sample,) = ImageReader((1, 2), 1).read(address, [whole])
+        assert sample.x.flatten().tolist() == pytest.approx([v / 65535 for v in values])
 
     def test_no_file_is_read_past_a_cut_because_of_us(self) -> None:
         assert ImageFile.LOAD_TRUNCATED_IMAGES is False

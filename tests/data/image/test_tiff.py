@@ -51,7 +51,7 @@ class TestBands:
     def test_that_are_more_than_the_config_wants_are_never_left_out_in_silence(self, tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", numbers(4, "u1"), photometric="rgb", extrasamples=["unspecified"])
         for channels, way in (
-            (3, ", or choose 3 with data.reader.bands, such as [0, 1, 2]"),
+            (3, ", or choose 3 with data.channels, such as [0, 1, 2]"),
             (1, "such as [0]"),
             (5, ""),
         ):

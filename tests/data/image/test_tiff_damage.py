@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from data.image.tiffs import as_read, bad, encoded, numbers, read, written
+from data.image.tiffs import SIZE, as_read, bad, encoded, numbers, read, written
 from PIL import Image
+
+from mae_ext.data.image.reader import ImageReader
+from mae_ext.data.sample import whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
@@ -47,7 +50,9 @@ class TestDamage:
                 extratags=tags,
             )  # fmt: skip
         assert bad(tmp_path / "a.tif", 1).kind == "truncated"
-        assert read(tmp_path / "b.tif", 1)[0, 20, 20] == 200 and read(tmp_path / "b.tif", 1)[0, 0, 0] == 7
+        sample = ImageReader(SIZE, 1).read(str(tmp_path / "b.tif"), [whole])[0]
+        assert sample.valid is not None and not sample.valid[0, 16:32, 16:32].any() and (sample.x == 7).all()
+        assert sample.valid.sum() == 40 * 48 - 16 * 16
 
     def test_tiles_that_are_larger_than_what_they_hold_are_damage(self, tmp_path):
         held = io.BytesIO()

@@ -58,6 +58,7 @@ def film(tmp_path_factory):
 VOLUME_WAYS = {
     "spacing": ("scan", {}, {"spacing": [1.5, 2, 2]}),
     "intensity": ("scan", {}, {"intensity": "percentile"}),
+    "bands": ("twice", {"channel_axis": 3, "bands": [0]}, {"channel_axis": 3, "bands": [1]}),
     "the numbers of an intensity": (
         "scan",
         {"intensity": {"name": "window", "windows": [[0, 100]]}},

@@ -230,7 +230,11 @@ def test_the_listing_that_follows_reads_no_folder_again_unless_it_changed(tmp_pa
     os.utime(tmp_path / "b", (1, 1))
     assert len(list_items(str(tmp_path), (".jpg",))) == 3
     assert scanned == [str(tmp_path / "b")]
-    assert [Path(entry.path).name for entry in walk(tmp_path, (".jpg",), "", PassedOver())] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert [Path(entry.path).name for entry in walk(tmp_path, (".jpg",), "", PassedOver())] == [
+        "1.jpg",
+        "2.jpg",
+        "3.jpg",
+    ]
     assert len(scanned) == 4
 
 
