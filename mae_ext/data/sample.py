@@ -124,6 +124,7 @@ class Reader(Protocol):
     - `read_as_stored(address, crops)`, as `read`, of samples that may be as their file stores them: with `levels`, or
       in float16, which means itself. It is what goes to the device in training; all others ask `read`.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
+    - what `Opens`, `Placed` or `Films` have (`data/whole.py`), for whole samples that are seen window by window.
 
     >>> import pathlib, numpy, torch
     >>> from mae_ext import Sample, verdicts
