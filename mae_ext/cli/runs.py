@@ -1,7 +1,7 @@
 """Commands that use a run: reconstruct, embed, probe, predict, report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -178,19 +178,29 @@ def predict(
     run: TunedArg,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, lists, shards or .npz.")],
     out: Annotated[str, typer.Option("--out", help="Folder for what is predicted.")] = "predictions",
+    windows: WindowsOption = False,
+    pool: Annotated[
+        Literal["mean", "max", "weighted"] | None,
+        typer.Option("--pool", help="What the probabilities of a sample's windows become; by default the run's own."),
+    ] = None,
+    overlap: OverlapOption = None,
 ) -> None:
     """Write what a fine-tuned run says of new data: of classes, a line of probabilities for each sample.
 
     The same command again leaves what is there and goes on with the rest.
 
-    Example: mae-ext predict runs/ft photos/ --out predictions
+    Example: mae-ext predict runs/ft photos/ --out predictions; of whole scans: mae-ext predict runs/ft scans/ --windows
     """
     from mae_ext.engine.outputs import warn_one_sided
     from mae_ext.engine.precision import as_evaluated
-    from mae_ext.engine.task import load_task
+    from mae_ext.engine.task import in_windows, load_task
 
+    if not windows and (pool or overlap is not None):
+        raise UserError("--pool and --overlap are of windows: add --windows")
     with folder_for(out) as folder, progress_bar("predicting") as progress:
         task, model, config, _ = load_task(run)
+        if windows:
+            task, config = in_windows(config, pool, overlap)
         warn_one_sided(config.modalities.values(), inputs)
         with as_evaluated(model, config):
             paths = task.predict(model, uncached(config), inputs, folder, progress)

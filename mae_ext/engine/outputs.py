@@ -86,6 +86,7 @@ class Results:
     def __init__(self, out: Path, model: nn.Module, config: Config, asked: str = "") -> None:
         """asked: what else an answer depends on, in words; with other words it is another model's."""
         self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config) + asked
+        self.otherwise = " or of what was asked otherwise" * bool(asked)
         self.samples: dict[str, dict[str, Any]] = {}
         self.files: dict[str, str] = {}
         self.earlier: dict[str, set[str]] = {}
@@ -259,8 +260,8 @@ class Results:
             raise UserError(f"{self.path}: not a manifest of predictions ({error!r}); name another folder") from None
         if first != self.model:
             raise UserError(
-                f"--out {self.out}: it holds predictions of another model or checkpoint, or of other settings; name "
-                f"another folder"
+                f"--out {self.out}: it holds predictions of another model or checkpoint{self.otherwise}; name another "
+                f"folder"
             )
         if (length := len(whole) + 1 if whole else 0) < len(content):
             os.truncate(self.path, length)
