@@ -125,9 +125,11 @@ def _map(
 
 def _write(path: Path, values: NDArray[np.float32], whole: Tiling) -> None:
     first, step = (np.array(edge) for edge in whole.lattice)
-    times = {} if whole.clock is None else {"seconds": whole.seconds}
     with path.open("wb") as file:
-        np.savez(file, features=values, first=first, step=step, **times)
+        if whole.clock is None:
+            np.savez(file, features=values, first=first, step=step)
+        else:
+            np.savez(file, features=values, first=first, step=step, seconds=whole.seconds)
 
 
 def _components(seeing: Seeing, addresses: Sequence[str], count: int, width: int, out: Path) -> Components:

@@ -179,4 +179,5 @@ def pooled(features: NDArray[np.floating], weight: NDArray[np.floating], pool: O
         wide = weight.astype(np.float64) @ wide / weight.astype(np.float64).sum()
     else:
         wide = wide.mean(0)
-    return wide.astype(np.float32)
+    one: NDArray[np.float32] = wide.astype(np.float32)
+    return one

@@ -23,8 +23,9 @@ KINDS = {
 
 def untrained(kind, **reader):
     values = dict(KINDS[kind])
+    augment = {"fixed": values.pop("fixed"), "scale": None}
     data = {
-        "path": "none", "reader": values.pop("reader") | reader, "augment": {"fixed": values.pop("fixed")},
+        "path": "none", "reader": values.pop("reader") | reader, "augment": augment,
         "statistics": "none", "max_bad_fraction": 0.5,
     }  # fmt: skip
     config = parse_config({

@@ -16,6 +16,10 @@ HELD = 2 << 30
 """Bytes of sums in memory; more than that are held in a file without a name, which is gone with its process."""
 
 
+BEYOND = 1e-4
+"""What a token counts at a place of the grid just beyond its window."""
+
+
 def weights(size: tuple[int, ...], device: torch.device) -> Tensor:
     """(*size): a Gaussian of an eighth of each side, never below a thousandth (MONAI; nnU-Net, 1809.10486)."""
     from monai.data.utils import compute_importance_map
@@ -59,9 +63,14 @@ class Blend:
 
 
 def _onto(at: Float, length: int) -> tuple[slice, NDArray[np.float32]]:
-    """(g,) places -> the run of the grid that they touch, and (run, g): how much of each token counts where."""
+    """(g,) places -> the run of the grid that they touch, and (run, g): how much of each token counts where.
+
+    Between its tokens a window is interpolated; just beyond its last it is heard where no other is.
+    """
     near = np.rint(at)
     at = np.where(np.abs(at - near) < 1e-4, near, at)
     first, last = max(int(np.floor(at[0])), 0), min(int(np.ceil(at[-1])), length - 1)
-    share = 1 - np.abs(np.arange(first, last + 1)[:, None] - at)
-    return slice(first, last + 1), np.clip(share, 0, None).astype(np.float32)
+    where = np.arange(first, last + 1)
+    share = np.clip(1 - np.abs(where[:, None] - at), 0, None)
+    share[(where < at[0]) | (where > at[-1])] *= BEYOND
+    return slice(first, last + 1), share.astype(np.float32)

@@ -60,7 +60,7 @@ class Tiling:
         """Of all windows, in the voxels of the extent."""
         spans = [[self._span(axis, start) for start in begins] for axis, begins in enumerate(self.starts)]
         still = (False,) * len(self.size)
-        return [Crop(*(tuple(edge) for edge in zip(*box, strict=True)), still) for box in product(*spans)]
+        return [Crop(tuple(a for a, _ in box), tuple(b for _, b in box), still) for box in product(*spans)]
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from mae_ext.data.sample import Sample, stack
+from mae_ext.data.sources.table import Items
 from mae_ext.errors import BadSample
 from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.features.windowed import Windows, shown
@@ -94,7 +95,7 @@ def shown_in(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def bag_probabilities(
-    model: nn.Module, encoder: FrozenEncoder, addresses: Sequence[str], rows: Sequence[int], device: torch.device,
+    model: nn.Module, encoder: FrozenEncoder, items: Items, rows: Sequence[int], device: torch.device,
     bad: list[dict[str, Any]], bags: Bags, classes: int,
 ) -> Iterator[tuple[list[int], Tensor]]:  # fmt: skip
     """([row], (1, classes) probabilities) of whole samples. bad: gains those that cannot be read."""
@@ -109,7 +110,7 @@ def bag_probabilities(
     for row in rows:
         says, weight = list[Tensor](), list[float]()
         try:
-            for group in seeing.groups(addresses[row], seeing.tiling(addresses[row]).boxes):
+            for group in seeing.groups(items.addresses[row], seeing.tiling(items.addresses[row]).boxes):
                 says.append(group.rows)
                 weight.extend(shown(sample, clips) for sample in group.samples)
         except BadSample as error:

@@ -35,7 +35,7 @@ def probabilities(
     encoder: of the model, for it knows how samples are read. bad: gains those that cannot be.
     """
     if bags is not None:
-        yield from bag_probabilities(model, encoder, items.addresses, rows, device, bad, bags, classes)
+        yield from bag_probabilities(model, encoder, items, rows, device, bad, bags, classes)
         return
     chosen = Items(PathTable(items.addresses[i] for i in rows))
 

@@ -78,7 +78,7 @@ def test_what_is_seen_in_a_part_only_is_learned_of_bags_and_predicted_window_by_
     lines = [json.loads(line) for line in (tmp_path / "p" / "predictions.jsonl").read_text().splitlines()]
     assert [line["class"] for line in lines] == ["none"] * 3 + ["spot"] * 3
     one = lines[3]
-    wide = torch.from_numpy(np.asarray(Image.open(one["path"]))).permute(2, 0, 1)
+    wide = torch.from_numpy(np.array(Image.open(one["path"]))).permute(2, 0, 1)
     with torch.no_grad():
         each = model(torch.stack([wide[:, :, a : a + 16] for a in (0, 16, 32)]), "image").softmax(1).amax(0)
     assert one["probabilities"]["spot"] == pytest.approx(float(each[1] / each.sum()), abs=1e-5)
