@@ -13,7 +13,6 @@ from torch import Tensor
 from mae_ext.data.loading.blend import Blend
 from mae_ext.data.loading.windows import Tiling
 from mae_ext.data.plan import spread
-from mae_ext.data.sample import held
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
 from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.features.encoder import FrozenEncoder
@@ -88,8 +87,7 @@ def embed_dense(
                         if writes is None:
                             _write(path, values, whole)
                         else:
-                            with held(reader, address):
-                                writes(values, *whole.lattice, address, path)
+                            writes(values, *whole.lattice, address, path)
                 except BadSample as error:
                     results.leave_out(error)
                     check_bad(results.missing, len(addresses), allowed, where)

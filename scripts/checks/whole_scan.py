@@ -74,10 +74,10 @@ def main() -> None:
         one = perf_counter() - began
     each = (seconds[-1] - seconds[0]) / max(1, args.windows - args.batch)
     print(json.dumps({
-        "shape": args.shape, "model": args.size, "windows_of_the_scan": len(boxes), "map": [*whole.grid, args.components],
-        "peak_gb": round(peak, 2), "seconds_to_open_and_the_first_batch": round(seconds[0], 1),
-        "seconds_a_window": round(each, 2), "middle_crop_seconds": {"to open": round(opened, 1), "to encode": round(one, 2)},
-        "torch": torch.__version__,
+        "shape": args.shape, "model": args.size, "windows_of_the_scan": len(boxes),
+        "map": [*whole.grid, args.components], "peak_gb": round(peak, 2),
+        "seconds_to_open_and_the_first_batch": round(seconds[0], 1), "seconds_a_window": round(each, 2),
+        "middle_crop_seconds": {"to open": round(opened, 1), "to encode": round(one, 2)}, "torch": torch.__version__,
     }))  # fmt: skip
 
 
