@@ -34,6 +34,7 @@ def make(path: Path, shape: tuple[int, int, int]) -> None:
     body = (x / 0.8) ** 2 + (y / 0.6) ** 2 < 1
     chance = np.random.default_rng(0)
     planes = [np.where(body, chance.integers(-80, 200, body.shape), -1000).astype("<i2").tobytes() for _ in range(8)]
+    header.set_slope_inter(1, 0)
     header["vox_offset"] = 352
     with path.open("wb") as file:
         file.write(header.binaryblock + bytes(4))
