@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mae_ext.engine.train import train
     from mae_ext.errors import BadSample, CheckpointError, ConfigError, RunError, UserError, WrongShape
     from mae_ext.features.encoder import Features, FrozenEncoder, load_encoder
+    from mae_ext.features.windowed import Windows
     from mae_ext.model.embed import Embedder
     from mae_ext.model.grid import grid_of, patchify, take_patches, unpatchify
     from mae_ext.model.mae import MAE
@@ -40,6 +41,7 @@ _HOME = {
     "load_encoder": "mae_ext.features.encoder",
     "FrozenEncoder": "mae_ext.features.encoder",
     "Features": "mae_ext.features.encoder",
+    "Windows": "mae_ext.features.windowed",
     "Items": "mae_ext.data.sources.table",
     "MAE": "mae_ext.model.mae",
     "Mask": "mae_ext.model.mask",
@@ -95,6 +97,7 @@ __all__ = [
     "Sample",
     "Task",
     "UserError",
+    "Windows",
     "WrongShape",
     "from_scores",
     "grid_of",

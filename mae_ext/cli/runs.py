@@ -1,13 +1,27 @@
 """Commands that use a run: reconstruct, embed, probe, predict, report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from mae_ext.cli.app import BadOption, NameOption, Pool, PrecisionOption, RunArg, app, progress_bar
+from mae_ext.cli.app import (
+    POOL,
+    BadOption,
+    BatchOption,
+    NameOption,
+    OverlapOption,
+    Pool,
+    PrecisionOption,
+    RunArg,
+    WindowsOption,
+    app,
+    progress_bar,
+    windows_of,
+)
 from mae_ext.cli.choosing import modality_for
 from mae_ext.config import uncached
+from mae_ext.errors import UserError
 from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
 
@@ -51,8 +65,15 @@ def reconstruct(
 def embed(
     run: RunArg,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, list, shards or .npz.")],
-    out: Annotated[str, typer.Option("--out", help="The .safetensors file to write.")],
-    pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the first class token.")] = "mean",
+    out: Annotated[str, typer.Option("--out", help="The .safetensors file to write; of --dense, a folder.")],
+    pool: Annotated[Pool | None, typer.Option("--pool", help=POOL)] = None,
+    windows: WindowsOption = False,
+    overlap: OverlapOption = None,
+    batch: BatchOption = None,
+    dense: Annotated[bool, typer.Option("--dense", help="A map of features for each sample, where it lies.")] = False,
+    components: Annotated[
+        int | None, typer.Option("--components", min=1, help="Of --dense: so many principal components a token.")
+    ] = None,
     modality: NameOption = None,
     max_bad_fraction: BadOption = None,
     map_: Annotated[bool, typer.Option("--map", help="Also a picture of the features as points in a plane.")] = False,
@@ -62,22 +83,50 @@ def embed(
     precision: PrecisionOption = None,
 ) -> None:
     """Write features as safetensors (`features`, (n, D) float32) with a JSONL of sources beside it. Under torchrun each
-    rank computes a share; the file is that of one process.
+    rank computes a share; the file is that of one process. With --windows and no --pool a row is a window, with its
+    place; with --dense features are maps: NIfTI of scans, .npz of films and pictures.
 
-    Example: mae-ext embed runs/photos photos/ --out photos.safetensors --map --neighbours 6
+    Example: mae-ext embed runs/photos photos/ --out photos.safetensors --map --neighbours 6; of whole scans: mae-ext
+    embed runs/ct scans/ --windows --pool weighted --out scans.safetensors, or --dense --components 8 --out maps
     """
     from mae_ext.engine.distributed import joined
     from mae_ext.features.embed import embed as write
     from mae_ext.features.sharing import helped, opened_run
 
+    if dense:
+        if windows or pool or map_ or neighbours:
+            raise UserError("--dense: writes maps of features; leave out --windows, --pool, --map and --neighbours")
+        _dense(run, source, out, (overlap, batch, components), modality, max_bad_fraction, precision)
+        return
+    if components is not None:
+        raise UserError("--components: is of --dense")
+    become = windows_of(pool, windows, overlap, batch)
     with joined() as ranks, progress_bar("embedding", ranks.main) as progress:
         opened = opened_run(run, modality_for(run, modality, [source]), precision, str(ranks.device))
         path = helped(ranks, opened, lambda own: write(
-            own, source, Path(out), pool, max_bad_fraction=max_bad_fraction, progress=progress, with_map=map_,
+            own, source, Path(out), become, max_bad_fraction=max_bad_fraction, progress=progress, with_map=map_,
             neighbours=neighbours,
         ))  # fmt: skip
     if path is not None:
         print(path)
+
+
+def _dense(
+    run: str, source: str, out: str, settings: tuple[float | None, int | None, int | None], modality: str | None,
+    max_bad_fraction: float | None, precision: str | None,
+) -> None:  # fmt: skip
+    """settings: overlap, batch, components."""
+    from mae_ext.engine.outputs import warn_one_sided
+    from mae_ext.features.dense import embed_dense
+    from mae_ext.features.sharing import opened_run
+
+    overlap, batch, components = settings
+    windows = windows_of(None, True, overlap, batch)
+    with folder_for(out) as folder, progress_bar("embedding") as progress:
+        encoder = opened_run(run, modality_for(run, modality, [source]), precision).encoder
+        warn_one_sided([encoder.modality], [source])
+        for path in embed_dense(encoder, [source], folder, windows, components, max_bad_fraction, progress):
+            print(path)
 
 
 @app.command()
@@ -87,7 +136,10 @@ def probe(
     test: Annotated[str | None, typer.Option("--test", help="Labelled source to judge on.")] = None,
     folds: Annotated[int | None, typer.Option("--folds", min=2, help="Instead of --test: cross-validate.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of the kNN probe.")] = 20,
-    pool: Annotated[Pool, typer.Option("--pool", help="Mean of the patch tokens, or the first class token.")] = "mean",
+    pool: Annotated[Pool, typer.Option("--pool", help=POOL)] = "mean",
+    windows: WindowsOption = False,
+    overlap: OverlapOption = None,
+    batch: BatchOption = None,
     modality: NameOption = None,
     max_bad_fraction: BadOption = None,
     random_weights: Annotated[bool, typer.Option(help="The same probe on untrained weights, to compare with.")] = False,
@@ -108,8 +160,9 @@ def probe(
     from mae_ext.probing.probe import probe as probe_run
     from mae_ext.probing.spec import ProbeSpec
 
+    become = windows_of(pool, windows, overlap, batch)
     spec = ProbeSpec(
-        train, test, folds, k=k, pool=pool, attentive=attentive, mirror=mirror, max_bad_fraction=max_bad_fraction
+        train, test, folds, k=k, pool=become, attentive=attentive, mirror=mirror, max_bad_fraction=max_bad_fraction
     )
     with joined() as ranks, progress_bar("embedding", ranks.main) as bar:
         name, seed = modality_for(run, modality, spec.sources), spec.seed if random_weights else None
@@ -127,19 +180,29 @@ def predict(
     run: TunedArg,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, lists, shards or .npz.")],
     out: Annotated[str, typer.Option("--out", help="Folder for what is predicted.")] = "predictions",
+    windows: WindowsOption = False,
+    pool: Annotated[
+        Literal["mean", "max", "weighted"] | None,
+        typer.Option("--pool", help="What the probabilities of a sample's windows become; by default the run's own."),
+    ] = None,
+    overlap: OverlapOption = None,
 ) -> None:
     """Write what a fine-tuned run says of new data: of classes, a line of probabilities for each sample.
 
     The same command again leaves what is there and goes on with the rest.
 
-    Example: mae-ext predict runs/ft photos/ --out predictions
+    Example: mae-ext predict runs/ft photos/ --out predictions; of whole scans: mae-ext predict runs/ft scans/ --windows
     """
     from mae_ext.engine.outputs import warn_one_sided
     from mae_ext.engine.precision import as_evaluated
-    from mae_ext.engine.task import load_task
+    from mae_ext.engine.task import in_windows, load_task
 
+    if not windows and (pool or overlap is not None):
+        raise UserError("--pool and --overlap are of windows: add --windows")
     with folder_for(out) as folder, progress_bar("predicting") as progress:
         task, model, config, _ = load_task(run)
+        if windows:
+            task, config = in_windows(config, pool, overlap)
         warn_one_sided(config.modalities.values(), inputs)
         with as_evaluated(model, config):
             paths = task.predict(model, uncached(config), inputs, folder, progress)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log, sqrt
 
 import torch
@@ -122,6 +123,15 @@ def evaluation_sampler(augment: AugmentConfig, size: tuple[int, ...]) -> CropSam
         return CenterCrop(size)
     fixed = _fixed_axes(augment, size)
     return FixedCrop(size, fixed, CenterCrop(size), ((0.5,) * len(fixed),))
+
+
+def always(box: Crop) -> CropSampler:
+    """Of any source the same box."""
+    return partial(_always, box)
+
+
+def _always(box: Crop, _: tuple[int, ...]) -> Crop:
+    return box
 
 
 def training_shape(augment: AugmentConfig, size: tuple[int, ...], extent: tuple[int, ...]) -> tuple[int, ...]:

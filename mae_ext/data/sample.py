@@ -126,6 +126,7 @@ class Reader(Protocol):
       in float16, which means itself. It is what goes to the device in training; all others ask `read`.
     - `files(address) -> list[str]`: those that a sample is made of, where they are several. Raises BadSample.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
+    - what `Opens`, `Placed` or `Films` have (`data/whole.py`), for whole samples that are seen window by window.
 
     >>> import pathlib, numpy, torch
     >>> from mae_ext import Sample, verdicts

@@ -83,8 +83,10 @@ class Results:
     that a kill between the two costs one sample, and no file without a line, this or an earlier one, is ours.
     """
 
-    def __init__(self, out: Path, model: nn.Module, config: Config) -> None:
-        self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config)
+    def __init__(self, out: Path, model: nn.Module, config: Config, asked: str = "") -> None:
+        """asked: what else an answer depends on, in words; with other words it is another model's."""
+        self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config) + asked
+        self.otherwise = " or of what was asked otherwise" * bool(asked)
         readers = [build_reader(modality, name) for name, modality in config.modalities.items()]
         self._parts = [reader.files for reader in readers if hasattr(reader, "files")]
         self.samples: dict[str, dict[str, Any]] = {}
@@ -271,7 +273,8 @@ class Results:
             raise UserError(f"{self.path}: not a manifest of predictions ({error!r}); name another folder") from None
         if first != self.model:
             raise UserError(
-                f"--out {self.out}: it holds predictions of another model or checkpoint; name another folder"
+                f"--out {self.out}: it holds predictions of another model or checkpoint{self.otherwise}; name another "
+                f"folder"
             )
         if (length := len(whole) + 1 if whole else 0) < len(content):
             os.truncate(self.path, length)

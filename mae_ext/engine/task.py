@@ -14,7 +14,7 @@ from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.checkpoint import find, load_weights, read_config, read_tensors
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
-from mae_ext.errors import ConfigError
+from mae_ext.errors import ConfigError, UserError
 from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
@@ -174,3 +174,20 @@ def load_task(run: str | Path, device: str = "auto") -> tuple[Task, nn.Module, C
     model = build_model(config)
     load_weights(model, read_tensors(path / "model.safetensors"), str(path))
     return task_of(config), on_device(model.eval(), device_of(device)), config, path
+
+
+def in_windows(config: Config, pool: str | None, overlap: float | None) -> tuple[Task, Config]:
+    """The task of a run that judges samples window by window, and the config that says so. None: the run's own, else
+    "mean" and the task's default. Raises UserError for a task that has no such argument."""
+    if not hasattr(task_of(config), "bags"):
+        raise UserError(
+            f"--windows: task {config.task.name} does not judge samples in windows on request; classification does "
+            "(segmentation always sees whole samples)"
+        )
+    asked = {
+        "windows": pool or config.task.arguments.get("windows") or "mean",
+        **({} if overlap is None else {"overlap": overlap}),
+    }
+    task = config.task.model_validate({"name": config.task.name, **config.task.arguments, **asked})
+    changed = config.model_copy(update={"task": task})
+    return task_of(changed), changed

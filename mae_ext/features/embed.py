@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -17,6 +18,7 @@ from mae_ext.features.encoder import Features, FrozenEncoder, Pool
 from mae_ext.features.map import draw_map
 from mae_ext.features.neighbours import draw_neighbours
 from mae_ext.features.sharing import Opened, opened_run
+from mae_ext.features.windowed import Windows, place_of, record_type
 from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, staged
@@ -29,7 +31,7 @@ def embed(
     run: str | Path | Opened,
     source: str,
     out: str | Path,
-    pool: Pool = "mean",
+    pool: Pool | Windows = "mean",
     name: str | None = None,
     max_bad_fraction: float | None = None,
     progress: Progress | None = None,
@@ -39,6 +41,11 @@ def embed(
     """Write `features (n, D) float32` to `out` (.safetensors) and, beside it, line i for row i in a .jsonl.
 
     They are computed in the precision that the run was trained in.
+
+    pool: `Windows` sees all of a sample. Where these are not pooled, a row is a window: beside `features` stand, a row
+    for each, `sample` (its number in the source's order), `start` and `stop` (its edges in stored voxels, positions of
+    a film or pixels, float64; voxel 0 is from 0 to 1), `place` (what that is says the metadata) and `weight` (`shown`),
+    and its line has the sample's path and label.
 
     A line is {"path", "label", "class"}; label and class are null where the source has none, class is a list where a
     sample can have several, and "patient" is added where the source knows it. label is the class itself where classes
@@ -55,6 +62,9 @@ def embed(
         raise UserError(f"{out}: features are written as safetensors; name the file {out.name}.safetensors")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder to write {out.name} into")
+    each = isinstance(pool, Windows) and pool.pool is None
+    if each and (with_map or neighbours is not None):
+        raise UserError("pictures show samples, and each window is a row here: give a pool (mean, max or weighted)")
     sidecars = [out.with_suffix(suffix) for suffix in (".jsonl", ".bad.jsonl")]
     if not out.exists() and (strays := [path for path in sidecars if path.exists()]):
         raise UserError(f"{strays[0]}: belongs to no {out.name}, and would be written over; name another file")
@@ -70,14 +80,15 @@ def embed(
             "step": str(encoder.step),
             "modality": encoder.name,
             "source": _as_text(source),
-            "pool": pool,
+            "pool": str(pool),
+            **({"place": place_of(encoder.reader())} if each else {}),
             "bad": str(len(features.bad)),
             "classes": dumps(features.classes),
         }
         try:
             with blamed_on(out):
-                save_file({"features": features.features}, table, metadata)
-                _write_lines(lines, _rows(features))
+                save_file(_tensors(features), table, metadata)
+                _write_lines(lines, _of_windows(features) if each else _rows(features))
                 if features.bad:
                     _write_lines(ledger, features.bad)
                 else:
@@ -100,9 +111,23 @@ def embed(
 def _is_of_features(file: Path) -> bool:
     """Whether one of ours may take its place; one that cannot be read is nobody's."""
     try:
-        return set(read_tensors(file)) <= {"features"}
+        tensors = set(read_tensors(file))
+        return tensors <= {"features", *(record_type(1, 1, 1).names or ())} and "features" in tensors
     except CheckpointError:
         return True
+
+
+def _tensors(features: Features) -> dict[str, np.ndarray]:
+    table = features.features
+    if table.dtype.names is None:
+        return {"features": table}
+    return {name: np.ascontiguousarray(table[name]) for name in table.dtype.names}
+
+
+def _of_windows(features: Features) -> Iterable[dict[str, Any]]:
+    """The line of its sample for each window."""
+    lines = list(_rows(features))
+    yield from (lines[number] for number in features.features["sample"])
 
 
 def _rows(features: Features) -> Iterable[dict[str, Any]]:

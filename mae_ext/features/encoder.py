@@ -24,6 +24,7 @@ from mae_ext.engine.start import model_of, opened
 from mae_ext.engine.task import device_of
 from mae_ext.errors import BadSample, UserError
 from mae_ext.features.shares import Share, Wanted, share, together
+from mae_ext.features.windowed import Records, Seeing, Windows
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
 
@@ -163,6 +164,17 @@ class FrozenEncoder(nn.Module):
                 return self.encode(x, spacing).half().cpu()
             return self.model.features(x.to(self.device), self.name, spacing, pool).float().cpu()
 
+    @torch.no_grad()
+    def tokens(self, samples: Sequence[Sample]) -> Tensor:
+        """B samples -> (B, N, D) float32, on the CPU, in the encoder's precision, without gradients."""
+        with autocast(self.device, self.precision):
+            return self.encode(*stack(samples)).float().cpu()
+
+    def seeing(self, windows: Windows, encode: Callable[[Sequence[Sample]], Tensor] | None = None) -> Seeing:
+        """Whole samples in windows. encode: by default `pooled`, of what `windows.tokens` says."""
+        by_default = encode or (lambda samples: self.pooled(samples, windows.tokens))
+        return Seeing(self.modality, self.reader(), windows, by_default, self.device)
+
     def randomised(self, seed: int = 0) -> "FrozenEncoder":
         """The same architecture and statistics with the weights a run with this seed starts from: the baseline."""
         config = self.config.model_copy(update={"seed": seed})
@@ -174,7 +186,7 @@ class FrozenEncoder(nn.Module):
     def features(
         self,
         source: str,
-        pool: Pool = "mean",
+        pool: Pool | Windows = "mean",
         batch_size: int = 64,
         threads: int | None = None,
         max_bad_fraction: float | None = None,
@@ -183,6 +195,8 @@ class FrozenEncoder(nn.Module):
     ) -> Features:
         """Features of every sample of a source: whole images (short side, centre crop), no randomness.
 
+        pool: `Windows` for what windows over the whole of each sample give together; without a pool of theirs,
+        `features` are records, a row for each window (`record_type`), whose `sample` are places in `sources`.
         A sample that cannot be read is skipped and listed. Raises RunError, naming files, when more than
         max_bad_fraction (default: the run's own data.max_bad_fraction) of the source is bad, and UserError for an
         unusable source or pool.
@@ -197,7 +211,7 @@ class FrozenEncoder(nn.Module):
             )
         allowed = self.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
         known = next((place for place, one in enumerate(self.views) if one is view), None)
-        wanted = Wanted(source, pool, batch_size, threads, allowed, known)
+        wanted = Wanted(source, pool, 1 if isinstance(pool, Windows) else batch_size, threads, allowed, known)
         crew = self.crew if view is None or known is not None else None  # what others do not know is seen here alone
         world = 1 if crew is None else crew.ranks.world
 
@@ -208,6 +222,8 @@ class FrozenEncoder(nn.Module):
         if progress is not None:
             progress(len(items), len(items))
         good = [index for index in range(len(items)) if index not in bad]
+        if rows.dtype.names is not None:
+            rows["sample"] = np.searchsorted(good, rows["sample"])
         return Features(
             rows,
             None if items.labels is None else items.labels[good].astype(np.int64),
@@ -227,10 +243,32 @@ class FrozenEncoder(nn.Module):
         self, wanted: Wanted, items: Items, rank: int, world: int, view: View | None, progress: Progress | None = None
     ) -> Share:
         mine = wanted.rows(len(items), rank, world)
+        if isinstance(wanted.pool, Windows):
+            return self._windowed(wanted, wanted.pool, items, mine, view, progress)
+        pool = wanted.pool
         outcomes = zip(mine, self.decode(items, wanted.threads, None if world == 1 else mine), strict=True)
-        return share(
-            wanted, outcomes, lambda samples: self.pooled(samples, wanted.pool, view).numpy(), len(items), progress
-        )
+        return share(wanted, outcomes, lambda samples: self.pooled(samples, pool, view).numpy(), len(items), progress)
+
+    def _windowed(
+        self, wanted: Wanted, windows: Windows, items: Items, rows: Sequence[int], view: View | None,
+        progress: Progress | None,
+    ) -> Share:  # fmt: skip
+        seeing = self.seeing(windows, lambda samples: self.pooled(samples, windows.tokens, view))
+
+        def see(row: int) -> Records | BadSample:
+            try:
+                records = seeing.records(items.addresses[row])
+            except BadSample as error:
+                return error
+            records["sample"] = row
+            return records
+
+        def become(records: Sequence[Records]) -> np.ndarray:
+            if windows.pool is None:
+                return np.concatenate(records)
+            return np.stack([seeing.pooled(one) for one in records])
+
+        return share(wanted, ((row, see(row)) for row in rows), become, len(items), progress)
 
     def decode(
         self, items: Items, threads: int | None = None, rows: Sequence[int] | None = None
@@ -240,7 +278,8 @@ class FrozenEncoder(nn.Module):
         addresses = items.addresses if rows is None else [items.addresses[row] for row in rows]
         yield from read_ahead(self.reader(), addresses, crop, threads)
 
-    def _check_pool(self, pool: str) -> None:
+    def _check_pool(self, pool: Pool | Windows) -> None:
+        pool = pool.tokens if isinstance(pool, Windows) else pool
         if pool not in get_args(Pool):
             raise UserError(
                 f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the first class token) or 'tokens'"

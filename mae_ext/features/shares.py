@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from mae_ext.data.sample import Sample
 from mae_ext.errors import BadSample, UserError, check_bad, reasons
+from mae_ext.features.windowed import Windows
 from mae_ext.progress import Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Wanted:
     """
 
     source: str
-    pool: Literal["mean", "class", "tokens"]
+    pool: Literal["mean", "class", "tokens"] | Windows
     batch_size: int
     threads: int | None
     max_bad_fraction: float
@@ -44,15 +46,15 @@ class Share:
 
 def share(
     wanted: Wanted,
-    outcomes: Iterable[tuple[int, Sample | BadSample]],
-    pooled: Callable[[Sequence[Sample]], np.ndarray],
+    outcomes: Iterable[tuple[int, T | BadSample]],
+    pooled: Callable[[Sequence[T]], np.ndarray],
     total: int,
     progress: Progress | None = None,
 ) -> Share:
     """What a rank computes. outcomes: of `wanted.rows`, with their places. Raises RunError once too many are bad."""
     blocks, bad = dict[int, np.ndarray](), dict[int, dict[str, Any]]()
     for number, block in groupby(outcomes, key=lambda outcome: outcome[0] // wanted.batch_size):
-        samples: list[Sample] = []
+        samples: list[T] = []
         for place, outcome in block:
             if isinstance(outcome, BadSample):
                 bad[place] = outcome.row

@@ -15,6 +15,7 @@ from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import FrozenEncoder, Pool
 from mae_ext.features.sharing import Opened, opened_run
+from mae_ext.features.windowed import Windows
 from mae_ext.probing.attentive import attentive_votes
 from mae_ext.probing.classifiers import linear_votes, neighbour_votes
 from mae_ext.probing.labelled import Labelled, check_classes, confounds, folds, labelled, matched, people
@@ -72,7 +73,7 @@ def probe_encoder(
         "checkpoint": str(encoder.path),
         "step": encoder.step,
         "weights": weights,
-        "pool": spec.pool,
+        "pool": str(spec.pool),
         **_described(sides, spec),
     }
     if spec.mirror:
@@ -118,7 +119,7 @@ class Reading:
     def __init__(self, encoder: FrozenEncoder, spec: ProbeSpec, progress: SourceProgress | None = None) -> None:
         self.encoder, self.spec, self.progress = encoder, spec, progress
 
-    def sides(self, pool: Pool) -> Sides:
+    def sides(self, pool: Pool | Windows) -> Sides:
         """Both sources of the spec, or its one source twice, in folds."""
         spec = self.spec
         train, bad = self.labelled("train", spec.train, pool)
@@ -128,12 +129,12 @@ class Reading:
         test, bad_test = self.labelled("test", spec.test, pool)
         return Sides(train, matched(train, test), None, (bad, bad_test))
 
-    def and_mirrored(self, sides: Sides, pool: Pool) -> Sides:
+    def and_mirrored(self, sides: Sides, pool: Pool | Windows) -> Sides:
         """Below the samples to learn from, the same samples' mirror images."""
         images, _ = self.labelled("train", self.spec.train, pool, mirror=True)
         return replace(sides, train=sides.train.and_mirrored(images.x))
 
-    def labelled(self, what: str, source: str, pool: Pool, mirror: bool = False) -> tuple[Labelled, int]:
+    def labelled(self, what: str, source: str, pool: Pool | Windows, mirror: bool = False) -> tuple[Labelled, int]:
         """-> what is labelled in a source, and how many of its samples could not be read."""
         progress = self.progress
         features = self.encoder.features(

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import Pool, View
+from mae_ext.features.windowed import Windows
 
 
 @dataclass(frozen=True)
@@ -14,23 +15,24 @@ class ProbeSpec:
     folds: instead of `test`, judge on each of so many parts of `train` after learning from the others; a patient stays
     in one part.
 
-    k: neighbours. pool: what becomes of a sample's tokens. epochs: at most so many L-BFGS iterations of the linear
-    probe, each over the whole training set. seed: of the held-out split, of folds, of bootstrap draws and of random
-    weights. attentive: also the probe that attends over all tokens, which takes a second pass over both sources.
-    mirror: learn from each sample and from its mirror image along the last axis, for which labels have to hold (the
-    code of MAE's linear probe flips at random); judged are samples as they are.
+    k: neighbours. pool: what becomes of a sample's tokens, or of windows that cover all of it. epochs: at most so many
+    L-BFGS iterations of the linear probe, each over the whole training set. seed: of the held-out split, of folds, of
+    bootstrap draws and of random weights. attentive: also the probe that attends over all tokens, which takes a second
+    pass over both sources. mirror: learn from each sample and from its mirror image along the last axis, for which
+    labels have to hold (the code of MAE's linear probe flips at random); judged are samples as they are.
 
     batch_size: samples encoded at once. max_bad_fraction: as `FrozenEncoder.features` takes it. view: what the encoder
     is shown instead of a sample.
 
-    Raises UserError: k or epochs below 1, pool "tokens", both or neither of test and folds.
+    Raises UserError: k or epochs below 1, pool "tokens", windows without a pool or with attentive, both or neither of
+    test and folds.
     """
 
     train: str
     test: str | None = None
     folds: int | None = None
     k: int = 20
-    pool: Pool = "mean"
+    pool: Pool | Windows = "mean"
     epochs: int = 100
     seed: int = 0
     attentive: bool = False
@@ -46,6 +48,11 @@ class ProbeSpec:
         if self.pool == "tokens":
             raise UserError(
                 "pool 'tokens': neighbours and the linear probe need one feature a sample; give attentive=True"
+            )
+        if isinstance(self.pool, Windows) and (self.pool.pool is None or self.attentive):
+            raise UserError(
+                f"pool '{self.pool}': a probe needs one feature a sample (pool mean, max or weighted), and the "
+                "attentive one attends over the tokens of one window: leave it out"
             )
         if (self.test is None) == (self.folds is None):
             raise UserError("expected either a source to test on or a number of folds of the one to learn from")

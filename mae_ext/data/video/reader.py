@@ -20,8 +20,10 @@ from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
+from mae_ext.data.video.clips import Clips, Short
 from mae_ext.data.video.decoder import Children, Kept, Opened, Recounted
 from mae_ext.data.video.kind import KIND, SUFFIXES
+from mae_ext.data.whole import Clock
 from mae_ext.errors import BadSample, UserError
 from mae_ext.strict_json import dumps
 
@@ -32,16 +34,10 @@ MAX_PIXELS = 8192 * 4320
 MEMORY_BYTES = 4 << 30
 """Address space of a decoding child; a quarter of it may be frames of one answer."""
 
-ROUNDED_S = 1.5e-3
-"""A frame that begins so much later is on display already: MKV and WebM round times to milliseconds, and one of the
-first and one of the wanted frame may differ by one. Else of 30 frames a second every third would be taken twice."""
-
 LUMA = (19595, 38470, 7471)
 """ITU-R 601-2 in 1/65536, as the image reader has it from Pillow."""
 
 T = TypeVar("T")
-
-Short = Literal["hold", "spread", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,8 @@ class VideoReader:
             raise ValueError(f"decoder='{decoder}': expected auto, decord or pyav")
         if short_side is not None and short_side < 0:
             raise ValueError(f"short_side={short_side}: expected pixels, or 0 for frames as they are stored")
-        self.size, self.channels, self.short, self.decoder = tuple(size), channels, short, decoder
-        self.fps, self.stride = fps, stride or 4
+        self.size, self.channels, self.decoder = tuple(size), channels, decoder
+        self.clips = Clips(size[0], fps, stride or 4, short)
         self.short_side = round(min(size[1:]) * SHORT_SIDE) if short_side is None else short_side or None
         self.memory_bytes = memory_bytes
         self.keep_bytes = memory_bytes // 4 if keep_bytes is None else keep_bytes
@@ -148,6 +144,12 @@ class VideoReader:
         """(positions, H, W), as the file's packets say; no frame is decoded for it, nor kept."""
         with self._open(address, False, fills=False) as film:
             return self._extent(address, film)
+
+    @judged
+    def clock(self, address: str) -> Clock:
+        """The steps of a clip that begins with the film, to the last that it has room for, and their seconds."""
+        with self._open(address, False, fills=False) as film:
+            return self.clips.clock(address, film.times)
 
     @judged
     def describe(self, address: str) -> str:
@@ -180,7 +182,7 @@ class VideoReader:
             for box in boxes:
                 _check(address, box, extent.size)
             starts = extent.size[0] - self.size[0] + 1
-            numbers = [self._numbers(box, film.times, starts) for box in boxes]
+            numbers = [self.clips.numbers(box, film.times, starts) for box in boxes]
             wanted = sorted({number for row in numbers for number in row})
             place = {number: i for i, number in enumerate(wanted)}
             if isinstance(film.frames, np.ndarray):
@@ -193,7 +195,7 @@ class VideoReader:
             ]
 
     def _extent(self, address: str, film: _Frames) -> Extent:
-        return Extent.as_stored((self._starts(address, film.times) + self.size[0] - 1, *film.extent))
+        return Extent.as_stored((self.clips.starts(address, film.times) + self.size[0] - 1, *film.extent))
 
     def _prepared(self, address: str, counted: bool, fills: bool = True) -> Entry | None:
         """fills: whether a film that the cache lacks is decoded for it."""
@@ -251,45 +253,6 @@ class VideoReader:
     def _key(self, address: str) -> dict[str, Any]:
         transform = {"reader": "video", "version": 2, "short_side": self.short_side, "decoder": self.decoder}
         return {"source": source_identity(address), "transform": transform}
-
-    def _starts(self, address: str, times: NDArray[np.float64]) -> int:
-        """At how many frames a clip can begin and still end inside; 1 if it can at none."""
-        steps = self.size[0] - 1
-        if self.fps is None:
-            fitting = len(times) - steps * self.stride
-        else:
-            # A frame is on display until the next; the last as long as the others on average.
-            last = times[-1] + 0.5 * (times[-1] - times[0]) / max(1, len(times) - 1)
-            fitting = int(np.searchsorted(times, last - steps / self.fps, side="right"))
-        if fitting < 1 and self.short == "refuse":
-            detail = f"{len(times)} frames in {times[-1] - times[0]:.2f} s do not fill a clip of {self.size[0]}"
-            raise BadSample(address, "too short", detail)
-        return max(1, fitting)
-
-    def _numbers(self, box: Crop, times: NDArray[np.float64], starts: int) -> list[int]:
-        """The frames of a clip, in order of play."""
-        first, stop = box.start[0], box.stop[0]
-        length, count = self.size[0], len(times)
-        if stop - first == length and (starts > 1 or self._last(first, times) < count or self.short == "hold"):
-            numbers = self._from(first, times)
-        else:
-            last = min(self._last(min(stop - length, starts - 1), times), count - 1)
-            numbers = np.linspace(first, last, length).round().astype(int)
-        row: list[int] = np.clip(numbers, 0, count - 1).tolist()
-        return row[::-1] if box.flip[0] else row
-
-    def _from(self, first: int, times: NDArray[np.float64]) -> NDArray[np.int_]:
-        steps = np.arange(self.size[0])
-        if self.fps is None:
-            return first + steps * self.stride
-        at = np.searchsorted(times, times[first] + steps / self.fps + ROUNDED_S, side="right")
-        return np.asarray(at - 1)
-
-    def _last(self, first: int, times: NDArray[np.float64]) -> int:
-        if self.fps is None:
-            return first + (self.size[0] - 1) * self.stride
-        overrun = times[first] + (self.size[0] - 1) / self.fps > 2 * times[-1] - times[max(0, len(times) - 2)]
-        return len(times) if overrun else int(self._from(first, times)[-1])
 
     def _view(self, frames: NDArray[np.uint8], places: list[int], box: Crop) -> Tensor:
         """(m, H, W, c) -> one clip (C, *size)."""

@@ -112,15 +112,15 @@ def _place(address: str, label_map: Declared, like: str, scan: Declared) -> Orie
     A map that was drawn on the scan in software that goes by the scan's other form lies there, voxel for voxel.
     """
     here, of_scan = orientation(label_map.affine), orientation(scan.affine)
-    ours, our_shape = canonical_affine(label_map.affine, _shape(label_map), here)
-    theirs, their_shape = canonical_affine(scan.affine, _shape(scan), of_scan)
+    ours, our_shape = canonical_affine(label_map.affine, spatial_shape(label_map), here)
+    theirs, their_shape = canonical_affine(scan.affine, spatial_shape(scan), of_scan)
     if our_shape == their_shape:
         between = apart(theirs, ours, their_shape)
         if between.voxels < CORNER and between.middle <= MIDDLE:
             return here
-    if _shape(label_map) == _shape(scan) and any(
+    if spatial_shape(label_map) == spatial_shape(scan) and any(
         between.voxels < CORNER and between.middle <= MIDDLE
-        for between in (apart(a, b, _shape(scan)) for a in _forms(scan) for b in _forms(label_map))
+        for between in (apart(a, b, spatial_shape(scan)) for a in _forms(scan) for b in _forms(label_map))
     ):
         return of_scan
     if our_shape != their_shape:
@@ -138,7 +138,7 @@ def _forms(declared: Declared) -> list[NDArray[np.float64]]:
     return [a for a in (declared.affine, declared.other) if a is not None and np.isfinite(a).all()]
 
 
-def _shape(declared: Declared) -> tuple[int, ...]:
+def spatial_shape(declared: Declared) -> tuple[int, ...]:
     return tuple(declared.shape[a] for a in declared.spatial)
 
 
@@ -154,7 +154,7 @@ def header_like(scan: Declared, dtype: DTypeLike) -> Any:
     kind = nib.Nifti1Header if scan.nifti is None else type(scan.nifti)
     header = kind(endianness="<")
     header.set_data_dtype(dtype)
-    header.set_data_shape(_shape(scan))
+    header.set_data_shape(spatial_shape(scan))
     if scan.nifti is None:
         header.set_xyzt_units("mm")
         header.set_qform(upright(scan.affine), scan.code)
@@ -191,6 +191,50 @@ def write(values: NDArray[Any], scan: Declared, spacing: tuple[float, ...] | Non
             file.write(turned[at][np.ix_(*plane)].astype(kind.newbyteorder("<")).tobytes())
 
 
+def write_grid(
+    values: NDArray[np.float32], first: Sequence[float], step: Sequence[float], scan: Declared, path: Path
+) -> None:
+    """(*grid, n) -> NIfTI in the axis order of the scan; n > 1 is its fourth axis. Raises OSError.
+
+    first, step: where the middle of the grid's first element lies, in the scan's voxels along D, H, W, and how many lie
+    between one and the next. The qform is what comes nearest to the sform without a lean.
+    """
+    import nibabel as nib
+
+    place = orientation(scan.affine)
+    voxels, _ = canonical_affine(scan.affine, spatial_shape(scan), place)
+    affine = np.array(voxels)
+    affine[:3, :3] = voxels[:3, :3] * np.array(step)
+    affine[:3, 3] = voxels[:3, :3] @ np.array(first) + voxels[:3, 3]
+    # From D, H, W back to the file's axes, the fastest first.
+    columns = [place.source.index(axis) for axis in range(3)]
+    turned = values.transpose(*columns, 3)
+    turned = turned[tuple(slice(None, None, -1 if place.flip[c] else 1) for c in columns)]
+    affine = affine @ _turned(columns, place.flip, turned.shape[:3])
+    header = nib.Nifti1Header(endianness="<") if max(values.shape) < 1 << 15 else nib.Nifti2Header(endianness="<")
+    header.set_data_dtype(np.float32)
+    header.set_data_shape(turned.shape if values.shape[3] > 1 else turned.shape[:3])
+    header.set_xyzt_units("mm")
+    header.set_qform(upright(affine), scan.code)
+    header.set_sform(affine, scan.code)
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = len(header.binaryblock) + len(NO_EXTENSIONS)
+    with _complete(path) as file:
+        file.write(header.binaryblock + NO_EXTENSIONS)
+        for n in range(values.shape[3]):
+            file.write(turned[..., n].astype("<f4").tobytes("F"))
+
+
+def _turned(columns: Sequence[int], flip: Sequence[bool], shape: Sequence[int]) -> NDArray[np.float64]:
+    """(4, 4): places on a grid whose axis n is the canonical axis columns[n], backwards where that is flipped."""
+    back = np.zeros((4, 4))
+    back[3, 3] = 1
+    for axis, column in enumerate(columns):
+        back[column, axis] = -1 if flip[column] else 1
+        back[column, 3] = shape[axis] - 1 if flip[column] else 0
+    return back
+
+
 @contextmanager
 def _complete(path: Path) -> Iterator[IO[bytes]]:
     """A file to write into, gzipped where it is called so, that takes its name at the end. Always the same bytes."""
@@ -210,7 +254,7 @@ def _complete(path: Path) -> Iterator[IO[bytes]]:
 
 def _lattice(scan: Declared, spacing: tuple[float, ...] | None) -> tuple[Orientation, Lattice]:
     place = orientation(scan.affine)
-    return place, lattice(tuple(_shape(scan)[axis] for axis in place.source), place.spacing, spacing)
+    return place, lattice(tuple(spatial_shape(scan)[axis] for axis in place.source), place.spacing, spacing)
 
 
 def _by(shape: Sequence[int]) -> str:

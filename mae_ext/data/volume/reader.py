@@ -32,6 +32,7 @@ from mae_ext.data.volume.kept import Known, from_kept, kept_whole
 from mae_ext.data.volume.kind import KIND
 from mae_ext.data.volume.scan import Array, Declared, Time, channels_first, instant, pick_axis
 from mae_ext.data.volume.stored import packed
+from mae_ext.data.volume.whole import WholeScans
 from mae_ext.errors import BadSample
 
 MAX_BYTES = 2 << 30
@@ -47,7 +48,7 @@ as to ask whether its source is as it was."""
 Resampled = Literal["float32", "float16"]
 
 
-class VolumeReader:
+class VolumeReader(WholeScans):
     """NIfTI, MGH, NRRD, MetaImage, Analyze, MINC, DICOM, arrays -> (C, D, H, W) float32, `valid`, and spacing in mm.
 
     spacing: mm along D, H, W to resample to (trilinear), or None to keep each scan's own. intensity: see intensity.py;
@@ -139,22 +140,16 @@ class VolumeReader:
         return {**self.__dict__, "_known": {}}
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
-        return self._read(address, crops, as_stored=False)
+        with self.opened(address) as cut:
+            return cut(crops)
 
     def read_as_stored(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
         """As `read`; where a crop is a cut of voxels that a file stores in 16 bits or less, these, with their `levels`.
 
         The values are the same to the bit, in half the bytes or less: three windows of a CT are one int16.
         """
-        return self._read(address, crops, as_stored=True)
-
-    def _read(self, address: str, crops: Sequence[CropSampler], as_stored: bool) -> list[Sample]:
-        scan = self.prepared(address) if self.cache else self._scan(address)
-        boxes = [self._box(scan, crop) for crop in crops]
-        try:
-            return [self._sample(scan, box, address, as_stored) for box in boxes]
-        except MemoryError as error:
-            raise BadSample(address, "out of memory", str(error)) from error
+        with self.opened(address, as_stored=True) as cut:
+            return cut(crops)
 
     @judged
     def extent(self, address: str) -> Extent:

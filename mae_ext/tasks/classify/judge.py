@@ -19,6 +19,7 @@ from mae_ext.probing.ranking import auroc
 from mae_ext.probing.scores import scores
 from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
+from mae_ext.tasks.classify.bags import Bags, bag_probabilities
 
 BATCH = 64
 PREDICTIONS = "predictions.jsonl"
@@ -26,12 +27,16 @@ PREDICTIONS = "predictions.jsonl"
 
 def probabilities(
     model: nn.Module, encoder: FrozenEncoder, items: Items, rows: Sequence[int], device: torch.device,
-    bad: list[dict[str, Any]],
+    bad: list[dict[str, Any]], classes: int, bags: Bags | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:  # fmt: skip
-    """Batches of (rows, (len(rows), classes) float32) of the samples at `rows`, each seen whole, centred, unchanged.
+    """Batches of (rows, (len(rows), classes) float32) of the samples at `rows`, each seen whole, centred, unchanged; of
+    `bags` in windows over all of it.
 
     encoder: of the model, for it knows how samples are read. bad: gains those that cannot be.
     """
+    if bags is not None:
+        yield from bag_probabilities(model, encoder, items, rows, device, bad, bags, classes)
+        return
     chosen = Items(PathTable(items.addresses[i] for i in rows))
 
     def readable() -> Iterator[tuple[int, Sample]]:
@@ -76,7 +81,7 @@ def class_scores(values: Tensor, wanted: Tensor) -> dict[str, float]:
 
 def write_predictions(
     model: nn.Module, encoder: FrozenEncoder, classes: Sequence[str], sources: Sequence[str], out: Path,
-    progress: Progress | None = None,
+    progress: Progress | None = None, bags: Bags | None = None,
 ) -> list[Path]:  # fmt: skip
     """`out`/predictions.jsonl, a line for each sample in order: path, class, probabilities by class.
 
@@ -91,7 +96,7 @@ def write_predictions(
         with Results(out, model, encoder.config) as results:
             left = results.open(addresses, summaries=[*written, ledger])
             bad, done, items = list[dict[str, Any]](), 0, Items(PathTable(addresses))
-            for rows, values in probabilities(model, encoder, items, left, device, bad):
+            for rows, values in probabilities(model, encoder, items, left, device, bad, len(classes), bags):
                 results.record({addresses[row]: v for row, v in zip(rows, values.tolist(), strict=True)})
                 done += len(rows)
                 if progress is not None:

@@ -25,6 +25,7 @@ from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.probing.attentive import AttentivePool
 from mae_ext.progress import Progress
 from mae_ext.rng import rng
+from mae_ext.tasks.classify.bags import Bags, Gate, Joining, bag_loss, shown_in
 from mae_ext.tasks.classify.judge import class_scores, probabilities, write_predictions
 from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.tasks.reconstruction import Reconstruction, backbone_for, with_reconstruction
@@ -36,7 +37,7 @@ HEAD_STD = 2e-5
 
 
 class Classifier(nn.Module):
-    def __init__(self, config: Config, name: str, pool: Pooling, classes: int) -> None:
+    def __init__(self, config: Config, name: str, pool: Pooling, classes: int, gated: bool = False) -> None:
         super().__init__()
         assert config.model.width
         self.pool = pool
@@ -49,9 +50,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(config.model.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=HEAD_STD, generator=rng(config.seed, "init", "head"))
         nn.init.zeros_(self.head.bias)
+        self.gate = Gate(config.model.width, rng(config.seed, "init", "gate")) if gated else None
 
-    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None) -> Tensor:
-        """(B, C, *S) in reader units -> (B, classes) float32 logits."""
+    def forward(self, x: Tensor, name: str, spacing: Tensor | None = None, of_bags: bool = False) -> Tensor:
+        """(B, C, *S) in reader units -> (B, classes) float32 logits; of bags with one column more, where windows have a
+        gate: what each counts."""
         tokens = self.backbone.encode_all(x, name, spacing)
         patches = self.backbone.encoder.patches(tokens)
         match self.pool:
@@ -61,7 +64,10 @@ class Classifier(nn.Module):
                 pooled = self.gather(patches, self.backbone.modality(name).grid_of(x))
             case "mean":
                 pooled = patches.mean(1)
-        logits: Tensor = self.head(self.norm(pooled))
+        pooled = self.norm(pooled)
+        logits: Tensor = self.head(pooled)
+        if of_bags and self.gate is not None:
+            logits = torch.cat([logits, self.gate(pooled)], 1)
         return logits.float()
 
 
@@ -127,7 +133,13 @@ class Classification(FineTuning):
         reconstruct: float = 0.0,
         unlabelled: str | None = None,
         unlabelled_batch: int | None = None,
+        windows: Joining | None = None,
+        overlap: float = 0.25,
     ) -> None:
+        if windows is not None and windows not in get_args(Joining):
+            raise ValueError(f"windows={windows!r}: expected {', '.join(get_args(Joining))}, or null for the middle")
+        if not 0 <= overlap <= 0.9:
+            raise ValueError(f"overlap={overlap}: expected 0 to 0.9, a share of a window's side")
         if pool not in get_args(Pooling):
             raise ValueError(
                 f"pool={pool!r}: expected 'mean' (over patch tokens), 'class' (the class token) or 'attentive'"
@@ -143,6 +155,7 @@ class Classification(FineTuning):
         self.pool, self.labels, self.smoothing, self.mix = pool, share_or_count(labels), smoothing, Mix(mixup, cutmix)
         self.distort, self.strength, self.erase, self.classes = distort, strength, erase, tuple(classes)
         self.reconstruction = Reconstruction(reconstruct, unlabelled, unlabelled_batch)
+        self.bags = None if windows is None else Bags(windows, overlap)
 
     def data(self, config: Config, rank: int = 0, world: int = 1) -> dict[str, ModalityData]:
         name, modality = self.modality_of(config)
@@ -156,6 +169,13 @@ class Classification(FineTuning):
             raise UserError(
                 f"modalities.{name}.data.repeats={modality.data.repeats}: mixup and cutmix would mix a file with "
                 f"itself; expected 1, or both of them 0"
+            )
+        bag, share = modality.data.repeats, modality.batch // (world * config.train.accumulate)
+        if self.bags is not None and share % bag:
+            raise UserError(
+                f"task.windows: the {bag} crops of one reading (data.repeats) are answered together, and {share} "
+                f"samples are computed at a time; expected a multiple of {bag}: change modalities.{name}.batch, or "
+                f"train.accumulate"
             )
         return super().data(config, rank, world)
 
@@ -184,18 +204,25 @@ class Classification(FineTuning):
             raise ConfigError("task.classes is empty; they are found in the data when a run is started")
         if self.pool == "class" and not config.model.class_token:
             raise ConfigError("task.pool=class, but model.class_token is false; use mean")
-        return Classifier(config, self.modality_of(config)[0], self.pool, len(self.classes))
+        gated = self.bags is not None and self.bags.how == "attentive"
+        return Classifier(config, self.modality_of(config)[0], self.pool, len(self.classes), gated)
 
     @with_reconstruction
     def loss(self, model: nn.Module, name: str, batch: Batch) -> Tensor:
-        return cross_entropy(model(batch.x, name, batch.spacing), batch.targets[TARGET])
+        targets = batch.targets[TARGET]
+        if self.bags is None:
+            return cross_entropy(model(batch.x, name, batch.spacing), targets)
+        weight = shown_in(batch.x, batch.valid) if self.bags.how == "weighted" else None
+        return bag_loss(model(batch.x, name, batch.spacing, True), targets, batch.files, weight, self.bags)
 
     def answers(
         self, model: nn.Module, config: Config, examples: ClassExamples, rows: Sequence[int], device: torch.device,
         bad: list[Any],
     ) -> Iterator[tuple[int, list[float]]]:  # fmt: skip
         encoder = FrozenEncoder(model.backbone, config, examples.name, 0, Path(), keeps=True)  # type: ignore[arg-type]
-        for answered, values in probabilities(model, encoder, examples.items, rows, device, bad):
+        for answered, values in probabilities(
+            model, encoder, examples.items, rows, device, bad, len(examples.classes), self.bags
+        ):
             yield from zip(answered, values.tolist(), strict=True)
 
     def scores(
@@ -211,4 +238,4 @@ class Classification(FineTuning):
         self, model: nn.Module, config: Config, sources: Sequence[str], out: Path, progress: Progress | None = None
     ) -> list[Path]:
         encoder = FrozenEncoder(model.backbone, config, self.modality_of(config)[0], 0, Path())  # type: ignore[arg-type]
-        return write_predictions(model, encoder, self.classes, sources, out, progress)
+        return write_predictions(model, encoder, self.classes, sources, out, progress, self.bags)

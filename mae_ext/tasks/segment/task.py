@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.batch import Batch
-from mae_ext.data.crops import training_shape
+from mae_ext.data.crops import always, training_shape
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.loading.examples import HeldOut
@@ -70,14 +69,9 @@ def _slabs(modality: ModalityConfig, address: str, shape: tuple[int, ...], exten
     boxes = [Crop((z, *flat), (z + high if parts > 1 else extent[0], *rest), still) for z in starts]
     size = (high, *shape[1:])
     reader = build_reader(modality.model_copy(update={"size": size}), "reader")
-    slabs = read_checked(reader, address, [partial(_always, box) for box in boxes], (modality.channels, *size))
+    slabs = read_checked(reader, address, [always(box) for box in boxes], (modality.channels, *size))
     beyond = high * len(starts) - shape[0]
     return slabs if not beyond else [*slabs[:-1], replace(slabs[-1], x=slabs[-1].x[:, beyond:])]
-
-
-def _always(box: Crop, _: tuple[int, ...]) -> Crop:
-    """A crop sampler, with its box."""
-    return box
 
 
 class Segmentation(FineTuning):

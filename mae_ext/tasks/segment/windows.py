@@ -17,14 +17,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mae_ext.data.labelmap import Labels
+from mae_ext.data.loading.blend import HELD, weights
+from mae_ext.data.loading.windows import starts
 from mae_ext.data.sources.cache import on_disk
 from mae_ext.model.units import in_units
 
 TOGETHER = 4
 """Windows that are answered at a time."""
-
-HELD = 2 << 30
-"""Bytes of rows in memory; more than that is held in a file without a name, which is gone with its process."""
 
 CHUNK = 1 << 22
 """Probabilities that are decided upon at a time, at least a row of the slowest axis."""
@@ -52,23 +51,6 @@ def taps(places: NDArray[np.float64], length: int) -> Taps:
     low = at.floor().long()
     weight = (at - low).float()
     return Taps(low, low + (weight > 0), weight)
-
-
-def starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along an axis; the last one is moved back until it ends with the axis (MONAI's rule)."""
-    if length <= window:
-        return [0]
-    step = max(1, int(window * (1 - overlap)))
-    count = -(-(length - window) // step) + 1
-    return [min(i * step, length - window) for i in range(count)]
-
-
-def weights(size: tuple[int, ...], device: torch.device) -> Tensor:
-    """(*size): a Gaussian of an eighth of each side, never below a thousandth (MONAI; nnU-Net, 1809.10486)."""
-    from monai.data.utils import compute_importance_map
-
-    gaussian: Tensor = compute_importance_map(size, mode="gaussian", device=device)
-    return gaussian
 
 
 def segment(

@@ -5,8 +5,10 @@ import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
 
+from mae_ext.data.loading.blend import weights
+from mae_ext.data.loading.windows import starts
 from mae_ext.tasks.segment import windows
-from mae_ext.tasks.segment.windows import segment, starts, taps, weights
+from mae_ext.tasks.segment.windows import segment, taps
 
 CPU = torch.device("cpu")
 CASES = [
