@@ -89,6 +89,7 @@ def anomaly(
         written: list[Path] = []
 
         def work(source: Source, index: int) -> Row:
+            place.begin(paths)
             files = [of[index] for of in paths]
             row = _look(looked, source, given.display, files)
             written.extend(files)

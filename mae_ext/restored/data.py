@@ -53,6 +53,7 @@ def reconstruct_data(
         rows: list[Row] = []
 
         def work(source: Source, index: int) -> Row:
+            place.begin([of for whole in made for of in whole])
             paths = [[each[index] for each in of] for of in made]
             units = _write(source, restorer, kind, paths, place.out)
             every = [path for of in paths for path in of]

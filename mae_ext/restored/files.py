@@ -83,22 +83,21 @@ def write_pictures(source: Source, parts: Parts, paths: list[list[Path]]) -> str
     """(r, w, C) in the reader's units, for each of paths -> PNG of the source's size, in 8 bits or 16 as the source
     has; of other numbers of channels than 1, 3 and 4 a file for each. Returns what their numbers mean.
 
-    Floats in units of their own are laid between the least and the most of the last of what is written.
+    Floats in units of their own are laid between the least and the most of the input.
     """
-    values = np.split(
-        np.stack(collected(as_stored(source, parts), source.stored, np.float32, None), -1), len(paths), -1
-    )
-    low, high = (0.0, 1.0) if source.bits < 32 else (float(values[-1].min()), float(values[-1].max()))
-    full = 255 if source.bits == 8 else 65535
-    for one, of in zip(values, paths, strict=True):
-        levels = _levels(torch.from_numpy((one - low) / ((high - low) or 1.0)), full)
-        for path, channels in zip(of, np.split(levels, len(of), -1), strict=True):
-            with writing(path), staged(path) as [partial]:
-                if full == 65535:
-                    deep_png.write(channels.astype(np.uint16), partial)
-                else:
-                    grey = channels[..., 0] if channels.shape[-1] == 1 else channels
-                    Image.fromarray(grey.astype(np.uint8)).save(partial, format="PNG")
+    low, high = source.bounds
+    full, kind = (255, np.uint8) if source.bits == 8 else (65535, np.uint16)
+    levels = (torch.from_numpy(_levels((part - low) / (high - low), full)) for part in as_stored(source, parts))
+    maps = collected(levels, source.stored, kind, None)
+    files = [path for of in paths for path in of]
+    each = len(maps) // len(files)
+    for number, path in enumerate(files):
+        pixels = np.stack(maps[number * each : (number + 1) * each], -1)
+        with writing(path), staged(path) as [partial]:
+            if full == 65535:
+                deep_png.write(pixels, partial)  # type: ignore[arg-type]
+            else:
+                Image.fromarray(pixels[..., 0] if each == 1 else pixels).save(partial, format="PNG")
     if source.bits < 32:
         return f"0 to {full}, as the source has them"
     return f"0 to {full} for {low:g} to {high:g} of the source's own units"

@@ -13,10 +13,10 @@ from mae_ext.drawing.planes import planes_at
 from mae_ext.restored.rows import Rows
 from mae_ext.restored.source import Source
 
-LONGEST = 320
-"""Voxels along an axis of a picture; of a longer one every second is shown, or every third."""
+LONGEST = {"image": (512, 512), "clip": (16, 256, 256)}
+"""Voxels along the axes of a picture; of a longer one every second is shown, or every third."""
 
-FRAMES = 16
+OTHERS = 160
 
 UNUSUAL = 8.0
 """Standard deviations at which the standardised map is brightest."""
@@ -33,7 +33,7 @@ class Thumb:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        most = [FRAMES if self.display == "clip" else LONGEST, *[LONGEST] * (len(self.source.shape) - 1)]
+        most = LONGEST.get(self.display, (OTHERS,) * len(self.source.shape))
         return tuple(max(1, -(-n // m)) for n, m in zip(self.source.shape, most, strict=True))
 
     def add(self, rows: Rows, standardised: Tensor | None) -> None:

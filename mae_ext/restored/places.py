@@ -77,7 +77,7 @@ class Place:
     """A folder of results and the list of them, `listed`, which the next command of the kind may write over."""
 
     def __init__(self, out: Path, listed: str, inputs: Inputs) -> None:
-        self.out, self.listed, self.inputs = out, out / listed, inputs
+        self.out, self.listed, self.inputs, self._begun = out, out / listed, inputs, False
 
     def paths(self, suffix: str) -> list[Path]:
         """For each input, where its result with this suffix goes. Raises UserError where that would be over a file that
@@ -90,6 +90,15 @@ class Place:
         if foreign := [path for path in paths if path.exists() and path.relative_to(self.out).as_posix() not in ours]:
             raise UserError(f"--out {self.out}: it holds {some(foreign)}, and nothing is written over; name another")
         return paths
+
+    def begin(self, paths: Sequence[Sequence[Path]]) -> None:
+        """Before the first file is written: a command that is killed leaves a list of what is its own."""
+        if not self._begun:
+            self._begun = True
+            rows = [
+                {"source": a, "files": self.named(of)} for a, *of in zip(self.inputs.addresses, *paths, strict=True)
+            ]
+            self.write({"unfinished": True}, rows)
 
     def _known(self) -> set[str]:
         try:

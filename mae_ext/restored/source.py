@@ -50,6 +50,9 @@ class Source:
     bits: int = 8
     """Of a picture, of each number that is stored: 8, 16, or 32 for floats in units of their own."""
 
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """The least and the most of a picture in units of its own; else what its reader's units are between."""
+
     @property
     def scan(self) -> WholeScan | None:
         whole = self.wholes[0]
@@ -88,7 +91,9 @@ def opened(reader: Reader, modality: ModalityConfig, address: str, counted: bool
         return Source(address, shape, extent.stored, places, (scan,), scan.lattice, scan.spacing)
     held = _InMemory.read(modality, address, shape, extent.size)
     lattice = str(list(shape))
-    return Source(address, shape, extent.stored, places, (held,), lattice, held.spacing, bits=held.bits)
+    return Source(
+        address, shape, extent.stored, places, (held,), lattice, held.spacing, bits=held.bits, bounds=held.bounds
+    )
 
 
 def evaluated_shape(modality: ModalityConfig, extent: tuple[int, ...]) -> tuple[int, ...]:
@@ -117,8 +122,9 @@ class _InMemory:
             else None
         )
         whole = self.x.dtype == torch.uint8
-        self.bits = 8 if whole else 16 if float(self.x.min()) >= 0 and float(self.x.max()) <= 1 else 32
-        self.fill = float(self.x.min())
+        self.fill, most = float(self.x.min()), float(self.x.max())
+        self.bits = 8 if whole else 16 if self.fill >= 0 and most <= 1 else 32
+        self.bounds = (0.0, 1.0) if self.bits < 32 else (self.fill, max(most, self.fill + 1e-12))
 
     @staticmethod
     def read(modality: ModalityConfig, address: str, shape: tuple[int, ...], extent: tuple[int, ...]) -> "_InMemory":

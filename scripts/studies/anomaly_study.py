@@ -7,7 +7,7 @@ Into each held-out sample that is looked at, one thing at a time is put, at a pl
 scans a bright blob (a ball of a Gaussian edge, up by --strength of the data's standard deviations) and an erased one (a
 ball of the mean of what surrounds it), into pictures a patch of another picture. All methods see the same samples, at
 the scale of training, in memory. Prints one JSON object: for each kind and method the AUROC by voxel (of altered
-samples, each by itself, then the mean over samples), and by sample (score of altered against that of untouched samples),
+samples, each by itself, then the mean over samples), and by sample (score of altered against that of untouched ones),
 with the mean and standard deviation over seeds, of places and masks; several runs (seeds of pretraining) count as such.
 
 Methods: masks, the error of `mae-ext anomaly`; standardised, the same against --reference samples of the training data;
@@ -79,25 +79,29 @@ class Study:
                 print(f"left out: {error}")
         return samples
 
-    def methods(self, seed: int) -> dict[str, Callable[[Sample], Tensor]]:
+    def methods(self, seed: int) -> Callable[[Sample], dict[str, Tensor]]:
         masking = Masking(self.wanted.masks, self.wanted.overlap, seed)
         ours, one = Restorer(self.encoder, masking), OneMask(self.encoder, masking)
         random = Restorer(self.encoder.randomised(seed), masking)
-        errors = [error_of(ours, sample)[_valid(sample)] for sample in self.train]
-        everywhere = torch.cat(errors)
-        by_place = len({s.x.shape for s in self.train}) == 1 and len(self.train) >= 10 and self.wanted.kind == "image"
-        if by_place:
-            maps = torch.stack([error_of(ours, sample) for sample in self.train])
-            usual, sd = maps.mean(0), (0.5 * (maps.var(0) + maps.var(0).mean())).sqrt()
+        maps = [error_of(ours, sample) for sample in self.train]
+        if self.wanted.kind == "image":  # of one size
+            together = torch.stack(maps)
+            usual, sd = together.mean(0), (0.5 * (together.var(0) + together.var(0).mean())).sqrt()
         else:
+            everywhere = torch.cat([error[_valid(s)] for error, s in zip(maps, self.train, strict=True)])
             usual, sd = everywhere.mean(), everywhere.std()
-        return {
-            "masks": lambda sample: error_of(ours, sample),
-            "standardised": lambda sample: (error_of(ours, sample) - usual) / sd,
-            "one mask": lambda sample: error_of(one, sample),
-            "mean": self._from_mean,
-            "random": lambda sample: error_of(random, sample),
-        }
+
+        def errors(sample: Sample) -> dict[str, Tensor]:
+            masks = error_of(ours, sample)
+            return {
+                "masks": masks,
+                "standardised": (masks - usual) / sd,
+                "one mask": error_of(one, sample),
+                "mean": self._from_mean(sample),
+                "random": error_of(random, sample),
+            }
+
+        return errors
 
     def _from_mean(self, sample: Sample) -> Tensor:
         usual = _resized(self.usual, tuple(sample.x.shape[1:]))
@@ -113,14 +117,16 @@ class Study:
 
     def result(self, seed: int) -> dict[str, dict[str, dict[str, float]]]:
         methods, results = self.methods(seed), {}
-        untouched = {name: [top(method(s), _valid(s)) for s in self.test] for name, method in methods.items()}
+        untouched: dict[str, list[float]] = {}
+        for sample in self.test:
+            for name, error in methods(sample).items():
+                untouched.setdefault(name, []).append(top(error, _valid(sample)))
         for kind in KINDS[self.wanted.kind]:
-            voxels: dict[str, list[float]] = {name: [] for name in methods}
-            scores: dict[str, list[float]] = {name: [] for name in methods}
+            voxels: dict[str, list[float]] = {name: [] for name in untouched}
+            scores: dict[str, list[float]] = {name: [] for name in untouched}
             for sample, where in self.altered(kind, seed):
                 valid = _valid(sample)
-                for name, method in methods.items():
-                    error = method(sample)
+                for name, error in methods(sample).items():
                     voxels[name].append(area(error[valid], where[valid]))
                     scores[name].append(top(error, valid))
             results[kind] = {
@@ -131,7 +137,7 @@ class Study:
                         torch.arange(2 * len(self.test)) >= len(self.test),
                     ),
                 }
-                for name in methods
+                for name in untouched
             }
         return results
 

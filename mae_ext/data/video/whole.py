@@ -79,5 +79,11 @@ class Film:
         one = VideoReader((len(wanted), *size), self.reader.channels)  # whose clips are as long as the run
         if self._array is not None:
             return one._view(self._array, wanted, box)
+        at_once = max(1, self.reader.memory_bytes // 8 // (3 * self.extent[0] * self.extent[1]))
+        parts = [wanted[i : i + at_once] for i in range(0, len(wanted), at_once)]
         with self.reader._decode(self.address, self.counted) as opened:
-            return one._view(opened.frames(wanted), list(range(len(wanted))), box)
+            views = [
+                one._view(opened.frames(part, more=part is not parts[-1]), list(range(len(part))), box)
+                for part in parts
+            ]
+        return torch.cat(views, 1)
