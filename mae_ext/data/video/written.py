@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.errors import UserError
+
+if TYPE_CHECKING:
+    from av import VideoFrame
 
 CODECS = ("libx264", "h264", "mpeg4")
 """Of PyAV's wheels, the first that is there."""
@@ -42,7 +45,9 @@ class Mp4:
         steps = sorted(b - a for a, b in zip(self._ticks, self._ticks[1:], strict=False))
         self._step = steps[len(steps) // 2] if steps else TICKS // 25
         options = QUALITY if codec != "mpeg4" else {"qscale": "2"}
-        self._stream = self._file.add_stream(codec, rate=Fraction(TICKS, max(1, self._step)), options=options)
+        stream = self._file.add_stream(codec, rate=Fraction(TICKS, max(1, self._step)), options=options)
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv444p" if odd and codec != "mpeg4" else "yuv420p"
         self._stream.codec_context.time_base = self._stream.time_base = Fraction(1, TICKS)
@@ -56,8 +61,8 @@ class Mp4:
         self._done += 1
         self._mux(picture)
 
-    def _mux(self, picture: object) -> None:
-        for packet in self._stream.encode(picture):  # type: ignore[arg-type]
+    def _mux(self, picture: "VideoFrame | None") -> None:
+        for packet in self._stream.encode(picture):
             packet.duration = self._step
             self._file.mux(packet)
 
