@@ -72,30 +72,30 @@ def anomaly(
     if not 0 < top <= 1:
         raise UserError(f"top={top}: expected the share of places that make the score, above 0 to 1")
     encoder = load_encoder(run, name)
-    restorer, given = Restorer(encoder, masking), Inputs(encoder, inputs)
+    restorer, entries = Restorer(encoder, masking), Inputs(encoder, inputs)
     off = abs(1 - restorer.show / restorer.masks - restorer.ratio)
     if off > 0.02:
         warn(
             f"{restorer.masks} masks that hide each place equally often hide {1 - restorer.show / restorer.masks:.3g} "
             f"of a sample, and the run was trained with {restorer.ratio:.3g}; --masks 10 or 20 may come nearer"
         )
-    with place_for(out, SCORES, given) as place:
+    with place_for(out, SCORES, entries) as place:
         usual = None if reference is None else reference_for(restorer, reference, place.out, top, progress)
         looked = Looked(restorer, usual, top, maps, place.out)
-        scans = given.of_scans
+        scans = entries.of_scans
         suffixes = [f"_{one}.nii.gz" for one in looked.names] if scans else ["_maps.npz"]
-        moving = given.display == "clip"
+        moving = entries.display == "clip"
         paths = [place.paths(suffix) for suffix in ([*suffixes, ".gif" if moving else ".png"] if maps else [])]
         written: list[Path] = []
 
         def work(source: Source, index: int) -> Row:
             place.begin(paths)
             files = [of[index] for of in paths]
-            row = _look(looked, source, given.display, files)
+            row = _look(looked, source, entries.display, files)
             written.extend(files)
             return row | {"files": place.named(files)}
 
-        rows = [row for _, row in given.each(work, progress)]
+        rows = [row for _, row in entries.each(work, progress)]
         content = {"run": str(run), **restorer.said, "top": top, "unit": "standard deviations of the training data"}
         place.write(content | {"reference": usual.said if usual else None}, rows)
         with staged(place.out / TABLE) as [partial]:

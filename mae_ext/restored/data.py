@@ -39,14 +39,14 @@ def reconstruct_data(
     into files of its own, NAME_input. Inputs that cannot be read are left out with a warning. Raises UserError.
     """
     encoder = load_encoder(run, name)
-    restorer, given = Restorer(encoder, masking), Inputs(encoder, inputs, limit)
-    wanted, suffix = KINDS.get(given.display, (None, ""))
-    if kind != wanted or (kind == "nifti" and not given.of_scans):
+    restorer, entries = Restorer(encoder, masking), Inputs(encoder, inputs, limit)
+    wanted, suffix = KINDS.get(entries.display, (None, ""))
+    if kind != wanted or (kind == "nifti" and not entries.of_scans):
         instead = f"--as {wanted}" if wanted else "pictures, without --as"
-        raise UserError(f"--as {kind}: the samples of {run} are of kind '{given.display}'; ask for {instead}")
+        raise UserError(f"--as {kind}: the samples of {run} are of kind '{entries.display}'; ask for {instead}")
     files = 1 if kind == "mp4" or (kind == "png" and restorer.channels in IN_ONE) else restorer.channels
     several = [""] if files == 1 else [f"_{channel:04d}" for channel in range(files)]
-    with place_for(out, LISTED, given) as place:
+    with place_for(out, LISTED, entries) as place:
         names = ["", *(["_input"] if with_input else [])]
         made = [[place.paths(f"{what}{channel}{suffix}") for channel in several] for what in names]
         written: list[Path] = []
@@ -60,7 +60,7 @@ def reconstruct_data(
             written.extend(every)
             return {"source": source.address, "files": place.named(every), "units": units}
 
-        rows.extend(row for _, row in given.each(work, progress))
+        rows.extend(row for _, row in entries.each(work, progress))
         place.write({"run": str(run), **restorer.said}, rows)
     return [*written, place.listed]
 

@@ -53,8 +53,8 @@ def test_a_bright_cube_lands_on_its_own_voxels_in_the_map_of_an_oblique_scan(tmp
     np.testing.assert_allclose(values_of(written[1]), 0, atol=1e-2)  # it says the same whatever is hidden
     (row,) = table(tmp_path / "out")
     assert float(row["score"]) == pytest.approx(2, abs=0.3 if spacing else 1e-4) and row["standardised"] == ""
-    told = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert (told["masks"], told["hidden_in"]) == (16, 12) and told["samples"][0]["files"] == names[:3]
+    listed = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (listed["masks"], listed["hidden_in"]) == (16, 12) and listed["samples"][0]["files"] == names[:3]
 
 
 def test_spread_is_the_deviation_over_masks_of_a_run_that_does_not_know(tmp_path):
@@ -123,7 +123,7 @@ def test_a_reference_on_one_lattice_knows_the_mean_and_deviation_of_each_place_a
     assert float(first["share_below"]) == 1 and float(first["standardised"]) > 3 > abs(float(second["standardised"]))
     capfd.readouterr()
     before = (tmp_path / "out" / "reference.npz").read_bytes()
-    assert command(ask) == 0 and "of 12 samples" in (told := capfd.readouterr().err) and "used again" in told
+    assert command(ask) == 0 and "of 12 samples" in (listed := capfd.readouterr().err) and "used again" in listed
     assert (tmp_path / "out" / "reference.npz").read_bytes() == before
     by_file = [
         *ask[:3],

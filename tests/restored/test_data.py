@@ -37,9 +37,9 @@ def test_a_scans_reconstruction_has_its_header_its_affine_and_its_units(tmp_path
     assert ours.get_data_shape() == (11, 21, 9) and ours.get_data_dtype() == np.float32
     np.testing.assert_allclose(values_of(written[0]), 300, atol=0.01)  # a quarter of the window, as nothing was learned
     np.testing.assert_allclose(values_of(written[1]), voxels.clip(100, 900), atol=0.01)
-    told = json.loads(written[2].read_text())
-    assert (told["masks"], told["hidden_in"], told["trained_share"], told["left_out"]) == (4, 3, 0.75, [])
-    assert told["samples"][0]["units"] == "the scan's own, cut off where the reader's intensity does"
+    content = json.loads(written[2].read_text())
+    assert (content["masks"], content["hidden_in"], content["trained_share"], content["left_out"]) == (4, 3, 0.75, [])
+    assert content["samples"][0]["units"] == "the scan's own, cut off where the reader's intensity does"
 
 
 def test_a_scan_at_another_spacing_and_of_several_windows_comes_back_on_its_own_voxels(tmp_path):
