@@ -107,10 +107,8 @@ class Restorer:
             for start in range(0, len(alike), together):
                 part = alike[start : start + together]
                 rows = torch.tensor([row for row, _ in part], device=x.device)
-                mask = Mask(
-                    *(torch.cat([getattr(m, of) for _, m in part]).to(x.device) for of in ("keep", "pred")),
-                    self.modality.grid,
-                )
+                keep, pred = torch.cat([m.keep for _, m in part]), torch.cat([m.pred for _, m in part])
+                mask = Mask(keep.to(x.device), pred.to(x.device), self.modality.grid)
                 filled = self.encoder.model.reconstruct(
                     whole[rows], mask, self.encoder.name, None if spacing is None else spacing[rows],
                     self.masking.own_statistics, valid[rows],
