@@ -19,8 +19,9 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
     ("augment", name, epoch, index, repeat), ("mask", name, step, slot),
     ("decode", name, step, slot), ("held-out", name, index), ("drop", name, step), ("init",), ("picture", name, i),
     ("probe", draw, label), ("attentive",), ("attentive", epoch), ("bootstrap",), ("folds", class), ("map",),
-    ("neighbours",), ("voxels", row); of tasks ("init", "task"), ("init", "head"), ("labels", name, class),
-    ("distort", name, epoch, index, repeat), ("balance", name, epoch, index, repeat) and ("mix", name, step, pair).
+    ("neighbours",), ("voxels", row), ("restored", name, window); of tasks ("init", "task"), ("init", "head"),
+    ("labels", name, class), ("distort", name, epoch, index, repeat), ("balance", name, epoch, index, repeat) and
+    ("mix", name, step, pair).
 
     >>> import torch
     >>> from mae_ext.rng import rng

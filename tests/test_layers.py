@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "config", "model", "data", "interop", "engine", "drawing", "features", "probing", "tasks", "export", "worth",
-    "report", "cli",
+    "config", "model", "data", "interop", "engine", "drawing", "features", "probing", "tasks", "restored", "export",
+    "worth", "report", "cli",
 )  # fmt: skip
 """Lowest first. "config" are the modules beside it, at the top of the package."""
 

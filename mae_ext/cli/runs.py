@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mae_ext.cli.anomaly import OverlapShare
 from mae_ext.cli.app import (
     POOL,
     BadOption,
@@ -39,11 +40,32 @@ def reconstruct(
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many inputs.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Of the masks.")] = 0,
     modality: NameOption = None,
+    as_: Annotated[
+        Literal["nifti", "mp4", "png"] | None,
+        typer.Option("--as", help="Data in the inputs' own geometry, size and length, in the place of pictures."),
+    ] = None,
+    masks: Annotated[
+        int | None,
+        typer.Option("--masks", min=2, help="With --as: each place hidden in equally many; by default the fewest."),
+    ] = None,
+    overlap: OverlapShare = 0.25,
+    with_input: Annotated[bool, typer.Option(help="With --as: write what the model was shown beside it.")] = False,
 ) -> None:
-    """Write pictures: input, masked input, reconstruction.
+    """Write pictures: input, masked input, reconstruction; or, with --as, reconstructions that are data.
 
-    Example: mae-ext reconstruct runs/photos photos/ --out pictures
+    Example: mae-ext reconstruct runs/photos photos/ --out pictures; mae-ext reconstruct runs/ct scan.nii.gz --as nifti
     """
+    if as_ is not None:
+        from mae_ext.restored.data import reconstruct_data
+        from mae_ext.restored.restorer import Masking
+
+        masking = Masking(masks, overlap, seed, own_statistics)
+        with progress_bar("reconstructing") as progress:
+            for path in reconstruct_data(run, inputs, Path(out), as_, masking, limit, with_input, modality, progress):
+                print(path)
+        return
+    if masks is not None or with_input:
+        raise UserError("--masks and --with-input are of reconstructions that are data; add --as nifti, mp4 or png")
     from mae_ext.report.pictures import reconstruct as draw
 
     with progress_bar("reconstructing") as progress:

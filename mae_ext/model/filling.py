@@ -1,5 +1,7 @@
 """A picture of what was predicted: hidden patches filled in where they were."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -28,3 +30,17 @@ def filled_in(
     filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))
     # Not `filled` alone: normalised and back is not the same to the last bit.
     return torch.where(unpatchify(hidden, mask.grid, modality.patch), filled, original)
+
+
+def statistics_caption(normalised: bool, own: bool) -> str:
+    """Whether a picture shows more than the model was given."""
+    if not normalised:
+        return "patch statistics: predicted (the target is plain pixels)"
+    return "patch statistics: " + ("the target's own (leaks)" if own else "interpolated from visible patches")
+
+
+def visible_pixels(mask: Mask, patch: tuple[int, ...]) -> Tensor:
+    """-> (B, 1, *S) bool: the pixels that the encoder sees."""
+    tokens = torch.zeros(len(mask.keep), prod(mask.grid), prod(patch), dtype=torch.bool, device=mask.keep.device)
+    tokens.scatter_(1, mask.keep[..., None].expand(-1, -1, prod(patch)), True)
+    return unpatchify(tokens, mask.grid, patch)

@@ -7,7 +7,6 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mae_ext.data.loading.batches import content_in, valid_share
 from mae_ext.data.sample import Sample, stack, stack_valid
@@ -15,8 +14,7 @@ from mae_ext.drawing.panels import Panel, on_a_scale, save, save_sheet
 from mae_ext.engine.log import warn
 from mae_ext.errors import BadSample, UserError, reasons
 from mae_ext.features.encoder import FrozenEncoder, load_encoder
-from mae_ext.model.grid import unpatchify
-from mae_ext.model.mask import Mask
+from mae_ext.model.filling import statistics_caption, visible_pixels
 from mae_ext.model.units import in_units
 from mae_ext.progress import Progress
 from mae_ext.report.history import OVERVIEW
@@ -130,17 +128,3 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
         caption = (sample.source, f"mask ratio {share:.3g} · step {encoder.step}", how)
         titled = tuple(zip(("input", "masked", "reconstruction"), columns, strict=True))
         yield Panel(titled, caption, display, (sample.spacing,) * len(titled))
-
-
-def statistics_caption(normalised: bool, own: bool) -> str:
-    """Whether a picture shows more than the model was given."""
-    if not normalised:
-        return "patch statistics: predicted (the target is plain pixels)"
-    return "patch statistics: " + ("the target's own (leaks)" if own else "interpolated from visible patches")
-
-
-def visible_pixels(mask: Mask, patch: tuple[int, ...]) -> Tensor:
-    """-> (B, 1, *S) bool: the pixels that the encoder sees."""
-    tokens = torch.zeros(len(mask.keep), prod(mask.grid), prod(patch), dtype=torch.bool, device=mask.keep.device)
-    tokens.scatter_(1, mask.keep[..., None].expand(-1, -1, prod(patch)), True)
-    return unpatchify(tokens, mask.grid, patch)

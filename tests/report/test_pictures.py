@@ -12,10 +12,11 @@ from mae_ext.drawing.planes import three_planes
 from mae_ext.engine import commit
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import load_encoder
+from mae_ext.model.filling import visible_pixels
 from mae_ext.model.mae import MAE
 from mae_ext.model.mask import Mask
 from mae_ext.report.page import write_report
-from mae_ext.report.pictures import panels_of, reconstruct, visible_pixels
+from mae_ext.report.pictures import panels_of, reconstruct
 
 MakeRun = Callable[..., Path]
 
