@@ -19,25 +19,35 @@ def doctor(
     set_: SetOption = None,
     modality: NameOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also say what the good ones hold.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Files at a time; default: cores.")] = None,
+    json_: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all verdicts there.")] = None,
+    fix_list: Annotated[
+        str | None, typer.Option("--fix-list", metavar="FILE", help="Write the list of the good (.csv or .txt) there.")
+    ] = None,
 ) -> None:
     """Open every file in a killable child and report which are bad and why; exit 1 if any.
 
-    Example: mae-ext doctor photos/ --reader image
+    Example: mae-ext doctor photos/ --reader image --json verdicts.json --fix-list good.csv
     """
+    from mae_ext.cores import cores
     from mae_ext.data.loading.doctor import as_config, inspect, summary
+    from mae_ext.data.loading.verdict_report import of_values, writing
     from mae_ext.engine.log import say
+    from mae_ext.progress import watched_by
 
     if config is None and (set_ or modality):
         raise UserError("--set and --modality are of --config, which is not given")
     how = {"reader_name": reader} if config is None else as_config(configured(config, None, set_), modality, config)
-    verdicts = []
-    with progress_bar("opening") as progress:
-        for verdict in inspect(paths, deadline_s=deadline, say=say, **how):
+    with writing(paths, how["reader_name"], json_, fix_list) as write, watched_by(progress_bar):
+        verdicts = []
+        for verdict in inspect(paths, deadline_s=deadline, say=say, workers=workers or cores(), **how):
             verdicts.append(verdict)
-            progress(len(verdicts), None)
             if verbose or verdict.doubts or not verdict.ok:
                 print(verdict)
-    print(summary(verdicts))
+            if verbose and verdict.values:
+                print(f"{verdict.path}: values {verdict.values}")
+        for line in (*of_values(verdicts, verbose), summary(verdicts), *write(verdicts)):
+            print(line)
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)
 

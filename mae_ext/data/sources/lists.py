@@ -57,7 +57,8 @@ class Listed:
 
     several: names of the classes where a sample can have more than one; `marks` then holds 1, 0 or -1 (not known) for
     each, and `labels` nothing but None. patients: None where the list has no such column, "" where
-    a row leaves it empty. nameless: how many rows name no file, and are left out.
+    a row leaves it empty. nameless: how many rows name no file, and are left out. rows: whole, of columns with names;
+    naming: which of them names the file.
     """
 
     addresses: list[str] = field(default_factory=list)
@@ -66,6 +67,8 @@ class Listed:
     marks: list[list[int]] = field(default_factory=list)
     patients: list[str] | None = None
     nameless: int = 0
+    rows: list[dict[str, str]] = field(default_factory=list)
+    naming: str = ""
 
 
 def read_list(path: Path, choice: str | None, suffixes: tuple[str, ...], where: str) -> Listed:
@@ -144,7 +147,7 @@ def _read_csv(path: Path, text: str, options: dict[str, str], suffixes: tuple[st
     names = [row[naming] for row in values]
     endings = suffixes if naming == "id" else _endings(names, suffixes)
     addresses = _addresses(path, lines, names, endings, where, options.get("root"))
-    listed = Listed(addresses, [None] * len(values), nameless=nameless)
+    listed = Listed(addresses, [None] * len(values), nameless=nameless, rows=values, naming=naming)
     if patient in header or "patient" in options:
         listed.patients = [row[_column(patient, header, where)].strip() for row in values]
         _check_repeated(lines, names, addresses, listed.patients, where)
