@@ -123,6 +123,8 @@ class Reader(Protocol):
       what `mae-ext prepare` calls.
     - `read_as_stored(address, crops)`, as `read`, of samples that may be as their file stores them: with `levels`, or
       in float16, which means itself. It is what goes to the device in training; all others ask `read`.
+    - `read_measured(address, crops) -> (samples, dtype, numbers)`: as `read`, with the type of what the file stores and
+      many of its values, (n,), in their own units, before any levels: what `doctor` compares files by.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
 
     >>> import pathlib, numpy, torch

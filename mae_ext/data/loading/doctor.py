@@ -13,7 +13,7 @@ from mae_ext.config import Config, one_modality, uncached
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.loading.sandbox import Sandbox
 from mae_ext.data.loading.side_by_side import in_order
-from mae_ext.data.loading.values import Values, values_of
+from mae_ext.data.loading.values import Values, valid_of, values_of
 from mae_ext.data.sample import Reader, held, read_checked
 from mae_ext.data.sources.meant import odd, opening
 from mae_ext.data.sources.table import list_items
@@ -143,9 +143,16 @@ def _described(reader: Reader, address: str) -> str:
 
 def _open(reader: Reader, size: tuple[int, ...], address: str) -> tuple[str, Values | None]:
     """What a reader's `describe` says, a line of what there is, then a line for each thing that may mislead; and which
-    values it gave."""
-    (sample,) = read_checked(reader, address, [center_sampler(size)])
+    values there are, in the file where the reader can say, else in what it gives."""
+    crops, measured = [center_sampler(size)], getattr(reader, "read_measured", None)
+    if measured is None:
+        (sample,) = read_checked(reader, address, crops)
+        values = values_of(str(sample.x.dtype).removeprefix("torch."), valid_of(sample))
+    else:
+        with held(reader, address):
+            (sample,), *told = measured(address, crops)
+            values = values_of(*told)
     describe = getattr(reader, "describe", None)
     with held(reader, address):
         said = describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"
-    return said, values_of(sample)
+    return said, values

@@ -31,15 +31,15 @@ RULE = (
     "files, the spread being 1.4826 times the median distance from it, though never less than "
     f"{LEAST_SPREAD:g} of the typical 1 % to 99 %. Where no file is, and the largest gap between two files in a row is "
     f"wider than {FAR:g} such spreads of either side, with {SIDES} files or more on both, there are two kinds. "
-    f"Nothing is said of fewer than {FEWEST} files."
+    f"Nothing is said of fewer than {FEWEST} files, nor where all are of 8 bits, which have one range."
 )
 """Robust: a median and a median distance do not move for fewer than half of the files."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """Of one sample as its reader gives it, in the reader's units, where it is valid: least, 1st, 50th and 99th
-    percentile, most. dtype: what the reader gives."""
+    """Of one file: least, 1st, 50th and 99th percentile, most. Of a scan, its voxels in its own units (CT: HU); of
+    others, the view that was read, in the reader's units. dtype: of the voxels in the file, or of the view."""
 
     dtype: str
     low: float
@@ -61,18 +61,20 @@ class Values:
         return f"{self.low:.5g} to {self.high:.5g}, 1 % {self.p1:.5g}, median {self.p50:.5g}, 99 % {self.p99:.5g}"
 
 
-def values_of(sample: Sample) -> Values | None:
-    """None where nothing of a sample is valid, or finite."""
-    flat = sample.x.numpy().reshape(-1)
-    if sample.valid is not None:
-        flat = flat[sample.valid.expand(sample.x.shape).numpy().reshape(-1)]
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        flat = flat[np.isfinite(flat)]
-    if not len(flat):
+def values_of(dtype: str, numbers: NDArray[Any]) -> Values | None:
+    """numbers: (n,), of which none need be finite, or there. dtype: theirs in the file, or as read."""
+    if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+        numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
         return None
-    few = flat[:: -(-len(flat) // MOST)]
-    numbers = [flat.min(), *np.percentile(few, [1, 50, 99]), flat.max()]
-    return Values(str(sample.x.dtype).removeprefix("torch."), *map(float, numbers))
+    few = numbers[:: -(-len(numbers) // MOST)]
+    return Values(dtype, *map(float, (numbers.min(), *np.percentile(few, [1, 50, 99]), numbers.max())))
+
+
+def valid_of(sample: Sample) -> NDArray[Any]:
+    """(n,), of all channels, in the reader's units."""
+    x = sample.x.numpy().reshape(-1)
+    return x if sample.valid is None else x[sample.valid.expand(sample.x.shape).numpy().reshape(-1)]
 
 
 def typical(values: Sequence[Values | None]) -> Values | None:
@@ -87,7 +89,7 @@ def typical(values: Sequence[Values | None]) -> Values | None:
 def unlike(values: Sequence[Values | None]) -> dict[int, str]:
     """What is to be said of each file that is unlike the others, by its place; RULE says when."""
     places = [i for i, one in enumerate(values) if one is not None]
-    if len(places) < FEWEST:
+    if len(places) < FEWEST or _bounded(values):
         return {}
     numbers = np.array([one.numbers for one in values if one is not None])
     centre, spread = _spreads(numbers)
@@ -106,7 +108,7 @@ def unlike(values: Sequence[Values | None]) -> dict[int, str]:
 def two_kinds(paths: Sequence[str], values: Sequence[Values | None]) -> str:
     """A sentence where files fall into two kinds, none of which is an exception; "" where not. RULE says when."""
     known = [(path, one) for path, one in zip(paths, values, strict=True) if one is not None]
-    if len(known) < max(FEWEST, 2 * SIDES):
+    if len(known) < max(FEWEST, 2 * SIDES) or _bounded(values):
         return ""
     numbers = np.array([one.numbers for _, one in known])
     widest, split = 0.0, (0, 0)
@@ -128,6 +130,10 @@ def two_kinds(paths: Sequence[str], values: Sequence[Values | None]) -> str:
         for side in sides
     ]
     return f"two kinds of values: {told[0]} and {told[1]}; a model takes one scale for all: is that meant?"
+
+
+def _bounded(values: Sequence[Values | None]) -> bool:
+    return all(one.dtype == "uint8" for one in values if one is not None)
 
 
 def _spreads(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

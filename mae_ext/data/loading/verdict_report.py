@@ -15,11 +15,15 @@ from mae_ext.writing import blamed_on, staged
 
 VERSION = 1
 
+MOST_LINES = 20
+"""About single files' values."""
+
 
 def report(paths: Sequence[str], reader: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """An object for JSON. `samples` has one for each, in the order of the list; what a file has not is null or empty.
 
-    Values are in the reader's units, of the view that was read: all of a picture or scan made small, a clip of a film.
+    values: of a scan in its own units (CT: HU); of others as the view that was read has them: a picture made small, a
+    clip of a film.
     """
     values = [verdict.values for verdict in verdicts]
     odd, usual = unlike(values), typical(values)
@@ -53,14 +57,16 @@ def of_values(verdicts: Sequence[Verdict], verbose: bool = False) -> list[str]:
     """Lines about values: each file that is unlike the others, or two kinds of them; and what is usual, where that
     cannot be guessed, or is asked for."""
     paths, values = [verdict.path for verdict in verdicts], [verdict.values for verdict in verdicts]
-    lines = [f"{paths[place]}: {what}" for place, what in unlike(values).items()]
-    if not lines and (kinds := two_kinds(paths, values)):
-        lines.append(kinds)
+    odd = unlike(values)
+    lines = [f"{paths[place]}: {what}" for place, what in list(odd.items())[:MOST_LINES]]
+    if len(odd) > MOST_LINES:
+        lines.append(f"and {len(odd) - MOST_LINES} more files with values unlike the others'; --json names all of them")
+    if not odd and (kinds := two_kinds(paths, values)):
+        return [kinds]
     known = [one for one in values if one is not None]
     if known and (verbose or lines or any(one.dtype != "uint8" for one in known)):
-        lines.append(
-            f"values, {f'of {len(known)} files by median' if len(known) > 1 else 'of one file'}: {typical(known)}"
-        )
+        of = f"of {len(known)} files by median" if len(known) > 1 else "of one file"
+        lines.append(f"values, {of}: {typical(known)}")
     return lines
 
 

@@ -27,6 +27,7 @@ from mae_ext.data.volume.foreground import body_mask, measured, survey, without_
 from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
+from mae_ext.data.volume.measure import read_measured
 from mae_ext.data.volume.scan import Array, Declared, check, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.errors import BadSample
@@ -74,6 +75,7 @@ class VolumeReader:
     display = "volume"
     label_suffix = ".nii.gz"
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
+    read_measured = read_measured
 
     def __init__(
         self,
@@ -314,8 +316,7 @@ class VolumeReader:
             if self.time_axis is not None:
                 stored = _instant(stored, self.time)
         if len(stored) != self.stored_channels:
-            detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
-            raise BadSample(address, "channels", detail)
+            raise BadSample(address, "channels", f"the scan has {len(stored)}, the config wants {self.stored_channels}")
         return stored
 
 
