@@ -23,7 +23,7 @@ from check_frames import player, wrong
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from data.video.numbered_clips import write
+from data.video.numbered_clips import at, numbers, write
 from faults.test_video_faults import CODECS, COUNT, DAMAGE, DEADLINE_S, verdict
 
 from mae_ext.data.sample import Crop, CropSampler
@@ -51,15 +51,18 @@ def of_films(films: list[Path], clips: int) -> None:
             print(f"    not good, with any decoder: {error}", file=sys.stderr)
             continue
         true = player(film)
+        if true.shape[1:3] != (opened.clip.height, opened.clip.width):
+            print(f"    {film.name}: ffmpeg shows another stream of it than the largest; not compared", file=sys.stderr)
+            continue
         starts = np.random.default_rng(len(film.name)).integers(max(1, count - LENGTH * STRIDE), size=clips).tolist()
-        numbers = sorted({min(start + i * STRIDE, count - 1) for start in starts for i in range(LENGTH)})
+        asked = sorted({min(start + i * STRIDE, count - 1) for start in starts for i in range(LENGTH)})
         stored: dict[int | None, NDArray[np.uint8]] = {}
         for name in DECODERS:
             tally = totals[name]
             for side in (None, SCALED):
                 try:
                     with children.open(str(film), side, name) as opened:
-                        frames, by = opened.frames(numbers).copy(), opened.clip.decoder
+                        frames, by = opened.frames(asked).copy(), opened.clip.decoder
                 except BadSample as error:
                     tally["refused"] += 1
                     print(f"    {name}: {error}", file=sys.stderr)
@@ -69,11 +72,11 @@ def of_films(films: list[Path], clips: int) -> None:
                 if side is None:
                     tally["films"] += 1
                     tally["by itself"] += by == name
-                    tally["frames"] += len(numbers)
+                    tally["frames"] += len(asked)
                     skipped = max(0, len(true) - count)
                     tally["wrong"] += sum(
                         number + skipped >= len(true) or wrong(true, number + skipped, frame)
-                        for number, frame in zip(numbers, frames, strict=True)
+                        for number, frame in zip(asked, frames, strict=True)
                     )
                     tally["bytes differ"] += bool(off.any())
                 elif off.any():
@@ -110,6 +113,8 @@ def of_faults(draws: int) -> None:
         for file in files:
             for name, reader in readers.items():
                 outcome, seconds = verdict(reader, file)
+                if outcome == "wrong pixels" and file.name.startswith("edited"):
+                    outcome = "right" if _in_order(reader, file) else outcome
                 known = outcome in ("right", "shorter", "wrong pixels", "a frame twice", "crashed", "hung")
                 found[name][outcome if known else "refused by name"] += 1
                 slowest[name] = max(slowest[name], seconds)
@@ -118,6 +123,12 @@ def of_faults(draws: int) -> None:
     for name, counts in found.items():
         cells = " | ".join(str(counts[column]) for column in columns)
         print(f"| {name} | {cells} | {slowest[name]:.2f} |", flush=True)
+
+
+def _in_order(reader: VideoReader, file: Path) -> bool:
+    """Of a film whose first frames an edit list hides: do others follow one another?"""
+    shown = numbers(reader.read(str(file), [at(0, (16, 36, 64))])[0].x)
+    return bool(shown == list(range(shown[0], shown[0] + 16)))
 
 
 def of_speed(films: list[Path], rounds: int) -> None:
