@@ -55,14 +55,14 @@ def of_films(films: list[Path], clips: int) -> None:
             print(f"    {film.name}: ffmpeg shows another stream of it than the largest; not compared", file=sys.stderr)
             continue
         starts = np.random.default_rng(len(film.name)).integers(max(1, count - LENGTH * STRIDE), size=clips).tolist()
-        asked = sorted({min(start + i * STRIDE, count - 1) for start in starts for i in range(LENGTH)})
+        numbers_of_film = sorted({min(start + i * STRIDE, count - 1) for start in starts for i in range(LENGTH)})
         stored: dict[int | None, NDArray[np.uint8]] = {}
         for name in DECODERS:
             tally = totals[name]
             for side in (None, SCALED):
                 try:
                     with children.open(str(film), side, name) as opened:
-                        frames, by = opened.frames(asked).copy(), opened.clip.decoder
+                        frames, by = opened.frames(numbers_of_film).copy(), opened.clip.decoder
                 except BadSample as error:
                     tally["refused"] += 1
                     print(f"    {name}: {error}", file=sys.stderr)
@@ -72,11 +72,11 @@ def of_films(films: list[Path], clips: int) -> None:
                 if side is None:
                     tally["films"] += 1
                     tally["by itself"] += by == name
-                    tally["frames"] += len(asked)
+                    tally["frames"] += len(numbers_of_film)
                     skipped = max(0, len(true) - count)
                     tally["wrong"] += sum(
                         number + skipped >= len(true) or wrong(true, number + skipped, frame)
-                        for number, frame in zip(asked, frames, strict=True)
+                        for number, frame in zip(numbers_of_film, frames, strict=True)
                     )
                     tally["bytes differ"] += bool(off.any())
                 elif off.any():
@@ -96,7 +96,7 @@ def of_films(films: list[Path], clips: int) -> None:
 
 
 def of_faults(draws: int) -> None:
-    found: dict[str, Counter[str]] = {name: Counter() for name in DECODERS}
+    counted: dict[str, Counter[str]] = {name: Counter() for name in DECODERS}
     slowest = dict.fromkeys(DECODERS, 0.0)
     readers = {name: VideoReader((16, 36, 64), stride=1, decoder=name, deadline_s=DEADLINE_S) for name in DECODERS}
     with tempfile.TemporaryDirectory() as folder:
@@ -116,11 +116,11 @@ def of_faults(draws: int) -> None:
                 if outcome == "wrong pixels" and file.name.startswith("edited"):
                     outcome = "right" if _in_order(reader, file) else outcome
                 known = outcome in ("right", "shorter", "wrong pixels", "a frame twice", "crashed", "hung")
-                found[name][outcome if known else "refused by name"] += 1
+                counted[name][outcome if known else "refused by name"] += 1
                 slowest[name] = max(slowest[name], seconds)
     columns = ["right", "shorter", "refused by name", "wrong pixels", "a frame twice", "crashed", "hung"]
     print(f"\n{len(files)} damaged files\n\n| decoder | {' | '.join(columns)} | slowest, s |\n|{'---|' * 9}")
-    for name, counts in found.items():
+    for name, counts in counted.items():
         cells = " | ".join(str(counts[column]) for column in columns)
         print(f"| {name} | {cells} | {slowest[name]:.2f} |", flush=True)
 

@@ -150,8 +150,8 @@ def _open(reader: Reader, size: tuple[int, ...], address: str) -> tuple[str, Val
         values = values_of(str(sample.x.dtype).removeprefix("torch."), valid_of(sample))
     else:
         with held(reader, address):
-            (sample,), *told = measured(address, crops)
-            values = values_of(*told)
+            (sample,), *numbers = measured(address, crops)
+            values = values_of(*numbers)
     describe = getattr(reader, "describe", None)
     with held(reader, address):
         said = describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"

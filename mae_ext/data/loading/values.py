@@ -124,12 +124,12 @@ def two_kinds(paths: Sequence[str], values: Sequence[Values | None]) -> str:
         return ""
     name, ranks = list(NAMES.values())[split[0]], np.argsort(numbers[:, split[0]], kind="stable")
     sides = ranks[: split[1] + 1], ranks[split[1] + 1 :]
-    told = [
+    sides_said = [
         f"{len(side)} with {name} {numbers[side, split[0]].min():.5g} to {numbers[side, split[0]].max():.5g} "
         f"(such as {known[int(side.min())][0]})"
         for side in sides
     ]
-    return f"two kinds of values: {told[0]} and {told[1]}; a model takes one scale for all: is that meant?"
+    return f"two kinds of values: {sides_said[0]} and {sides_said[1]}; a model takes one scale for all: is that meant?"
 
 
 def _bounded(values: Sequence[Values | None]) -> bool:

@@ -84,19 +84,19 @@ def writing(
     with staged(*(Path(name) for name in (json, fix_list) if name)) as files:
 
         def write(verdicts: Sequence[Verdict]) -> list[str]:
-            told = []
+            lines = []
             if json:
                 with blamed_on(Path(json)):
                     files[0].write_text(dumps(report(paths, reader, verdicts)) + "\n", encoding="utf-8")
-                told.append(f"{json}: all verdicts")
+                lines.append(f"{json}: all verdicts")
             if rows is not None and out is not None:
                 good = {verdict.path for verdict in verdicts if verdict.ok}
                 if not good:
                     files[-1].unlink()
-                    return [*told, f"{out}: not written, as no file is good"]
+                    return [*lines, f"{out}: not written, as no file is good"]
                 with blamed_on(out):
                     files[-1].write_text(rows.text(good, out), encoding="utf-8", errors="surrogateescape", newline="")
-                told.append(f"{out}: {len(good)} good files; --data '{rows.as_data(out)}'")
-            return told
+                lines.append(f"{out}: {len(good)} good files; --data '{rows.as_data(out)}'")
+            return lines
 
         yield write
