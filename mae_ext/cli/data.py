@@ -25,14 +25,22 @@ def doctor(
     index: Annotated[
         str | None, typer.Option("--index", help="A list of the good DICOM scans; else index.csv, of series by ID.")
     ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Files at a time; default: cores.")] = None,
+    json_: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write all verdicts there.")] = None,
+    fix_list: Annotated[
+        str | None, typer.Option("--fix-list", metavar="FILE", help="Write the list of the good (.csv or .txt) there.")
+    ] = None,
 ) -> None:
     """Open every file in a killable child and report which are bad and why; exit 1 if any.
 
-    Example: mae-ext doctor photos/
+    Example: mae-ext doctor photos/ --json verdicts.json --fix-list good.csv
     """
+    from mae_ext.cores import cores
     from mae_ext.data.loading.doctor import as_config, inspect, summary
+    from mae_ext.data.loading.verdict_report import of_values, writing
     from mae_ext.data.sources.dicom.said import index_of
     from mae_ext.engine.log import say
+    from mae_ext.progress import watched_by
 
     if config is None and (set_ or modality):
         raise UserError("--set and --modality are of --config, which is not given")
@@ -41,17 +49,25 @@ def doctor(
     else:
         readers = {reader: paths} if reader is not None else by_reader(paths)
         parts = [(some, {"reader_name": name}) for name, some in readers.items()]
-    verdicts = []
-    with progress_bar("opening") as progress:
+    if len(parts) > 1 and (json_ or fix_list):
+        kinds = ", ".join(f"{how['reader_name']}: {' '.join(some)}" for some, how in parts)
+        raise UserError(f"--json and --fix-list are of one kind of samples; judge these by themselves: {kinds}")
+    verdicts, lines = [], []
+    with writing(paths, parts[0][1]["reader_name"], json_, fix_list) as write, watched_by(progress_bar):
         for some, how in parts:
-            for verdict in inspect(some, deadline_s=deadline, say=say, **how):
-                verdicts.append(verdict)
-                progress(len(verdicts), None)
+            own = []
+            for verdict in inspect(some, deadline_s=deadline, say=say, workers=workers or cores(), **how):
+                own.append(verdict)
                 if verbose or verdict.doubts or not verdict.ok or verdict.description.startswith("DICOM"):
                     print(verdict)
-    if wrote := index_of(paths, [(v.path, v.description) for v in verdicts if v.ok], index):
-        print(wrote)
-    print(summary(verdicts))
+                if verbose and verdict.values:
+                    print(f"{verdict.path}: values {verdict.values}")
+            verdicts += own
+            lines += of_values(own, verbose)
+        if wrote := index_of(paths, [(v.path, v.description) for v in verdicts if v.ok], index):
+            lines.append(wrote)
+        for line in (*lines, summary(verdicts), *write(verdicts)):
+            print(line)
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)
 

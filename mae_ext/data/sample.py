@@ -125,6 +125,7 @@ class Reader(Protocol):
     - `read_as_stored(address, crops)`, as `read`, of samples that may be as their file stores them: with `levels`, or
       in float16, which means itself. It is what goes to the device in training; all others ask `read`.
     - `files(address) -> list[str]`: those that a sample is made of, where they are several. Raises BadSample.
+    - `read_measured(address, crops) -> (samples, dtype, numbers)`: for `doctor`, many stored values in their own units.
     - `one_sided(addresses) -> str | None`: a warning that counts the files that do not say where left and right are.
     - what `Opens`, `Placed` or `Films` have (`data/whole.py`), for whole samples that are seen window by window.
 

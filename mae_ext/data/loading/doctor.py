@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -11,10 +12,13 @@ from mae_ext import plugins
 from mae_ext.config import Config, one_modality, uncached
 from mae_ext.data.crops import center_sampler
 from mae_ext.data.loading.sandbox import Sandbox
+from mae_ext.data.loading.side_by_side import in_order
+from mae_ext.data.loading.values import Values, valid_of, values_of
 from mae_ext.data.sample import Reader, held, read_checked
 from mae_ext.data.sources.meant import odd, opening
 from mae_ext.data.sources.table import list_items
 from mae_ext.errors import BadSample, ConfigError, RunError, StoreError, some
+from mae_ext.progress import phase
 
 MEMORY_BYTES = 4 << 30
 DEADLINE_S = 20.0
@@ -22,7 +26,8 @@ DEADLINE_S = 20.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """One file. kind and detail say what is wrong; description says what a good one holds, doubts what may mislead."""
+    """One file. kind and detail say what is wrong; description says what a good one holds, doubts what may mislead,
+    values which numbers were read of it."""
 
     path: str
     ok: bool
@@ -30,6 +35,7 @@ class Verdict:
     detail: str = ""
     description: str = ""
     doubts: tuple[str, ...] = ()
+    values: Values | None = None
 
     def __str__(self) -> str:
         if self.ok:
@@ -46,9 +52,10 @@ def inspect(
     memory_bytes: int = MEMORY_BYTES,
     arguments: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] | None = None,
+    workers: int = 1,
 ) -> Iterator[Verdict]:
     """A verdict on every sample behind `paths`, in order, as each is known. say: is told first what each path holds,
-    and what of that can hardly be meant.
+    and what of that can hardly be meant. workers: files at a time, each in a child of its own; verdicts are the same.
 
     paths: what `list_items` takes. channels=None accepts any count. size: what the reader is asked to return, a length
     for each axis; None is the reader's own example. arguments: of the reader, as in a config. A file that hangs,
@@ -70,24 +77,31 @@ def inspect(
         for path, items in zip(paths, sources, strict=True):
             for line in (opening(items, path, reader_name), *(f"warning: {remark}" for remark in odd(items, path))):
                 say(line)
-    with Sandbox(deadline_s, memory_bytes) as sandbox:
-        for address in (address for items in sources for address in items.addresses):
-            try:
-                description = sandbox.call(_open, reader, size, address, name=address)
-            except StoreError:
-                raise
-            except RunError as error:  # of every file its verdict, and the reader's mistakes are one as well
-                yield Verdict(address, False, "reader broke", str(error))
-            except BadSample as error:
-                unasked = error.kind == "channels" and channels is None
-                if not unasked:
-                    yield Verdict(address, False, error.kind, error.detail)
-                    continue
-                described = sandbox.call(_described, reader, address, name=address)
-                yield Verdict(address, True, "", error.detail, described, (error.detail,) if described else ())
-            else:
-                said, *doubts = description.splitlines()
-                yield Verdict(address, True, description=said, doubts=tuple(doubts))
+    judge = partial(_judged, reader, size, channels)
+    addresses = (address for items in sources for address in items.addresses)
+    total = sum(map(len, sources))
+    with phase("opening") as progress:
+        for done, verdict in enumerate(in_order(addresses, judge, workers, deadline_s, memory_bytes), start=1):
+            progress(done, total)
+            yield verdict
+
+
+def _judged(reader: Reader, size: tuple[int, ...], channels: int | None, sandbox: Sandbox, address: str) -> Verdict:
+    """channels: that were asked for."""
+    try:
+        description, values = sandbox.call(_open, reader, size, address, name=address)
+    except StoreError:
+        raise
+    except RunError as error:  # of every file its verdict, and the reader's mistakes are one as well
+        return Verdict(address, False, "reader broke", str(error))
+    except BadSample as error:
+        unasked = error.kind == "channels" and channels is None
+        if not unasked:
+            return Verdict(address, False, error.kind, error.detail)
+        described = sandbox.call(_described, reader, address, name=address)
+        return Verdict(address, True, "", error.detail, described, (error.detail,) if described else ())
+    said, *doubts = description.splitlines()
+    return Verdict(address, True, description=said, doubts=tuple(doubts), values=values)
 
 
 def as_config(config: Config, name: str | None, where: str) -> dict[str, Any]:
@@ -127,9 +141,18 @@ def _described(reader: Reader, address: str) -> str:
         return describe(address).partition("\n")[0] if describe else ""
 
 
-def _open(reader: Reader, size: tuple[int, ...], address: str) -> str:
-    """What a reader's `describe` says: a line of what there is, then a line for each thing that may mislead."""
-    (sample,) = read_checked(reader, address, [center_sampler(size)])
+def _open(reader: Reader, size: tuple[int, ...], address: str) -> tuple[str, Values | None]:
+    """What a reader's `describe` says, a line of what there is, then a line for each thing that may mislead; and which
+    values there are, in the file where the reader can say, else in what it gives."""
+    crops, measured = [center_sampler(size)], getattr(reader, "read_measured", None)
+    if measured is None:
+        (sample,) = read_checked(reader, address, crops)
+        values = values_of(str(sample.x.dtype).removeprefix("torch."), valid_of(sample))
+    else:
+        with held(reader, address):
+            (sample,), *numbers = measured(address, crops)
+            values = values_of(*numbers)
     describe = getattr(reader, "describe", None)
     with held(reader, address):
-        return describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"
+        said = describe(address) if describe else f"{sample.x.dtype} {list(sample.x.shape)}"
+    return said, values

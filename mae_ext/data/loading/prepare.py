@@ -2,13 +2,9 @@
 
 import json
 import logging
-import threading
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from mae_ext import plugins
 from mae_ext.config import Config, ModalityConfig, one_modality
 from mae_ext.cores import cores
 from mae_ext.data.loading.sandbox import Sandbox
+from mae_ext.data.loading.side_by_side import in_order
 from mae_ext.data.sample import held
 from mae_ext.data.sources.cache import Cache, keeping
 from mae_ext.data.sources.meant import one_sided
@@ -79,7 +76,7 @@ def prepare(
         bad: list[dict[str, str]] = []
         large: dict[tuple[str, str], list[str]] = {}
         with staged(out / LEDGER) as [ledger]:
-            outcomes = zip(work, _outcomes(work, workers or cores(), deadline_s), strict=True)
+            outcomes = zip(work, in_order(work, _outcome, workers or cores(), deadline_s), strict=True)
             for done, ((name, address, recipe), outcome) in enumerate(outcomes, start=1):
                 if isinstance(outcome, BadSample):
                     bad.append({"modality": name, **outcome.row})
@@ -128,38 +125,13 @@ def _work(name: str, modality: ModalityConfig, out: Path) -> list[tuple[str, str
     return [(address, recipe) for address in items.addresses]
 
 
-def _outcomes(work: list[tuple[str, str, str]], workers: int, deadline_s: float) -> Iterator[BadSample | bool]:
-    """What is wrong, or whether the file is kept now, in order."""
-    mine = threading.local()
-    open_ones: list[Sandbox] = []
-
-    def one(_: str, address: str, recipe: str) -> BadSample | bool:
-        if not hasattr(mine, "sandbox"):
-            mine.sandbox = Sandbox(deadline_s)
-            open_ones.append(mine.sandbox)
-        try:
-            return bool(mine.sandbox.call(_prepare_one, recipe, address, name=address))
-        except BadSample as error:
-            return error
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
-        todo = iter(work)
-        ahead: deque[Future[BadSample | bool]] = deque()
-        try:
-            for row in islice(todo, 4 * workers):
-                ahead.append(pool.submit(partial(one, *row)))
-            while ahead:
-                yield ahead.popleft().result()
-                ahead.extend(pool.submit(partial(one, *row)) for row in islice(todo, 1))
-        except BaseException:  # Ctrl-C: whole films are decoded here, and nobody waits for them
-            for future in ahead:
-                future.cancel()
-            for sandbox in open_ones:
-                sandbox.end()
-            raise
-        finally:
-            for sandbox in open_ones:
-                sandbox.close()
+def _outcome(sandbox: Sandbox, row: tuple[str, str, str]) -> BadSample | bool:
+    """What is wrong, or whether the file is kept now."""
+    _, address, recipe = row
+    try:
+        return bool(sandbox.call(_prepare_one, recipe, address, name=address))
+    except BadSample as error:
+        return error
 
 
 @lru_cache(maxsize=8)

@@ -24,7 +24,8 @@ class Listed:
 
     several: names of the classes where a sample can have more than one; `marks` then holds 1, 0 or -1 (not known) for
     each, and `labels` nothing but None. patients: None where the list has no such column, "" where
-    a row leaves it empty. nameless: how many rows name no file, and are left out.
+    a row leaves it empty. nameless: how many rows name no file, and are left out. rows: whole, of columns with names;
+    naming: which of them names the file.
     """
 
     addresses: list[str] = field(default_factory=list)
@@ -33,6 +34,8 @@ class Listed:
     marks: list[list[int]] = field(default_factory=list)
     patients: list[str] | None = None
     nameless: int = 0
+    rows: list[dict[str, str]] = field(default_factory=list)
+    naming: str = ""
 
 
 def check_options(choice: str | None, keys: Sequence[str], where: str) -> dict[str, str]:
@@ -72,7 +75,7 @@ def listed_of(
     lines, values = [line for line, _ in rows], [row for _, row in rows]
     names = [row[naming] for row in values]
     addresses = addresses_of(lines, names)
-    listed = Listed(addresses, [None] * len(values))
+    listed = Listed(addresses, [None] * len(values), rows=values, naming=naming)
     if patient in header or "patient" in options:
         listed.patients = [row[column_of(patient, header, where)].strip() for row in values]
         check_repeated(lines, names, addresses, listed.patients, where)

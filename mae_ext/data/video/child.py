@@ -16,6 +16,7 @@ from typing import Any
 
 import av
 
+from mae_ext.data.video.by_name import load_torchcodec
 from mae_ext.data.video.film import Recount
 from mae_ext.data.video.film_table import Bad
 from mae_ext.data.video.frames import Log, Video
@@ -37,6 +38,19 @@ def _share(memory: int, array: Any) -> None:
     if array.nbytes:
         with mmap.mmap(memory, array.nbytes) as shared:
             shared[:] = array.reshape(-1).view("uint8").data
+
+
+def _address_space() -> int:
+    """Bytes, where the system says; else 0."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _at_most(limit: int, hard: int) -> int:
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def serve(memory: int, limit_bytes: int) -> None:
@@ -68,11 +82,19 @@ def serve(memory: int, limit_bytes: int) -> None:
         signal.alarm(ceil(deadline_s) + 5)
         log.clear()
         try:
-            if request["op"] == "open":
+            if request["op"] == "load":
+                before = _address_space()
+                os.environ["OMP_NUM_THREADS"] = "1"  # one child is one core
+                answer: dict[str, Any] = {"ok": {"why_not": load_torchcodec()}}
+                if limit_bytes:  # files may have as much besides
+                    resource.setrlimit(
+                        resource.RLIMIT_AS, (_at_most(limit_bytes + _address_space() - before, hard), hard)
+                    )
+            elif request["op"] == "open":
                 video = None
                 video = Video(request, alive)
                 _share(memory, video.table.times)
-                answer: dict[str, Any] = {"ok": video.answer()}
+                answer = {"ok": video.answer()}
             else:
                 assert video is not None
                 if len(request["frames"]) * video.height * video.width * 3 > request["max_bytes"]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import locate
-from mae_ext.errors import BadSample, death_of
+from mae_ext.errors import BadSample, UserError, death_of
 
 CHILD = Path(__file__).with_name("child.py")
 PACKAGES = str(Path(__file__).parents[2])
@@ -71,6 +71,7 @@ class Child:
     def __init__(self, memory_bytes: int, child: Path = CHILD) -> None:
         self.memory = os.memfd_create("frames") if hasattr(os, "memfd_create") else _temporary()
         self.files = 0
+        self.has_torchcodec = False
         # -P: the folder of the program holds modules called as some of the standard library's are.
         self.process = subprocess.Popen(  # noqa: S603 our own program
             [sys.executable, "-P", str(child), str(self.memory), str(memory_bytes)],
@@ -115,6 +116,15 @@ class Child:
             last_line = " ".join(answer["broken"].strip().splitlines()[-1].split())
             raise BadSample(address, "unreadable", f"the video decoder's program broke: {last_line}"[:300])
         return answer
+
+    def load(self, decoder: str) -> None:
+        """Have it import what a decoder needs, which counts against no file's deadline. Raises UserError."""
+        if decoder != "torchcodec" or self.has_torchcodec:
+            return
+        answer = self.ask("decoder", {"op": "load"}, time.monotonic() + START_S, START_S)
+        if why := answer["ok"]["why_not"]:
+            raise UserError(f"decoder='torchcodec' {why}")
+        self.has_torchcodec = True
 
     def view(self, shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
         """What the last answer put into shared memory. Valid until the next request."""
@@ -177,8 +187,9 @@ class Children:
         """
         path, offset, size = locate(address)
         child = self._take()  # a new one imports first, and that is not the file's fault
-        until = time.monotonic() + self.deadline_s
         try:
+            child.load(decoder)
+            until = time.monotonic() + self.deadline_s
             request = {
                 "op": "open", "path": str(Path(path).absolute()), "offset": offset, "size": size, "decoder": decoder,
                 "short_side": short_side, "max_pixels": self.max_pixels, "counted": counted,

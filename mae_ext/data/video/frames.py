@@ -2,8 +2,8 @@
 
 `film.py` lists the packets of a film and says which picture of which packet is its n-th frame, and where
 decoding can begin. PyAV decodes from there, strictly: every error of the codec counts, and frames have to come out one
-after the other, all of them. Where they do not, decoding begins earlier, and at last with the first packet. decord, for
-those who ask for it, is used with the plainest films only, and with doubts as to every answer.
+after the other, all of them. Where they do not, decoding begins earlier, and at last with the first packet. decord and
+torchcodec, for those who ask for them, are used with the plainest films only, and with doubts as to every answer.
 """
 
 import contextlib
@@ -12,24 +12,15 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
+from mae_ext.data.video.by_name import by_decord, by_torchcodec, is_for
 from mae_ext.data.video.film import Astray, Film, Recount
 from mae_ext.data.video.film_table import DROPPED, Bad, load
-
-MATCH_S = 2e-3
-"""decord's times are float32 and may differ from the packets' by so much."""
-
-DECORD_FILMS = {
-    "matroska,webm": {"h264", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg"},
-    "mov,mp4,m4a,3gp,3g2,mj2": {"h264", "hevc", "vp9", "mpeg4", "mjpeg", "prores"},
-}
-"""Where decord 0.6.0 gives the frames that were asked for, if the film is plain (`scripts/checks/check_frames.py`)."""
 
 APART = 12
 """A seek costs about as much as decoding so many frames: it has to save more."""
@@ -71,10 +62,11 @@ class Video:
         self.matrix: list[int] = facts["matrix"]
         self.width, self.height = self.stored[::-1] if self.matrix[0] == 0 else self.stored
         self.description = f"{self.film.codec} {facts['format']}"
-        # decord turns after scaling, and converts more than 8 bits in another way: PyAV there, so that bytes agree.
-        by_decord = facts["plain"] and facts["bits"] == 8 and self.matrix == [1, 0, 0, 1] and self.source[0] >= 32
-        by_decord = by_decord and self.film.codec in DECORD_FILMS.get(self.film.container.format.name, ())
-        self.decoder = "decord" if request["decoder"] == "decord" and by_decord else "pyav"
+        asked_for = request["decoder"]
+        self.by_name = asked_for if is_for(asked_for, self.film.container.format.name, self.film.codec, facts) else None
+        self.decoder = self.by_name or "pyav"
+        # torchcodec makes RGB of a picture before it scales it; so do we with all films, where it is asked for.
+        self.rgb_first = asked_for == "torchcodec" and facts["bits"] == 8
 
     def _check(self, width: int, height: int) -> None:
         if width * height > self.request["max_pixels"]:
@@ -95,38 +87,16 @@ class Video:
     def frames(self, wanted: list[int], log: "Log") -> Any:
         """-> (n, H, W, 3) uint8 for ascending, different numbers. Raises Recount where the order is another."""
         log.clear()
-        if self.decoder == "decord":
-            frames, doubt = self._by_decord(wanted)
+        if self.by_name is not None:
+            content, size = self._content(), (self.height, self.width)
+            if self.by_name == "decord":
+                frames, doubt = by_decord(content, self.table, wanted, size)
+            else:
+                frames, doubt = by_torchcodec(content, self.table, self.film.stream.index, wanted, size)
             if frames is not None and not doubt and not (doubt := log.complaint()):
                 return frames
             log.clear()
         return self._by_pyav(wanted, log)
-
-    def _by_decord(self, wanted: list[int]) -> tuple[Any, str]:
-        """Frames, or why they cannot be trusted."""
-        times = self.table.times
-        try:
-            import decord
-
-            decord.logging.set_level(decord.logging.ERROR)
-            # fault_tol=1: more than one frame that was replaced by its neighbour is an error.
-            reader = decord.VideoReader(
-                self._content(), width=self.width, height=self.height, num_threads=1, fault_tol=1
-            )
-            if len(reader) != len(times):
-                return None, f"decord counts {len(reader)} frames, the packets {len(times)}"
-            theirs = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-            if np.abs(theirs - times).max() > MATCH_S + 1e-6 * abs(times[-1]):
-                return None, "decord gives the frames other times"
-            frames = reader.get_batch(wanted).asnumpy()
-        except Exception as error:  # noqa: BLE001 it has errors of its own, of many kinds, and PyAV decides after any
-            return None, str(error)
-        if frames.shape != (len(wanted), self.height, self.width, 3):
-            return None, f"decord gives frames of shape {frames.shape}"
-        # What decord cannot decode it replaces by what came before, and says nothing.
-        if any(np.array_equal(a, b) for a, b in pairwise(frames)):
-            return None, "two frames are the same"
-        return frames, ""
 
     def _by_pyav(self, wanted: list[int], log: "Log") -> Any:
         self.graph: Any = None  # and the kind of pictures that it takes
@@ -196,7 +166,7 @@ class Video:
     def _rgb(self, frame: Any) -> Any:
         """(H, W, 3), scaled to the size of the first picture's and upright.
 
-        The filter graph is the one that decord builds, chroma positions included.
+        The filter graph is the one that decord builds, chroma positions included; or torchcodec's.
         """
         kind = (frame.width, frame.height, frame.format.name)
         if self.graph is None or kind != self.kind:  # a broadcast or a call may change its size midway
@@ -207,6 +177,7 @@ class Video:
                 graph.add_buffer(
                     width=frame.width, height=frame.height, format=frame.format, time_base=self.film.stream.time_base
                 ),
+                *([graph.add("format", "rgb24")] if self.rgb_first and self.stored != self.source else []),
                 graph.add("scale", f"{self.stored[0]}:{self.stored[1]}:flags=bilinear"),
                 graph.add("format", "rgb24"),
                 graph.add("buffersink"),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
+from mae_ext.data.video.by_name import load_torchcodec
+from mae_ext.data.video.channels import with_channels
 from mae_ext.data.video.clips import Clips, Short
 from mae_ext.data.video.decoder import Children, Kept, Opened, Recounted
 from mae_ext.data.video.kind import KIND, SUFFIXES
@@ -34,10 +36,9 @@ MAX_PIXELS = 8192 * 4320
 MEMORY_BYTES = 4 << 30
 """Address space of a decoding child; a quarter of it may be frames of one answer."""
 
-LUMA = (19595, 38470, 7471)
-"""ITU-R 601-2 in 1/65536, as the image reader has it from Pillow."""
-
 T = TypeVar("T")
+
+Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class VideoReader:
     applied, alpha is dropped, more than 8 bits are read with 8. channels: 3 is RGB, 1 luma (ITU-R 601-2).
 
     The n-th frame is the n-th that a player shows, of those that decode: a film cut out of another has lost what comes
-    before its first key frame. decoder: "auto" and "pyav" are PyAV; "decord" is decord where it is right and PyAV
-    elsewhere (`mae_ext.data.video.frames` says when). All give the same bytes. Each file has `deadline_s` seconds, in a
+    before its first key frame. decoder: "auto" and "pyav" are PyAV; "decord" and "torchcodec" (an extra) are these
+    where they are right and PyAV elsewhere (`mae_ext.data.video.by_name` says when). All give the same bytes, but for
+    films that "torchcodec" scales: it, and PyAV in its place, makes RGB first. Each file has `deadline_s` seconds, in a
     child process that is killed after them; a film whose frames have to be counted by decoding has more.
 
     cache: a folder where decoded frames are kept, whole files at a time, as `mae-ext prepare` fills it; of films whose
@@ -92,7 +94,7 @@ class VideoReader:
         fps: float | None = None,
         short: Short = "hold",
         short_side: int | None = None,
-        decoder: Literal["auto", "decord", "pyav"] = "auto",
+        decoder: Decoder = "auto",
         deadline_s: float = 30.0,
         max_pixels: int = MAX_PIXELS,
         memory_bytes: int = MEMORY_BYTES,
@@ -114,10 +116,12 @@ class VideoReader:
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}: expected more than 0")
-        if short not in ("hold", "spread", "refuse"):
+        if short not in get_args(Short):
             raise ValueError(f"short='{short}': expected hold, spread or refuse")
-        if decoder not in ("auto", "decord", "pyav"):
-            raise ValueError(f"decoder='{decoder}': expected auto, decord or pyav")
+        if decoder not in get_args(Decoder):
+            raise ValueError(f"decoder='{decoder}': expected auto, decord, pyav or torchcodec")
+        if decoder == "torchcodec" and (why := load_torchcodec()):
+            raise UserError(f"decoder='torchcodec' {why}")
         if short_side is not None and short_side < 0:
             raise ValueError(f"short_side={short_side}: expected pixels, or 0 for frames as they are stored")
         self.size, self.channels, self.decoder = tuple(size), channels, decoder
@@ -263,7 +267,7 @@ class VideoReader:
         x = rearrange(x, "t c h w -> c t h w")
         if (reverse := [axis + 1 for axis in (1, 2) if box.flip[axis]]) != []:
             x = x.flip(reverse)
-        return _with_channels(x, self.channels).contiguous()
+        return with_channels(x, self.channels).contiguous()
 
 
 def _twice(work: Callable[[bool], T]) -> T:
@@ -297,13 +301,3 @@ def _array(address: str, content: Any) -> _Frames:
         raise BadSample(address, "channels", f"the array has {frames.shape[3]}, expected 1 or 3")
     times = np.arange(len(frames), dtype=np.float64)
     return _Frames(times, (frames.shape[1], frames.shape[2]), frames)
-
-
-def _with_channels(x: Tensor, channels: int) -> Tensor:
-    """(1 or 3, T, H, W) -> (channels, T, H, W)."""
-    if len(x) == channels:
-        return x
-    if channels == 3:
-        return x.expand(3, -1, -1, -1)
-    weighted = torch.stack([weight * plane.int() for weight, plane in zip(LUMA, x, strict=True)])
-    return ((weighted.sum(0) + (1 << 15)) >> 16).to(torch.uint8)[None]

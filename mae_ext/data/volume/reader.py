@@ -30,6 +30,7 @@ from mae_ext.data.volume.geometry import canonical, lattice, orientation
 from mae_ext.data.volume.intensity import AsStored, build_intensity, check_body, check_lengths
 from mae_ext.data.volume.kept import Known, from_kept, kept_whole
 from mae_ext.data.volume.kind import KIND
+from mae_ext.data.volume.measure import read_measured
 from mae_ext.data.volume.scan import Array, Declared, Time, channels_first, instant, pick_axis
 from mae_ext.data.volume.stored import packed
 from mae_ext.data.volume.whole import WholeScans
@@ -79,6 +80,7 @@ class VolumeReader(WholeScans):
     label_suffix = ".nii.gz"
     classes: tuple[str, ...] | None = None
     example = {"size": (64, 64, 64), "channels": 1}  # noqa: RUF012 read by the doctor, changed by nobody
+    read_measured = read_measured
 
     def __init__(
         self,
@@ -307,6 +309,5 @@ class VolumeReader(WholeScans):
         if self.bands is not None:
             stored = stored[picked(address, self.bands, len(stored), declared.names)]
         if len(stored) != self.stored_channels:
-            detail = f"the scan has {len(stored)}, the config wants {self.stored_channels}"
-            raise BadSample(address, "channels", detail)
+            raise BadSample(address, "channels", f"the scan has {len(stored)}, the config wants {self.stored_channels}")
         return stored

@@ -1,5 +1,6 @@
 """The doctor: every file gets the verdict it deserves, and none takes the others with it."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,3 +129,43 @@ def test_the_summary_counts_what_the_good_ones_are() -> None:
     bad = Verdict("b", False, "truncated", description="PNG L 9x9")
     said = "good: 2 PNG RGB, 1 DICOM series int16\n5 files: 4 good, 1 bad (1 truncated)"
     assert summary([*good, bad]) == said
+
+
+def test_a_report_and_the_list_of_the_good_are_the_same_for_any_number_of_workers(tmp_path: Path, capsys) -> None:
+    names = [f"{letter}.png" for letter in "abcdefgh"]
+    for name in names:
+        save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "f.png").write_bytes(b"")
+    told = []
+    for workers in ("1", "3"):
+        words = ["--json", f"{tmp_path}/all.json", "--fix-list", f"{tmp_path}/good.txt", "--workers", workers]
+        assert run(["doctor", str(tmp_path / "photos"), "--verbose", *words]) == 1
+        told.append((capsys.readouterr().out, json.loads((tmp_path / "all.json").read_text())))
+    assert told[0] == told[1]
+    report = told[0][1]
+    assert [Path(row["path"]).name for row in report["samples"]] == names
+    assert [row["kind"] for row in report["samples"]] == ["", "", "", "", "", "empty", "", ""]
+    assert (report["files"], report["good"], report["bad"]) == (8, 7, {"empty": 1})
+    values = report["samples"][0]["values"]
+    assert values["dtype"] == "uint8" and 0 <= values["low"] <= values["p1"] < values["p50"] < values["high"] <= 255
+    assert [Path(line).name for line in (tmp_path / "good.txt").read_text().splitlines()] == [
+        name for name in names if name != "f.png"
+    ]
+
+
+def test_values_of_scans_are_those_of_the_file_and_a_wrapped_one_is_pointed_at(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        x = rng.normal(-1000, 10, (8, 9, 10)).astype(np.int16)
+        x[2:6, 2:6, 2:6] = rng.normal(40, 30, (4, 4, 4))
+        stored = x.astype(np.uint16) if i == 4 else x
+        nib.Nifti1Image(stored, np.eye(4)).to_filename(tmp_path / f"{i}.nii")
+    (_, verdict) = list(inspect([str(tmp_path / "0.nii"), str(tmp_path / "1.nii")], "volume"))
+    x = np.asarray(nib.load(tmp_path / "1.nii").dataobj)
+    assert verdict.values is not None
+    assert (verdict.values.dtype, verdict.values.low, verdict.values.high) == ("int16", x.min(), x.max())
+    assert verdict.values.p50 == pytest.approx(np.median(x), abs=1)
+    assert run(["doctor", str(tmp_path), "--reader", "volume", "--workers", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said if "unlike" in line] == [str(tmp_path / "4.nii")]
+    assert said[-1] == "6 files, all good"
