@@ -6,21 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from mae_ext.cli.anomaly import OverlapShare
-from mae_ext.cli.app import (
-    POOL,
-    BadOption,
-    BatchOption,
-    NameOption,
-    OverlapOption,
-    Pool,
-    PrecisionOption,
-    RunArg,
-    WindowsOption,
-    app,
-    progress_bar,
-    windows_of,
-)
+from mae_ext.cli.app import BadOption, NameOption, PrecisionOption, RunArg, app, progress_bar
 from mae_ext.cli.choosing import modality_for
+from mae_ext.cli.whole import POOL, BatchOption, OverlapOption, Pool, WindowsOption, windows_of
 from mae_ext.config import uncached
 from mae_ext.errors import UserError
 from mae_ext.strict_json import dumps

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from math import isfinite, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,9 +170,12 @@ def _write(looked: Looked, source: Source, parts: Iterator[Tensor], files: Seque
     if not own:
         warn(f"{source.address}: its maps have the size that the model sees, {source.shape[1:]}, and not its frames'")
     shape = source.stored if own else source.shape
-    arrays = {name: (shape, kind, _rows(source, one, own)) for name, one in zip(looked.names, maps, strict=True)}
-    extra = {} if source.times is None else {"times": (source.times.shape, np.float64, iter([source.times]))}
-    write_arrays(files[0], arrays | extra)
+    arrays: dict[str, Any] = {
+        name: (shape, kind, _rows(source, one, own)) for name, one in zip(looked.names, maps, strict=True)
+    }
+    if source.times is not None:
+        arrays["times"] = source.times.shape, np.float64, iter([source.times])
+    write_arrays(files[0], arrays)
 
 
 def _rows(source: Source, values: NDArray[np.generic], own: bool) -> Iterator[NDArray[np.generic]]:

@@ -58,7 +58,7 @@ def write_scans(source: Source, parts: Parts, paths: list[Path], scratch: Path |
         paths, collected(as_stored(source, parts), source.stored, np.float32, scratch), strict=True
     ):
         with writing(path):
-            source.wholes[0].write(values, path)  # type: ignore[arg-type]
+            source.wholes[0].write(values, path)
 
 
 def write_films(source: Source, parts: Parts, paths: list[Path]) -> str:
@@ -115,6 +115,6 @@ def write_arrays(path: Path, arrays: dict[str, tuple[tuple[int, ...], type[np.ge
             info.compress_type = ZIP_DEFLATED
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
             with archive.open(info, "w", force_zip64=True) as file:
-                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+                np.lib.format.write_array_header_1_0(file, header)
                 for part in parts:
                     file.write(np.ascontiguousarray(part.astype(kind, copy=False)).tobytes())

@@ -131,7 +131,8 @@ def _kept(path: Path) -> Reference | None:
                 return None
             meta = json.loads(str(file["meta"]))
             lattice = meta.pop("lattice")
-            return Reference(*(torch.from_numpy(file[k]) for k in ("mean", "sd")), file["scores"], lattice, meta)
+            mean, sd = (torch.from_numpy(file[key]) for key in ("mean", "sd"))
+            return Reference(mean, sd, file["scores"], lattice, meta)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"{path}: no reference that can be read ({error}); remove it, and it is made anew") from None
 
@@ -234,4 +235,5 @@ class _Maps:
 
 def _shrunk(squares: NDArray[Any], counts: NDArray[Any], usual: float) -> NDArray[Any]:
     variance: NDArray[Any] = (squares + PRIOR * usual) / (counts + PRIOR)
-    return np.maximum(variance, 1e-24)
+    floored: NDArray[Any] = np.maximum(variance, 1e-24)
+    return floored

@@ -21,8 +21,10 @@ from mae_ext.tasks.segment.windows import CHUNK, TOGETHER, Taps, _between, _Held
 class Whole(Protocol):
     """A sample at the scale of training. shape: along its axes, slowest first."""
 
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...] | None
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def spacing(self) -> tuple[float, ...] | None: ...
 
     def window(self, start: Sequence[int], size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """(C, *size) in the reader's units and valid (1, *size) bool; start may lie before the sample, and the window

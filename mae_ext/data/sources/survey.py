@@ -124,8 +124,10 @@ class _Groups:
 
     def add(self, address: str) -> None:
         name = address.rpartition("/")[2]
-        if not name and (address in self.folders or self.folders.add(address)):
-            return
+        if not name:
+            if address in self.folders:
+                return
+            self.folders.add(address)
         ending = name.rpartition(".")[2] if name.count(".") == 1 else ""
         if ending in self._plain:  # all but a few of a large folder
             self._plain[ending].add(address)

@@ -46,16 +46,16 @@ class Film:
         seconds from the first frame on, then from the first that is in no row yet.
         """
         count, length = len(self.times), self.reader.size[0]
-        if self.reader.fps is None or count < 2:
-            stride = self.reader.stride
-            if self.reader.short == "spread":
+        if self.reader.clips.fps is None or count < 2:
+            stride = self.reader.clips.stride
+            if self.reader.clips.short == "spread":
                 stride = min(stride, max(1, (count - 1) // max(1, length - 1)))
             return [np.arange(first, count, stride) for first in range(min(stride, count))]
         rows, missing = [], np.ones(count, bool)
         while missing.any():
             first = int(missing.argmax())
-            steps = np.arange(int((self.times[-1] - self.times[first] + ROUNDED_S) * self.reader.fps) + 1)
-            until = self.times[first] + steps / self.reader.fps + ROUNDED_S
+            steps = np.arange(int((self.times[-1] - self.times[first] + ROUNDED_S) * self.reader.clips.fps) + 1)
+            until = self.times[first] + steps / self.reader.clips.fps + ROUNDED_S
             at = np.searchsorted(self.times, until, side="right") - 1
             at[0] = first
             missing[at] = False

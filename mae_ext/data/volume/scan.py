@@ -14,8 +14,6 @@ from mae_ext.errors import BadSample
 Array = NDArray[np.generic]
 Time = Literal["first", "middle", "mean"]
 
-Time = Literal["first", "middle", "mean"]
-
 DTYPES = tuple(
     np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
 )  # fmt: skip

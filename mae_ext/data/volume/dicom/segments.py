@@ -144,7 +144,7 @@ def _of_frames(
                    key=lambda n: label[frames[n].segment])  # fmt: skip
     for n, plane in zip(order, planes(file, data, order), strict=True):
         index, turn = places[n]
-        yield index, turn(np.where(plane >= least, label[frames[n].segment], 0))
+        yield index, turn(np.where(np.asarray(plane, np.float64) >= least, label[frames[n].segment], 0))
 
 
 def _of_numbers(
