@@ -58,7 +58,7 @@ def write_scans(source: Source, parts: Parts, paths: list[Path], scratch: Path |
         paths, collected(as_stored(source, parts), source.stored, np.float32, scratch), strict=True
     ):
         with writing(path):
-            source.wholes[0].write(values, path)
+            source.wholes[0].write(values.astype(np.float32, copy=False), path)
 
 
 def write_films(source: Source, parts: Parts, paths: list[Path]) -> str:
