@@ -98,9 +98,9 @@ def _declared(
     lines, skip = (int(fields.get(f"{what} skip", fields.get(f"{what}skip", "0"))) for what in ("line", "byte"))
     if not 0 <= lines <= MAX_SKIP or not TO_THE_END <= skip <= MAX_SKIP:
         raise BadSample(address, "header", f"line skip {lines}, byte skip {skip}: expected up to {MAX_SKIP}")
-    if (lines or skip) and not files:
-        detail = "'line skip' and 'byte skip' are read where the voxels are in a file of their own; save it without"
-        raise BadSample(address, "header", detail)
+    for key in ("line skip", "lineskip", "byte skip", "byteskip"):
+        if not files and int(fields.get(key, "0")) != 0:
+            raise BadSample(address, "header", f"'{key}: {fields[key]}' is not read; save it without")
     shape = tuple(int(n) for n in fields["sizes"].split())
     if len(shape) != int(fields["dimension"]):
         raise ValueError(f"dimension {fields['dimension']}, but sizes {fields['sizes']}")

@@ -279,8 +279,13 @@ class VolumeReader(WholeScans):
         return self.formats.declared(address, header_alone=True)
 
     @judged
+    def _declared(self, address: str) -> Declared:
+        """The header, checked in the order of its own claims; not a voxel read."""
+        return self.formats.declared(address)
+
+    @judged
     def _scan(self, address: str) -> Scan:
-        declared = self.formats.declared(address)
+        declared = self._declared(address)
         extra = pick_axis(address, declared, self.channel_axis, self.time_axis)
         stored = self._channels(address, declared, declared.load(), extra)
         place = orientation(declared.affine)
