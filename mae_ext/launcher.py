@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mae_ext.errors import UserError
 from mae_ext.strict_json import dumps
 
 ENDED = "mae_ext-ended.json"
@@ -26,6 +27,15 @@ class End(NamedTuple):
     code: int
     message: str
     attempt: int
+
+
+def alone(what: str) -> None:
+    """Refuses a launcher's ranks, each of which would do all of it and write over the others' files. Raises UserError.
+
+    what: the command that is one process, as a user types it.
+    """
+    if Launcher.here() is not None or os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{what} is done by one process; start it without torchrun")
 
 
 @dataclass(frozen=True)

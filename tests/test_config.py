@@ -41,7 +41,8 @@ def test_what_a_config_does_not_say_is_what_maes_recipe_says_or_nothing_special(
         "mask": {"name": "random", "ratio": 0.75}, "decode": None, "target": {"name": "pixel"},
     }  # fmt: skip
     assert image["data"] == {
-        "path": None, "test": None, "reader": {"name": "image"}, "channels": None, "statistics": "measured", "repeats": 1,
+        "path": None, "test": None, "reader": {"name": "image"}, "channels": None, "statistics": "measured",
+        "repeats": 1,
         "max_bad_fraction": 0.01,
         "augment": {"scale": (0.2, 1.0), "aspect": (3 / 4, 4 / 3), "fixed": (), "flip": (-1,)},
     }  # fmt: skip

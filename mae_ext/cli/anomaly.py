@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from mae_ext.cli.app import NameOption, RunArg, app, progress_bar
-
-OverlapShare = Annotated[float, typer.Option("--overlap", help="Of neighbouring windows, 0 to 0.9.")]
+from mae_ext.launcher import alone
 
 
 @app.command()
@@ -22,7 +21,7 @@ def anomaly(
         ),
     ] = None,
     masks: Annotated[int, typer.Option("--masks", min=2, help="So many, each place hidden in equally many.")] = 16,
-    overlap: OverlapShare = 0.25,
+    overlap: Annotated[float, typer.Option("--overlap", help="Of neighbouring windows, 0 to 0.9.")] = 0.25,
     top: Annotated[float, typer.Option("--top", help="Share of the places whose mean is the score, 0 to 1.")] = 0.01,
     maps: Annotated[bool, typer.Option(help="Write maps and pictures too, not scores alone.")] = True,
     own_statistics: Annotated[
@@ -38,6 +37,7 @@ def anomaly(
     from mae_ext.restored.anomaly import anomaly as look
     from mae_ext.restored.restorer import Masking
 
+    alone("anomaly")
     masking = Masking(masks, overlap, seed, own_statistics)
     with progress_bar("looking") as progress:
         paths = look(run, inputs, Path(out), masking, reference, top=top, maps=maps, name=modality, progress=progress)

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from mae_ext.cli.anomaly import OverlapShare
 from mae_ext.cli.app import BadOption, NameOption, PrecisionOption, RunArg, app, progress_bar
 from mae_ext.cli.choosing import modality_for
 from mae_ext.cli.whole import POOL, BatchOption, OverlapOption, Pool, WindowsOption, windows_of
 from mae_ext.config import uncached
 from mae_ext.errors import UserError
+from mae_ext.launcher import alone
 from mae_ext.strict_json import dumps
 from mae_ext.writing import folder_for
 
@@ -36,7 +36,9 @@ def reconstruct(
         int | None,
         typer.Option("--masks", min=2, help="With --as: each place hidden in equally many; by default the fewest."),
     ] = None,
-    overlap: OverlapShare = 0.25,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="With --as: of neighbouring windows, 0 to 0.9; by default 0.25.")
+    ] = None,
     with_input: Annotated[bool, typer.Option(help="With --as: write what the model was shown beside it.")] = False,
 ) -> None:
     """Write pictures: input, masked input, reconstruction; or, with --as, reconstructions that are data.
@@ -44,16 +46,20 @@ def reconstruct(
     Example: mae-ext reconstruct runs/photos photos/ --out pictures; mae-ext reconstruct runs/ct scan.nii.gz --as nifti
     """
     if as_ is not None:
+        from mae_ext.features.windowed import OVERLAP
         from mae_ext.restored.data import reconstruct_data
         from mae_ext.restored.restorer import Masking
 
-        masking = Masking(masks, overlap, seed, own_statistics)
+        alone(f"reconstruct --as {as_}")
+        masking = Masking(masks, OVERLAP if overlap is None else overlap, seed, own_statistics)
         with progress_bar("reconstructing") as progress:
             for path in reconstruct_data(run, inputs, Path(out), as_, masking, limit, with_input, modality, progress):
                 print(path)
         return
-    if masks is not None or with_input:
-        raise UserError("--masks and --with-input are of reconstructions that are data; add --as nifti, mp4 or png")
+    if masks is not None or overlap is not None or with_input:
+        raise UserError(
+            "--masks, --overlap and --with-input are of reconstructions that are data; add --as nifti, mp4 or png"
+        )
     from mae_ext.report.pictures import reconstruct as draw
 
     with progress_bar("reconstructing") as progress:
@@ -130,6 +136,7 @@ def _dense(
     from mae_ext.features.dense import embed_dense
     from mae_ext.features.sharing import opened_run
 
+    alone("embed --dense")
     overlap, batch, components = settings
     windows = windows_of(None, True, overlap, batch)
     with folder_for(out) as folder, progress_bar("embedding") as progress:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from mae_ext.cli.app import RunArg, SetOption, app
+from mae_ext.launcher import alone
 from mae_ext.writing import folder_for
 
 
@@ -48,11 +49,11 @@ def worth(
     """
     from mae_ext.engine.log import say
     from mae_ext.report.worth import write_worth
-    from mae_ext.worth.run import planned, printed, refuse_ranks
+    from mae_ext.worth.run import planned, printed
     from mae_ext.worth.run import worth as make
     from mae_ext.worth.study import Wish, place_of, study_of
 
-    refuse_ranks()
+    alone("worth")
     sides = (tuple(set_ or ()), tuple(pretrained_set or ()), tuple(scratch_set or ()))
     folder = place_of(run, data, config or task) if out is None else Path(out)
     study = study_of(Wish(run, data, test, folder, task, config, labels, arms, seeds, rates, *sides))

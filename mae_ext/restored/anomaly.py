@@ -111,7 +111,8 @@ def _look(looked: Looked, source: Source, display: str, files: Sequence[Path]) -
         looked.reference.check(source)
     size = prod(source.shape)
     highest, spreads = TopMean(looked.top, size), TopMean(1 / size, size)
-    errors, thumb = TopMean(1 / size, size), Thumb(source, display)
+    modality, errors = looked.restorer.modality, TopMean(1 / size, size)
+    thumb = Thumb(source, display, modality.mean.cpu(), modality.std.cpu())
 
     def measured() -> Iterator[Tensor]:
         at = 0

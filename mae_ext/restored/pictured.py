@@ -24,10 +24,15 @@ UNUSUAL = 8.0
 
 @dataclass
 class Thumb:
-    """A sample and its maps with fewer voxels, gathered row by row: (rows, *rest, k)."""
+    """A sample and its maps with fewer voxels, gathered row by row: (rows, *rest, k).
+
+    mean, std: (C,) of the training data, which the model's units are given back.
+    """
 
     source: Source
     display: str
+    mean: Tensor
+    std: Tensor
     _parts: list[Tensor] = field(default_factory=list)
     _at: int = 0
 
@@ -42,7 +47,8 @@ class Thumb:
         self._at += len(rows.error)
         last = rows.spread if standardised is None else standardised
         maps = torch.stack([rows.error.where(rows.valid, 0), last.where(rows.valid, 0)], -1)
-        self._parts.append(torch.cat([rows.x, rows.x + rows.off, maps], -1)[which].clone())
+        both = [x * self.std + self.mean for x in (rows.x, rows.x + rows.off)]
+        self._parts.append(torch.cat([*both, maps], -1)[which].clone())
 
     def panel(self, caption: Sequence[str], unusual: bool) -> Panel:
         """unusual: whether the last map is the standardised one; else it is the spread."""

@@ -8,8 +8,6 @@ from statistics import mean, stdev
 from typing import Any
 
 from mae_ext.engine.checkpoint import write_durably
-from mae_ext.errors import UserError
-from mae_ext.launcher import Launcher
 from mae_ext.strict_json import dumps
 from mae_ext.worth.intervals import Estimates
 from mae_ext.worth.labels import Level
@@ -106,11 +104,6 @@ def planned(study: Study) -> Planned:
     left = [trial for trial in once.values() if trial.done(study.wish.out) is None]
     known: dict[str, Speed] = speeds(study) if left else {}
     return Planned(tuple(before), tuple((trial, minutes(trial, study, known)) for trial in left), len(once))
-
-
-def refuse_ranks() -> None:
-    if Launcher.here() is not None:
-        raise UserError("worth makes its runs one after the other in one process; start it without torchrun")
 
 
 def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:

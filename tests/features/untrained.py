@@ -21,8 +21,8 @@ KINDS = {
 }  # fmt: skip
 
 
-def untrained(kind, **reader):
-    values = dict(KINDS[kind])
+def untrained(kind, patch=None, **reader):
+    values = KINDS[kind] | ({} if patch is None else {"patch": patch})
     augment = {"fixed": values.pop("fixed"), "scale": None}
     data = {
         "path": "none", "reader": values.pop("reader") | reader, "augment": augment,

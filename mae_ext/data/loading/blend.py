@@ -31,8 +31,9 @@ def weights(size: tuple[int, ...], device: torch.device) -> Tensor:
 class Blend:
     """Values of tokens of overlapping windows -> one value for each token of the whole sample: their weighted mean.
 
-    A token between two places of the grid counts for both, by how near it is (linearly). weight: what the tokens of a
-    window count, by default the Gaussian of `weights`. scratch: the folder for what does not fit into memory.
+    A place of the grid between two tokens of a window has what lies between them (linearly), and counts what lies
+    between their weights, those of `weights`: of tokens that follow a ramp, the map is that ramp. scratch: the folder
+    for what does not fit into memory.
     """
 
     def __init__(self, tiling: Tiling, width: int, scratch: Path | None = None) -> None:
@@ -46,13 +47,13 @@ class Blend:
 
     def add(self, places: Sequence[Float], values: NDArray[np.float32]) -> None:
         """places: for each axis (g,), in tokens of the grid. values: (*g, width)."""
-        total, count, spans = values * self.weight[..., None], self.weight, []
+        count, spans = self.weight, []
         for axis, (at, length) in enumerate(zip(places, self.grid, strict=True)):
-            span, onto = _onto(at, length)
-            total = np.moveaxis(np.tensordot(onto, total, (1, axis)), 0, axis)
-            count = np.moveaxis(np.tensordot(onto, count, (1, axis)), 0, axis)
+            span, onto, heard = _onto(at, length)
+            values = np.moveaxis(np.tensordot(onto, values, (1, axis)), 0, axis)
+            count = np.moveaxis(np.tensordot(heard[:, None] * onto, count, (1, axis)), 0, axis)
             spans.append(span)
-        self.sums[tuple(spans)] += total
+        self.sums[tuple(spans)] += values * count[..., None]
         self.counts[tuple(spans)] += count
 
     def mean(self) -> NDArray[np.float32]:
@@ -62,8 +63,9 @@ class Blend:
         return self.sums
 
 
-def _onto(at: Float, length: int) -> tuple[slice, NDArray[np.float32]]:
-    """(g,) places -> the run of the grid that they touch, and (run, g): how much of each token counts where.
+def _onto(at: Float, length: int) -> tuple[slice, NDArray[np.float32], NDArray[np.float32]]:
+    """(g,) places -> the run of the grid that they touch; (run, g), of which tokens each place is made, a row adds up
+    to 1; and (run,), how much it counts.
 
     Between its tokens a window is interpolated; just beyond its last it is heard where no other is.
     """
@@ -71,6 +73,6 @@ def _onto(at: Float, length: int) -> tuple[slice, NDArray[np.float32]]:
     at = np.where(np.abs(at - near) < 1e-4, near, at)
     first, last = max(int(np.floor(at[0])), 0), min(int(np.ceil(at[-1])), length - 1)
     where = np.arange(first, last + 1)
-    share = np.clip(1 - np.abs(where[:, None] - at), 0, None)
-    share[(where < at[0]) | (where > at[-1])] *= BEYOND
-    return slice(first, last + 1), share.astype(np.float32)
+    beyond = np.maximum(at[0] - where, where - at[-1])
+    share = np.stack([np.interp(where, at, one) for one in np.eye(len(at))], 1).astype(np.float32)
+    return slice(first, last + 1), share, np.where(beyond > 0, BEYOND * (1 - beyond), 1).astype(np.float32)
