@@ -9,7 +9,12 @@ import pytest
 from mae_ext.strict_json import dumps
 
 PACKAGE = Path(__file__).parent.parent / "mae_ext"
-BETWEEN_PROCESSES = {"data/video/decoder.py", "data/video/child.py"}
+BETWEEN_PROCESSES = {
+    "data/video/decoder.py",
+    "data/video/child.py",
+    "data/sources/dicom/child.py",
+    "data/sources/dicom/index.py",
+}
 KEYS_AND_SCHEMAS = {
     "config.py",
     "data/sources/cache.py",

@@ -83,10 +83,10 @@ class Results:
     that a kill between the two costs one sample, and no file without a line, this or an earlier one, is ours.
     """
 
-    def __init__(self, out: Path, model: nn.Module, config: Config, asked: str = "") -> None:
-        """asked: what else an answer depends on, in words; with other words it is another model's."""
-        self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config) + asked
-        self.otherwise = " or of what was asked otherwise" * bool(asked)
+    def __init__(self, out: Path, model: nn.Module, config: Config, depends_on: str = "") -> None:
+        """depends_on: what else an answer depends on, in words; with other words it is another model's."""
+        self.out, self.path, self.model = out, out / MANIFEST, model_identity(model, config) + depends_on
+        self.otherwise = " or of what was asked otherwise" * bool(depends_on)
         readers = [build_reader(modality, name) for name, modality in config.modalities.items()]
         self._parts = [reader.files for reader in readers if hasattr(reader, "files")]
         self.samples: dict[str, dict[str, Any]] = {}

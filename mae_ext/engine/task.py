@@ -184,10 +184,10 @@ def in_windows(config: Config, pool: str | None, overlap: float | None) -> tuple
             f"--windows: task {config.task.name} does not judge samples in windows on request; classification does "
             "(segmentation always sees whole samples)"
         )
-    asked = {
+    wanted = {
         "windows": pool or config.task.arguments.get("windows") or "mean",
         **({} if overlap is None else {"overlap": overlap}),
     }
-    task = config.task.model_validate({"name": config.task.name, **config.task.arguments, **asked})
+    task = config.task.model_validate({"name": config.task.name, **config.task.arguments, **wanted})
     changed = config.model_copy(update={"task": task})
     return task_of(changed), changed

@@ -145,8 +145,9 @@ def _read(modality: ModalityConfig, reader: Reader) -> dict[str, Any]:
 def _frames(count: int, fixed: bool, reader: Reader) -> str:
     if not fixed:
         return f"{count} frames, spread evenly over the film, the first and the last among them"
-    fps = getattr(reader, "fps", None)
-    every = f"{fps:g} of each second" if fps else f"one of each {getattr(reader, 'stride', 1)}"
+    clips = getattr(reader, "clips", None)
+    fps, stride = getattr(clips, "fps", None), getattr(clips, "stride", 1)
+    every = f"{fps:g} of each second" if fps else f"one of each {stride}"
     return f"{count} frames, {every}, from the middle of the places where such a clip can begin"
 
 

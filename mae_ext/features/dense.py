@@ -71,10 +71,10 @@ def embed_dense(
         raise UserError(f"components={components}: expected 1 to {encoder.width}, the numbers of a token")
     allowed = encoder.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
     seeing = encoder.seeing(windows, encoder.tokens)
-    asked = f", dense, overlap {windows.overlap:g}, {components or encoder.width} numbers, {encoder.precision}"
+    depends_on = f", dense, overlap {windows.overlap:g}, {components or encoder.width} numbers, {encoder.precision}"
     where = ", ".join(map(str, sources))
     try:
-        with Results(out, encoder.model, encoder.config, asked) as results:
+        with Results(out, encoder.model, encoder.config, depends_on) as results:
             left = results.open(addresses, paths, [out / MAPS])
             basis = None if components is None else _components(seeing, addresses, components, encoder.width, out)
             for done, index in enumerate(left):

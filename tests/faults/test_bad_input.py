@@ -151,7 +151,7 @@ def test_a_file_that_is_no_config_is_refused(pretrain, tmp_path, kind):
 
 
 def test_a_folder_as_config_an_unknown_recipe_and_a_typo_in_one_are_told(pretrain, tmp_path):
-    assert "no such file, nor a recipe" in pretrain(2, config=tmp_path)
+    assert "is a folder; data are named by --data" in pretrain(2, config=tmp_path)
     assert "image_folder" in pretrain(2, config="image_foldr")
     assert "image_in1k_vitb" in pretrain(2, config="nothing_like_it")
     assert "no such file" in pretrain(2, config="/dev/null/x.yaml")

@@ -207,8 +207,8 @@ class OfTiff:
                 empty = empty if masked is None else empty | ~masked
                 values = self._meant(np.where(empty[..., None], np.zeros((), chunk.dtype), chunk), bands)
                 whole &= values.dtype == np.uint8
-                there = ~empty[..., None]
-                yield np.concatenate([np.where(there, values, 0).astype(np.float32), there.astype(np.float32)], -1)
+                present = ~empty[..., None]
+                yield np.concatenate([np.where(present, values, 0).astype(np.float32), present.astype(np.float32)], -1)
 
         if step > 1:
             *values, measured = _averaged(parts(), step, False)

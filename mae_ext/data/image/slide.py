@@ -14,6 +14,7 @@ from mae_ext.data.image.reader import MAX_PIXELS, MOST_PIXELS, ImageReader, chec
 from mae_ext.data.image.slide_file import COARSEST, FINEST, OF_OPENSLIDE, OF_TIFFFILE, Mpp, OfSlide, mpp_of
 from mae_ext.data.image.tiff import Tiff
 from mae_ext.data.image.tissue import onto, places, tissue
+from mae_ext.data.kind import Kind
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample
 from mae_ext.data.sources.address import locate
 from mae_ext.errors import BadSample
@@ -43,6 +44,7 @@ class SlideReader(ImageReader):
     "no pyramid", of a slide whose overview would need all of its gigapixels.
     """
 
+    kind = Kind("slide", "slides", yields=True)
     suffixes: tuple[str, ...] = (*OF_TIFFFILE, *OF_OPENSLIDE)
     fixed_axes = (-2, -1)
 

@@ -74,6 +74,7 @@ def by_suffix(name: str, known: Sequence[Taker]) -> tuple[Taker, ...]:
     """Whose suffix a name ends in. What a built-in reader takes is no plug-in's, unless the plug-in is asked for."""
     low = name.lower()
     taking = tuple(taker for taker in known if low.endswith(taker.ending))
+    taking = tuple(taker for taker in taking if not taker.kind.yields) or taking
     own = tuple(taker for taker in taking if taker.name in plugins.readers.builtins)
     return own or taking
 

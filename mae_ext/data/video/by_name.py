@@ -5,7 +5,6 @@ give is held against the packets' times; where anything is odd, PyAV decides. Pa
 imported for torchcodec alone, before its first file.
 """
 
-import json
 import os
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.video.film_table import NONE, Table
+from mae_ext.strict_json import dumps
 
 MATCH_S = 2e-3
 """decord's times are float32 and may differ from the packets' by so much."""
@@ -127,7 +127,7 @@ def by_torchcodec(content: Any, table: Table, stream: int, wanted: list[int], si
             num_ffmpeg_threads=1,
             device="cpu",
             transforms=[Resize(size)] if scaled else None,
-            custom_frame_mappings=json.dumps({"frames": _frames(table, ticks)}),
+            custom_frame_mappings=dumps({"frames": _frames(table, ticks)}),
         )
         batch = decoder.get_frames_at(wanted)
         frames, theirs = batch.data.numpy(), batch.pts_seconds.numpy()

@@ -113,11 +113,13 @@ def test_the_doctor_prints_a_doubtful_scan_among_good_ones_and_counts_it(tmp_pat
     assert first.description == "NIfTI-1 int16 7x6x5, 0.8 x 0.8 x 2.5 mm, LAS"
     assert run(["doctor", str(tmp_path), "--reader", "volume"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and lines[1] == "good: 2 NIfTI-1 int16"
+    assert (
+        len(lines) == 4 and lines[2] == "good: 2 NIfTI-1 int16" and lines[1].startswith("values, of 2 files by median")
+    )
     assert lines[0].startswith(
         f"{tmp_path}/a.nii.gz: NIfTI-1 int16 7x6x5, 0.8 x 0.8 x 2.5 mm, LAS; says nothing of left"
     )
-    assert lines[2] == "2 files, all good; 1 of the good ones may mislead, as said above"
+    assert lines[3] == "2 files, all good; 1 of the good ones may mislead, as said above"
 
 
 @pytest.fixture

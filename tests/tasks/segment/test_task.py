@@ -62,7 +62,7 @@ def test_volumes_are_segmented_and_written_in_their_own_axis_order(fine_tune, or
     ("task", "told"),
     [
         ({"masks": None}, "task.masks is not set"),
-        ({"masks": "nowhere"}, "expected a folder of label maps, or a .csv"),
+        ({"masks": "nowhere"}, "expected a folder of label maps, a path with {case} in it, or a .csv"),
         ({"classes": "nucleus"}, "expected a list of different names"),
         ({"classes": []}, "expected a list of different names"),
         ({"classes": ["a", "b"]}, "foreground: makes one class of all labels"),

@@ -135,7 +135,7 @@ def test_a_scan_is_read_once_to_be_judged_and_once_to_be_answered_besides_its_he
         for path in sorted((organs / part).iterdir()):
             nib.load(path).to_filename(organs / part / path.name.removesuffix(".gz"))
             path.unlink()
-    monkeypatch.setattr("mae_ext.data.volume.reader.HEADER_BYTES", 1000)
+    monkeypatch.setattr("mae_ext.data.volume.formats.known.HEADER_BYTES", 1000)
     paths = {"path": str(shutil.copytree(organs / "scans", organs / "train")), "test": str(organs / "scans")}
     config = parse_config({
         "modalities": {"volume": VOLUME | {"data": VOLUME["data"] | paths}}, "train": {"steps": 1},

@@ -7,7 +7,6 @@ the index, in the user's cache; where that is gone the folder is looked into aga
 import json
 import os
 import re
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ def _secret() -> tuple[bytes, bool]:
     except UserError:
         if keyed.VARIABLE in os.environ:
             raise
-        return secrets.token_bytes(32), False
+        return os.urandom(32), False
 
 
 # Which files an ID means: a line of JSON that says where in the rest its names stand.

@@ -8,7 +8,6 @@ gets the same hashes: to use an `index.csv` on another machine, take the key the
 import hashlib
 import hmac
 import os
-import secrets
 from pathlib import Path
 
 from mae_ext.errors import UserError
@@ -48,11 +47,11 @@ def _kept(path: Path) -> bytes:
         content = path.read_bytes().strip()
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+        beside = path.with_name(f"{path.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_hex(32).encode())
+                file.write(os.urandom(32).hex().encode())
                 file.flush()
                 os.fsync(file.fileno())
             os.link(beside, path)  # of several processes one makes it

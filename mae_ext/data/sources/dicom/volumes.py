@@ -30,10 +30,21 @@ class Plane:
 
 
 def alike(rows: Sequence[Sequence[float]]) -> list[int]:
-    """For each row of numbers which group it is of: a group differs from its first by less than SAME_DIRECTION."""
+    """For each row of numbers which group it is of: a group differs from its first by less than SAME_DIRECTION.
+
+    A row in which a number is missing, or is none, is of the largest group: its reader says what is wrong with it, and
+    the others are no volume without it.
+    """
     firsts: list[np.ndarray] = []
-    groups = []
-    for row in np.nan_to_num(np.array(rows, float), nan=-1e9):
+    groups: list[int] = []
+    numbers = np.array(rows, float)
+    known = np.isfinite(numbers).all(1)
+    if known.any() and not known.all():
+        whole = alike(numbers[known].tolist())
+        most = max(set(whole), key=whole.count)
+        among = iter(whole)
+        return [next(among) if has else most for has in known]
+    for row in np.nan_to_num(numbers, nan=-1e9):
         near = (i for i, first in enumerate(firsts) if np.abs(row - first).max() <= SAME_DIRECTION)
         group = next(near, len(firsts))
         if group == len(firsts):

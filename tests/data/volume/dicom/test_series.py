@@ -51,9 +51,10 @@ def read(folder, size=SHAPE, **options):
 def kind(root, **options):
     """Of what is wrong with a folder that is named as a sample."""
     reader = VolumeReader(SHAPE, **{"intensity": "none"} | options)
-    (folder,) = {path.parent for path in root.rglob("*.dcm")}
+    (folder,) = {path.parent for path in [root, *root.rglob("*.dcm")] if path.suffix == ".dcm"}
+    address = str(root) if root.is_file() else f"{folder}/"
     with pytest.raises(BadSample) as found:
-        reader.read(f"{folder}/", [crop(SHAPE)])
+        reader.read(address, [crop(SHAPE)])
     assert found.value.detail
     return found.value.kind
 
