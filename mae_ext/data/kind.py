@@ -15,7 +15,7 @@ class Kind:
     64 KiB, and of a gzipped file those inside. Where readers share a suffix, or a suffix says nothing, the most certain
     has the file. rows: (shape, type) of a row of an archive -> how certain. names: remarks on names of files, by a
     pattern of the name without suffix. recipe, tuning: the recipes for a folder of one's own, to pretrain and to
-    fine-tune; "" where there is none. yields: where another reader has a file's suffix too, the file is that one's.
+    fine-tune; "" where there is none.
     """
 
     one: str
@@ -26,7 +26,6 @@ class Kind:
     names: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""
     tuning: str = ""
-    yields: bool = False
 
     def sees(self, beginning: bytes, address: str) -> Seen:
         """How certain a file is the reader's by its first bytes, and a remark."""

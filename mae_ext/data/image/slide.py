@@ -14,7 +14,7 @@ from mae_ext.data.image.reader import MAX_PIXELS, MOST_PIXELS, ImageReader, chec
 from mae_ext.data.image.slide_file import COARSEST, FINEST, OF_OPENSLIDE, OF_TIFFFILE, Mpp, OfSlide, mpp_of
 from mae_ext.data.image.tiff import Tiff
 from mae_ext.data.image.tissue import onto, places, tissue
-from mae_ext.data.kind import Kind
+from mae_ext.data.kind import Kind, Seen
 from mae_ext.data.sample import Crop, CropSampler, Extent, Sample
 from mae_ext.data.sources.address import locate
 from mae_ext.errors import BadSample
@@ -27,6 +27,12 @@ MOST_OVERVIEW = 400_000_000
 
 KNOWN = 256
 """Slides whose tissue a process remembers, a megabyte each at most."""
+
+
+def recognise(beginning: bytes, address: str) -> Seen:
+    """See `Kind.recognise`: by the suffix, as what a slide begins with is a TIFF's, or a photo's."""
+    own = address.lower().endswith((".svs", ".qptiff", *OF_OPENSLIDE))
+    return (1 << 4 if own and beginning else 0), ""
 
 
 class SlideReader(ImageReader):
@@ -44,8 +50,8 @@ class SlideReader(ImageReader):
     "no pyramid", of a slide whose overview would need all of its gigapixels.
     """
 
-    kind = Kind("slide", "slides", yields=True)
     suffixes: tuple[str, ...] = (*OF_TIFFFILE, *OF_OPENSLIDE)
+    kind = Kind("whole slide", "whole slides", recognise=recognise)
     fixed_axes = (-2, -1)
 
     def __init__(

@@ -134,6 +134,16 @@ def read_row(address: str, file: str, key: str, row: int, max_bytes: int) -> NDA
         return load(address, dataset(address, handle, key), row, max_bytes)
 
 
+def shape_of(file: str, key: str, where: str) -> tuple[tuple[int, ...], str]:
+    """(shape, type) of a dataset. Raises UserError."""
+    try:
+        with opened(file, file) as handle:
+            array = dataset(file, handle, key)
+            return array.shape, array.dtype.name
+    except BadSample as error:
+        raise UserError(f"{where}: {error.kind}: {error.detail}") from error
+
+
 def list_rows(file: str, key: str, axes: int, where: str) -> list[str]:
     """Addresses of the rows of a dataset with `axes` axes or more; of one with fewer, of the dataset itself.
 

@@ -12,7 +12,7 @@ from mae_ext import plugins
 from mae_ext.data.kind import Kind
 from mae_ext.data.plan import spread
 from mae_ext.data.sources.address import head
-from mae_ext.data.sources.folder import members
+from mae_ext.data.sources.dicom.export import files_of, is_series
 from mae_ext.data.sources.passed_over import beside, suffix_of
 from mae_ext.errors import BadSample, ConfigError
 
@@ -74,7 +74,6 @@ def by_suffix(name: str, known: Sequence[Taker]) -> tuple[Taker, ...]:
     """Whose suffix a name ends in. What a built-in reader takes is no plug-in's, unless the plug-in is asked for."""
     low = name.lower()
     taking = tuple(taker for taker in known if low.endswith(taker.ending))
-    taking = tuple(taker for taker in taking if not taker.kind.yields) or taking
     own = tuple(taker for taker in taking if taker.name in plugins.readers.builtins)
     return own or taking
 
@@ -93,9 +92,9 @@ def beginning_of(address: str, known: Sequence[Taker]) -> bytes:
     """The first bytes, unpacked where they are gzip's; of a folder, those of its first file; b"" where there are
     none."""
     try:
-        if address.endswith("/") or exists_as_folder(address):
+        if address.endswith("/") or is_series(address) or exists_as_folder(address):
             joined = tuple(s.removesuffix("/") for taker in known for s in taker.joined)
-            address = members(address, joined)[0]
+            address = files_of(address, joined)[0]
         content = head(address, BEGINNING)
     except BadSample:
         return b""

@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from mae_ext.data.plan import spread
-from mae_ext.data.sources import archive
-from mae_ext.data.sources.folder import walk
+from mae_ext.data.sources import archive, hdf5, lmdb_file
+from mae_ext.data.sources.dicom.export import is_series
+from mae_ext.data.sources.folder import ZARR, walk
 from mae_ext.data.sources.kinds import Few, Taker, by_content, by_suffix, exists_as_folder, is_text, takers
 from mae_ext.data.sources.lists import LISTS, is_list
 from mae_ext.data.sources.passed_over import PassedOver, beside, suffix_of
@@ -79,11 +80,19 @@ def survey(path: str) -> Survey:
     made = _Groups(known)
     if npz := re.fullmatch(r"(?s)(.*\.npz)(?:::(\w+))?", path):
         return _of_rows(path, npz[1], npz[2] or "train", known)
-    if exists_as_folder(path):
+    if inside := archive.ARRAY.fullmatch(path):
+        return _of_array(path, inside["file"], inside["key"], inside["row"], known)
+    if is_series(path) or (path.rstrip("/").endswith(ZARR) and exists_as_folder(path)):
+        made.add(path.rstrip("/"))
+    elif _is_table(path):
+        return _of_table(path, known)
+    elif exists_as_folder(path):
         for entry in walk(Path(path), ("", *(s for t in known for s in t.joined)), where, made.passed, ahead=True):
             made.add(entry.path if entry.version is None else f"{Path(entry.path).parent}/")
         if not made.known and (shards := sorted(str(p) for p in Path(path).glob("*.tar"))):
             return _of_shards(path, shards, known)
+        if not made.known and any(_is_table(str(p)) for p in (*Path(path).rglob("*.parquet"), *Path(path).iterdir())):
+            return _of_table(path, known)
     elif shards := shards_of(re.sub(r"\.tar::[\w.-]+$", ".tar", path)):
         return _of_shards(path, shards, known)
     elif is_list(path) or Path(path).suffix in LISTS:
@@ -123,7 +132,7 @@ class _Groups:
         return any(taking for taking, _ in self.groups)
 
     def add(self, address: str) -> None:
-        name = address.rpartition("/")[2]
+        name = "" if is_series(address) else address.rpartition("/")[2]
         if not name:
             if address in self.folders:
                 return
@@ -216,9 +225,12 @@ class _Groups:
                 )
             return
         seen = [taker for taker in taking if looked.by[taker]] or list(taking[:1])
+        if len(seen) == 1:
+            self._own(made, held, seen[0], suffix, sample, looked)
+            return
         for taker in seen:
-            count = looked.share(taker, sample.count) if len(seen) > 1 else sample.count
-            _hold(held, taker, suffix, count, sample.held[0], len(seen) > 1 and len(looked.files) < sample.count)
+            count = looked.share(taker, sample.count)
+            _hold(held, taker, suffix, count, sample.held[0], len(looked.files) < sample.count)
 
 
 def _hold(
@@ -249,9 +261,9 @@ def _of_list(path: str, known: list[Taker]) -> Iterable[str]:
 
 def _of_rows(path: str, file: str, split: str, known: list[Taker]) -> Survey:
     row = archive.row_of(file, split) if Path(file).is_file() else None
-    if row is None and path == file and zipfile.is_zipfile(file):
+    if row is None and (path == file or archive.holds(file, split)) and zipfile.is_zipfile(file):
         made = _Groups(known)
-        made.add(path)
+        made.add(file)
         return made.survey(path)
     if row is None:
         list_items(path, known[0].suffixes)  # which says what is wrong with it
@@ -267,6 +279,37 @@ def _of_rows(path: str, file: str, split: str, known: list[Taker]) -> Survey:
         f"rows of {[*shape]} {dtype} are taken for {held[0].taker.kind.many}, and could be {' or '.join(others)}"
     ]
     return Survey(path, held if best else [], remarks if others and len(held) == 1 else [])
+
+
+def _is_table(path: str) -> bool:
+    """Whether a path names samples that are cells of Parquet files, or values of an LMDB."""
+    return bool(re.fullmatch(r"(?s).*\.parquet(?:::.+)?", path)) or lmdb_file.file_of(Path(path)) is not None
+
+
+def _of_table(path: str, known: list[Taker]) -> Survey:
+    """By the names of the samples, where they have any, else by what some of them begin as."""
+    made, suffixes = _Groups(known), dict.fromkeys(suffix for taker in known for suffix in taker.suffixes)
+    for address in list_items(path, tuple(suffixes)).addresses:
+        made.add(address)
+    return made.survey(path)
+
+
+def _of_array(path: str, file: str, key: str, row: str | None, known: list[Taker]) -> Survey:
+    """By the shape of what each reader would have of an HDF5 dataset: the whole, or its rows; Zarr is of scans."""
+    own = [taker for taker in known if file.lower().endswith(taker.single)]
+    if not file.lower().endswith(hdf5.SUFFIXES):
+        return Survey(path, [Held(taker, Counter({suffix_of(file): 1}), path) for taker in own])
+    shape, dtype = hdf5.shape_of(file, key, f"data path '{path}'")
+    held, surest = [], 0
+    for taker in known:
+        whole = taker in own and len(shape) <= 3 and row is None
+        one, count = (shape, 1) if whole else (shape[1:], 1 if row is not None else shape[0])
+        sure = 0 if taker.kind.rows is None else taker.kind.rows(one, dtype)
+        if sure and (whole or sure > surest):
+            what = f"{'an array' if whole else 'rows'} of {[*one]} {dtype}"
+            held.append(Held(taker, Counter({what: count}), path))
+            surest = surest if whole else sure
+    return Survey(path, held)
 
 
 def _of_shards(path: str, shards: list[str], known: list[Taker]) -> Survey:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from data.volume.dicom.dicom_files import classic
 from PIL import Image
 
 from mae_ext.data.sources.folder import walk
@@ -17,6 +18,7 @@ from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.data.sources.survey import Survey, survey
 from mae_ext.data.sources.table import list_items
 from mae_ext.data.video.kind import moves
+from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.errors import UserError
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -255,3 +257,60 @@ def test_a_source_with_nothing_in_it_has_no_kinds(tmp_path):
     put(tmp_path / "notes.md", b"# notes")
     made = survey(str(tmp_path))
     assert isinstance(made, Survey) and not made.kinds and "1 .md" in made.passed.instead()
+
+
+def planes(folder: Path, series_uid: str) -> None:
+    for z in range(3):
+        place = (0, 0, 2.5 * z)
+        classic(folder / f"IM{series_uid[-1]}{z}", np.full((4, 4), z, np.int16), place, SeriesInstanceUID=series_uid)
+
+
+def test_a_series_of_dicom_and_a_list_of_such_are_scans(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "keys"))
+    for uid in ("1.2.3.1", "1.2.3.2"):
+        planes(tmp_path / "export", uid)
+    one, other = list_items(str(tmp_path / "export"), VolumeReader.suffixes).addresses
+    assert [(k.taker.name, k.count) for k in survey(one).kinds] == [("volume", 1)]
+    (tmp_path / "index.csv").write_text(f"path,patient\n{one},a\n{other},b\n")
+    assert [(k.taker.name, k.count) for k in survey(str(tmp_path / "index.csv")).kinds] == [("volume", 2)]
+
+
+def test_rows_of_parquet_and_values_of_lmdb_are_what_they_begin_as(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    lmdb = pytest.importorskip("lmdb")
+    encoded = picture(tmp_path / "apart" / "a.png").read_bytes()
+    for folder in ("table", "base"):
+        (tmp_path / folder).mkdir()
+    pq.write_table(pa.table({"image": [encoded] * 3}), tmp_path / "table" / "train-0.parquet")
+    with (
+        lmdb.open(str(tmp_path / "base" / "p.lmdb"), subdir=False, map_size=1 << 20) as base,
+        base.begin(write=True) as t,
+    ):
+        t.put(b"1", encoded)
+        t.put(b"a/2.png", encoded)
+    paths = ("table/train-0.parquet", "table/train-*.parquet", "table", "base/p.lmdb", "base")
+    seen = {path: [(k.taker.name, k.count) for k in survey(str(tmp_path / path)).kinds] for path in paths}
+    assert seen == {path: [("image", 3 if "table" in path else 2)] for path in paths}
+
+
+def test_an_array_that_is_named_in_its_file_is_what_its_shape_says(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["scans"] = np.zeros((2, 9, 10, 11), np.int16)
+        file["photos"] = np.zeros((4, 16, 16, 3), np.uint8)
+        file["either"] = np.zeros((9, 10, 11), np.int16)
+    np.savez(tmp_path / "b.npz", scan=np.zeros((9, 10, 11), np.int16))
+    (tmp_path / "c.zarr").mkdir()
+    wanted = {
+        "a.h5::scans": [("volume", 2)], "a.h5::photos": [("image", 4)], "a.h5::either": [("image", 9), ("volume", 1)],
+        **{p: [("volume", 1)] for p in ("b.npz::scan", "c.zarr", "c.zarr/", "c.zarr::0")},
+    }  # fmt: skip
+    assert {p: [(k.taker.name, k.count) for k in survey(str(tmp_path / p)).kinds] for p in wanted} == wanted
+
+
+def test_whole_slides_are_told_from_other_tiffs_by_their_suffix(tmp_path):
+    for name in ("a.svs", "b.tif"):
+        (tmp_path / name[0]).mkdir()
+        tifffile.imwrite(tmp_path / name[0] / name, np.zeros((32, 32, 3), np.uint8))
+    assert [survey(str(tmp_path / name)).kinds[0].taker.name for name in "ab"] == ["slide", "image"]
