@@ -116,7 +116,7 @@ def test_one_malformed_series_among_scans_costs_itself_and_no_more(scans, tiny, 
     assert run(["pretrain", config, "--data", str(scans), "--out", str(out)]) == 0
     assert len(trajectory(out)) == 6
     (bad,) = rows(out / "bad_samples.jsonl")
-    assert bad["kind"] == "header" and bad["path"] == str(scans / "bad" / "000.dcm") and "0,8" in bad["detail"]
+    assert bad["kind"] == "header" and bad["path"] == str(scans / "bad" / "000.dcm") and "PixelSpacing" in bad["detail"]
     features = tmp_path / "f.safetensors"
     capsys.readouterr()
     assert run(["embed", str(out), str(scans), "--out", str(features)]) == 0

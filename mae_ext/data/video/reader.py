@@ -20,7 +20,6 @@ from mae_ext.data.sample import Crop, CropSampler, Extent, Sample, judged
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.sources.cache import Cache, Entry, on_disk, source_identity
-from mae_ext.data.video.by_name import load_torchcodec
 from mae_ext.data.video.channels import with_channels
 from mae_ext.data.video.clips import Clips, Short
 from mae_ext.data.video.decoder import Children, Kept, Opened, Recounted
@@ -120,8 +119,11 @@ class VideoReader:
             raise ValueError(f"short='{short}': expected hold, spread or refuse")
         if decoder not in get_args(Decoder):
             raise ValueError(f"decoder='{decoder}': expected auto, decord, pyav or torchcodec")
-        if decoder == "torchcodec" and (why := load_torchcodec()):
-            raise UserError(f"decoder='torchcodec' {why}")
+        if decoder == "torchcodec":
+            from mae_ext.data.video.by_name import load_torchcodec
+
+            if why := load_torchcodec():
+                raise UserError(f"decoder='torchcodec' {why}")
         if short_side is not None and short_side < 0:
             raise ValueError(f"short_side={short_side}: expected pixels, or 0 for frames as they are stored")
         self.size, self.channels, self.decoder = tuple(size), channels, decoder
