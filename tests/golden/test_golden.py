@@ -25,7 +25,8 @@ pytest.importorskip("pycocotools", reason="pip install 'mae-ext[detect]'")
 @pytest.fixture(scope="module")
 def found(request):
     """The values of all cases that this module's tests ask for, from one child whose environment is pinned."""
-    asked = {item.callspec.params.get("case") for item in request.session.items if hasattr(item, "callspec")}
+    here = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
+    asked = {item.callspec.params.get("case") for item in here}
     return make.run([case for case in CASES if case in asked])
 
 

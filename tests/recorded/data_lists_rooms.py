@@ -11,8 +11,7 @@ from typing import Any
 from recorded.listings import listed, touch
 from recorded.record import room
 
-from mae_ext.data.sources import passed_over
-from mae_ext.data.sources import table as source
+from mae_ext.data.sources import passed_over, shard_names
 
 
 @room
@@ -212,7 +211,7 @@ def data_lists(folder: Path) -> Iterator[tuple[str, Any]]:
         "{0..99999}",
         "{0..100000}",
     ):
-        yield f"braces {name}", lambda n=name: source._braces([n], "where")
+        yield f"braces {name}", lambda n=name: shard_names._braces([n], "where")
     for suffix in (
         "a.nii.gz",
         "A.JPG",

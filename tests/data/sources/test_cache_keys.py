@@ -31,15 +31,16 @@ def scans(tmp_path_factory):
     ball = np.where(z**2 + y**2 + x**2 < 40, 900, 10) + np.random.default_rng(0).normal(0, 5, (16, 20, 22))
     holes, later = ball.copy(), np.roll(ball, 3, axis=2)
     holes[0, 0, :15] = np.nan
-    files = {"scan": ball, "holes": holes, "twice": np.stack([ball, later, ball / 2], -1)}
+    files = {"scan": ball, "scan_b": later, "holes": holes, "twice": np.stack([ball, later, ball / 2], -1)}
     for name, voxels in files.items():
         image = nib.Nifti1Image(np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)).astype(np.float32), np.diag([1, 1, 2, 1.0]))
         image.to_filename(root / f"{name}.nii.gz")
     np.savez(root / "rows.npz", train_images=ball[None].astype(np.float32))
+    np.savez(root / "two.npz", one=ball.astype(np.float32), other=(ball / 3).astype(np.float32))
     leaning = [1, 0, 0, 0, np.cos(0.2), np.sin(0.2)]
     series(root / "tilted", ball.astype(np.int16), ImageOrientationPatient=leaning)
     made = {name: str(root / f"{name}.nii.gz") for name in files} | {"tilted": f"{root}/tilted/"}
-    return made | {"row": f"{root}/rows.npz::train_images::0"}
+    return made | {"row": f"{root}/rows.npz::train_images::0", "two": f"{root}/two.npz"}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,8 @@ VOLUME_WAYS = {
     "channel_axis": ("twice", {"time_axis": 3, "time": "first"}, {"channel_axis": 3, "channels": 3}),
     "array_spacing": ("row", {"spacing": [1, 1, 1]}, {"spacing": [1, 1, 1], "array_spacing": [2, 1, 1]}),
     "resampled": ("scan", {"spacing": [1.5, 2, 2]}, {"spacing": [1.5, 2, 2], "resampled": "float16"}),
+    "dataset": ("two", {"dataset": "one"}, {"dataset": "other"}),
+    "case": ("scan", {"case": "{case}.nii.gz"}, {"case": ["{case}.nii.gz", "{case}_b.nii.gz"], "channels": 2}),
     "uneven": ("tilted", {"uneven": "keep"}, {"uneven": "resample"}),
     "size": ("scan", {}, {"size": (6, 8, 10)}),
     "min_body": ("scan", {"body": 400.0}, {"body": 400.0, "min_body": 0.5}),
