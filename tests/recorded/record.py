@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,10 +22,13 @@ from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from golden.make import asked, orphans
+
+from mae_ext.data.sources.dicom.keyed import VARIABLE
 
 HERE = Path(__file__).parent
 KEPT = HERE / "kept"
@@ -195,7 +199,9 @@ def values(name: str) -> dict[str, Any]:
     """{which input and option: what comes of it} of a room."""
     found: dict[str, Any] = {}
     # Messages say what to type from where one stands.
-    with tempfile.TemporaryDirectory(prefix="recorded") as folder, contextlib.chdir(folder):
+    # Hashes of who a patient is go by a key of the user's own.
+    with patch.dict(os.environ, {VARIABLE: "of recordings, for anybody"}), \
+         tempfile.TemporaryDirectory(prefix="recorded") as folder, contextlib.chdir(folder):  # fmt: skip
         for label, make in ROOMS[name](Path(folder)):
             assert label not in found, f"two inputs of {name} are called {label}"
             found[label] = outcome(make, folder)
