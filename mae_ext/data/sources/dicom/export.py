@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -176,11 +175,10 @@ def _kept(folder: str, identity: str) -> tuple[list[str], str] | None:
     for fourth_axis in (False, True):
         path = _place(folder, secret, fourth_axis)
         try:
-            status = path.stat()
-            begin, spans = _spans(path, status.st_mtime_ns, status.st_size)
-            if identity in spans:
-                start, length, what = spans[identity]
-                with path.open("rb") as file:
+            with path.open("rb") as file:  # one file throughout: another process may put a new one in its place
+                begin, spans = _spans(file, path)
+                if identity in spans:
+                    start, length, what = spans[identity]
                     file.seek(begin + start)
                     return file.read(length).decode("utf-8", "surrogateescape").split("\0"), what
         except (OSError, ValueError, KeyError):
@@ -188,11 +186,23 @@ def _kept(folder: str, identity: str) -> tuple[list[str], str] | None:
     return None
 
 
-@lru_cache(maxsize=16)
-def _spans(path: Path, changed_ns: int, size: int) -> tuple[int, dict[str, tuple[int, int, str]]]:  # noqa: ARG001 of the memo
-    with path.open("rb") as file:
+Spans = dict[str, tuple[int, int, str]]
+
+_known: dict[Path, tuple[tuple[int, ...], int, Spans]] = {}
+"""Of lists that were read: which version, where the names begin, and where those of each scan are."""
+
+MOST_KNOWN = 16
+
+
+def _spans(file: IO[bytes], path: Path) -> tuple[int, Spans]:
+    status = os.fstat(file.fileno())
+    version, known = (status.st_ino, status.st_mtime_ns, status.st_size), _known.get(path)
+    if known is None or known[0] != version:
         line = file.readline()
-    return len(line), json.loads(line)["series"]
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        known = _known[path] = version, len(line), json.loads(line)["series"]
+    return known[1], known[2]
 
 
 def parted(entries: Iterable[Entry]) -> Iterator[Entry | list[Entry]]:

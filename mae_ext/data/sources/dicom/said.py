@@ -92,6 +92,7 @@ def _first(address: str) -> Glance:
 def index_of(paths: Sequence[str], scans: Sequence[tuple[str, str]], wanted: str | None) -> str:
     """Write the list of DICOM scans, if there are any and it is wanted, or any has an ID for an address; -> what was
     written, "" where nothing was. paths: of the data, into which nothing is written that was not asked for."""
+    everything = len(scans)
     scans = [scan for scan in scans if scan[1].startswith("DICOM")]
     if not scans or (wanted is None and not any(is_series(address) for address, _ in scans)):
         return "" if wanted is None else f"{wanted} is not written: none of the good ones is DICOM"
@@ -100,6 +101,6 @@ def index_of(paths: Sequence[str], scans: Sequence[tuple[str, str]], wanted: str
     if wanted is None and inside:
         return f"no index.csv is written into the data folder; to have it, add --index {path}"
     counts = write_index(path, scans)
-    return (
-        f"{path}: {counts}, which every command takes: --data {path}; with splits by patient, or {path}::patient=study"
-    )
+    others = f" (without the {everything - len(scans)} good ones that are no DICOM)" * (everything > len(scans))
+    takes = f"which every command takes: --data {path}; with splits by patient, or {path}::patient=study"
+    return f"{path}: {counts}{others}, {takes}"

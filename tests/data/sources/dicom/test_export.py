@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from data.volume.dicom.dicom_files import classic, enhanced, frame, series  # no
 from mae_ext.cli import run  # noqa: E402
 from mae_ext.data.sample import whole  # noqa: E402
 from mae_ext.data.sources.dicom import index, keyed  # noqa: E402
-from mae_ext.data.sources.dicom.export import difference, files_of, is_series  # noqa: E402
+from mae_ext.data.sources.dicom.export import _place, difference, files_of, is_series  # noqa: E402
 from mae_ext.data.sources.dicom.looked_at import home  # noqa: E402
 from mae_ext.data.sources.table import list_items  # noqa: E402
 from mae_ext.data.volume.reader import VolumeReader  # noqa: E402
@@ -237,6 +238,27 @@ def test_doctor_says_a_line_of_each_series_and_writes_a_list_that_is_read(two, m
     assert [sample.x.shape for (sample,) in samples] == [(1, *SHAPE)] * 2
     monkeypatch.chdir(two)
     assert len(list_items("../index.csv", READER.suffixes)) == 2
+
+
+def test_the_index_of_a_mixed_folder_says_what_is_not_in_it(two, monkeypatch, capsys):
+    np.savez(two / "a.npz", np.ones(SHAPE, np.float32) + np.arange(SHAPE[2]))
+    monkeypatch.chdir(two.parent)
+    assert run(["doctor", "export", "--reader", "volume"]) == 0
+    assert "(without the 1 good ones that are no DICOM)" in capsys.readouterr().out
+    assert len(list_items("index.csv", READER.suffixes)) == 2
+
+
+def test_names_of_a_scans_files_are_those_of_the_list_that_is_there_now(two):
+    items = list_items(str(two), READER.suffixes)
+    names = {address: files_of(address, ()) for address in items.addresses}
+    place = _place(str(two), keyed.key(), False)
+    before = place.read_bytes()
+    begin = before.index(b"\n") + 1
+    for content, change in ((before[:begin] + before[begin:].swapcase(), str.swapcase), (before, str)):
+        place.with_suffix(".new").write_bytes(content)  # as long as the other
+        place.with_suffix(".new").replace(place)
+        for address in items.addresses:
+            assert [Path(n).name for n in files_of(address, ())] == [change(Path(n).name) for n in names[address]]
 
 
 def test_a_list_of_another_kind_is_not_written_over(two, monkeypatch, capsys):
