@@ -82,8 +82,8 @@ def _inflated(page: tifffile.TiffPage, data: bytes, rows: int, line: int) -> NDA
     if page.compression in DEFLATE:
         stream = zlib.decompressobj()
         raw = stream.decompress(data, max(1, size))
-        # The last strip may be stored as long as the others, and much more than that is no strip; to the end for its sum,
-        # and let go piece by piece: rows that are wide would be gigabytes.
+        # The last strip may be stored as long as the others, and much more than that is no strip; to the end for its
+        # sum, and let go piece by piece: rows that are wide would be gigabytes.
         left = max(SPARE, line * min(page.rowsperstrip, page.imagelength))
         while not stream.eof and left > 0 and (piece := stream.decompress(stream.unconsumed_tail, min(left, PIECE))):
             left -= len(piece)
