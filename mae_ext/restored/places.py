@@ -83,7 +83,7 @@ class Place:
         """For each input, where its result with this suffix goes. Raises UserError where that would be over a file that
         is none of an earlier command's."""
         paths = result_paths(self.inputs.addresses, self.inputs.suffixes, self.out, suffix)
-        theirs = {Path(address.partition("::")[0].rstrip("/")).resolve() for address in self.inputs.addresses}
+        theirs = self._inputs()
         if over := [path for path in paths if path.resolve() in theirs]:
             raise UserError(f"--out {self.out}: {some(over)} is an input, and not written over; name another folder")
         ours = self._known()
@@ -92,20 +92,34 @@ class Place:
         return paths
 
     def begin(self, paths: Sequence[Sequence[Path]]) -> None:
-        """Before the first file is written: a command that is killed leaves a list of what is its own."""
+        """Before the first file is written: a command that is killed leaves a list of what is its own.
+
+        What an earlier command made of the same inputs and this one does not goes: beside new results it would be taken
+        for theirs.
+        """
         if not self._begun:
             self._begun = True
             rows = [
                 {"source": a, "files": self.named(of)} for a, *of in zip(self.inputs.addresses, *paths, strict=True)
             ]
+            kept, sources, earlier = {n for row in rows for n in row["files"]}, {*self.inputs.addresses}, self._known()
             self.write({"unfinished": True}, rows)
+            for name in (n for n, source in earlier.items() if source in sources and n not in kept):
+                path = self.out / name
+                if path.resolve().is_relative_to(self.out.resolve()) and path.resolve() not in self._inputs():
+                    with blamed_on(path):
+                        path.unlink(missing_ok=True)
 
-    def _known(self) -> set[str]:
+    def _inputs(self) -> set[Path]:
+        return {Path(address.partition("::")[0].rstrip("/")).resolve() for address in self.inputs.addresses}
+
+    def _known(self) -> dict[str, str]:
+        """The files of an earlier command, and the input that each is of. Raises UserError."""
         try:
             rows = json.loads(self.listed.read_text(encoding="utf-8"))["samples"]
-            return {name for row in rows for name in row["files"]}
+            return {name: row["source"] for row in rows for name in row["files"]}
         except FileNotFoundError:
-            return set()
+            return {}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.listed}: is no list of results of this command; name another --out") from None
 

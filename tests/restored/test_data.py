@@ -118,6 +118,19 @@ def test_a_film_keeps_its_odd_size_its_length_and_its_times(tmp_path):
     assert np.abs(bars - (2 * np.arange(11) + 6.5)).max() <= 3
 
 
+def test_what_an_earlier_command_made_of_the_same_input_does_not_stay_beside_new_results(tmp_path):
+    source = scan(tmp_path / "scans" / "a.nii.gz", np.arange(1000.0).reshape(10, 10, 10).astype(np.float32))
+    other = scan(tmp_path / "scans" / "b.nii.gz", np.ones((10, 10, 10), np.float32))
+    run, out = run_of(tmp_path / "run", SCANS), tmp_path / "out"
+    reconstruct_data(run, [source], out, "nifti", Masking(), with_input=True)
+    listed = json.loads((out / "reconstructed.json").read_text())
+    listed["samples"] += [{"source": str(source), "files": ["../scans/b.nii.gz"]}, {"source": "else", "files": ["c"]}]
+    (out / "reconstructed.json").write_text(json.dumps(listed))
+    (out / "c").write_text("of another input")
+    reconstruct_data(run, [source], out, "nifti", Masking())
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "c", "reconstructed.json"] and other.exists()
+
+
 def test_inputs_are_not_written_over_and_what_cannot_be_read_is_left_out_by_name(tmp_path, capfd):
     source = scan(tmp_path / "scans" / "a.nii.gz", np.arange(1000.0).reshape(10, 10, 10).astype(np.float32))
     (tmp_path / "scans" / "b.nii.gz").write_bytes(source.read_bytes()[:200])

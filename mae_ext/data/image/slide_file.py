@@ -67,6 +67,10 @@ def _slide(process: int, path: str, version: tuple[int, int, int]) -> Any:  # no
     return openslide.OpenSlide(path)
 
 
+def _damaged(address: str, error: Exception) -> BadSample:
+    return BadSample(address, "damaged", " ".join(str(error).split()) or type(error).__name__)
+
+
 class OfSlide:
     """A slide that OpenSlide reads: in each level no more than a box needs."""
 
@@ -83,7 +87,7 @@ class OfSlide:
         except UserError:
             raise
         except Exception as error:  # its own kinds, of a library that may not be there to name them
-            raise BadSample(address, "damaged", " ".join(str(error).split()) or type(error).__name__) from error
+            raise _damaged(address, error) from error
         width, height = self.slide.dimensions
         self.address, self.extent = address, (height, width)
         self.summary = (
@@ -111,7 +115,12 @@ class OfSlide:
         parts = []
         for down in range(0, rows, strip):
             place = round(x * scale), round((y + down) * scale)
-            part = self.slide.read_region(place, level, (columns, min(strip, rows - down)))
+            try:
+                part = self.slide.read_region(place, level, (columns, min(strip, rows - down)))
+            except MemoryError:
+                raise
+            except Exception as error:
+                raise _damaged(self.address, error) from error
             white = Image.new("RGBA", part.size, (255, 255, 255, 255))
             opaque = Image.alpha_composite(white, part).convert("RGB")
             parts.append(np.asarray(opaque.reduce(step) if step > 1 else opaque))

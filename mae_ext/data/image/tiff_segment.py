@@ -31,6 +31,9 @@ HORIZONTAL, FLOATING = 2, 3
 CARRIED = (262, 266, 292, 293, 332, 347, 529, 530, 531, 532, 338)
 """Tags without which a segment is another picture: colours, order of bits, fax and JPEG options, JPEG's tables."""
 
+SPARE, PIECE = 64 << 20, 1 << 20
+"""Bytes that a segment may have beyond its pixels, whatever its size; and that are inflated of them at a time."""
+
 REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
 
@@ -78,8 +81,12 @@ def _inflated(page: tifffile.TiffPage, data: bytes, rows: int, line: int) -> NDA
     size = rows * line
     if page.compression in DEFLATE:
         stream = zlib.decompressobj()
-        # The last strip may be stored as long as the others, and more than that is no strip; to the end for its sum.
-        raw = stream.decompress(data, size + max(1, line) * 65536)
+        raw = stream.decompress(data, max(1, size))
+        # The last strip may be stored as long as the others, and much more than that is no strip; to the end for its
+        # sum, and let go piece by piece: rows that are wide would be gigabytes.
+        left = max(SPARE, line * min(page.rowsperstrip, page.imagelength))
+        while not stream.eof and left > 0 and (piece := stream.decompress(stream.unconsumed_tail, min(left, PIECE))):
+            left -= len(piece)
         if not stream.eof:
             raise ValueError("truncated: a compressed segment does not end where its pixels do")
     elif page.compression in BYTES:

@@ -157,6 +157,19 @@ def test_openslide_and_tifffile_give_the_same_tile_of_one_file(tmp_path):
         assert one.box == other.box and torch.equal(one.x, other.x)
 
 
+def test_a_tile_that_openslide_cannot_read_is_damage(tmp_path):
+    pytest.importorskip("openslide", reason="pip install 'mae-ext[slides]'")
+    write(tmp_path / "a.svs")
+    content = bytearray((tmp_path / "a.svs").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.svs") as file:
+        for place, length in zip(file.pages[0].dataoffsets, file.pages[0].databytecounts, strict=True):
+            content[place : place + length] = bytes(length)
+    (tmp_path / "a.ndpi").write_bytes(content)
+    with pytest.raises(BadSample) as bad:
+        tile(str(tmp_path / "a.ndpi"), min_tissue=0.0)
+    assert bad.value.kind == "damaged"
+
+
 @pytest.mark.parametrize("suffix", ["svs", "ndpi"])
 def test_twenty_damages_are_each_a_verdict(tmp_path, suffix):
     if suffix == "ndpi":

@@ -1,6 +1,8 @@
 """A TIFF that is damaged, or lies about itself, is named; none is believed."""
 
 import io
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -38,6 +40,22 @@ class TestDamage:
     def test_a_strip_of_another_length_than_its_rows_is_damaged(self, tmp_path):
         for size in (40 * 48 - 1, 3 * 40 * 48):
             assert bad(written(tmp_path / "a.tif", {258: 8}, bytes(size)), 1).kind == "truncated"
+
+    @pytest.mark.parametrize("megabytes", [30, 100])
+    def test_what_a_strip_holds_beyond_its_rows_takes_no_memory(self, tmp_path, megabytes):
+        width = 1 << 12
+        packer = zlib.compressobj(1)
+        data = packer.compress(bytes([9]) * (40 * width)) + packer.compress(bytes(megabytes << 20)) + packer.flush()
+        written(tmp_path / "a.tif", {258: 8, 259: 8, 256: width}, data)
+        tracemalloc.start()
+        try:
+            if megabytes == 30:
+                assert bool((read(tmp_path / "a.tif", 1, size=(40, width)) == 9).all())
+            else:
+                assert bad(tmp_path / "a.tif", 1).kind == "truncated"
+            assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        finally:
+            tracemalloc.stop()
 
     def test_tiles_that_are_not_there_hold_what_the_file_says_they_do_or_are_damage(self, tmp_path):
         def tiles():

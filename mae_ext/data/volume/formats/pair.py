@@ -53,6 +53,9 @@ def declared(address: str, content: bytes, max_bytes: int) -> Declared:
     """Raises BadSample "not a scan", "header", "RGB", "complex", "data type", "truncated"."""
 
     def pair() -> Source:
+        header = Source(address, content)
+        header.read(HEADER)
+        header.finish()  # a packed one that is cut off behind its fields is damaged, as nibabel has it
         file = voxel_file(address)
         try:
             of_voxels = fetch(file, max_bytes)

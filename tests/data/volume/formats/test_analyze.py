@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from data.volume.formats.written import SHAPE, numbered
 
+from mae_ext.data.sample import whole
 from mae_ext.data.volume.formats.known import Formats, Taken
 from mae_ext.data.volume.reader import VolumeReader
+from mae_ext.errors import BadSample
 
 formats = Formats(Taken(1 << 20))
 
@@ -54,3 +56,13 @@ def test_a_nifti_pair_keeps_its_sform_and_says_its_sides(tmp_path):
     scan = formats.declared(str(tmp_path / "a.hdr"))
     np.testing.assert_allclose(scan.affine, affine)
     assert scan.sided and VolumeReader((4, 4, 4)).one_sided([str(tmp_path / "a.hdr")]) is None
+
+
+def test_a_packed_header_without_its_end_is_named(tmp_path):
+    nib.Nifti1Pair(numbered(), np.eye(4)).to_filename(tmp_path / "a.img.gz")
+    reader, header = VolumeReader(SHAPE[::-1], intensity="none"), tmp_path / "a.hdr.gz"
+    reader.read(str(header), [whole])
+    header.write_bytes(header.read_bytes()[:-9])
+    with pytest.raises(BadSample, match="no end") as bad:
+        reader.read(str(header), [whole])
+    assert bad.value.kind == "truncated" and bad.value.path == str(header)
