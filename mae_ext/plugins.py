@@ -164,13 +164,7 @@ readers = Registry(
         "volume": "mae_ext.data.volume.reader:VolumeReader",
     },
 )
-targets = Registry(
-    "target",
-    {
-        "pixel": "mae_ext.model.target:PixelTarget",
-        "teacher": "mae_ext.model.teacher:TeacherTarget",
-    },
-)
+targets = Registry("target", {"pixel": "mae_ext.model.target:PixelTarget"})
 tasks = Registry(
     "task",
     {

@@ -11,7 +11,6 @@ from mae_ext.engine.meaning import check_meaning, remarks
 from mae_ext.engine.micro_batch import with_parts
 from mae_ext.engine.optim import Schedule, peak_lr
 from mae_ext.engine.optimizers import moments_of
-from mae_ext.engine.teacher import settled
 from mae_ext.model.mae import MAE
 
 FLOATS_PER_TOKEN = 16
@@ -85,7 +84,7 @@ def activation_bytes(config: Config, rows: list[ModalityEstimate], world: int) -
 
 def describe(config: Config, files: dict[str, int], world: int = 1) -> str:
     """The text of `mae-ext plan`. files: how many each modality has; those not known are left out of the schedule."""
-    config = settled(with_parts(config, world))
+    config = with_parts(config, world)
     check_meaning(config)
     model = MAE.from_config(config)
     sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}

@@ -13,7 +13,6 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.held_out import check_held_apart, held_out, held_out_losses
 from mae_ext.engine.meaning import check_meaning
 from mae_ext.engine.start import load_start
-from mae_ext.engine.teacher import settled
 from mae_ext.errors import ConfigError, UserError
 from mae_ext.interop.origin import Report
 from mae_ext.model.mae import MAE
@@ -44,8 +43,7 @@ class Pretraining:
         return data
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
-        config = resolve_statistics(config, data) if old is None else with_statistics(config, old)
-        return settled(config, old)
+        return resolve_statistics(config, data) if old is None else with_statistics(config, old)
 
     def model(self, config: Config) -> nn.Module:
         return MAE.from_config(config)

@@ -43,7 +43,6 @@ from mae_ext.engine.resume import (
 )
 from mae_ext.engine.stop import HeedfulRanks, Interrupted, StopFlag
 from mae_ext.engine.task import Task, build_model, task_of
-from mae_ext.engine.teacher import taught
 from mae_ext.errors import NoneMeasurable, Stopped
 from mae_ext.interop.origin import Report
 from mae_ext.progress import watched_by
@@ -109,7 +108,6 @@ def assembled(
     model = build_model(config)
     report = task.start(model, config) if checkpoint is None and config.init is not None else None
     model = on_device(model, ranks.device).train()
-    taught(model, config, ranks.device)
     freeze(model, config.train.freeze)
     if config.train.micro_batch == "auto":
         config = in_parts(config, tried(config, task, data, model, ranks))

@@ -19,7 +19,6 @@ from mae_ext.engine.cpu import on_device
 from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.shards import read_like
 from mae_ext.engine.task import build_model
-from mae_ext.engine.teacher import same_teachers
 from mae_ext.errors import UserError
 from mae_ext.model.transformer import Block
 
@@ -70,7 +69,6 @@ class Sharded:
         """A plain model, in eval mode at first."""
         if not self.copies:
             self.copies.append(on_device(build_model(config).eval(), self.ranks.device))
-            same_teachers(model, self.copies[0])
         (copy,) = self.copies
         own = copy.to(self.ranks.device).state_dict()
         for name, weight in model.state_dict().items():

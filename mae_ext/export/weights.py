@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from mae_ext import plugins
 from mae_ext.errors import CheckpointError, UserError
 from mae_ext.export.folder import processor
-from mae_ext.export.pixels import of_pixels
 from mae_ext.export.preprocessing import preprocessing
 from mae_ext.export.program import SUFFIXES, check_packages, write_program
 from mae_ext.export.proof import WEIGHTS, Proof, prove_program, prove_weights
@@ -99,9 +98,7 @@ def _in_their_names(subject: Subject, one: Format) -> Written:
         why = "without the decoder, which is given several blocks (model.decoder.fuse), and theirs the last"
         origin = replace(origin, decodes=False, where=f"{origin.where}, {why}")
         notes.append(f"the encoder alone, {why}")
-    origin, left = (origin, ()) if one.name == "safetensors" else of_pixels(origin, subject.name)
     written = one.write(origin, subject.name)
-    notes.extend(left)
     if subject.classifier is not None:
         notes.append("the encoder alone: what classifies goes along with 'torch-export' and 'onnx'")
     return replace(written, notes=(*written.notes, *notes))

@@ -24,7 +24,7 @@ def filled_in(
     else:
         near = nearness(mask.pred, mask.keep, mask.grid)
         mean, divisor = near @ take(mean, mask.keep), near @ take(divisor, mask.keep)
-    pixels = predicted[..., : target.pix] * target.spread(divisor) + target.spread(mean)
+    pixels = predicted * target.spread(divisor) + target.spread(mean)
     where = mask.pred[..., None].expand(-1, -1, tokens.shape[-1])
     hidden = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, where, True)
     filled = modality.denormalize(unpatchify(tokens.scatter(1, where, pixels), mask.grid, modality.patch))

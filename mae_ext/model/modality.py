@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from mae_ext.config import ModalityConfig, Statistics
 from mae_ext.errors import UserError, WrongShape
 from mae_ext.model.grid import grid_of, patches, take_patches
 from mae_ext.model.mask import Mask, Masker, SeesContent, draw_mask
-from mae_ext.model.target import PixelTarget, parts_of
+from mae_ext.model.target import PixelTarget
 from mae_ext.model.units import in_units
 
 
@@ -149,22 +149,10 @@ class Modality(nn.Module):
         """(B, P, pix) predicted of the patches `pred` (B, P) of (B, C, *S) normalised -> scalar.
 
         The mean over samples of the mean error over pixels that are valid: valid is (B, 1, *S) bool, or None for all. A
-        sample none of whose predicted pixels is valid counts as 0. Of a target in parts: their weighted sum.
+        sample none of whose predicted pixels is valid counts as 0. spacing: (B, n) or None, for a target's `prepare`.
         """
-        parts = parts_of(self.target)
-        answers = predicted.split([part.pix for _, part in parts], -1)
-        losses = [
-            weight * self._loss_of(part, answer, (x, valid, spacing), pred)
-            for (weight, part), answer in zip(parts, answers, strict=True)
-        ]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-    def _loss_of(
-        self, target: Any, predicted: Tensor, seen: tuple[Tensor, Tensor | None, Tensor | None], pred: Tensor
-    ) -> Tensor:
-        """seen: (B, C, *S) normalised, (B, 1, *S) valid and (B, n) spacing, all of which a target may look at."""
-        (x, valid, _), prepare = seen, getattr(target, "prepare", None)
-        maps = x if prepare is None else prepare(*seen)
+        target, prepare = self.target, getattr(self.target, "prepare", None)
+        maps = x if prepare is None else prepare(x, valid, spacing)
         patch = tuple(p * m // s for p, m, s in zip(self.patch, maps.shape[2:], x.shape[2:], strict=True))
         values = take_patches(maps, patch, pred)
         if valid is None:
@@ -176,17 +164,13 @@ class Modality(nn.Module):
 
     @property
     def pixels(self) -> PixelTarget:
-        """The part of the target from which a picture can be drawn; it is the first of what is predicted.
-
-        Raises UserError where no part is about pixels.
-        """
-        _, first = parts_of(self.target)[0]
-        if not (hasattr(first, "statistics") and hasattr(first, "spread")):
+        """The target, from which a picture can be drawn. Raises UserError where it is not about pixels."""
+        if not (hasattr(self.target, "statistics") and hasattr(self.target, "spread")):
             raise UserError(
                 f"modality '{self.name}': its target, {type(self.target).__name__}, says nothing of pixels, so there "
-                f"is no picture of what it predicts; a run with target.pixels=1 has one"
+                f"is no picture of what it predicts; a run with target 'pixel' has one"
             )
-        pixels: PixelTarget = first
+        pixels: PixelTarget = self.target
         return pixels
 
     def draw_mask(

@@ -15,27 +15,16 @@ for what cannot be told from a patch alone: (B, C, *S) normalised, (B, 1, *S) bo
 C', *M) of the whole picture, of which each length is a multiple of the grid's and divides S's. What the target is then
 given of a patch is that of the maps, (B, P, pix') with pix' = C' * prod(M / grid), in the order of `patchify`, and as
 weights the shares of its pixels that count. No gradient is taken of it.
-
-    parts: Sequence[tuple[float, nn.Module]]
-
-of a target that is made of several: what each weighs, and targets, whose answers stand one after the other in `pix`.
-`model/beside.py` has them beside pixels.
 """
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Normalize = Literal["none", "mae", "channel", "layernorm"]
-
-
-def parts_of(target: nn.Module) -> Sequence[tuple[float, Any]]:
-    """The target's parts, and what each weighs: of most targets itself alone."""
-    parts: Sequence[tuple[float, Any]] = getattr(target, "parts", None) or [(1, target)]
-    return parts
 
 
 class PixelTarget(nn.Module):

@@ -15,7 +15,6 @@ from mae_ext.errors import UserError
 from mae_ext.worth.baselines import baseline
 from mae_ext.worth.outcome import ARMS, CHEAP, KINDS
 
-TRAINED = ("finetuned", "scratch")
 LIGHT = ("frozen", "random")
 """Arms that probe where samples have classes, and elsewhere train a light head over an encoder that stays as it is."""
 

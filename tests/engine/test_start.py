@@ -6,6 +6,8 @@ import shutil
 import pytest
 import torch
 
+from mae_ext import plugins
+from mae_ext.cli import run
 from mae_ext.config import Config
 from mae_ext.engine import checkpoint
 from mae_ext.engine.record import START
@@ -78,6 +80,25 @@ def test_the_best_checkpoint_of_a_run_has_a_name_of_its_own(make_run):
     assert opened(f"{run}::best").where.endswith("step-00000007") and opened(run).where.endswith("step-00000009")
     assert with_start(values(), "config", f"{run}::best").init == str(run / "checkpoints" / "step-00000007")
     assert load_encoder(f"{run}::best", device="cpu").path.name == "step-00000007"
+
+
+def test_a_run_whose_target_is_gone_is_named_in_one_line(make_run, tiny, photos, tmp_path, monkeypatch, capfd):
+    """A package was removed, or what a target once was is no longer in this one (`teacher`)."""
+    monkeypatch.setitem(plugins.targets.builtins, "teacher", "model.means:Means")
+    own = make_run(target="teacher")
+    monkeypatch.delitem(plugins.targets.builtins, "teacher")
+    said = "modalities.image.target: unknown target 'teacher' (there are: pixel)"
+    saved = own / "checkpoints" / "step-00000007" / "config.yaml"
+    new = ["pretrain", str(tiny()), "--init", str(own), "--data", str(photos), "--out", str(tmp_path / "new")]
+    config = str(tiny({"modalities.image.target": {"name": "teacher", "of": "runs/a", "pixels": 1}}, "old"))
+    for command, where in (
+        (["embed", str(own), str(photos), "--out", str(tmp_path / "f.npz")], saved),
+        (["export", str(own), "--to", "timm", "--out", str(tmp_path / "v.safetensors")], saved),
+        (new, saved),
+        (["pretrain", config, "--data", str(photos), "--out", str(tmp_path / "new")], config),
+    ):
+        assert run(command) == 2
+        assert capfd.readouterr().err.splitlines() == [f"mae-ext: {where}: {said}"]
 
 
 def test_what_a_config_of_pretraining_leaves_out_is_the_start_s(make_run):
