@@ -4,10 +4,11 @@
     python scripts/benchmarks/bench_readers.py --before ../before photos=DIR scans=DIR volumes=DIR clips=DIR
 
 Kinds and their configs are those of `bench_loader.py`: photos; scans and films from their files; volumes and clips from
-a cache, which is filled first, one for each side. Starts of one commit have been seen to differ by a third, so here both
-packages are imported into one process, and every batch is made by both, the first of them in turns. What a package does
-to a process as a whole (its imports, the state of its memory) is the same for both then, and is not seen. Prints a row for each kind: processor time a sample of both (medians
-over the rounds), the median of their ratio with its quartiles, and the rounds.
+a cache, which is filled first, one for each side. Starts of one commit have been seen to differ by a third, so here
+both packages are imported into one process, and every batch is made by both, the first of them in turns. What a package
+does to a process as a whole (its imports, the state of its memory) is the same for both then, and is not seen. Prints a
+row for each kind: processor time a sample of both (medians over the rounds), the median of their ratio with its
+quartiles, and the rounds.
 """
 
 import argparse
