@@ -24,6 +24,10 @@ OF_A_RUN = ("checkpoints", "maps", "pictures", "tensorboard", "wandb")
 ZARR = ".zarr"
 """A folder that is an array."""
 
+OF_HEADERS = tuple(VOXELS.split())
+LARGEST = (1 << 63) - 1
+"""Of an int64: file systems may number inodes beyond it."""
+
 MAX_MEMBERS = 20_000
 """Files of one sample: more slices than any scanner writes into a series."""
 
@@ -44,12 +48,12 @@ def members(address: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 class Entry(NamedTuple):
-    """A sample, or a file that may be DICOM. top: the first folder level, or None. version: of the latter, its size and
-    time of change in ns."""
+    """A sample, or a file that may be DICOM. top: the first folder level, or None. version: of the latter, its size,
+    time of change in ns and inode."""
 
     path: str
     top: str | None
-    version: tuple[int, int] | None = None
+    version: tuple[int, int, int] | None = None
 
 
 Read = dict[str, tuple[int, list[os.DirEntry[str]]]]
@@ -126,7 +130,7 @@ def walk(root: Path, suffixes: tuple[str, ...], where: str, passed: PassedOver, 
                 passed.add(LINKS_OUT, from_root(entry))
             elif entry.is_file():
                 status = entry.stat()
-                yield Entry(entry.path, top, (status.st_size, status.st_mtime_ns))
+                yield Entry(entry.path, top, (status.st_size, status.st_mtime_ns, status.st_ino & LARGEST))
             else:
                 passed.add(
                     LINKS_TO_NOTHING if link and not Path(entry.path).exists() else NOT_REGULAR, from_root(entry)
@@ -158,9 +162,11 @@ def is_written(entries: Iterable[os.DirEntry[str]]) -> bool:
 
 def is_part(path: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a file holds the voxels of a header beside it, of its name, which is a sample."""
-    end = next((end for end in VOXELS.split() if path.lower().endswith(end)), None)
-    headers = [header for header in HEADERS if header in suffixes] if end else []
-    return end is not None and any(Path(path[: -len(end)] + header).exists() for header in headers)
+    low = path.lower()
+    if not low.endswith(OF_HEADERS):
+        return False
+    end = next(end for end in OF_HEADERS if low.endswith(end))
+    return any(Path(path[: -len(end)] + header).exists() for header in HEADERS if header in suffixes)
 
 
 def is_inside(path: str, root: str) -> bool:

@@ -169,6 +169,8 @@ class PassedOver:
 
 def suffix_of(name: str) -> str:
     """In lower case, with what lies inside a packed file: ".nii.gz". What is a number or long is part of the name."""
+    if "." not in name:
+        return BARE
     stem, last = os.path.splitext(name.lower())  # noqa: PTH122 of "a.b/c" it takes the name's alone, as it should
     if not re.fullmatch(r"\.(?!\d+$)\S{1,11}", last):
         return BARE
@@ -178,8 +180,11 @@ def suffix_of(name: str) -> str:
 
 def beside(name: str) -> bool:
     """Whether a file is what lies beside data, by its name."""
-    suffix, base = suffix_of(name), os.path.basename(name).lower()  # noqa: PTH119
-    return suffix in BESIDE or base in BESIDE_NAMES
+    return _beside(suffix_of(name), name)
+
+
+def _beside(suffix: str, name: str) -> bool:
+    return suffix in BESIDE or name.rpartition(os.sep)[2].lower() in BESIDE_NAMES
 
 
 def may_be_dicom(name: str, single: tuple[str, ...], joined: tuple[str, ...]) -> bool:
@@ -189,7 +194,8 @@ def may_be_dicom(name: str, single: tuple[str, ...], joined: tuple[str, ...]) ->
         return True
     if name.endswith(single) and not name.endswith(".img"):
         return False
-    return not beside(name) and _may_be_dicom(suffix_of(name))
+    suffix = suffix_of(name)
+    return not _beside(suffix, name) and _may_be_dicom(suffix)
 
 
 @lru_cache(maxsize=4096)

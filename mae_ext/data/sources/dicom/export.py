@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO
 
 from mae_ext.data.sources.dicom import keyed
+from mae_ext.data.sources.dicom.answer import Answer, digest_of, keep_answer, kept_answer
 from mae_ext.data.sources.dicom.glance import FORMAT, NOT_DICOM
-from mae_ext.data.sources.dicom.grouping import SUFFIXES, Grouped, Series, grouped
-from mae_ext.data.sources.dicom.index import looked_at
+from mae_ext.data.sources.dicom.grouping import SUFFIXES, Grouped, grouped
+from mae_ext.data.sources.dicom.index import is_whole, looked_at
 from mae_ext.data.sources.dicom.looked_at import File, LookedAt, folder_of, kept_for, replace
 from mae_ext.data.sources.folder import MAX_MEMBERS, Entry, members, walk
 from mae_ext.data.sources.passed_over import PassedOver
@@ -68,43 +69,69 @@ def files_of(address: str, suffixes: tuple[str, ...]) -> list[str]:
 
 def scans_in(root: str, entries: Sequence[Entry], passed: PassedOver, fourth_axis: bool) -> list[Scan]:
     """Of what `walk` gave, in its order: a scan stands where the first of its files does. Raises UserError."""
-    files: list[File] = [(os.path.relpath(e.path, root), *e.version) for e in entries if e.version is not None]
-    at = {name: i for i, (name, _, _) in enumerate(files)}
-    files.sort()
+    files = _named(root, entries)
     secret, kept = _secret()
-    table = looked_at(root, files, secret)
-    groups = grouped(root, table, secret, fourth_axis)
+    answer, listing, path = None, "", _place(root, secret, fourth_axis)
     if kept:
-        _keep(root, secret, table, groups, fourth_axis)
-    elif any(series.folder is None for series in groups.series):
-        keyed.key()
+        listing = digest_of(files)
+        answer = kept_answer(path, listing)
+    if answer is None:
+        answer, table, groups = _made(root, files, secret, fourth_axis)
+        if kept:
+            _keep(path, table, groups)
+        elif any(series.folder is None for series in groups.series):
+            keyed.key()
+        if kept and is_whole(table):
+            keep_answer(path, listing, answer)
+    for kind, count, such_as in answer.left:
+        passed.add(kind, such_as, count)
+    for place in answer.others:
+        passed.other(files[place][0])
     by_place = defaultdict(list)
-    for series in groups.series:
-        by_place[min(at[table.names[i]] for i in series.files)].append(series)
-    for kind, count in groups.left.items():
-        if count:
-            passed.add(kind, groups.such_as.get(kind, ""), count)
-    left = {table.names[i] for i, kind in enumerate(table.kind.tolist()) if table.kinds[kind][0] == NOT_DICOM}
+    for scan in answer.scans:
+        by_place[scan[0]].append(scan)
     scans, place = [], 0
     for entry in entries:
         if entry.version is None:
             scans.append(Scan(entry.path, entry.top))
             continue
-        name = os.path.relpath(entry.path, root)
-        if name in left and not name.lower().endswith(SUFFIXES):
-            passed.other(name)
-        scans += [_scan(root, table, series, entry) for series in by_place[place]]
+        for _, made, below, patient in by_place.get(place, ()):
+            address = f"{root}::series={made}" if made else f"{Path(entry.path).parent}/"
+            scans.append(Scan(address, entry.top if below else None, patient))
         place += 1
     return _without_patients_as_classes(scans)
 
 
-def _scan(root: str, table: LookedAt, series: Series, first: Entry) -> Scan:
-    names = [table.names[i] for i in series.files]
-    inside = os.path.commonpath([folder_of(name) for name in names]) if len(names) > 1 else ""
-    parts = Path(inside or folder_of(names[0])).parts
-    top = first.top if len(parts) > 1 and parts[0] == first.top else None
-    address = f"{root}::series={series.id}" if series.folder is None else f"{Path(first.path).parent}/"
-    return Scan(address, top, series.of.get("patient", ""))
+def _named(root: str, entries: Sequence[Entry]) -> list[File]:
+    """By names as they are seen from `root`. Of as many files as there may be, so paths are not taken apart."""
+    before = os.path.join(root, "")  # noqa: PTH118
+    if not all(e.path.startswith(before) for e in entries):
+        return [(os.path.relpath(e.path, root), *e.version) for e in entries if e.version is not None]
+    begin = len(before)
+    return [(e.path[begin:], *e.version) for e in entries if e.version is not None]
+
+
+def _made(root: str, files: list[File], secret: bytes, fourth_axis: bool) -> tuple[Answer, LookedAt, Grouped]:
+    at = {file[0]: i for i, file in enumerate(files)}
+    table = looked_at(root, sorted(files), secret)
+    groups = grouped(root, table, secret, fourth_axis)
+    scans = []
+    for series in groups.series:
+        names = [table.names[i] for i in series.files]
+        first = min(names, key=at.__getitem__)
+        inside = os.path.commonpath({folder_of(name) for name in names})
+        parts = Path(inside or folder_of(names[0])).parts
+        below = len(parts) > 1 and parts[0] == Path(first).parts[0]
+        made = series.id if series.folder is None else ""
+        scans.append((at[first], made, below, series.of.get("patient", "")))
+    left = [(kind, count, groups.such_as.get(kind, "")) for kind, count in groups.left.items() if count]
+    none = [kind[0] == NOT_DICOM for kind in table.kinds]
+    others = (name for name, kind in zip(table.names, table.kind.tolist(), strict=True) if none[kind])
+    return (
+        Answer(scans, left, sorted(at[name] for name in others if not name.lower().endswith(SUFFIXES))),
+        table,
+        groups,
+    )
 
 
 def _without_patients_as_classes(scans: list[Scan]) -> list[Scan]:
@@ -137,7 +164,7 @@ def _place(root: str, secret: bytes, fourth_axis: bool) -> Path:
     return kept_for(root, secret).with_suffix(".series4" if fourth_axis else ".series")
 
 
-def _keep(root: str, secret: bytes, table: LookedAt, groups: Grouped, fourth_axis: bool) -> None:
+def _keep(path: Path, table: LookedAt, groups: Grouped) -> None:
     flat = [series for series in groups.series if series.folder is None]
     spans, begin, texts = {}, 0, []
     for series in flat:
@@ -146,7 +173,6 @@ def _keep(root: str, secret: bytes, table: LookedAt, groups: Grouped, fourth_axi
         begin += len(text)
         texts.append(text)
     content = b"".join([dumps({"format": FORMAT, "series": spans}).encode(), b"\n", *texts])
-    path = _place(root, secret, fourth_axis)
     try:
         if not path.exists() or path.read_bytes() != content:
             replace(path, lambda file: _put(file, content))

@@ -16,7 +16,7 @@ from mae_ext.data.sources.dicom.unwanted import BROKEN, COLOUR, UNNAMED, reason_
 
 NOT_DICOM = "not DICOM"
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept; raise it with every change here, in elements.py or in unwanted.py."""
 
 NUMBERS = (

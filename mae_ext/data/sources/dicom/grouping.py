@@ -13,7 +13,7 @@ from mae_ext.data.sources.dicom.copies import without_copies
 from mae_ext.data.sources.dicom.glance import NOT_DICOM, NUMBERS
 from mae_ext.data.sources.dicom.keyed import hashed
 from mae_ext.data.sources.dicom.looked_at import LookedAt, folder_of
-from mae_ext.data.sources.dicom.volumes import Plane, alike, height, once, volumes
+from mae_ext.data.sources.dicom.volumes import Plane, alike, heights, once, volumes
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 """Of DICOM files that say so by their names."""
@@ -71,12 +71,12 @@ def grouped(root: str, table: LookedAt, secret: bytes, fourth_axis: bool) -> Gro
     for rows in by_series.values():
         groups.add(rows)
     whole = {series.folder for series in result.series}
-    for i, kind in enumerate(table.kind.tolist()):
+    for i, kind in enumerate(groups.kind):
         left, of = table.kinds[kind]
-        read = (
-            left == unwanted.BROKEN and folder_of(table.names[i]) in whole and table.names[i].lower().endswith(SUFFIXES)
-        )
-        if left and left != NOT_DICOM and not read:
+        if not left or left == NOT_DICOM:
+            continue
+        name = table.names[i]
+        if not (left == unwanted.BROKEN and folder_of(name) in whole and name.lower().endswith(SUFFIXES)):
             result.leave(left, of)
     groups.broken_alone(whole)
     return result
@@ -90,6 +90,10 @@ class _Groups:
         self.root, self.table, self.secret, self.fourth_axis = root, table, secret, fourth_axis
         self.in_folder, self.result = in_folder, result
         self.ids = set[str]()
+        self.kind: list[int] = table.kind.tolist()
+        broken = {unwanted.BROKEN, NOT_DICOM}
+        self.sound = {folder: sum(self._left(i) not in broken for i in rows) for folder, rows in in_folder.items()}
+        self.common: dict[int, tuple[str, ...]] = {}
 
     def add(self, rows: list[int]) -> None:
         """All images of one series."""
@@ -105,20 +109,19 @@ class _Groups:
 
     def _is_own(self, folder: str, rows: list[int]) -> bool:
         """Whether a folder's files of DICOM's suffixes are these, and at most broken ones besides."""
-        others = set(self.in_folder.get(folder, ())) - set(rows)
-        broken = {unwanted.BROKEN, NOT_DICOM}
-        named = all(self.table.names[i].lower().endswith(SUFFIXES) for i in rows)
-        return named and all(self._left(i) in broken for i in others)
+        if self.sound.get(folder) != len(rows):
+            return False
+        return all(self.table.names[i].lower().endswith(SUFFIXES) for i in rows)
 
     def _left(self, i: int) -> str:
-        return self.table.kinds[int(self.table.kind[i])][0]
+        return self.table.kinds[self.kind[i]][0]
 
     def _joined(self, rows: list[int]) -> bool:
         """Whether the parts of a series that lie in several folders are one volume that they are not apart."""
         parts = self._alike(rows)
         if len(parts) != 1 or self._whole_files(rows):
             return False
-        return once([self._plane(i) for i in rows])
+        return once(self._planes(rows))
 
     def _add(self, rows: list[int]) -> None:
         rows, copies = without_copies(self.root, self.table, rows)
@@ -154,14 +157,14 @@ class _Groups:
                 self.result.leave(unwanted.CALLED_SO, {}, len(lost))
 
     def _of(self, i: int) -> dict[str, str]:
-        return self.table.kinds[int(self.table.kind[i])][1]
+        return self.table.kinds[self.kind[i]][1]
 
-    def _numbers(self, i: int) -> dict[str, float]:
-        return dict(zip(NUMBERS, self.table.numbers[i].tolist(), strict=True))
-
-    def _plane(self, i: int) -> Plane:
-        numbers = self._numbers(i)
-        return Plane(i, numbers, self._of(i)["gradient"], folder_of(self.table.names[i]), height(numbers))
+    def _planes(self, rows: list[int]) -> list[Plane]:
+        numbers = self.table.numbers[rows]
+        return [
+            Plane(i, dict(zip(NUMBERS, line, strict=True)), self._of(i)["gradient"], folder_of(self.table.names[i]), at)
+            for i, line, at in zip(rows, numbers.tolist(), heights(numbers), strict=True)
+        ]
 
     def _whole_files(self, rows: Sequence[int]) -> bool:
         """Whether each file is a volume: multi-frame objects, and Siemens mosaics."""
@@ -172,12 +175,13 @@ class _Groups:
         """By all that planes of a volume have in common."""
         parts: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for i in rows:
-            of = self._of(i)
-            parts[tuple(of[name] for name in _ALIKE)].append(i)
+            if (kind := self.kind[i]) not in self.common:
+                self.common[kind] = tuple(self._of(i)[name] for name in _ALIKE)
+            parts[self.common[kind]].append(i)
         finer: list[list[int]] = []
         for files in parts.values():
             groups = defaultdict(list)
-            for i, group in zip(files, alike(self.table.numbers[files][:, _FINE].tolist()), strict=True):
+            for i, group in zip(files, alike(self.table.numbers[files][:, _FINE]), strict=True):
                 groups[group].append(i)
             finer += groups.values()
         return finer
@@ -187,7 +191,7 @@ class _Groups:
             return self._of_whole_files(rows)
         if self.fourth_axis or len(rows) == 1:
             return [("", rows)]
-        return [(label, [plane.file for plane in part]) for label, part in volumes([self._plane(i) for i in rows])]
+        return [(label, [plane.file for plane in part]) for label, part in volumes(self._planes(rows))]
 
     def _of_whole_files(self, rows: list[int]) -> list[tuple[str, list[int]]]:
         """Each by itself, in the order of their numbers; the parts of a concatenation together."""

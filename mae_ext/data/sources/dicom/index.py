@@ -17,7 +17,7 @@ import numpy as np
 from mae_ext.cores import cores
 from mae_ext.data.sources.dicom.child import UNREADABLE, look
 from mae_ext.data.sources.dicom.glance import Glance
-from mae_ext.data.sources.dicom.looked_at import File, LookedAt, kept_for, replace
+from mae_ext.data.sources.dicom.looked_at import File, LookedAt, kept_for, replace, versions_of
 
 CHILD = Path(__file__).with_name("child.py")
 PACKAGES = str(Path(__file__).parents[4])
@@ -57,26 +57,30 @@ def _unkept(root: str, files: Sequence[File], secret: bytes, error: OSError) -> 
 
 
 def _same(before: LookedAt, files: Sequence[File]) -> bool:
-    if len(before) != len(files) or before.names != [name for name, _, _ in files]:
+    if len(before) != len(files) or before.names != [file[0] for file in files]:
         return False
-    versions = np.array([(size, changed) for _, size, changed in files], np.int64).reshape(-1, 2)
-    same: bool = np.array_equal(before.versions, versions)
-    return same and not any(left == UNREADABLE for left, _ in before.kinds)
+    return np.array_equal(before.versions, versions_of(files)) and is_whole(before)
+
+
+def is_whole(table: LookedAt) -> bool:
+    """Whether all files could be read: others are looked at again, whether they change or not."""
+    return not table.unsure and not any(left == UNREADABLE for left, _ in table.kinds)
 
 
 def _brought_up(root: str, files: Sequence[File], secret: bytes, before: LookedAt | None) -> LookedAt:
-    rows: dict[File, int] = {}
-    if before is not None:
-        bad = {i for i, (left, _) in enumerate(before.kinds) if left == UNREADABLE}
+    if before is None:
+        return LookedAt.of(files, _look(root, [file[0] for file in files], secret))
+    bad = {i for i, (left, _) in enumerate(before.kinds) if left == UNREADABLE}
+    rows = {
+        (name, *version): i
         for i, (name, version, kind) in enumerate(
             zip(before.names, before.versions.tolist(), before.kind.tolist(), strict=True)
-        ):
-            if kind not in bad:
-                rows[name, version[0], version[1]] = i
+        )
+        if kind not in bad
+    }
     kept = [rows.get(file, -1) for file in files]
-    new = iter(_look(root, [file[0] for file, row in zip(files, kept, strict=True) if row < 0], secret))
-    known = iter(before.glances([row for row in kept if row >= 0]) if before is not None else [])
-    return LookedAt.of(files, (next(new) if row < 0 else next(known) for row in kept))
+    new = [file for file, row in zip(files, kept, strict=True) if row < 0]
+    return before.brought_up(files, kept, LookedAt.of(new, _look(root, [file[0] for file in new], secret)))
 
 
 def _look(root: str, names: Sequence[str], secret: bytes) -> list[Glance]:

@@ -16,8 +16,9 @@ from mae_ext.data.sources.dicom.glance import FORMAT, NUMBERS, Glance
 from mae_ext.data.sources.dicom.keyed import hashed
 from mae_ext.strict_json import dumps
 
-File = tuple[str, int, int]
-"""Name, seen from the folder; size; time of change in ns."""
+File = tuple[str, int, int, int]
+"""Name, seen from the folder; size; time of change in ns; inode: what is moved in may be of the size and time of what
+was there."""
 
 
 def folder_of(name: str) -> str:
@@ -35,11 +36,17 @@ def kept_for(root: str, secret: bytes) -> Path:
     return home() / hashed(secret, "folder", os.path.realpath(root))
 
 
+def versions_of(files: Sequence[File]) -> NDArray[np.int64]:
+    """(files, 3)."""
+    return np.array([file[1:] for file in files], np.int64).reshape(-1, 3)
+
+
 @dataclass
 class LookedAt:
-    """names, and for each its size, time of change, place among `kinds`, instance and numbers.
+    """names, and for each its size, time of change and inode, place among `kinds`, instance and numbers.
 
-    kinds: (left, of) as Glance has them: what many files share is there once.
+    kinds: (left, of) as Glance has them: what many files share is there once. unsure: a file could not be read when it
+    was asked for more, so what was made of the table is not to be kept.
     """
 
     names: list[str]
@@ -48,6 +55,7 @@ class LookedAt:
     instances: NDArray[np.uint64]
     numbers: NDArray[np.float64]
     kinds: list[tuple[str, dict[str, str]]]
+    unsure: bool = False
 
     @classmethod
     def of(cls, files: Sequence[File], glances: Iterable[Glance]) -> "LookedAt":
@@ -59,8 +67,8 @@ class LookedAt:
             instances.append(int(g.instance or "0", 16))
             numbers.append(g.numbers or blank)
         return cls(
-            [name for name, _, _ in files],
-            np.array([(size, changed) for _, size, changed in files], np.int64).reshape(-1, 2),
+            [file[0] for file in files],
+            versions_of(files),
             np.array(kind, np.int32),
             np.array(instances, np.uint64),
             np.array(numbers, np.float64).reshape(-1, len(NUMBERS)),
@@ -70,12 +78,26 @@ class LookedAt:
     def __len__(self) -> int:
         return len(self.names)
 
-    def glances(self, rows: Sequence[int]) -> list[Glance]:
-        seen = []
-        for i, line in zip(rows, self.numbers[rows].tolist(), strict=True):
-            left, of = self.kinds[int(self.kind[i])]
-            seen.append(Glance(left, of, f"{self.instances[i]:016x}" if self.instances[i] else "", tuple(line)))
-        return seen
+    def brought_up(self, files: Sequence[File], rows: Sequence[int], new: "LookedAt") -> "LookedAt":
+        """Of `files`: row rows[k] of this table, or where that is -1 the next of `new`. As `of` would make it."""
+        at = np.array(rows, np.int64)
+        at[at < 0] = len(self) + np.arange(len(new))
+        kind = np.concatenate([self.kind, new.kind + np.int32(len(self.kinds))])[at]
+        kinds = [*self.kinds, *new.kinds]
+        used, first = np.unique(kind, return_index=True)
+        places: dict[tuple[Any, ...], int] = {}
+        moved = np.zeros(len(kinds), np.int32)
+        for old in used[np.argsort(first)].tolist():
+            left, of = kinds[old]
+            moved[old] = places.setdefault((left, *of.items()), len(places))
+        return LookedAt(
+            [file[0] for file in files],
+            versions_of(files),
+            moved[kind],
+            np.concatenate([self.instances, new.instances])[at],
+            np.concatenate([self.numbers, new.numbers])[at],
+            [(left, dict(of)) for left, *of in places],
+        )
 
     def write(self, file: IO[bytes]) -> None:
         text = "\0".join(self.names).encode("utf-8", "surrogateescape")

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from math import isnan
 
 import numpy as np
+from numpy.typing import NDArray
+
+from mae_ext.data.sources.dicom.glance import NUMBERS
 
 SAME_MM = 0.01
 """Heights that differ by less are one place."""
@@ -29,7 +32,7 @@ class Plane:
     height: float
 
 
-def alike(rows: Sequence[Sequence[float]]) -> list[int]:
+def alike(rows: Sequence[Sequence[float]] | NDArray[np.float64]) -> list[int]:
     """For each row of numbers which group it is of: a group differs from its first by less than SAME_DIRECTION.
 
     A row in which a number is missing, or is none, is of the largest group: its reader says what is wrong with it, and
@@ -44,7 +47,10 @@ def alike(rows: Sequence[Sequence[float]]) -> list[int]:
         most = max(set(whole), key=whole.count)
         among = iter(whole)
         return [next(among) if has else most for has in known]
-    for row in np.nan_to_num(numbers, nan=-1e9):
+    numbers = np.nan_to_num(numbers, nan=-1e9)
+    if len(numbers) and np.abs(numbers - numbers[0]).max() <= SAME_DIRECTION:
+        return [0] * len(numbers)
+    for row in numbers:
         near = (i for i, first in enumerate(firsts) if np.abs(row - first).max() <= SAME_DIRECTION)
         group = next(near, len(firsts))
         if group == len(firsts):
@@ -53,10 +59,13 @@ def alike(rows: Sequence[Sequence[float]]) -> list[int]:
     return groups
 
 
-def height(numbers: dict[str, float]) -> float:
-    """mm along the normal of the plane; nan where the header does not say."""
-    across, down = (np.array([numbers[f"{axis}{k}"] for k in "xyz"]) for axis in "rc")
-    return float(np.cross(across, down) @ np.array([numbers[k] for k in "xyz"]))
+def heights(numbers: NDArray[np.float64]) -> list[float]:
+    """mm along the normals of planes, of each one's numbers (n, NUMBERS); nan where the header does not say."""
+    place, across, down = (
+        numbers[:, [NUMBERS.index(f"{axis}{k}") for k in "xyz"]] for axis in ("", "r", "c")
+    )  # fmt: skip
+    said: list[float] = (np.cross(across, down) * place).sum(1).tolist()
+    return said
 
 
 def places(planes: Sequence[Plane]) -> list[list[Plane]]:
