@@ -156,12 +156,12 @@ class VolumeReader(WholeScans):
     @judged
     def extent(self, address: str) -> Extent:
         """(D, H, W) at the spacing of the config, in mm, and the stored voxels, from the header alone."""
-        return label_volume.extent(self._header(address), self.spacing)
+        return label_volume.extent(self.header(address), self.spacing)
 
     @judged
     def describe(self, address: str) -> str:
         """Format, type, shape, voxel size and axis directions, of DICOM also whose and what; then what is in doubt."""
-        scan = self._header(address)
+        scan = self.header(address)
         return "\n".join([described(address, scan), *doubts(scan)])
 
     @judged
@@ -181,7 +181,7 @@ class VolumeReader(WholeScans):
     @judged
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
-        scan = None if like is None else (like, self._header(like))
+        scan = None if like is None else (like, self.header(like))
         labels = dicom_segments.declared(address, scan, self.classes, self.max_bytes) or self.formats.declared(address)
         return label_volume.on_lattice(address, labels, None if as_stored else self.spacing, scan)
 
@@ -191,7 +191,7 @@ class VolumeReader(WholeScans):
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
-        label_volume.write(labels, self._header(like), None if as_stored else self.spacing, path)
+        label_volume.write(labels, self.header(like), None if as_stored else self.spacing, path)
 
     @judged
     def prepared(self, address: str) -> Scan:
@@ -212,7 +212,7 @@ class VolumeReader(WholeScans):
 
         def build() -> tuple[Entry, Entry]:
             if not made:  # both entries come from one reading
-                made.append(kept_whole(self._scan(address), self.resampled))
+                made.append(kept_whole(self.scan(address), self.resampled))
             return made[0]
 
         voxels = self.cache.get_or_build(keys[0], lambda: build()[0])
@@ -240,7 +240,7 @@ class VolumeReader(WholeScans):
             **({"bands": self.bands} if self.bands else {}),
         }
 
-    def _box(self, scan: Scan, crop: CropSampler) -> Crop:
+    def box(self, scan: Scan, crop: CropSampler) -> Crop:
         """The sampler's box, or the first of its alternatives that holds enough of the body, or the fullest of them."""
         alternatives: Callable[[tuple[int, ...]], Iterator[Crop]] | None = getattr(crop, "alternatives", None)
         if alternatives is None or not self.min_body:
@@ -255,7 +255,8 @@ class VolumeReader(WholeScans):
         assert best is not None
         return best
 
-    def _sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
+    def sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
+        """(C, *size) of a box of a scan that was read; as_stored: as `read_as_stored` has it. Raises MemoryError."""
         half = self.resampled == "float16"
         stored = scan.cut_as_stored(box, self.size) if as_stored or half else None
         x, valid, *meaning = stored if stored and as_stored else scan.cut(box, self.size)
@@ -274,7 +275,7 @@ class VolumeReader(WholeScans):
         )  # fmt: skip
 
     @judged
-    def _header(self, address: str) -> Declared:
+    def header(self, address: str) -> Declared:
         """What a scan says of itself, without its voxels: of one file no more than the first bytes are read."""
         return self.formats.declared(address, header_alone=True)
 
@@ -284,7 +285,8 @@ class VolumeReader(WholeScans):
         return self.formats.declared(address)
 
     @judged
-    def _scan(self, address: str) -> Scan:
+    def scan(self, address: str) -> Scan:
+        """The whole scan: its stored voxels, and how they become the model's levels and spacing. Raises BadSample."""
         declared = self._declared(address)
         extra = pick_axis(address, declared, self.channel_axis, self.time_axis)
         stored = self._channels(address, declared, declared.load(), extra)
