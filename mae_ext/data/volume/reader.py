@@ -22,6 +22,7 @@ from mae_ext.data.volume.crops import Scan, owned
 from mae_ext.data.volume.dicom import segments as dicom_segments
 from mae_ext.data.volume.dicom.even import Uneven, check_uneven
 from mae_ext.data.volume.dicom.line import described
+from mae_ext.data.volume.dicom.referring import maps_referring
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.formats.arrays import Taken
@@ -184,6 +185,10 @@ class VolumeReader(WholeScans):
         scan = None if like is None else (like, self.header(like))
         labels = dicom_segments.declared(address, scan, self.classes, self.max_bytes) or self.formats.declared(address)
         return label_volume.on_lattice(address, labels, None if as_stored else self.spacing, scan)
+
+    def maps_referring(self, folder: str, addresses: Sequence[str]) -> dict[str, list[str]]:
+        """The DICOM label objects (SEG, RTSTRUCT) in a folder that refer to these scans; see `ReferringLabels`."""
+        return maps_referring(folder, addresses, self.header, self.max_bytes)
 
     def name_classes(self, classes: Sequence[str]) -> None:
         """The names of the labels 1, 2, ..., by which segments of DICOM are known."""
