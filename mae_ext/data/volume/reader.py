@@ -67,7 +67,8 @@ class VolumeReader(WholeScans):
     ["{case}_t1.nii.gz", "{case}_t2.nii.gz"], whose voxels are at the same places and become its channels in this order.
     uneven: DICOM slices at uneven distances or under a tilted gantry are refused, resampled linearly at right angles,
     or (tilted ones) kept with their lean. segments: what says which class one of a DICOM SEG or RTSTRUCT is.
-    bands: which of the channels, in this order, by number from 0, or by name where a format has names.
+    bands: which of the channels, in this order, by number from 0, or by name: those of OME-Zarr's omero channels, of
+    the attribute `channel_names` of HDF5, and what the files of a case are called beside it ("t1").
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
@@ -319,7 +320,8 @@ class VolumeReader(WholeScans):
         if extra is not None and self.time_axis is not None and extra != declared.channel:
             stored = instant(stored, self.time)
         if self.bands is not None:
-            stored = stored[picked(address, self.bands, len(stored), declared.names)]
+            names = declared.names if len(declared.names) == len(stored) else ()
+            stored = stored[picked(address, self.bands, len(stored), names)]
         if len(stored) != self.stored_channels:
             raise BadSample(address, "channels", f"the scan has {len(stored)}, the config wants {self.stored_channels}")
         return stored
