@@ -53,6 +53,22 @@ def files_of(address: str, patterns: Sequence[str]) -> list[str]:
     return [place + pattern.replace(HOLE, case) for pattern in patterns]
 
 
+def names_of(patterns: Sequence[str]) -> tuple[str, ...]:
+    """What each file of a case is called beside the case: "t1", "t2" of {case}_t1.nii.gz and {case}_t2.nii.gz.
+
+    Words that all have, at the beginning or the end, are left out: "t1", "t2" of raw/{case}/t1_n4 and raw/{case}/t2_n4.
+    """
+    words = [[w for w in re.split(r"[/_. -]+", bare(p).replace(HOLE, "/")) if w] for p in patterns]
+    first, last = 0, 0
+    if len(words) > 1:
+        shortest = min(map(len, words))
+        while first < shortest - 1 and len({tuple(w[: first + 1]) for w in words}) == 1:
+            first += 1
+        while last < shortest - 1 - first and len({tuple(w[len(w) - last - 1 :]) for w in words}) == 1:
+            last += 1
+    return tuple("_".join(w[first : len(w) - last]) for w in words)
+
+
 def bare(name: str) -> str:
     """A file's name without what says its format: "a.1.nii.gz" -> "a.1"."""
     return re.sub(r"(?i)\.[a-z][a-z0-9]{1,7}(\.(gz|bz2|xz|zst))?$", "", name)

@@ -53,6 +53,15 @@ class NamedLabels(Protocol):
         ...
 
 
+@runtime_checkable
+class ReferringLabels(Protocol):
+    """What a LabelReader has, besides, some of whose label maps say by themselves whose they are."""
+
+    def maps_referring(self, folder: str, addresses: Sequence[str]) -> dict[str, list[str]]:
+        """{address: the label maps in a folder, at any depth, that are of this sample}, of those that have any."""
+        ...
+
+
 def cut(labels: Labels, box: Crop, size: tuple[int, ...]) -> Tensor:
     """(*extent) -> (*size) int64, the nearest voxel of each; 0 where the box reaches beyond."""
     view, turned = labels, [axis for axis, flip in enumerate(box.flip) if flip]

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from mae_ext.data.image import deep_png
+from mae_ext.data.loading.rows import onto
 from mae_ext.data.sources.cache import on_disk
 from mae_ext.data.video.written import Mp4
 from mae_ext.data.volume.scan_windows import WholeScan
 from mae_ext.restored.places import writing
-from mae_ext.restored.rows import onto
 from mae_ext.restored.source import Source
 from mae_ext.writing import staged
 

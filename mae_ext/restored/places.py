@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from mae_ext.config import ModalityConfig, uncached
 from mae_ext.data.loading.batches import build_reader
+from mae_ext.data.loading.slabs import within_memory
 from mae_ext.data.sample import Reader
-from mae_ext.data.video.reader import _twice
+from mae_ext.data.video.reader import counted_if_needed
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import addresses_of, result_paths, warn_one_sided
@@ -18,7 +19,6 @@ from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.progress import Progress
 from mae_ext.restored.source import Source, opened
 from mae_ext.strict_json import dumps
-from mae_ext.tasks.segment.task import _within_memory
 from mae_ext.writing import blamed_on, folder_for, staged
 
 T = TypeVar("T")
@@ -55,8 +55,8 @@ class Inputs:
         where there is none."""
         for index, address in enumerate(self.addresses):
             try:
-                with _within_memory(address):
-                    made = _twice(
+                with within_memory(address):
+                    made = counted_if_needed(
                         lambda counted, address=address, index=index: work(  # type: ignore[misc]
                             opened(self.reader, self.modality, address, counted), index
                         )

@@ -2,20 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
-from math import prod
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mae_ext.data.loading.blend import weights
-from mae_ext.data.loading.windows import starts
+from mae_ext.data.loading.rows import blended, margins
 from mae_ext.restored.restorer import Restorer
-from mae_ext.tasks.segment.windows import CHUNK, TOGETHER, Taps, _between, _Held, _on_disk, taps
 
 
 class Whole(Protocol):
@@ -62,48 +56,17 @@ def answers_of(
 ) -> Iterator[Tensor]:
     """(r, *rest, 2C + 2), a few rows at a time, in order. key: of its masks, before the windows'. Raises BadSample.
 
-    As many rows as a window has are held, in memory or, beyond windows.HELD and where `aside`, in a file in `scratch`.
+    As many rows as a window has are held, in memory or, beyond blend.HELD and where `aside`, in a file in `scratch`.
     """
-    size, device, overlap = restorer.size, restorer.encoder.device, restorer.masking.overlap
-    padded = tuple(max(n, s) for n, s in zip(whole.shape, size, strict=True))
-    margin = [(n - m) // 2 for n, m in zip(padded, whole.shape, strict=True)]
-    inside = tuple(slice(m, m + n) for m, n in zip(margin[1:], whole.shape[1:], strict=True))
+    size, device = restorer.size, restorer.encoder.device
+    margin = margins(whole.shape, size)
     spacing = None if whole.spacing is None else torch.tensor([whole.spacing], device=device)
-    corners = product(*(starts(n, s, overlap) for n, s in zip(padded, size, strict=True)))
-    weight = weights(size, device)[..., None].cpu()
-    held = _Held(2 * restorer.channels + 2, size[0], padded[1:], scratch)
-    if aside:
-        held.sums = _on_disk(tuple(held.sums.shape), scratch)
-    while group := list(islice(corners, TOGETHER)):
-        cut = [whole.window([c - m for c, m in zip(corner, margin, strict=True)], size) for corner in group]
+
+    def said(corners: list[tuple[int, ...]]) -> Tensor:
+        cut = [whole.window(corner, size) for corner in corners]
         x, valid = (torch.stack(parts).to(device) for parts in zip(*cut, strict=True))
-        steps = None if spacing is None else spacing.expand(len(group), -1)
-        answers = restorer.answer(x, valid, steps, [(*key, *corner) for corner in group]).cpu()
-        for corner, one in zip(group, answers, strict=True):
-            yield from held.until(corner[0], margin[0], margin[0] + whole.shape[0], inside)
-            held.add(corner, one.mul_(weight), weight)
-    yield from held.until(padded[0], margin[0], margin[0] + whole.shape[0], inside)
+        steps = None if spacing is None else spacing.expand(len(corners), -1)
+        keys = [(*key, *(c + m for c, m in zip(corner, margin, strict=True))) for corner in corners]
+        return restorer.answer(x, valid, steps, keys)
 
-
-def onto(parts: Iterator[Tensor], places: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """(r, *rest, k) of a sample of `shape`, in order -> (m, len(p) for the other places, k), in order: on lines between
-    its voxels. places: for each axis, ascending, where the wanted voxels lie in voxels of the sample."""
-    axes = [taps(p, n) for p, n in zip(places, shape, strict=True)]
-    between, area = bool(axes[0].weight.any()), prod(len(p) for p in places[1:])
-    kept: Tensor | None = None
-    first = done = 0
-    for part in parts:
-        rows = part if kept is None else torch.cat([kept, part])
-        ready = int((axes[0].high < first + len(rows)).sum())
-        along = max(1, CHUNK // max(1, area * rows.shape[-1]))
-        for a in range(done, ready, along):
-            yield _at(rows, first, axes, slice(a, min(a + along, ready)))
-        done, first = ready, first + len(rows) - between
-        kept = rows[-1:].clone() if between else None
-
-
-def _at(rows: Tensor, first: int, axes: list[Taps], which: slice) -> Tensor:
-    value, slow = rows, axes[0]
-    for axis, t in enumerate([Taps(slow.low[which] - first, slow.high[which] - first, slow.weight[which]), *axes[1:]]):
-        value = _between(value, t, axis)
-    return value
+    yield from blended(whole.shape, size, restorer.masking.overlap, said, scratch, aside)

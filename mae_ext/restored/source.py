@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mae_ext.config import ModalityConfig
 from mae_ext.data.crops import training_shape
-from mae_ext.data.sample import Extent, Reader, Sample, extent_of
+from mae_ext.data.loading.slabs import Slabs, read_slabs, stored_places
+from mae_ext.data.sample import Reader, extent_of
 from mae_ext.data.video.film_windows import Film
 from mae_ext.data.video.reader import VideoReader
 from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.data.volume.scan_windows import WholeScan
 from mae_ext.restored.restorer import Restorer
 from mae_ext.restored.rows import Whole, answers_of
-from mae_ext.tasks.segment.task import _slabs
 
 FILM_BYTES = 2 << 30
 """Rows of a film that may be held in memory: those of all its chains together."""
@@ -85,15 +84,14 @@ def opened(reader: Reader, modality: ModalityConfig, address: str, counted: bool
         return _film(modality, Film(reader, address, counted))
     extent = extent_of(reader, address)
     shape = evaluated_shape(modality, extent.size)
-    places = _places(extent, shape)
+    places = stored_places(extent, shape)
     if isinstance(reader, VolumeReader):
         scan = WholeScan(reader, address, shape)
         return Source(address, shape, extent.stored, places, (scan,), scan.lattice, scan.spacing)
-    held = _InMemory.read(modality, address, shape, extent.size)
+    held = Slabs.of(read_slabs(modality, address, shape, extent.size))
+    bits, bounds = _range_of(held)
     lattice = str(list(shape))
-    return Source(
-        address, shape, extent.stored, places, (held,), lattice, held.spacing, bits=held.bits, bounds=held.bounds
-    )
+    return Source(address, shape, extent.stored, places, (held,), lattice, held.spacing, bits=bits, bounds=bounds)
 
 
 def evaluated_shape(modality: ModalityConfig, extent: tuple[int, ...]) -> tuple[int, ...]:
@@ -102,44 +100,14 @@ def evaluated_shape(modality: ModalityConfig, extent: tuple[int, ...]) -> tuple[
     return training_shape(augment, modality.size, extent)
 
 
-def _places(extent: Extent, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], ...]:
-    """As segmentation places its answers: by the middles of pixels where a source is resized, else by its lattice."""
-    return tuple(
-        p if n == m else (p + 0.5) * n / m - 0.5 for p, n, m in zip(extent.places, shape, extent.size, strict=True)
-    )
-
-
-class _InMemory:
-    """A sample that its reader gives whole, in memory as it travels: in bytes, where its source has bytes."""
-
-    def __init__(self, samples: Sequence[Sample], shape: tuple[int, ...]) -> None:
-        self.shape, self.spacing = shape, samples[0].spacing
-        self.x = torch.cat([sample.x for sample in samples], 1)
-        valid = [sample.valid for sample in samples if sample.valid is not None]
-        self.valid = (
-            torch.cat([v[:, v.shape[1] - s.x.shape[1] :] for v, s in zip(valid, samples, strict=True)], 1)
-            if valid
-            else None
-        )
-        whole = self.x.dtype == torch.uint8
-        self.fill, most = float(self.x.min()), float(self.x.max())
-        self.bits = 8 if whole else 16 if self.fill >= 0 and most <= 1 else 32
-        self.bounds = (0.0, 1.0) if self.bits < 32 else (self.fill, max(most, self.fill + 1e-12))
-
-    @staticmethod
-    def read(modality: ModalityConfig, address: str, shape: tuple[int, ...], extent: tuple[int, ...]) -> "_InMemory":
-        return _InMemory(_slabs(modality, address, shape, extent), shape)
-
-    def window(self, start: Sequence[int], size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        ends = [a + n for a, n in zip(start, size, strict=True)]
-        inner = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(start, ends, self.shape, strict=True))
-        beyond = [edge for a, b, n in reversed(list(zip(start, ends, self.shape, strict=True)))
-                  for edge in (max(-a, 0), max(b - n, 0))]  # fmt: skip
-        x = self.x[(slice(None), *inner)]
-        valid = torch.ones_like(x[:1], dtype=torch.bool) if self.valid is None else self.valid[(slice(None), *inner)]
-        if any(beyond):
-            x, valid = pad(x, beyond, value=self.fill), pad(valid, beyond, value=False)
-        return x, valid
+def _range_of(whole: Slabs) -> tuple[int, tuple[float, float]]:
+    """`bits` and `bounds` of a Source."""
+    if whole.whole_levels:
+        return 8, (0.0, 1.0)
+    least, most = whole.least, whole.most
+    if least >= 0 and most <= 1:
+        return 16, (0.0, 1.0)
+    return 32, (least, max(most, least + 1e-12))
 
 
 class _Chain:

@@ -149,7 +149,7 @@ def labelled(slices: list[Any], raw: str, path: Path, of: tuple[Array, Array]) -
         groups.PlanePositionSequence[0].ImagePositionPatient = [f"{v:.6f}" for v in place]
     data.save_as(path)
     reader = VolumeReader((4, 4, 4))
-    labels, stored = reader.label_map(str(path), raw), reader._scan(raw).voxels[0]
+    labels, stored = reader.label_map(str(path), raw), reader.scan(raw).voxels[0]
     slope = reader.formats.declared(raw)
     return row("a segmentation", (labels * (stored * slope.slope + slope.inter)).sum()[None], of[1],
                ((mask * of[0]).sum()[None], of[1]), 1e-6 * abs((mask * of[0]).sum()))  # fmt: skip

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mae_ext.data.loading.slabs import Slabs
 from mae_ext.data.plan import spread
 from mae_ext.data.sample import Sample
 from mae_ext.errors import BadSample
@@ -39,7 +40,7 @@ from mae_ext.restored.places import Inputs
 from mae_ext.restored.restorer import Masking, Restorer
 from mae_ext.restored.rows import Rows, answers_of
 from mae_ext.restored.scores import TopMean
-from mae_ext.restored.source import Source, _InMemory, opened
+from mae_ext.restored.source import Source, opened
 from mae_ext.rng import rng
 
 KINDS = {"volume": ("blob", "erased"), "image": ("pasted",)}
@@ -160,7 +161,7 @@ def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 @torch.inference_mode()
 def error_of(restorer: Restorer, sample: Sample) -> Tensor:
-    whole = _InMemory([sample], tuple(sample.x.shape[1:]))
+    whole = Slabs.of([sample])
     return torch.cat([Rows.of(part).error for part in answers_of(restorer, whole, ())])
 
 

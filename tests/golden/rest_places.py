@@ -14,9 +14,12 @@ from golden.rest_tasks import moved
 from PIL import Image
 from torch import Tensor
 
+from mae_ext.data.loading import blend
+from mae_ext.data.loading import rows as rows_
+from mae_ext.data.loading import slabs as slabs_
+from mae_ext.data.loading.windows import starts
 from mae_ext.data.sources.table import Items, PathTable
 from mae_ext.tasks.detect import detections, fcos, pyramid
-from mae_ext.tasks.segment import task as segment
 from mae_ext.tasks.segment import windows
 
 
@@ -180,11 +183,11 @@ def sliding(note: Note) -> None:
     for length in (1, 4, 5, 8, 9, 17):
         note(
             f"starts {length}",
-            {f"{w} {o}": windows.starts(length, w, o) for w in (4, 8) for o in (0.0, 0.25, 0.5, 0.6, 0.9)},
+            {f"{w} {o}": starts(length, w, o) for w in (4, 8) for o in (0.0, 0.25, 0.5, 0.6, 0.9)},
         )
     for at in ([0.0, 1.0, 2.0], [-1.0, 0.5, 2.5, 9.0], [0.25], []):
-        note(f"taps {at}", windows.taps(np.array(at, dtype=float), 4))
-    note("weights", windows.weights((4, 6), torch.device("cpu")))
+        note(f"taps {at}", rows_.taps(np.array(at, dtype=float), 4))
+    note("weights", blend.weights((4, 6), torch.device("cpu")))
 
     def answer(windows_: Tensor) -> Tensor:
         first = windows_.mean(1)
@@ -210,9 +213,9 @@ def sliding(note: Note) -> None:
                 whole = windows.segment([x], size, overlap, answer, where, cpu)
                 slabs = windows.segment(list(x.split(3, 1)), size, overlap, answer, where, cpu)
                 with (
-                    mock.patch.object(windows, "HELD", 1),
-                    mock.patch.object(windows, "CHUNK", 8),
-                    mock.patch.object(windows, "TOGETHER", 1),
+                    mock.patch.object(blend, "HELD", 1),
+                    mock.patch.object(rows_, "CHUNK", 8),
+                    mock.patch.object(rows_, "TOGETHER", 1),
                 ):
                     small = windows.segment([x], size, overlap, answer, where, cpu, Path())
                 note(
@@ -254,7 +257,8 @@ def sliding(note: Note) -> None:
     )
     labels = np.zeros((6, 6), np.int32)
     rows = torch.stack([numbers(6, 6), numbers(6, 6, seed=1)], -1)
-    windows._decide(rows, 0, [windows.taps(np.arange(6.0), 6)] * 2, 1, 5, labels)
+    (placed,) = rows_.onto(iter([rows]), [np.arange(1.0, 5.0), np.arange(6.0)], (6, 6))
+    labels[1:5] = placed.argmax(-1)
     note("decided", labels)
     for shape, extent in (((6, 4), (6, 9)), ((6, 4), (12, 4)), ((7, 4), (7, 4))):
         for slab in (1 << 24, 9, 12, 28):
@@ -274,11 +278,11 @@ def sliding(note: Note) -> None:
                     return found
 
                 with (
-                    mock.patch.object(segment, "SLAB", slab),
-                    mock.patch.object(segment, "read_checked", read),
-                    mock.patch.object(segment, "replace", lambda s, x: SimpleNamespace_(x)),
+                    mock.patch.object(slabs_, "SLAB", slab),
+                    mock.patch.object(slabs_, "read_checked", read),
+                    mock.patch.object(slabs_, "replace", lambda s, x, valid: SimpleNamespace_(x)),
                 ):
-                    found = segment._slabs(given({}).modalities["image"], "a", shape, extent)
+                    found = slabs_.read_slabs(given({}).modalities["image"], "a", shape, extent)
                 return [seen_, torch.cat([s.x for s in found], 1)[0, :, 0].tolist()]
 
             note(f"slabs {shape} {extent} {slab}", lambda cut=cut: digest(cut()))
@@ -286,4 +290,4 @@ def sliding(note: Note) -> None:
 
 class SimpleNamespace_:
     def __init__(self, x: Tensor) -> None:
-        self.x = x
+        self.x, self.valid = x, None

@@ -110,12 +110,12 @@ def data_scan_options(folder: Path) -> Iterator[tuple[str, Any]]:
 
         def fullest(share: float = share, size: tuple[int, int, int] = size) -> Any:
             reader = VolumeReader(size, body="otsu", min_body=share)
-            scan_, found = reader._scan(made["ct"]), []
+            scan_, found = reader.scan(made["ct"]), []
             for seed in range(8):
                 places = np.random.default_rng(seed).random((1 + seed, 3)).tolist()
                 some = FixedCrop(size, (0, 1, 2), center_sampler(size), tuple(map(tuple, places)))
-                found.append(list(reader._box(scan_, some).start))
-            return [found, list(reader._box(scan_, center_sampler(size)).start)]
+                found.append(list(reader.box(scan_, some).start))
+            return [found, list(reader.box(scan_, center_sampler(size)).start)]
 
         yield f"at least {share} of body in {size}", fullest
     for label, given in {

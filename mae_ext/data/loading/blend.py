@@ -15,7 +15,6 @@ from mae_ext.data.sources.cache import on_disk
 HELD = 2 << 30
 """Bytes of sums in memory; more than that are held in a file without a name, which is gone with its process."""
 
-
 BEYOND = 1e-4
 """What a token counts at a place of the grid just beyond its window."""
 
@@ -28,6 +27,13 @@ def weights(size: tuple[int, ...], device: torch.device) -> Tensor:
     return gaussian
 
 
+def room_for(shape: tuple[int, ...], scratch: Path | None = None, aside: bool = False) -> NDArray[np.float32]:
+    """(*shape) zeros for sums: in memory, or beyond HELD, and where `aside`, in a file in `scratch`. Raises OSError."""
+    if not aside and 4 * prod(shape) <= HELD:
+        return np.zeros(shape, np.float32)
+    return on_disk(shape, np.float32, scratch)
+
+
 class Blend:
     """Values of tokens of overlapping windows -> one value for each token of the whole sample: their weighted mean.
 
@@ -38,9 +44,7 @@ class Blend:
 
     def __init__(self, tiling: Tiling, width: int, scratch: Path | None = None) -> None:
         self.grid = tiling.grid
-        shape = (*self.grid, width)
-        fits = 4 * prod(shape) <= HELD
-        self.sums = np.zeros(shape, np.float32) if fits else on_disk(shape, np.float32, scratch)
+        self.sums = room_for((*self.grid, width), scratch)
         self.counts = np.zeros(self.grid, np.float32)
         window = tuple(s // p for s, p in zip(tiling.size, tiling.patch, strict=True))
         self.weight = weights(window, torch.device("cpu")).numpy()

@@ -42,8 +42,10 @@ def opening(items: Items, path: str, name: str, use: str = "") -> str:
     if counts:
         parts.append(_counted(counts))
     if items.patients is not None:
-        patients = {items.patients[i] for i in range(len(items))} - {""}
-        parts.append(f"of {len(patients)} patient{'s' * (len(patients) != 1)}")
+        own = sum(items.patients[i] == items.addresses[i] for i in range(len(items)))
+        patients = len({items.patients[i] for i in range(len(items))} - {""}) - own
+        besides = f" and {own} that name none" if own else ""
+        parts.append(f"of {patients} patient{'s' * (patients != 1)}{besides}")
     first = [items.addresses[i] for i in range(min(2, len(items)))]
     held = ": " + ", ".join(parts) if parts else ""
     files = "file" if len(items) == 1 else "files"

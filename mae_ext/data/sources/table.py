@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,8 @@ class Items:
     labels: (n,) int64, -1 where there is none, or None when nothing is labelled; `classes[label]` is its name, and all
     classes occur. Two sources that lack different classes number names differently: match them by name. ignored: what
     was passed over, and how often. marks: (n, classes) int8 where a sample can have several classes, and labels is
-    None: 1 has, 0 has not, -1 not known. patients: whose each sample is, where a list says so. `encoder.items(source)`
-    makes one.
+    None: 1 has, 0 has not, -1 not known. patients: whose each sample is, where a list or DICOM says so; in a folder
+    that holds other files beside DICOM, each of these is its own. `encoder.items(source)` makes one.
 
     >>> import numpy
     >>> from mae_ext import Items
@@ -250,8 +251,10 @@ def _list_folder(
     if len(table := PathTable(addresses(cases.of_cases(listed, str(root), patterns, passed) if patterns else listed))):
         items = _numbered(table, codes, np.frombuffer(names, np.int32))
         # Folders that are whole series stay what they were; of others the patients are said, for splits.
-        of_patients = not others and all(s.patient for s in scans) and any(dicom.is_series(s.address) for s in scans)
-        return replace(items, patients=PathTable(s.patient for s in scans)) if of_patients else items
+        if not any(dicom.is_series(scan.address) for scan in scans):
+            return items
+        before = (table[i] for i in range(others))
+        return replace(items, patients=PathTable(chain(before, (scan.patient or scan.address for scan in scans))))
     if patterns:
         raise UserError(f"{where}: no file of the pattern '{patterns[0]}', at any depth; {passed.instead()}")
     if known := vouched((entry.path for entry in walk(root, ("",), where, PassedOver(), ahead=True)), suffixes):

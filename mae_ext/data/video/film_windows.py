@@ -9,7 +9,7 @@ from mae_ext.data.sample import Crop
 from mae_ext.data.sources.address import fetch
 from mae_ext.data.sources.archive import ROW
 from mae_ext.data.video.clips import ROUNDED_S
-from mae_ext.data.video.reader import VideoReader, _array
+from mae_ext.data.video.reader import VideoReader, array_frames
 from mae_ext.errors import BadSample
 
 MOST_CHAINS = 1024
@@ -26,12 +26,12 @@ class Film:
         self.reader, self.address, self.counted = reader, address, counted
         self._array: NDArray[np.uint8] | None = None
         if ROW.fullmatch(address):
-            row = _array(address, fetch(address, reader.memory_bytes // 4))
+            row = array_frames(address, fetch(address, reader.memory_bytes // 4))
             assert isinstance(row.frames, np.ndarray)
             self.times, self.extent, self._array = row.times, row.extent, row.frames
             self.source = row.extent
         else:
-            with reader._decode(address, counted) as opened:
+            with reader.decoding(address, counted) as opened:
                 clip = opened.clip
                 self.times, self.extent = clip.times, (clip.height, clip.width)
                 turned = (clip.height > clip.width) != (clip.source[1] > clip.source[0])
@@ -79,12 +79,11 @@ class Film:
         box = Crop((0, 0, 0), (len(wanted), *self.extent), (False,) * 3)
         one = VideoReader((len(wanted), *size), self.reader.channels)  # whose clips are as long as the run
         if self._array is not None:
-            return one._view(self._array, wanted, box)
+            return one.view(self._array, wanted, box)
         at_once = max(1, self.reader.memory_bytes // 8 // (3 * self.extent[0] * self.extent[1]))
         parts = [wanted[i : i + at_once] for i in range(0, len(wanted), at_once)]
-        with self.reader._decode(self.address, self.counted) as opened:
+        with self.reader.decoding(self.address, self.counted) as opened:
             views = [
-                one._view(opened.frames(part, more=part is not parts[-1]), list(range(len(part))), box)
-                for part in parts
+                one.view(opened.frames(part, more=part is not parts[-1]), list(range(len(part))), box) for part in parts
             ]
         return torch.cat(views, 1)

@@ -41,7 +41,7 @@ Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
 
 
 @dataclass(frozen=True)
-class _Frames:
+class Frames:
     """times: (n,) seconds, ascending. extent: (H, W). frames: (n, H, W, 1 or 3) uint8, of which no more than
     boxes are touched, or what decodes some, by ascending, different numbers."""
 
@@ -135,7 +135,7 @@ class VideoReader:
         self.cache = Cache(cache) if cache else None
 
     def read(self, address: str, crops: Sequence[CropSampler]) -> list[Sample]:
-        return _twice(lambda counted: self._read(address, crops, counted))
+        return counted_if_needed(lambda counted: self._read(address, crops, counted))
 
     @judged
     def prepared(self, address: str) -> Entry | None:
@@ -143,7 +143,7 @@ class VideoReader:
 
         Not kept: array rows, films of more than keep_bytes, all files without a cache, or where it may not grow.
         """
-        return _twice(lambda counted: self._prepared(address, counted))
+        return counted_if_needed(lambda counted: self._prepared(address, counted))
 
     @judged
     def extent(self, address: str) -> Extent:
@@ -163,7 +163,7 @@ class VideoReader:
         if ROW.fullmatch(address):
             with self._open(address, False) as film:
                 return f"array of {len(film.times)} frames, {film.extent[1]}x{film.extent[0]}"
-        with self._decode(address, False) as opened:
+        with self.decoding(address, False) as opened:
             clip = opened.clip
             seconds = float(clip.times[-1] - clip.times[0]) if len(clip.times) else 0.0
             width, height = clip.source
@@ -196,11 +196,11 @@ class VideoReader:
             else:
                 frames = film.frames(wanted)
             return [
-                Sample(self._view(frames, [place[number] for number in row], box), address, extent=extent, box=box)
+                Sample(self.view(frames, [place[number] for number in row], box), address, extent=extent, box=box)
                 for row, box in zip(numbers, boxes, strict=True)
             ]
 
-    def _extent(self, address: str, film: _Frames) -> Extent:
+    def _extent(self, address: str, film: Frames) -> Extent:
         return Extent.as_stored((self.clips.starts(address, film.times) + self.size[0] - 1, *film.extent))
 
     def _prepared(self, address: str, counted: bool, fills: bool = True) -> Entry | None:
@@ -211,7 +211,7 @@ class VideoReader:
         kept = self.cache.get(key)
         if kept is not None or self.cache.keeps == "never" or not fills:
             return kept
-        with self._decode(address, counted) as opened:
+        with self.decoding(address, counted) as opened:
             clip = opened.clip
             if len(clip.times) * clip.height * clip.width * 3 > self.keep_bytes:
                 return None
@@ -238,17 +238,21 @@ class VideoReader:
         return frames
 
     @contextmanager
-    def _open(self, address: str, counted: bool, fills: bool = True) -> Iterator[_Frames]:
+    def _open(self, address: str, counted: bool, fills: bool = True) -> Iterator[Frames]:
         if ROW.fullmatch(address):
-            yield _array(address, fetch(address, self.memory_bytes // 4))
+            yield array_frames(address, fetch(address, self.memory_bytes // 4))
         elif (entry := self._prepared(address, counted, fills)) is not None:
-            yield _Frames(np.array(entry.meta["times"]), entry.array.shape[1:3], entry.array)
+            yield Frames(np.array(entry.meta["times"]), entry.array.shape[1:3], entry.array)
         else:
-            with self._decode(address, counted) as opened:
-                yield _Frames(opened.clip.times, (opened.clip.height, opened.clip.width), opened.frames)
+            with self.decoding(address, counted) as opened:
+                yield Frames(opened.clip.times, (opened.clip.height, opened.clip.width), opened.frames)
 
     @contextmanager
-    def _decode(self, address: str, counted: bool) -> Iterator[Opened]:
+    def decoding(self, address: str, counted: bool) -> Iterator[Opened]:
+        """A film in a decoding child, for any number of rows of frames. counted: its frames are counted by decoding.
+
+        Raises BadSample, and Recounted where they turn out to be others than its packets say.
+        """
         folder = _own_folder() if self.cache is None else self.cache.root
         identity = dumps(source_identity(address)).encode()
         path = folder / "films" / f"{hashlib.sha256(identity).hexdigest()}.npz"
@@ -260,8 +264,8 @@ class VideoReader:
         transform = {"reader": "video", "version": 2, "short_side": self.short_side, "decoder": self.decoder}
         return {"source": source_identity(address), "transform": transform}
 
-    def _view(self, frames: NDArray[np.uint8], places: list[int], box: Crop) -> Tensor:
-        """(m, H, W, c) -> one clip (C, *size)."""
+    def view(self, frames: NDArray[np.uint8], places: list[int], box: Crop) -> Tensor:
+        """(m, H, W, c) uint8, of which `places` -> one clip (C, *size)."""
         (top, left), (bottom, right) = box.start[1:], box.stop[1:]
         x = torch.from_numpy(frames[places, top:bottom, left:right])
         # Seen as (T, C, H, W) with channels last, which is what torch's kernel for bytes is fastest on.
@@ -272,7 +276,7 @@ class VideoReader:
         return with_channels(x, self.channels).contiguous()
 
 
-def _twice(work: Callable[[bool], T]) -> T:
+def counted_if_needed(work: Callable[[bool], T]) -> T:
     """The work, and once more with all frames counted where they turn out to be others than a film's packets say."""
     try:
         return work(False)
@@ -294,7 +298,8 @@ def _check(address: str, box: Crop, extent: tuple[int, ...]) -> None:
             )
 
 
-def _array(address: str, content: Any) -> _Frames:
+def array_frames(address: str, content: Any) -> Frames:
+    """(T, H, W[, C]) uint8 of an archive, a second for each frame. Raises BadSample for anything else."""
     if content.dtype != np.uint8 or content.ndim not in (3, 4) or 0 in content.shape:
         detail = f"an array row of {list(content.shape)} {content.dtype}; expected (T, H, W[, C]) uint8"
         raise BadSample(address, "unsupported", detail)
@@ -302,4 +307,4 @@ def _array(address: str, content: Any) -> _Frames:
     if frames.shape[3] not in (1, 3):
         raise BadSample(address, "channels", f"the array has {frames.shape[3]}, expected 1 or 3")
     times = np.arange(len(frames), dtype=np.float64)
-    return _Frames(times, (frames.shape[1], frames.shape[2]), frames)
+    return Frames(times, (frames.shape[1], frames.shape[2]), frames)

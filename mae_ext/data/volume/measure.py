@@ -18,8 +18,8 @@ def read_measured(
 ) -> tuple[list[Sample], str, NDArray[np.float64]]:
     """A VolumeReader's `read`, from the file and not from a cache; the type of its voxels; and many of them, (n,), in
     the scan's units (CT: HU), the least and the most among them, of those that count. Raises BadSample."""
-    scan = reader._scan(address)
-    samples = [reader._sample(scan, reader._box(scan, crop), address, as_stored=False) for crop in crops]
+    scan = reader.scan(address)
+    samples = [reader.sample(scan, reader.box(scan, crop), address, as_stored=False) for crop in crops]
     return samples, str(scan.voxels.dtype.newbyteorder("=")), _numbers(scan)
 
 

@@ -22,6 +22,7 @@ from mae_ext.data.volume.crops import Scan, owned
 from mae_ext.data.volume.dicom import segments as dicom_segments
 from mae_ext.data.volume.dicom.even import Uneven, check_uneven
 from mae_ext.data.volume.dicom.line import described
+from mae_ext.data.volume.dicom.referring import maps_referring
 from mae_ext.data.volume.doubts import doubts, one_sided
 from mae_ext.data.volume.foreground import body_mask, measured, survey, without_padding
 from mae_ext.data.volume.formats.arrays import Taken
@@ -66,7 +67,8 @@ class VolumeReader(WholeScans):
     ["{case}_t1.nii.gz", "{case}_t2.nii.gz"], whose voxels are at the same places and become its channels in this order.
     uneven: DICOM slices at uneven distances or under a tilted gantry are refused, resampled linearly at right angles,
     or (tilted ones) kept with their lean. segments: what says which class one of a DICOM SEG or RTSTRUCT is.
-    bands: which of the channels, in this order, by number from 0, or by name where a format has names.
+    bands: which of the channels, in this order, by number from 0, or by name: those of OME-Zarr's omero channels, of
+    the attribute `channel_names` of HDF5, and what the files of a case are called beside it ("t1").
 
     Kinds of BadSample besides those of `fetch`: "not a scan", "header", "truncated", "damaged" (a wrong checksum,
     among others), "axes", "data type", "RGB", "complex", "scaling", "geometry", "voxel size", "channels", "non-finite",
@@ -156,12 +158,12 @@ class VolumeReader(WholeScans):
     @judged
     def extent(self, address: str) -> Extent:
         """(D, H, W) at the spacing of the config, in mm, and the stored voxels, from the header alone."""
-        return label_volume.extent(self._header(address), self.spacing)
+        return label_volume.extent(self.header(address), self.spacing)
 
     @judged
     def describe(self, address: str) -> str:
         """Format, type, shape, voxel size and axis directions, of DICOM also whose and what; then what is in doubt."""
-        scan = self._header(address)
+        scan = self.header(address)
         return "\n".join([described(address, scan), *doubts(scan)])
 
     @judged
@@ -181,9 +183,13 @@ class VolumeReader(WholeScans):
     @judged
     def label_map(self, address: str, like: str | None = None, as_stored: bool = False) -> Labels:
         """(D, H, W), see LabelReader. Raises BadSample, such as "label map"."""
-        scan = None if like is None else (like, self._header(like))
+        scan = None if like is None else (like, self.header(like))
         labels = dicom_segments.declared(address, scan, self.classes, self.max_bytes) or self.formats.declared(address)
         return label_volume.on_lattice(address, labels, None if as_stored else self.spacing, scan)
+
+    def maps_referring(self, folder: str, addresses: Sequence[str]) -> dict[str, list[str]]:
+        """The DICOM label objects (SEG, RTSTRUCT) in a folder that refer to these scans; see `ReferringLabels`."""
+        return maps_referring(folder, addresses, self.header, self.max_bytes)
 
     def name_classes(self, classes: Sequence[str]) -> None:
         """The names of the labels 1, 2, ..., by which segments of DICOM are known."""
@@ -191,7 +197,7 @@ class VolumeReader(WholeScans):
 
     def write_labels(self, labels: Labels, like: str, path: Path, as_stored: bool = False) -> None:
         """(D, H, W) -> NIfTI with the voxels and the place of the scan `like`. Raises OSError, and BadSample."""
-        label_volume.write(labels, self._header(like), None if as_stored else self.spacing, path)
+        label_volume.write(labels, self.header(like), None if as_stored else self.spacing, path)
 
     @judged
     def prepared(self, address: str) -> Scan:
@@ -212,7 +218,7 @@ class VolumeReader(WholeScans):
 
         def build() -> tuple[Entry, Entry]:
             if not made:  # both entries come from one reading
-                made.append(kept_whole(self._scan(address), self.resampled))
+                made.append(kept_whole(self.scan(address), self.resampled))
             return made[0]
 
         voxels = self.cache.get_or_build(keys[0], lambda: build()[0])
@@ -240,7 +246,7 @@ class VolumeReader(WholeScans):
             **({"bands": self.bands} if self.bands else {}),
         }
 
-    def _box(self, scan: Scan, crop: CropSampler) -> Crop:
+    def box(self, scan: Scan, crop: CropSampler) -> Crop:
         """The sampler's box, or the first of its alternatives that holds enough of the body, or the fullest of them."""
         alternatives: Callable[[tuple[int, ...]], Iterator[Crop]] | None = getattr(crop, "alternatives", None)
         if alternatives is None or not self.min_body:
@@ -255,7 +261,8 @@ class VolumeReader(WholeScans):
         assert best is not None
         return best
 
-    def _sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
+    def sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample:
+        """(C, *size) of a box of a scan that was read; as_stored: as `read_as_stored` has it. Raises MemoryError."""
         half = self.resampled == "float16"
         stored = scan.cut_as_stored(box, self.size) if as_stored or half else None
         x, valid, *meaning = stored if stored and as_stored else scan.cut(box, self.size)
@@ -274,7 +281,7 @@ class VolumeReader(WholeScans):
         )  # fmt: skip
 
     @judged
-    def _header(self, address: str) -> Declared:
+    def header(self, address: str) -> Declared:
         """What a scan says of itself, without its voxels: of one file no more than the first bytes are read."""
         return self.formats.declared(address, header_alone=True)
 
@@ -284,7 +291,8 @@ class VolumeReader(WholeScans):
         return self.formats.declared(address)
 
     @judged
-    def _scan(self, address: str) -> Scan:
+    def scan(self, address: str) -> Scan:
+        """The whole scan: its stored voxels, and how they become the model's levels and spacing. Raises BadSample."""
         declared = self._declared(address)
         extra = pick_axis(address, declared, self.channel_axis, self.time_axis)
         stored = self._channels(address, declared, declared.load(), extra)
@@ -312,7 +320,8 @@ class VolumeReader(WholeScans):
         if extra is not None and self.time_axis is not None and extra != declared.channel:
             stored = instant(stored, self.time)
         if self.bands is not None:
-            stored = stored[picked(address, self.bands, len(stored), declared.names)]
+            names = declared.names if len(declared.names) == len(stored) else ()
+            stored = stored[picked(address, self.bands, len(stored), names)]
         if len(stored) != self.stored_channels:
             raise BadSample(address, "channels", f"the scan has {len(stored)}, the config wants {self.stored_channels}")
         return stored

@@ -22,7 +22,7 @@ class WholeScan:
     def __init__(self, reader: VolumeReader, address: str, shape: tuple[int, ...]) -> None:
         """Raises BadSample."""
         self.address, self.shape = address, shape
-        self._scan, self._declared = reader._scan(address), reader._header(address)
+        self._scan, self._declared = reader.scan(address), reader.header(address)
         extent = self.extent
         assert extent.spacing is not None
         self._step = tuple(n / m for n, m in zip(extent.size, shape, strict=True))

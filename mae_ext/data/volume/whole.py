@@ -27,23 +27,23 @@ class WholeScans:
     @abstractmethod
     def prepared(self, address: str) -> Scan: ...
     @abstractmethod
-    def _scan(self, address: str) -> Scan: ...
+    def scan(self, address: str) -> Scan: ...
     @abstractmethod
-    def _header(self, address: str) -> Declared: ...
+    def header(self, address: str) -> Declared: ...
     @abstractmethod
-    def _box(self, scan: Scan, crop: CropSampler) -> Crop: ...
+    def box(self, scan: Scan, crop: CropSampler) -> Crop: ...
     @abstractmethod
-    def _sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample: ...
+    def sample(self, scan: Scan, box: Crop, address: str, as_stored: bool) -> Sample: ...
 
     @contextmanager
     def opened(self, address: str, as_stored: bool = False) -> Iterator[Cut]:
         """One reading of the file, for any number of calls with crop samplers. Raises BadSample, as the calls do."""
-        scan = self.prepared(address) if self.cache else self._scan(address)
+        scan = self.prepared(address) if self.cache else self.scan(address)
 
         def cut(crops: Sequence[CropSampler]) -> list[Sample]:
-            boxes = [self._box(scan, crop) for crop in crops]
+            boxes = [self.box(scan, crop) for crop in crops]
             try:
-                return [self._sample(scan, box, address, as_stored) for box in boxes]
+                return [self.sample(scan, box, address, as_stored) for box in boxes]
             except MemoryError as error:
                 raise BadSample(address, "out of memory", str(error)) from error
 
@@ -52,7 +52,7 @@ class WholeScans:
     @judged
     def affine(self, address: str) -> NDArray[np.float64]:
         """(4, 4): stored voxels (d, h, w), in the order of a sample's axes, to mm in the patient's space, RAS+."""
-        scan = self._header(address)
+        scan = self.header(address)
         return canonical_affine(scan.affine, spatial_shape(scan), orientation(scan.affine))[0]
 
     def write_map(
@@ -62,4 +62,4 @@ class WholeScans:
 
         first, step: of the grid, in stored voxels along D, H, W; see `Placed`. Raises OSError, and BadSample.
         """
-        write_grid(values, first, step, self._header(address), path)
+        write_grid(values, first, step, self.header(address), path)

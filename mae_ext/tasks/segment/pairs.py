@@ -14,7 +14,16 @@ from mae_ext.config import Config, ModalityConfig
 from mae_ext.data.batch import Batch
 from mae_ext.data.case_names import HOLE
 from mae_ext.data.change.distort import VALUES, distort
-from mae_ext.data.labelmap import IGNORED, LabelReader, Labels, NamedLabels, cut, stem, toward_foreground
+from mae_ext.data.labelmap import (
+    IGNORED,
+    LabelReader,
+    Labels,
+    NamedLabels,
+    ReferringLabels,
+    cut,
+    stem,
+    toward_foreground,
+)
 from mae_ext.data.loading.batches import build_reader
 from mae_ext.data.plan import Key
 from mae_ext.data.sample import Crop, CropSampler, Reader, Sample, held, read_placed
@@ -40,15 +49,17 @@ def label_reader(reader: Reader, name: str) -> LabelReader:
     return reader
 
 
-def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
+def maps_of(items: Items, masks: str, suffixes: tuple[str, ...], reader: object = None) -> list[str]:
     """The label map of each sample. masks: a folder with files of the same names (another suffix may do), a path with
-    {case} in the place of a sample's name, or a .csv with the columns path and mask, both relative to it.
+    {case} in the place of a sample's name, or a .csv with the columns path and mask, both relative to it. Where a
+    folder has no map of a sample's name, those that `reader` says refer to it count (`ReferringLabels`).
 
     Raises UserError naming the samples that have none, that share one, or that have several of which none has their
     very name, and those whose map would be the sample itself.
     """
     where = Path(masks)
     twins: dict[str, list[str]] = {}
+    referred: dict[str, list[str]] = {}
     if where.is_dir():
         by_name = {path.name: str(path) for path in sorted(where.iterdir())}
         by_stem: dict[str, list[str]] = {}
@@ -60,6 +71,11 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
             if exact is None and len(alike) > 1:
                 twins[address] = alike
             maps.append(exact or (alike[-1] if alike else None))
+        unnamed = [a for a, m in zip(items.addresses, maps, strict=True) if m is None or _same(m, a)]
+        if unnamed and isinstance(reader, ReferringLabels):
+            referred = reader.maps_referring(masks, unnamed)
+            twins |= {address: several for address, several in referred.items() if len(several) > 1}
+            maps = [referred.get(a, [m])[-1] for a, m in zip(items.addresses, maps, strict=True)]
     elif HOLE in masks:
         named = [masks.replace(HOLE, stem(address, suffixes)) for address in items.addresses]
         maps = [path if Path(path).exists() else None for path in named]
@@ -87,7 +103,8 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
         raise UserError(
             f"task.masks {masks}: {len(missing)} of {len(items)} samples have no label map there: {some(missing)}"
             + _named_otherwise(missing[0], where, suffixes)
-            + (f"; passed over: {passed}" if passed.counts else "")
+            + (f"; {len(referred)} others are referred to: name those in a .csv for --data" if referred else "")
+            + (f"; passed over: {passed}" if passed.counts and not referred else "")
         )
     owner: dict[str, str] = {}
     for address, map_ in zip(items.addresses, maps, strict=True):
@@ -97,13 +114,17 @@ def maps_of(items: Items, masks: str, suffixes: tuple[str, ...]) -> list[str]:
                 f"task.masks {masks}: {owner[map_]} and {address} share the label map {map_}; where names repeat, "
                 f"{csv_instead}"
             )
-        if Path(map_).absolute() == Path(address).absolute():
+        if _same(map_, address):
             raise UserError(
                 f"task.masks {masks}: the label map of {address} would be the sample itself; where both lie in one "
                 f"folder, {csv_instead}"
             )
         owner[map_] = address
     return list(owner)
+
+
+def _same(one: str, other: str) -> bool:
+    return Path(one).absolute() == Path(other).absolute()
 
 
 def _named_otherwise(address: str, where: Path, suffixes: tuple[str, ...]) -> str:
@@ -222,7 +243,7 @@ class PairedExamples:
         if isinstance(self.reader, NamedLabels) and not task.foreground:
             self.reader.name_classes(task.classes)
         self.items: Items = list_items(source, tuple(self.reader.suffixes))
-        self.maps = maps_of(self.items, masks, tuple(self.reader.suffixes))
+        self.maps = maps_of(self.items, masks, tuple(self.reader.suffixes), self.reader)
         names = ", ".join(f"{name} {i}" for i, name in enumerate(task.classes, start=1))
         void = "" if task.ignore is None else f", to be ignored {task.ignore}"
         what = f"whatever is above 0 is {task.classes[0]}" if task.foreground else f"background 0, {names}"

@@ -1,24 +1,21 @@
 """The task of segmentation: a class for every voxel, of crops in training and of whole samples afterwards."""
 
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from math import ceil, prod
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mae_ext.config import Config, ModalityConfig
+from mae_ext.config import Config
 from mae_ext.data.batch import Batch
-from mae_ext.data.crops import always, training_shape
+from mae_ext.data.crops import training_shape
 from mae_ext.data.labelmap import Labels
 from mae_ext.data.loading.batches import ModalityData, build_reader
 from mae_ext.data.loading.examples import HeldOut
+from mae_ext.data.loading.slabs import read_slabs, stored_places, within_memory
 from mae_ext.data.plan import spread
-from mae_ext.data.sample import Crop, Sample, extent_of, read_checked
+from mae_ext.data.sample import extent_of
 from mae_ext.data.sources.classes import check_apart
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import Results, addresses_of, result_paths
@@ -35,43 +32,6 @@ LOOKED_AT = 64
 """Label maps, spread over the training data, of which one has to hold a label; those that hold none are named."""
 
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".avif", ".heic", ".heif")
-
-OUT_OF_MEMORY = re.compile("out of memory|allocate memory|not enough memory", re.IGNORECASE)
-"""What PyTorch says, as a RuntimeError."""
-
-SLAB = 1 << 24
-"""Voxels that are read at a time, of one opening: resampling works in float64."""
-
-
-@contextmanager
-def _within_memory(address: str) -> Iterator[None]:
-    """What does not fit into memory costs its sample and no other. Raises BadSample."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        message = " ".join(str(error).split())
-        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(message):
-            raise
-        raise BadSample(address, "out of memory", message[:200]) from None
-
-
-def _slabs(modality: ModalityConfig, address: str, shape: tuple[int, ...], extent: tuple[int, ...]) -> list[Sample]:
-    """The whole sample at `shape`, of one opening, in slabs along its slowest axis where that keeps its own voxels.
-
-    A reader gives samples of one size, so the last slab may begin before the end of the one before it; what both have
-    is taken from the first. Raises BadSample.
-    """
-    parts = ceil(prod(shape) / SLAB) if shape[0] == extent[0] else 1
-    high = ceil(shape[0] / parts)
-    starts = [min(z, shape[0] - high) for z in range(0, shape[0], high)]
-    rest = extent[1:]
-    flat, still = (0,) * len(rest), (False,) * len(extent)
-    boxes = [Crop((z, *flat), (z + high if parts > 1 else extent[0], *rest), still) for z in starts]
-    size = (high, *shape[1:])
-    reader = build_reader(modality.model_copy(update={"size": size}), "reader")
-    slabs = read_checked(reader, address, [always(box) for box in boxes], (modality.channels, *size))
-    beyond = high * len(starts) - shape[0]
-    return slabs if not beyond else [*slabs[:-1], replace(slabs[-1], x=slabs[-1].x[:, beyond:])]
 
 
 class Segmentation(FineTuning):
@@ -201,7 +161,7 @@ class Segmentation(FineTuning):
         for row in rows:
             address = examples.items.addresses[row]
             try:
-                with _within_memory(address):
+                with within_memory(address):
                     wanted = examples.label_map(row, as_stored=True)
                     labels, spacing = self._segmented(model, config, address, device)
                     check_extent(examples.maps[row], wanted, address, labels.shape)
@@ -235,7 +195,7 @@ class Segmentation(FineTuning):
                 for done, index in enumerate(left):
                     address = addresses[index]
                     try:
-                        with _within_memory(address):
+                        with within_memory(address):
                             labels, _ = self._segmented(model, config, address, device, results.unfinished)
                             with results.writing(address, paths[index]) as path:
                                 writer.write_labels(labels, address, path, as_stored=True)
@@ -260,16 +220,14 @@ class Segmentation(FineTuning):
         name, modality = self.modality_of(config)
         extent = extent_of(build_reader(modality, "reader"), address)
         shape = training_shape(modality.data.augment, modality.size, extent.size)
-        samples = _slabs(modality, address, shape, extent.size)
+        samples = read_slabs(modality, address, shape, extent.size)
         spacing = samples[0].spacing
         steps = None if spacing is None else torch.tensor(spacing, device=device)
 
         def answer(windows: Tensor) -> Tensor:
             return model.probabilities(windows, name, None if steps is None else steps.expand(len(windows), -1))
 
-        places = [
-            p if n == m else (p + 0.5) * n / m - 0.5 for p, n, m in zip(extent.places, shape, extent.size, strict=True)
-        ]
+        places = stored_places(extent, shape)
         slabs = [sample.x for sample in samples]
         del samples
         try:

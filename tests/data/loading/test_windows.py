@@ -56,8 +56,8 @@ def test_a_scan_is_opened_once_for_all_windows_which_are_what_a_read_gives(tmp_p
     values = np.random.default_rng(0).integers(0, 900, (30, 25, 20), dtype=np.int16)
     nib.save(nib.Nifti1Image(values, np.diag([1.0, 1, 2, 1])), tmp_path / "a.nii")
     encoder, address, opened = untrained("volume"), str(tmp_path / "a.nii"), []
-    scan = VolumeReader._scan
-    monkeypatch.setattr(VolumeReader, "_scan", lambda self, a: opened.append(a) or scan(self, a))
+    scan = VolumeReader.scan
+    monkeypatch.setattr(VolumeReader, "scan", lambda self, a: opened.append(a) or scan(self, a))
     tiles = tiling(encoder.modality, encoder.reader(), address, 0.5)
     groups = list(read_windows(encoder.reader(), address, tiles.boxes, (1, 16, 16, 16), 3))
     assert opened == [address] and [len(group) for group in groups] == [3] * 6

@@ -112,7 +112,7 @@ def test_a_crop_that_is_resized_from_a_prepared_scan_is_so_at_the_models_levels(
     """As it was when prepared scans were kept in float32: windows are not linear, so the order counts."""
     path = scan(tmp_path, "int16")
     reader = VolumeReader((5, 5, 5), channels=3, intensity=WINDOWS, cache=str(tmp_path / "cache"))
-    read = reader._scan(path)
+    read = reader.scan(path)
     x, valid = read.cut(Crop((0, 0, 0), (8, 12, 10), (False,) * 3), (8, 12, 10))
     prepared = reader.prepared(path)
     assert prepared.voxels.dtype == np.int16

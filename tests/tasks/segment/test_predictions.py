@@ -7,9 +7,9 @@ from PIL import Image
 from tasks.segment.small_runs import IMAGE, VOLUME, complaint, nuclei
 
 from mae_ext.cli import run
+from mae_ext.data.loading import blend
+from mae_ext.data.loading.slabs import within_memory
 from mae_ext.errors import BadSample
-from mae_ext.tasks.segment import windows
-from mae_ext.tasks.segment.task import _within_memory
 
 
 def test_samples_of_one_name_keep_their_folders_when_they_are_answered(fine_tune, blobs, tmp_path):
@@ -87,7 +87,7 @@ def test_what_does_not_fit_costs_its_own_sample_alone(fine_tune, blobs, tmp_path
 
     assert fine_tune({"image": IMAGE}, nuclei(blobs), blobs / "train" / "images") == 0
     Image.new("RGB", (2000, 20)).save(blobs / "test" / "images" / "1.png")
-    monkeypatch.setattr(windows, "HELD", 0)
+    monkeypatch.setattr(blend, "HELD", 0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
@@ -110,9 +110,9 @@ def test_what_does_not_fit_costs_its_own_sample_alone(fine_tune, blobs, tmp_path
     ids=lambda e: type(e).__name__,
 )
 def test_whatever_memory_says_is_about_one_sample(error):
-    with pytest.raises(BadSample, match=r"a\.png: out of memory"), _within_memory("a.png"):
+    with pytest.raises(BadSample, match=r"a\.png: out of memory"), within_memory("a.png"):
         raise error
-    with pytest.raises(RuntimeError, match="shapes"), _within_memory("a.png"):
+    with pytest.raises(RuntimeError, match="shapes"), within_memory("a.png"):
         raise RuntimeError("shapes do not match")
 
 

@@ -67,7 +67,7 @@ def test_a_scan_that_is_read_in_slabs_is_answered_as_in_one_piece(organs, monkey
         address, task = str(organs / "scans" / "1.nii.gz"), task_of(config)
         whole, one = Bright(), Bright()
         wanted, spacing = task._segmented(whole, config, address, torch.device("cpu"))
-        monkeypatch.setattr("mae_ext.tasks.segment.task.SLAB", 500)
+        monkeypatch.setattr("mae_ext.data.loading.slabs.SLAB", 500)
         found, _ = task._segmented(one, config, address, torch.device("cpu"))
         monkeypatch.undo()
         assert spacing == (1.0, 1.0, 1.0) and np.array_equal(found, wanted) and len(np.unique(found)) == 2

@@ -5,10 +5,12 @@ import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
 
-from mae_ext.data.loading.blend import weights
+from mae_ext.data.loading import blend, rows
+from mae_ext.data.loading.blend import room_for, weights
+from mae_ext.data.loading.rows import blended, taps
+from mae_ext.data.loading.slabs import Slabs
 from mae_ext.data.loading.windows import starts
-from mae_ext.tasks.segment import windows
-from mae_ext.tasks.segment.windows import segment, taps
+from mae_ext.tasks.segment.windows import segment
 
 CPU = torch.device("cpu")
 CASES = [
@@ -17,6 +19,11 @@ CASES = [
     ((50, 41), (16, 16), 5, 0.6),
     ((16, 16), (16, 16), 2, 0.0),
 ]
+
+
+def of_windows(slabs, size, answer):
+    whole = Slabs(slabs)
+    return lambda corners: answer(torch.stack([whole.window(corner, size)[0] for corner in corners]))
 
 
 def identity(shape):
@@ -29,8 +36,8 @@ def identity(shape):
 def test_labels_are_those_of_monais_inferer_to_the_bit_however_little_is_held(
     monkeypatch, tmp_path, shape, size, classes, overlap, held, chunk
 ):
-    monkeypatch.setattr(windows, "HELD", held)
-    monkeypatch.setattr(windows, "CHUNK", chunk)
+    monkeypatch.setattr(blend, "HELD", held)
+    monkeypatch.setattr(rows, "CHUNK", chunk)
     x = torch.rand(1, 2, *shape, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     layer = {2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[len(shape)](2, classes, 3, padding=1)
@@ -44,8 +51,8 @@ def test_labels_are_those_of_monais_inferer_to_the_bit_however_little_is_held(
     wanted = sliding_window_inference(x, size, 4, classes_first, overlap=overlap, mode="gaussian", cval=x.min().item())
     wanted = wanted[0].movedim(0, -1)
     slabs = [x[0, :, :4], x[0, :, 4:]]
-    rows = torch.cat(list(windows._rows(slabs, shape, size, overlap, answer, CPU, tmp_path)))
-    assert torch.equal(rows, wanted)
+    parts = list(blended(shape, size, overlap, of_windows(slabs, size, answer), tmp_path))
+    assert torch.equal(torch.cat(parts), wanted)
     found = segment(slabs, size, overlap, answer, identity(shape), CPU, tmp_path)
     assert found.dtype == np.int32 and np.array_equal(found, wanted.argmax(-1).numpy())
     assert not list(tmp_path.iterdir())
@@ -54,7 +61,8 @@ def test_labels_are_those_of_monais_inferer_to_the_bit_however_little_is_held(
 @torch.no_grad()
 def test_what_is_held_is_as_many_rows_as_a_window_has_however_long_the_sample_is():
     for length in (16, 400):
-        parts = windows._rows([torch.zeros(1, length, 9)], (length, 9), (8, 9), 0.5, ramp, CPU, None)
+        said = of_windows([torch.zeros(1, length, 9)], (8, 9), ramp)
+        parts = blended((length, 9), (8, 9), 0.5, said)
         assert next(parts).shape[1:] == (9, 2)
         assert tuple(parts.gi_frame.f_locals["held"].sums.shape) == (8, 9, 2)
 
@@ -86,7 +94,7 @@ def ramp(x):
 @pytest.mark.parametrize("chunk", [1, 50, 1 << 22])
 def test_between_voxels_probabilities_lie_on_a_line(monkeypatch, axis, chunk):
     """0, 0.4, 0.8: half is passed a quarter of the way from the second to the third, and so at 1.25."""
-    monkeypatch.setattr(windows, "CHUNK", chunk)
+    monkeypatch.setattr(rows, "CHUNK", chunk)
     x = (
         torch.tensor([0.0, 0.4, 0.8])
         .view([-1 if a == axis else 1 for a in range(3)])
@@ -121,11 +129,11 @@ def test_where_the_disk_has_no_room_for_what_is_held_nothing_dies_of_it(tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(OSError, match="large"):
-            windows._on_disk((3, 4, 1000), tmp_path)
+            room_for((3, 4, 1000), tmp_path, aside=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
-    assert windows._on_disk((3, 4, 5), tmp_path).tolist() == np.zeros((3, 4, 5)).tolist()
+    assert room_for((3, 4, 5), tmp_path, aside=True).tolist() == np.zeros((3, 4, 5)).tolist()
 
 
 @pytest.mark.parametrize(

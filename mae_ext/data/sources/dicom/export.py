@@ -19,6 +19,7 @@ from mae_ext.data.sources.dicom.glance import FORMAT, NOT_DICOM
 from mae_ext.data.sources.dicom.grouping import SUFFIXES, Grouped, grouped
 from mae_ext.data.sources.dicom.index import is_whole, looked_at
 from mae_ext.data.sources.dicom.looked_at import File, LookedAt, folder_of, kept_for, replace
+from mae_ext.data.sources.dicom.unwanted import MASKS
 from mae_ext.data.sources.folder import MAX_MEMBERS, Entry, members, walk
 from mae_ext.data.sources.passed_over import PassedOver
 from mae_ext.errors import BadSample, UserError
@@ -65,6 +66,15 @@ def files_of(address: str, suffixes: tuple[str, ...]) -> list[str]:
     if len(names) > MAX_MEMBERS:
         raise BadSample(address, "too large", f"{len(names)} files of one series, the limit is {MAX_MEMBERS}")
     return [os.path.join(series["folder"], name) for name in names]  # noqa: PTH118 the address stays as it is written
+
+
+def label_objects(root: str) -> list[str]:
+    """The SEG and RTSTRUCT of a folder, at any depth, by name. Raises UserError."""
+    entries = walk(Path(root), JOINED, f"'{root}'", PassedOver())
+    files = sorted((os.path.relpath(e.path, root), *e.version) for e in entries if e.version is not None)
+    table = looked_at(root, files, _secret()[0])
+    kinds = [table.kinds[kind][0] for kind in table.kind.tolist()]
+    return [str(Path(root, name)) for name, kind in zip(table.names, kinds, strict=True) if kind == MASKS]
 
 
 def scans_in(root: str, entries: Sequence[Entry], passed: PassedOver, fourth_axis: bool) -> list[Scan]:

@@ -113,6 +113,9 @@ def planes(file: str, data: Any, numbers: Sequence[int]) -> Iterator[Array]:
 
     uid = syntax(data)
     if not _is_encapsulated(data):
+        if int(data.BitsAllocated) == 1 and int(data.Rows) * int(data.Columns) % 8:
+            yield from _of_bits(file, data, numbers)
+            return
         yield from pydicom.iter_pixels(data, indices=list(numbers))
         return
     streams = _streams(file, data)
@@ -129,6 +132,22 @@ def planes(file: str, data: Any, numbers: Sequence[int]) -> Iterator[Array]:
         return
     for n in numbers:
         yield _own(file, n, streams[n], uid, data)
+
+
+def _of_bits(file: str, data: Any, numbers: Sequence[int]) -> Iterator[Array]:
+    """Frames of one bit a pixel that begin within a byte, as they do where one follows another (PS3.5, 8.1.1).
+
+    pydicom 3.0 takes each from the next whole byte on.
+    """
+    rows, columns, content = int(data.Rows), int(data.Columns), np.frombuffer(data.PixelData, np.uint8)
+    for n in numbers:
+        first, end = n * rows * columns, (n + 1) * rows * columns
+        if end > 8 * len(content):
+            raise BadSample(
+                file, "truncated", f"{len(content)} bytes of pixels, and frame {n + 1} ends at {-(-end // 8)}"
+            )
+        bits = np.unpackbits(content[first // 8 : -(-end // 8)], bitorder="little")
+        yield bits[first % 8 :][: rows * columns].reshape(rows, columns)
 
 
 def unpack(file: str, data: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_ext.data.sources.address import head
+from mae_ext.data.sources.dicom.elements import MAGIC, PREAMBLE
 from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.data.sources.folder import members
 from mae_ext.data.volume.dicom.codecs import check_readable, planes
@@ -76,6 +77,25 @@ def declared(
         return _painted(drawn[0], "SEG", lattice, lambda: _of_frames(drawn[0], data, frames, lattice, classes))
 
 
+def lies_on(file: str, scan: Declared, max_bytes: int) -> bool:
+    """Whether the frames of a SEG are on the voxels of a scan; of outlines, which have no lattice, always.
+
+    Raises BadSample where the file cannot be read.
+    """
+    if _kind(file) == RTSTRUCT:
+        return True
+    data = opened(file, max_bytes)
+    with parsing(file):
+        frames = frames_of(file, data)
+        size = int(data.Rows), int(data.Columns)
+    try:
+        for frame in frames:
+            _place(file, frame, size, scan)
+    except BadSample:
+        return False
+    return True
+
+
 def numbers(file: str, names: Mapping[int, str], classes: Sequence[str] | None) -> dict[int, int]:
     """Of each segment's number, its label. Names are compared without case, and " ", "_" and "-" are one.
 
@@ -100,9 +120,11 @@ def _folded(name: str) -> str:
 
 
 def _may_be(address: str) -> bool:
-    """Whether to look: a folder, a name that ends as DICOM's do, or without any ending."""
+    """Whether to look: a folder, a name that ends as DICOM's do or without any ending, or what begins as DICOM does."""
     name = address.rstrip("/").rpartition("/")[2].lower()
-    return name.endswith(SUFFIXES) or "." not in name or Path(address).is_dir()
+    if name.endswith(SUFFIXES) or "." not in name or Path(address).is_dir():
+        return True
+    return head(address, PREAMBLE + len(MAGIC)).endswith(MAGIC)
 
 
 def _kind(file: str) -> str:

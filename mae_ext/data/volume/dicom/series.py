@@ -4,7 +4,10 @@ Where a plane lies and how it is scaled is read plane by plane (frames.py), and 
 (stack.py).
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,16 +37,36 @@ def declared(address: str, files: Sequence[str], max_bytes: int, uneven: Uneven 
     "split series", "tilted gantry", "axes", "data type", "truncated", "damaged", "geometry". Raises UserError without
     pydicom, and where pixels are compressed in a way that an extra decodes.
     """
-    headers = [header(file, max_bytes) for file in files]
-    with parsing(address):
+    with _by_name(address):
+        headers = [header(file, max_bytes) for file in files]
+    with _by_name(address), parsing(address):
         if all(map(is_mosaic, headers)):
-            return dicom_mosaic.declared(address, files, headers, max_bytes)
-        frames = _frames(files, headers)
-        check_alike(address, frames)
-        stack = stacked(address, frames, uneven)
-        _check_whole(address, frames, stack, headers)
-        dicom_split.check(address, frames, len(stack.rows), SUFFIXES, max_bytes)
-        return _declared(frames, stack, headers[0], max_bytes)
+            scan = dicom_mosaic.declared(address, files, headers, max_bytes)
+        else:
+            frames = _frames(files, headers)
+            check_alike(address, frames)
+            stack = stacked(address, frames, uneven)
+            _check_whole(address, frames, stack, headers)
+            dicom_split.check(address, frames, len(stack.rows), SUFFIXES, max_bytes)
+            scan = _declared(frames, stack, headers[0], max_bytes)
+    return replace(scan, load=lambda: _loaded(address, scan))
+
+
+def _loaded(address: str, scan: Declared) -> Array:
+    with _by_name(address):
+        return scan.load()
+
+
+@contextmanager
+def _by_name(address: str) -> Iterator[None]:
+    """What is wrong with one file is wrong with the series, which is what is read: named first, and then the file."""
+    try:
+        yield
+    except BadSample as error:
+        if error.path == address:
+            raise
+        file = os.path.relpath(error.path, address.partition("::")[0])
+        raise BadSample(address, error.kind, f"{file}: {error.detail}" if error.detail else file) from error
 
 
 def _frames(files: Sequence[str], headers: Sequence[Any]) -> list[Frame]:

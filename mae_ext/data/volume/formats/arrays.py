@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from math import prod
 from typing import IO, Any
@@ -21,6 +21,9 @@ SUFFIXES = (".npy", ".npz", *hdf5.SUFFIXES)
 SPACINGS = {"element_size_um": 1e-3, "spacing": 1.0, "voxel_size": 1.0, "voxel_spacing": 1.0}
 """Attributes of a dataset that say how far its last three axes' voxels lie apart, and what makes mm of them. The first
 is ilastik's and Fiji's."""
+
+NAMES = "channel_names"
+"""The attribute of a dataset that has a text for each channel."""
 
 _DAMAGE = (*archive.DAMAGE, MemoryError)
 
@@ -160,6 +163,7 @@ def _of_hdf5(address: str, file: str, key: str | None, row: int | None, how: Tak
         name = key
         array = hdf5.dataset(address, handle, name)
         shape, dtype, spacing = array.shape, array.dtype, _said_spacing(address, array)
+        names = _said_names(array)
         if row is not None:
             if row >= shape[0]:
                 raise BadSample(address, "truncated", f"'{name}' has {shape[0]} rows")
@@ -170,7 +174,14 @@ def _of_hdf5(address: str, file: str, key: str | None, row: int | None, how: Tak
             return hdf5.load(address, hdf5.dataset(address, handle, name), row, how.max_bytes)
 
     taken = how if spacing is None else Taken(how.max_bytes, spacing, how.channel_axis, how.time_axis, how.dataset)
-    return declared_array(shape, dtype, load, taken, "HDF5")
+    return replace(declared_array(shape, dtype, load, taken, "HDF5"), names=names)
+
+
+def _said_names(array: Any) -> tuple[str, ...]:
+    """Of the channels, by an attribute; none where that is no list of texts."""
+    values = np.asarray(array.attrs.get(NAMES, ())).ravel().tolist()
+    texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+    return tuple(texts) if all(isinstance(text, str) for text in texts) else ()
 
 
 def _said_spacing(address: str, array: Any) -> tuple[float, ...] | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mae_ext.data.case_names import case_of, files_of
+from mae_ext.data.case_names import case_of, files_of, names_of
 from mae_ext.data.volume.foreground import scaled
 from mae_ext.data.volume.geometry import apart, canonical, canonical_affine, orientation
 from mae_ext.data.volume.scan import Array, Declared, channels_first, check, pick_axis
@@ -41,6 +41,11 @@ def declared(
     for file, (part, _) in zip(files[1:], parts[1:], strict=True):
         _check_lattice(address, case, file, first, part)
     channels = [1 if extra is None else part.shape[extra] for part, extra in parts]
+    names = [
+        name if count == 1 else f"{name}_{part.names[n] if len(part.names) == count else n}"
+        for name, count, (part, _) in zip(names_of(patterns), channels, parts, strict=True)
+        for n in range(count)
+    ]
     dtype, in_units = _kind([part for part, _ in parts])
     shape = tuple(first.shape[a] for a in first.spatial)
 
@@ -60,7 +65,7 @@ def declared(
     return replace(
         first, format=f"case of {len(files)} {first.format}", shape=(*shape, sum(channels)), dtype=dtype, load=load,
         affine=first.affine, spatial=(0, 1, 2), channel=3, slope=slope, inter=inter, slowest_first=False, contrast="",
-        sided=all(part.sided for part, _ in parts),
+        sided=all(part.sided for part, _ in parts), names=tuple(names),
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def _json(address: str, *names: str) -> dict[str, Any] | None:
 
 
 def _chosen(address: str, folder: str, key: str | None) -> tuple[str, dict[str, Any] | None]:
-    """The folder of an array, and what OME-Zarr says of it: {"axes": [...], "scale": [...], "translation": [...]}."""
+    """The folder of an array, and what OME-Zarr says of it: {"axes", "scale", "shift", "labels": of channels}."""
     if not Path(folder).is_dir():
         raise BadSample(address, "no such file", f"there is no folder {folder}")
     parts = [] if key is None else key.strip("/").split("/")
@@ -134,7 +134,8 @@ def _level(address: str, group: str, key: str | None) -> tuple[str, dict[str, An
     attributes = _json(address, f"{group}/.zattrs") or (_json(address, f"{group}/zarr.json") or {}).get(
         "attributes", {}
     )
-    several = attributes.get("ome", attributes).get("multiscales")
+    of_ome = attributes.get("ome", attributes)
+    several = of_ome.get("multiscales")
     if not several:
         return None
     first = several[0]
@@ -159,7 +160,9 @@ def _level(address: str, group: str, key: str | None) -> tuple[str, dict[str, An
             scale, shift = scale * _numbers(each["scale"], axes), shift * _numbers(each["scale"], axes)
         elif each["type"] == "translation":
             shift = shift + _numbers(each["translation"], axes)
-    return os.path.join(group, *paths[number].split("/")), {"axes": axes, "scale": scale, "shift": shift}  # noqa: PTH118
+    labels = [str(channel.get("label") or "") for channel in (of_ome.get("omero") or {}).get("channels") or ()]
+    level = {"axes": axes, "scale": scale, "shift": shift, "labels": tuple(labels)}
+    return os.path.join(group, *paths[number].split("/")), level  # noqa: PTH118
 
 
 def _numbers(values: Any, axes: list[Any]) -> Any:
@@ -257,7 +260,7 @@ def _declared(address: str, array: _Stored, level: dict[str, Any] | None, moment
         "OME-Zarr", shape[::-1], np.dtype(np.uint8) if truth else array.dtype, affine,
         (lambda: load().astype(np.uint8)) if truth else load,
         spatial=(spatial[0], spatial[1], spatial[2]), slowest_first=True, code=2, finest=FINEST,
-        channel=len(shape) - 1 - names.index("c") if "c" in names else None,
+        channel=len(shape) - 1 - names.index("c") if "c" in names else None, names=level["labels"],
     )  # fmt: skip
 
 

@@ -15,9 +15,11 @@ from data.volume.dicom.dicom_files import classic, enhanced, frame, series  # no
 
 from mae_ext.cli import run  # noqa: E402
 from mae_ext.data.sample import whole  # noqa: E402
+from mae_ext.data.sources.classes import check_apart  # noqa: E402
 from mae_ext.data.sources.dicom import index, keyed  # noqa: E402
 from mae_ext.data.sources.dicom.export import _place, difference, files_of, is_series  # noqa: E402
 from mae_ext.data.sources.dicom.looked_at import home  # noqa: E402
+from mae_ext.data.sources.meant import opening  # noqa: E402
 from mae_ext.data.sources.table import list_items  # noqa: E402
 from mae_ext.data.volume.reader import VolumeReader  # noqa: E402
 from mae_ext.errors import BadSample, UserError  # noqa: E402
@@ -278,3 +280,52 @@ def test_the_index_has_no_name_number_or_date_of_a_header(tmp_path):
     content = b"".join(file.read_bytes() for file in home().iterdir())
     assert content and not any(word in content for word in (b"PLANTED", b"1977", b"34567"))
     assert {file.stat().st_mode & 0o077 for file in home().glob("*.npz")} == {0}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["a folder", "a series of a folder"])
+@pytest.mark.parametrize("where", ["header", "pixels"])
+def test_what_is_wrong_with_one_file_of_a_series_is_said_of_the_series_and_then_of_the_file(
+    tmp_path, monkeypatch, shared, where
+):
+    root = tmp_path / "export" / "ct"
+    series(root, planes(1))
+    if shared:
+        series(tmp_path / "export" / "ct" / "other", planes(2), SeriesInstanceUID="1.2.9", PatientID="P2")
+        (root / "other" / "000.dcm").rename(root / "stray.dcm")
+    file = root / "002.dcm"
+    data = pydicom.dcmread(file)
+    if where == "header":
+        data.RescaleSlope = 0
+    else:
+        data.PixelData = data.PixelData[:-4]
+    data.save_as(file)
+    of = list_items(str(tmp_path / "export"), READER.suffixes)
+    bad = []
+    for address in of.addresses:
+        try:
+            READER.read(address, [whole])
+        except BadSample as error:
+            bad.append(error)
+    (error,) = [e for e in bad if "002.dcm" in e.detail]
+    assert error.path in list(of.addresses) and is_series(error.path) == shared
+    assert error.detail.startswith("ct/002.dcm: " if shared else "002.dcm: ") and str(root) not in error.detail
+    assert error.kind == {"header": "scaling", "pixels": "truncated"}[where]
+
+
+def test_patients_are_known_where_a_folder_holds_other_files_as_well(two, tmp_path):
+    import nibabel as nib
+
+    for name in ("0.nii.gz", "zz.nii.gz"):
+        nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)).to_filename(two / name)
+    items, _ = listed(two)
+    whose = dict(zip(items.addresses, items.patients, strict=True))
+    own = {str(two / name) for name in ("0.nii.gz", "zz.nii.gz")}
+    assert len(whose) == 4 and {a for a, patient in whose.items() if a == patient} == own
+    patients = {patient for a, patient in whose.items() if is_series(a)}
+    assert len(patients) == 2 and patients == set(list_items(str(two), (".dcm/",)).patients) and not patients & own
+    assert "of 2 patients and 2 that name none" in opening(items, str(two), "volume")
+    (tmp_path / "apart").mkdir()
+    for path in (next(iter(own)), *two.glob("IM*")):
+        shutil.copy(path, tmp_path / "apart")
+    with pytest.raises(UserError, match="2 patients on both sides of the split"):
+        check_apart(items, list_items(str(tmp_path / "apart"), READER.suffixes), "a", "b")

@@ -53,6 +53,21 @@ def test_frames_lie_on_their_slices_in_any_order_and_segments_are_the_classes_of
     np.testing.assert_array_equal(read(tmp_path / "seg.dcm", scan), turned(expected))
 
 
+def test_frames_whose_pixels_do_not_fill_whole_bytes_follow_one_another_within_them(tmp_path):
+    planes = np.zeros((4, 7, 5), np.int16)
+    series(tmp_path / "odd", planes)
+    drawn = np.random.default_rng(2).integers(0, 2, planes.shape)
+    order = [2, 0, 3, 1]
+    segmentation(tmp_path / "seg.dcm", [(z, 1, drawn[z]) for z in order], ["liver"])
+    np.testing.assert_array_equal(read(tmp_path / "seg.dcm", f"{tmp_path / 'odd'}/", ["liver"]), turned(drawn))
+    data = pydicom.dcmread(tmp_path / "seg.dcm")
+    data.PixelData = data.PixelData[:16]  # of 140 bits
+    data.save_as(tmp_path / "seg.dcm")
+    assert refused(tmp_path / "seg.dcm", f"{tmp_path / 'odd'}/").startswith(
+        "truncated: 16 bytes of pixels, and frame 4"
+    )
+
+
 def test_where_segments_overlap_the_later_class_is_seen(tmp_path, scan):
     a, b = masks(2)
     segmentation(tmp_path / "seg.dcm", [(2, 1, a), (2, 2, b)], NAMES)

@@ -100,3 +100,21 @@ def test_what_is_no_number_is_no_scan_and_nothing_is_unpickled(tmp_path):
         with pytest.raises(BadSample) as refused:
             read(tmp_path / name)
         assert refused.value.kind == kind
+
+
+def test_channels_of_hdf5_are_picked_by_the_names_of_an_attribute(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed (extra hdf5)")
+    both = np.stack([VOXELS, VOXELS + 1])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = both
+        file["x"].attrs["channel_names"] = ["CT", "PET"]
+    options = {"channels": 1, "intensity": "none", "channel_axis": 0}
+    of = VolumeReader(VOXELS.shape, bands=["pet"], **options)
+    np.testing.assert_array_equal(read(tmp_path / "a.h5", of).x[0].numpy(), VOXELS + 1)
+    for names in (["CT", "PET", "MR"], [1, 2], "CT"):
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            file["x"].attrs["channel_names"] = names
+        with pytest.raises(
+            BadSample, match=r"no channel has the name 'pet' \(names: none; take them by number, 0 to 1"
+        ):
+            read(tmp_path / "a.h5", of)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from data.volume.saved_scans import save
 
+from mae_ext.data.case_names import names_of
 from mae_ext.data.labelmap import stem
 from mae_ext.data.sample import whole
 from mae_ext.data.sources.table import list_items
@@ -166,3 +167,34 @@ def test_label_maps_and_predictions_go_by_the_case(tmp_path):
 def test_a_case_is_described_with_its_channels(tmp_path):
     first = write(tmp_path, "a")
     assert reader(BRATS).describe(str(first)).startswith("case of 2 NIfTI-1 int16 7x6x5x2, 0.8 x 0.9 x 2.5 mm, RAS")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (BRATS, ("t1", "t2")),
+        (NNUNET, ("0000", "0001")),
+        (("t1/{case}.nii.gz", "t2/{case}.nii.gz"), ("t1", "t2")),
+        (("raw/{case}/{case}-t1c_n4.nii.gz", "raw/{case}/{case}-t2f_n4.nii.gz"), ("t1c", "t2f")),
+        (("{case}_t1.nii.gz", "{case}_t1_gd.nii.gz", "{case}_flair.mha"), ("t1", "t1_gd", "flair")),
+        (("{case}_ct.nii.gz",), ("ct",)),
+    ],
+)
+def test_channels_are_called_as_their_files_are_beside_the_case(patterns, names):
+    assert names_of(patterns) == names
+
+
+def test_channels_of_a_case_are_picked_by_name(tmp_path):
+    first = write(tmp_path, "a_1")
+    both = read(first, reader(BRATS))
+    np.testing.assert_array_equal(read(first, reader(BRATS, bands=["t2", "T1"])), both[::-1])
+    np.testing.assert_array_equal(read(first, reader(BRATS, channels=1, bands=["t2"])), both[1:])
+    with pytest.raises(BadSample, match=r"no channel has the name 't3' \(names: t1, t2\)"):
+        read(first, reader(BRATS, bands=["t1", "t3"]))
+
+
+def test_a_file_of_several_channels_in_a_case_has_a_name_for_each(tmp_path):
+    save(tmp_path / "a_t1.nii.gz", values(0), PLACE)
+    nib.Nifti1Image(np.stack([values(1).T, values(2).T], -1), PLACE).to_filename(tmp_path / "a_t2.nii.gz")
+    of = reader(BRATS, channels=3, channel_axis=3)
+    assert of.formats.declared(str(tmp_path / "a_t1.nii.gz")).names == ("t1", "t2_0", "t2_1")

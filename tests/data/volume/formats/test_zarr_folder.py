@@ -136,3 +136,17 @@ def test_metadata_that_would_take_memory_time_or_code_are_refused(tmp_path, chan
     with pytest.raises(BadSample) as refused:
         read(tmp_path / "a.zarr")
     assert refused.value.kind == kind
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_channels_of_ome_zarr_are_picked_by_the_names_of_its_omero_block(tmp_path, version):
+    values = np.arange(3 * 4 * 5 * 6, dtype=np.int16).reshape(3, 4, 5, 6)
+    address = write_ome(tmp_path / "a.zarr", values, "czyx", (1, 1, 1, 1), "millimeter", version)
+    group = zarr.open_group(address, mode="a", zarr_format=version)
+    omero = {"channels": [{"label": "DAPI"}, {"label": "GFP"}, {"color": "FF0000"}]}
+    group.attrs.update({"ome": dict(group.attrs["ome"]) | {"omero": omero}} if version == 3 else {"omero": omero})
+    of = VolumeReader((4, 5, 6), channels=2, intensity="none", bands=["gfp", "DAPI"])
+    every = VolumeReader((4, 5, 6), channels=3, intensity="none")
+    np.testing.assert_array_equal(read(address, of).x.numpy(), read(address, every).x.numpy()[[1, 0]])
+    with pytest.raises(BadSample, match="no channel has the name 'RFP'"):
+        read(address, VolumeReader((4, 5, 6), channels=1, intensity="none", bands=["RFP"]))
