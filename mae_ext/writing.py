@@ -5,9 +5,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from mae_ext.errors import UserError
+
+NAME_BYTES = 255
+"""Of the longest name that a file can have, on all file systems but those that keep names encrypted."""
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
 
     One that the block removes leaves its place as it is. Raises UserError at once where one cannot be written.
     """
-    partial = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in paths]
+    partial = [path.with_name(_beside(path.name)) for path in paths]
     try:
         for path, beside in zip(paths, partial, strict=True):
             if path.is_dir():
@@ -65,6 +69,14 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
         for beside in partial:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def _beside(name: str) -> str:
+    """A name for what is to be `name`, longer by a few letters where that is no longer than a name can be."""
+    longer = f"{name}.tmp-{os.getpid()}"
+    if len(os.fsencode(longer)) <= NAME_BYTES:
+        return longer
+    return f"{sha256(os.fsencode(name)).hexdigest()}.tmp-{os.getpid()}"
 
 
 @contextmanager

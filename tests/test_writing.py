@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mae_ext.errors import UserError
-from mae_ext.writing import blamed_on, folder_for, staged
+from mae_ext.writing import NAME_BYTES, blamed_on, folder_for, staged
 
 NOWHERE = Path("/proc/self")
 """A folder in which nobody, root included, can make a file."""
@@ -79,3 +79,12 @@ def test_only_what_writes_is_blamed_on_the_file(tmp_path):
         raise OSError("of the work itself, as where a scan cannot be opened")
     with pytest.raises(UserError, match=r"a: cannot be written: No space left"), blamed_on(tmp_path / "a"):
         raise OSError(28, os.strerror(28))
+
+
+def test_a_file_can_have_the_longest_name_there_is(tmp_path):
+    paths = [tmp_path / ("ü" * 120 + "x" * 11 + end) for end in (".jpg", ".png")]
+    assert len(os.fsencode(paths[0].name)) == NAME_BYTES
+    with staged(*paths) as partial:
+        for path, beside in zip(paths, partial, strict=True):
+            beside.write_text(path.suffix)
+    assert [path.read_text() for path in paths] == [".jpg", ".png"] and len(there(tmp_path)) == 2

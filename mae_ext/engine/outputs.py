@@ -25,6 +25,7 @@ from mae_ext.engine.log import say, warn
 from mae_ext.errors import BadSample, UserError, some
 from mae_ext.strict_json import dumps
 from mae_ext.strict_yaml import write_yaml
+from mae_ext.writing import NAME_BYTES
 
 MANIFEST = "predict.manifest.jsonl"
 """In the folder of predictions: which model they are of, then a line for each sample that is done."""
@@ -69,6 +70,8 @@ def result_paths(addresses: Sequence[str], suffixes: tuple[str, ...], out: Path,
             for address, folder, name in zip(addresses, folders, names, strict=True)
         ]
     paths = [folder / (name + suffix) for folder, name in zip(folders, names, strict=True)]
+    if long := [path for path in paths if len(os.fsencode(path.name)) > NAME_BYTES]:
+        raise UserError(f"--out {out}: no file can have so long a name as {some(long)}; rename the samples")
     if shared_by := [path for path, count in Counter(paths).items() if count > 1]:
         raise UserError(f"--out {out}: several samples would be written as {some(shared_by)}; predict them one by one")
     return paths

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.features.windowed import Seeing, Windows
 from mae_ext.progress import Progress
 from mae_ext.strict_json import dumps
-from mae_ext.writing import blamed_on
+from mae_ext.writing import blamed_on, staged
 
 MAPS, COMPONENTS = "maps.jsonl", "components.npz"
 LOOKED_AT = (16, 8)
@@ -30,7 +31,8 @@ LOOKED_AT = (16, 8)
 class Components:
     """Tokens less `mean` (D,), along the columns of `basis` (D, n), which have `share` (n,) of their variance.
 
-    Directions are those of the largest variance first; the largest entry of each is above 0.
+    Directions are those of the largest variance first; the largest entry of each is above 0. In their file `of` says
+    of which model and settings they are, as the manifest does.
     """
 
     mean: NDArray[np.float32]
@@ -72,11 +74,13 @@ def embed_dense(
     allowed = encoder.modality.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
     seeing = encoder.seeing(windows, encoder.tokens)
     depends_on = f", dense, overlap {windows.overlap:g}, {components or encoder.width} numbers, {encoder.precision}"
+    if components is not None and out / COMPONENTS in paths:
+        raise UserError(f"{COMPONENTS} is kept beside maps, and a sample has that name: leave it out, or rename it")
     where = ", ".join(map(str, sources))
     try:
         with Results(out, encoder.model, encoder.config, depends_on) as results:
             left = results.open(addresses, paths, [out / MAPS])
-            basis = None if components is None else _components(seeing, addresses, components, encoder.width, out)
+            basis = None if components is None else _components(seeing, addresses, components, encoder.width, results)
             for done, index in enumerate(left):
                 address = addresses[index]
                 try:
@@ -130,18 +134,22 @@ def _write(path: Path, values: NDArray[np.float32], whole: Tiling) -> None:
             np.savez(file, features=values, first=first, step=step, seconds=whole.seconds)
 
 
-def _components(seeing: Seeing, addresses: Sequence[str], count: int, width: int, out: Path) -> Components:
-    """Those in `out`, of an earlier command; else of tokens spread over the source, which are written there."""
-    file = out / COMPONENTS
+def _components(seeing: Seeing, addresses: Sequence[str], count: int, width: int, results: Results) -> Components:
+    """Those of an earlier command of the same model and settings; else of tokens spread over the source, which are
+    written there. The manifest does not vouch for them: it goes where a command ends before its first map."""
+    file = results.out / COMPONENTS
     if file.exists():
         try:
             with np.load(file) as kept:
                 known = Components(kept["mean"], kept["basis"], kept["share"])
-        except (OSError, ValueError, KeyError) as error:
+                ours = "of" in kept and str(kept["of"]) == results.model
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise UserError(f"{file}: holds no components ({error}); name another folder") from None
-        if known.basis.shape == (width, count):
+        if ours and known.basis.shape == (width, count):
             return known
-        raise UserError(f"{file}: holds {known.basis.shape[-1]} components, not {count}; name another folder")
+        raise UserError(
+            f"{file}: holds components of another model, or of what was asked otherwise; name another folder"
+        )
     total, square, number = np.zeros(width), np.zeros((width, width)), 0
     problems: list[BadSample] = []
     for index in spread(len(addresses), LOOKED_AT[0]):
@@ -162,9 +170,6 @@ def _components(seeing: Seeing, addresses: Sequence[str], count: int, width: int
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(width)])
     share = variance[:count] / max(float(variance.sum()), 1e-300)
     made = Components(*(np.ascontiguousarray(a, np.float32) for a in (mean, axes[:, :count], share)))
-    beside = file.with_name(f"tmp-{COMPONENTS}")
-    with blamed_on(file):
-        with beside.open("wb") as opened:
-            np.savez(opened, mean=made.mean, basis=made.basis, share=made.share)
-        beside.replace(file)
+    with staged(file) as [beside], blamed_on(file), beside.open("wb") as opened:
+        np.savez(opened, mean=made.mean, basis=made.basis, share=made.share, of=np.array(results.model))
     return made

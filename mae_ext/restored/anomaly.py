@@ -42,17 +42,15 @@ COLUMNS = ("source", "score", "standardised", "share_below", "mean_error", "mean
 
 @dataclass(frozen=True)
 class Looked:
-    """What there is to find out of each sample. top: as TOP. maps: whether they are written, and pictures."""
+    """What there is to find out of each sample. top: as TOP. maps: whether they, called `names`, are written, and
+    pictures."""
 
     restorer: Restorer
     reference: Reference | None
     top: float
     maps: bool
     scratch: Path
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("error", "spread", *(["standardised"] if self.reference else []))
+    names: tuple[str, ...]
 
 
 def anomaly(
@@ -80,13 +78,13 @@ def anomaly(
             f"{restorer.masks} masks that hide each place equally often hide {1 - restorer.show / restorer.masks:.3g} "
             f"of a sample, and the run was trained with {restorer.ratio:.3g}; --masks 10 or 20 may come nearer"
         )
-    with place_for(out, SCORES, entries) as place:
-        usual = None if reference is None else reference_for(restorer, reference, place.out, top, progress)
-        looked = Looked(restorer, usual, top, maps, place.out)
-        scans = entries.of_scans
-        suffixes = [f"_{one}.nii.gz" for one in looked.names] if scans else ["_maps.npz"]
+    with place_for(out, SCORES, entries, [TABLE]) as place:
+        names = ("error", "spread", *(["standardised"] if reference is not None else []))
+        suffixes = [f"_{one}.nii.gz" for one in names] if entries.of_scans else ["_maps.npz"]
         moving = entries.display == "clip"
         paths = [place.paths(suffix) for suffix in ([*suffixes, ".gif" if moving else ".png"] if maps else [])]
+        usual = None if reference is None else reference_for(restorer, reference, place.out, top, progress)
+        looked = Looked(restorer, usual, top, maps, place.out, names)
         written: list[Path] = []
 
         def work(source: Source, index: int) -> Row:

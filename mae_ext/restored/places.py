@@ -1,6 +1,8 @@
 """Where results of whole samples go: under the samples' names, beside a list of all, and over nothing else."""
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +78,13 @@ class Inputs:
 class Place:
     """A folder of results and the list of them, `listed`, which the next command of the kind may write over."""
 
-    def __init__(self, out: Path, listed: str, inputs: Inputs) -> None:
+    def __init__(self, out: Path, listed: str, inputs: Inputs, beside: Sequence[str] = ()) -> None:
+        """beside: names of other files of all samples together. Raises UserError where one of these, or the list, is
+        somebody else's."""
         self.out, self.listed, self.inputs, self._begun = out, out / listed, inputs, False
+        self._ours = self._known()
+        if foreign := [out / name for name in beside if (out / name).exists() and not self.listed.exists()]:
+            raise UserError(f"--out {out}: it holds {some(foreign)}, and nothing is written over; name another")
 
     def paths(self, suffix: str) -> list[Path]:
         """For each input, where its result with this suffix goes. Raises UserError where that would be over a file that
@@ -86,8 +93,8 @@ class Place:
         theirs = self._inputs()
         if over := [path for path in paths if path.resolve() in theirs]:
             raise UserError(f"--out {self.out}: {some(over)} is an input, and not written over; name another folder")
-        ours = self._known()
-        if foreign := [path for path in paths if path.exists() and path.relative_to(self.out).as_posix() not in ours]:
+        foreign = [p for p in paths if p.exists() and p.relative_to(self.out).as_posix() not in self._ours]
+        if foreign:
             raise UserError(f"--out {self.out}: it holds {some(foreign)}, and nothing is written over; name another")
         return paths
 
@@ -134,11 +141,28 @@ class Place:
 
 
 @contextmanager
-def place_for(out: str | Path, listed: str, inputs: Inputs) -> Iterator[Place]:
-    """Raises UserError where nothing can be written."""
-    with folder_for(out) as folder:
-        place = Place(folder, listed, inputs)
-        yield place
+def place_for(out: str | Path, listed: str, inputs: Inputs, beside: Sequence[str] = ()) -> Iterator[Place]:
+    """beside: as of `Place`. Raises UserError where nothing can be written, now or, on a disk that fills, later."""
+    # What cannot be read is a BadSample before it comes here.
+    with folder_for(out) as folder, blamed_on(folder), _alone_in(folder):
+        yield Place(folder, listed, inputs, beside)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One command at a time writes there: of two with other settings, each would leave a part of what is there. The
+    lock dies with its holder; where a file system has none, there is none."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {folder}: another command is writing there; wait, or name another") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(opened)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -101,6 +102,10 @@ def reference_for(
             )
         return kept
     known = _kept(out / REFERENCE)
+    if known is None and (out / REFERENCE).exists():
+        raise UserError(
+            f"{out / REFERENCE}: is there, and no reference of this command; name another --out, or move it"
+        )
     inputs = Inputs(restorer.encoder, [wanted])
     chosen = [inputs.addresses[i] for i in spread(len(inputs.addresses), SAMPLES)]
     meta |= {"source": str(wanted), "addresses": chosen}
@@ -133,8 +138,9 @@ def _kept(path: Path) -> Reference | None:
             lattice = meta.pop("lattice")
             mean, sd = (torch.from_numpy(file[key]) for key in ("mean", "sd"))
             return Reference(mean, sd, file["scores"], lattice, meta)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: no reference that can be read ({error}); remove it, and it is made anew") from None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        why = "no array that is read" if "pickle" in str(error) else error  # NumPy's advice is to load it unsafely
+        raise UserError(f"{path}: no reference that can be read ({why}); remove it, and it is made anew") from None
 
 
 def measured(
@@ -194,7 +200,7 @@ class _Maps:
 
     def add(self, at: int, rows: Rows) -> None:
         if self.held is not None:
-            error = rows.error.masked_fill(~rows.valid, float("nan"))
+            error = rows.error.clamp(max=6e4).masked_fill(~rows.valid, float("nan"))
             self.held[self.done, at : at + len(error)] = error.numpy()
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from features.test_windowed import film
 from features.untrained import untrained
 from PIL import Image
@@ -70,6 +71,28 @@ def test_the_same_command_again_leaves_maps_as_they_are_and_other_settings_need_
     assert path.stat().st_mtime_ns == before
     with pytest.raises(UserError, match="asked otherwise; name another folder"):
         embed_dense(encoder, [str(source)], tmp_path / "maps", Windows(0.5), 2)
+
+
+def test_components_of_another_model_that_was_stopped_before_its_first_map_are_not_used(tmp_path, monkeypatch):
+    source, kept = str(oblique(tmp_path / "a.nii")), tmp_path / "maps" / "components.npz"
+    with monkeypatch.context() as stopped:
+        stopped.setattr("mae_ext.features.dense._map", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            embed_dense(untrained("volume"), [source], tmp_path / "maps", Windows(0.0), 2)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    other = untrained("volume")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    with pytest.raises(UserError, match=r"components\.npz: holds components of another model"):
+        embed_dense(other, [source], tmp_path / "maps", Windows(0.0), 2)
+    assert len(embed_dense(untrained("volume"), [source], tmp_path / "maps", Windows(0.0), 2)) == 1
+
+
+def test_a_sample_that_has_the_name_of_the_components_is_refused_before_anything_is_written(tmp_path):
+    Image.fromarray(np.zeros((40, 64, 3), np.uint8)).save(tmp_path / "components.png")
+    with pytest.raises(UserError, match="rename it"):
+        embed_dense(untrained("image"), [str(tmp_path / "components.png")], tmp_path / "maps", Windows(), 2)
+    assert not (tmp_path / "maps").exists()
 
 
 def test_a_film_s_map_has_the_seconds_of_its_tokens(tmp_path):

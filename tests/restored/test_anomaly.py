@@ -1,7 +1,9 @@
 """Maps of anomalies lie on their own voxels, scores are what is said of them, a reference is of the same masks."""
 
 import csv
+import errno
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -193,3 +195,63 @@ def test_what_a_command_cannot_do_it_says_before_it_computes(tmp_path, capfd):
     assert command(ask) == 0
     assert "hide 0.667 of a sample, and the run was trained with 0.75" in (said := capfd.readouterr()).err
     assert [line.rpartition("/")[2] for line in said.out.split()] == ["scores.csv", "scores.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("scores.csv", b"mine"), ("scores.json", b"{}"), ("reference.npz", b""), ("reference.npz", None)],
+)
+def test_files_that_no_command_of_the_kind_wrote_are_not_written_over(tmp_path, name, content):
+    run, source = run_of(tmp_path / "run", SCANS), with_cube(tmp_path / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / name
+    if content is None:
+        np.savez(mine, mine=np.arange(3))
+    else:
+        mine.write_bytes(content)
+    before = mine.read_bytes()
+    with pytest.raises(UserError, match=name):
+        anomaly(run, [source], tmp_path / "out", Masking(4), source, maps=False)
+    assert mine.read_bytes() == before and [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_reference_that_was_cut_short_is_named(tmp_path):
+    run, source = run_of(tmp_path / "run", SCANS), with_cube(tmp_path / "a.nii.gz")
+    anomaly(run, [source], tmp_path / "out", Masking(4), source, maps=False)
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes((tmp_path / "out" / "reference.npz").read_bytes()[:400])
+    with pytest.raises(UserError, match=r"cut\.npz: no reference that can be read"):
+        anomaly(run, [source], tmp_path / "again", Masking(4), cut, maps=False)
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.csv", "reference.npz"])
+def test_a_full_disk_is_said_in_one_line_whichever_file_meets_it(tmp_path, name, monkeypatch):
+    run, source = run_of(tmp_path / "run", SCANS), with_cube(tmp_path / "a.nii.gz")
+    opened = Path.open
+
+    def full(path, mode="r", *rest, **options):
+        if path.name.startswith(name) and "w" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="out: cannot be written: No space left"):
+        anomaly(run, [source], tmp_path / "out", Masking(4), source)
+    assert not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_a_name_that_leaves_no_room_for_what_maps_are_called_is_said_before_the_work(tmp_path):
+    run, source = run_of(tmp_path / "run", SCANS), with_cube(tmp_path / ("a" * 240 + ".nii.gz"))
+    with pytest.raises(UserError, match=r"no file can have so long a name as .*aaa_standardised"):
+        anomaly(run, [source], tmp_path / "out", Masking(4), source)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_knows_errors_that_are_beyond_half_precision(tmp_path):
+    run = run_of(tmp_path / "run", SCANS, mean=100.0, std=1e-3)
+    sources = [with_cube(tmp_path / "train" / f"{number}.nii.gz", 200 + number) for number in range(10)]
+    anomaly(run, sources[:1], tmp_path / "out", Masking(4), tmp_path / "train", maps=False)
+    (row,) = table(tmp_path / "out")
+    assert np.isfinite(float(row["score"]))
+    with np.load(tmp_path / "out" / "reference.npz") as kept:
+        assert np.isfinite(kept["mean"]).all() and len(kept["scores"]) == 10

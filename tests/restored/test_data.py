@@ -15,6 +15,7 @@ from mae_ext.data.image import deep_png
 from mae_ext.data.image.reader import ImageReader
 from mae_ext.data.sample import whole
 from mae_ext.data.video.written import Mp4
+from mae_ext.data.volume.scan_windows import WholeScan
 from mae_ext.errors import UserError
 from mae_ext.restored.data import reconstruct_data
 from mae_ext.restored.restorer import Masking
@@ -151,3 +152,19 @@ def test_inputs_are_not_written_over_and_what_cannot_be_read_is_left_out_by_name
     assert "ask for --as nifti" in capfd.readouterr().err and not (tmp_path / "x").exists()
     assert command([*ask[:3], "--masks", "4", "--out", str(tmp_path / "x")]) == 2
     assert "add --as" in capfd.readouterr().err
+
+
+def test_of_two_commands_at_once_into_one_folder_the_second_is_refused_and_the_first_is_whole(tmp_path, monkeypatch):
+    run, source = (
+        run_of(tmp_path / "run", SCANS),
+        scan(tmp_path / "a.nii.gz", np.arange(576, dtype=np.float32).reshape(9, 8, 8)),
+    )
+
+    def meanwhile(self, *rest, write=WholeScan.write):
+        with pytest.raises(UserError, match="another command is writing there"):
+            reconstruct_data(run, [source], tmp_path / "out", "nifti", Masking(4))
+        write(self, *rest)
+
+    monkeypatch.setattr(WholeScan, "write", meanwhile)
+    first, listed = reconstruct_data(run, [source], tmp_path / "out", "nifti", Masking(4))
+    assert values_of(first).shape == (9, 8, 8) and "unfinished" not in json.loads(listed.read_text())

@@ -80,6 +80,14 @@ class Rows:
         writer.writerows(kept)
         return into.getvalue()
 
+    def wrote(self, out: Path, paths: Sequence[str]) -> bool:
+        """Whether `out` is a list of some of these samples, as `text` makes it, and not where they are from."""
+        named = (path.partition("::")[0] for path in paths)
+        if any(os.path.realpath(name) == os.path.realpath(out) for name in named):
+            return False
+        lines = out.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return set(lines) <= set(self.text(set(self.addresses), out).splitlines())
+
     def as_data(self, out: Path) -> str:
         """What --data is to be given."""
         return f"{out}::{self.options}" if self.options else str(out)

@@ -42,7 +42,8 @@ def forkserver() -> ForkServerContext:
     Not fork: it copies locks that the parent's threads hold, and decoders opened before a fork deadlock.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(sorted(name for name in sys.modules if name.startswith(PRELOADED)))
+    imported = list(sys.modules)  # at once: other threads import meanwhile
+    context.set_forkserver_preload(sorted(name for name in imported if name.startswith(PRELOADED)))
     return context
 
 

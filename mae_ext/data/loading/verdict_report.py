@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mae_ext import plugins
 from mae_ext.data.loading.doctor import Verdict
 from mae_ext.data.loading.good_list import Rows
 from mae_ext.data.loading.values import RULE, two_kinds, typical, unlike
+from mae_ext.errors import UserError
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, staged
 
@@ -70,17 +72,33 @@ def of_values(verdicts: Sequence[Verdict], verbose: bool = False) -> list[str]:
     return lines
 
 
+def _is_report(path: Path) -> bool:
+    """Whether the file is what `report` makes; an empty one is nobody's."""
+    try:
+        known = loads(path.read_text(encoding="utf-8") or "{}")
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(known, dict) and (not known or {"version", "reader", "samples"} <= known.keys())
+
+
 @contextmanager
 def writing(
     paths: Sequence[str], reader: str, json: str | None, fix_list: str | None
 ) -> Iterator[Callable[[Sequence[Verdict]], list[str]]]:
     """Gives what writes the files that are asked for, and returns what is to be said of them.
 
-    Raises UserError before any file is judged where they cannot be written, or a list cannot say all that its source
-    does. They are whole, or, where the work is broken off, not there.
+    Raises UserError before any file is judged where they cannot be written, would be over a file that is none of an
+    earlier doctor's, or a list cannot say all that its source does. They are whole, or, where the work is broken off,
+    not there.
     """
     out = Path(fix_list) if fix_list else None
     rows = None if out is None else Rows.of(paths, plugins.readers.get(reader, "doctor").suffixes, out)
+    if json and Path(json).is_file() and not _is_report(Path(json)):
+        raise UserError(f"--json {json}: is there, and holds no verdicts of doctor; name another file, or move it")
+    if rows is not None and out is not None and out.is_file() and not rows.wrote(out, paths):
+        raise UserError(
+            f"--fix-list {out}: is there, and no list of good files of {', '.join(paths)}; name another file"
+        )
     with staged(*(Path(name) for name in (json, fix_list) if name)) as files:
 
         def write(verdicts: Sequence[Verdict]) -> list[str]:

@@ -24,6 +24,7 @@ from mae_ext.data.volume.geometry import (
 )
 from mae_ext.data.volume.scan import Array, Declared
 from mae_ext.errors import NAMED, BadSample
+from mae_ext.writing import staged
 
 CORNER, MIDDLE = 0.5, 0.25
 """Of a voxel: by how much a label map may miss its scan at the corners and in the middle. Within half a voxel the
@@ -238,18 +239,12 @@ def _turned(columns: Sequence[int], flip: Sequence[bool], shape: Sequence[int]) 
 @contextmanager
 def _complete(path: Path) -> Iterator[IO[bytes]]:
     """A file to write into, gzipped where it is called so, that takes its name at the end. Always the same bytes."""
-    partial = path.with_name(f"tmp-{path.name}")
-    try:
-        with partial.open("wb") as raw:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
-                    yield packed  # type: ignore[misc]
-            else:
-                yield raw
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with staged(path) as [partial], partial.open("wb") as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+                yield packed  # type: ignore[misc]
+        else:
+            yield raw
 
 
 def _lattice(scan: Declared, spacing: tuple[float, ...] | None) -> tuple[Orientation, Lattice]:

@@ -103,3 +103,21 @@ def test_a_list_that_cannot_be_written_is_refused_and_none_is_left_where_nothing
     assert run(["doctor", f"{tmp_path}/photos", "--fix-list", f"{tmp_path}/good.csv"]) == 1
     assert "not written, as no file is good" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_neither_list_nor_verdicts_are_written_over_what_no_doctor_wrote(tmp_path: Path, capsys) -> None:
+    touch(tmp_path, "photos/a.png", "photos/b.png")
+    source, other, note = tmp_path / "all.txt", tmp_path / "other.csv", tmp_path / "note.json"
+    for path, text in ((source, "photos/a.png\nphotos/b.png\n"), (other, "path,mine\na.png,1\n"), (note, '{"a": 1}')):
+        path.write_text(text)
+        for option in ("--json", "--fix-list"):
+            if (option, path.suffix) not in (("--json", ".csv"), ("--fix-list", ".json")):
+                assert run(["doctor", str(source), option, str(path)]) == 2
+                assert f"{option} {path}: is there, and " in capsys.readouterr().err
+        assert path.read_text() == text
+    rows = Rows.of([str(source)], SUFFIXES, tmp_path / "good.csv")
+    (tmp_path / "good.csv").write_text(rows.text({rows.addresses[0]}, tmp_path / "good.csv"))
+    assert rows.wrote(tmp_path / "good.csv", [str(source)])
+    for _ in range(2):  # what doctor wrote, it writes anew
+        assert run(["doctor", str(source), "--json", f"{tmp_path}/verdicts.json"]) == 1
+    assert "all verdicts" in capsys.readouterr().out

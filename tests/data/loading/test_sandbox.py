@@ -111,6 +111,19 @@ def test_a_new_child_after_a_kill_does_not_import_again_what_its_parent_had_impo
     assert done.stdout.split() == ["True", "True", "False"], done.stderr
 
 
+def test_children_can_be_asked_for_while_another_thread_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meanwhile(str):
+        __slots__ = ()
+
+        def startswith(self, *_: Any) -> bool:
+            monkeypatch.setitem(sys.modules, "imported.meanwhile", sys)
+            return False
+
+    monkeypatch.setitem(sys.modules, Meanwhile("imported.first"), sys)
+    sandbox.forkserver()
+    assert "imported.meanwhile" in sys.modules
+
+
 def test_a_killed_child_is_gone(box: Sandbox) -> None:
     child = box.call(os.getpid)
     verdict(box, time.sleep, 60)
