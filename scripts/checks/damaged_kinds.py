@@ -20,6 +20,7 @@ from pathlib import Path
 import damaged_child
 import numpy as np
 from damaged_child import Kind, Outcome
+from damaged_labels import LABELS
 from damaged_pictures import PICTURES
 from damaged_scans import SCANS
 
@@ -32,7 +33,7 @@ MEMORY_BYTES = 3 << 30
 DEADLINE_S = 60.0
 FATAL = ("crashed", "hung", "reader broke", "several lines", "above the limit")
 DEATHS = ("crashed", "hung", "out of memory")
-KINDS: dict[str, Kind] = {**PICTURES, **SCANS}
+KINDS: dict[str, Kind] = {**PICTURES, **SCANS, **LABELS}
 
 
 @dataclass

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import tifffile
 from damaged_child import Array, Kind
+from damaged_segments import HUGE, TILE, jpeg_2000_bomb, jpeg_xl_bomb, lerc_bomb, segment_bomb
 from PIL import Image
 
 SHAPE = (96, 128)
 PIXELS = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), np.uint8)
 SMOOTH = np.asarray(Image.fromarray(PIXELS).resize((8, 6)).resize(SHAPE[::-1], Image.Resampling.BICUBIC))
 DEEP = (SMOOTH.astype(np.uint16) << 8) | PIXELS
-HUGE = 60_000
 
 
 def by_pillow(content: Any) -> Array:
@@ -266,13 +266,12 @@ def picture(suffix: str, bombs: tuple[Callable[[Path], None], ...] = (huge,), **
     return Kind(pictured(suffix, **how), by_pillow, bombs)
 
 
-def tiffs(make: Callable[[Path], Path], channels: int = 3, **more: Any) -> Kind:
-    return Kind(make, by_tifffile, (wide_tiff, packed_tiff), channels=channels, **more)
+def tiffs(make: Callable[[Path], Path], channels: int = 3, *bombs: Callable[[Path], None], **more: Any) -> Kind:
+    return Kind(make, by_tifffile, (wide_tiff, packed_tiff, *bombs), channels=channels, **more)
 
 
 NODATA = [(42113, "s", 0, "0", True)]
 BANDS = np.tile(DEEP, 5)[..., :13]
-TILE = (32, 32)
 OME_AXES = {"axes": "CYX", "Channel": {"Name": ["a", "b", "c"]}}
 
 PICTURES: dict[str, Kind] = {
@@ -305,9 +304,10 @@ PICTURES: dict[str, Kind] = {
                                "minisblack")),
     "GeoTIFF, 13 bands, nodata": tiffs(tiff(BANDS, tile=TILE, compression="zlib", planarconfig="contig",
                                             extratags=NODATA), 13),
-    "TIFF in JPEG 2000": tiffs(tiff(tile=TILE, compression="jpeg2000")),
-    "TIFF in JPEG XL": tiffs(tiff(SMOOTH, tile=TILE, compression="jpegxl"), allowed=2),
-    "TIFF in LERC": tiffs(tiff(tile=TILE, compression="lerc")),
+    "TIFF in JPEG 2000": tiffs(tiff(tile=TILE, compression="jpeg2000"), 3, segment_bomb(34712, jpeg_2000_bomb)),
+    "TIFF in JPEG XL": tiffs(tiff(SMOOTH, tile=TILE, compression="jpegxl"), 3, segment_bomb(50002, jpeg_xl_bomb),
+                             allowed=2),
+    "TIFF in LERC": tiffs(tiff(tile=TILE, compression="lerc"), 3, segment_bomb(34887, lerc_bomb)),
     "Parquet": Kind(parquet, of_parquet, (of_packed(parquet), bomb_of_parquet)),
     "LMDB": Kind(lmdb_file, of_lmdb, (of_packed(lmdb_file), bomb_of_lmdb)),
     "tar shard": Kind(tar, of_tar, (of_packed(tar), big_member)),

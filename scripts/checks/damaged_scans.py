@@ -154,7 +154,7 @@ def big_endian(path: Path) -> None:
     data = pydicom.dcmread(path)
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
     data.PixelData = data.pixel_array.astype(">i2").tobytes()
-    data.save_as(path, little_endian=False, implicit_vr=False, enforce_file_format=False)
+    pydicom.dcmwrite(path, data, little_endian=False, implicit_vr=False, force_encoding=True)
 
 
 def frames(folder: Path) -> Path:

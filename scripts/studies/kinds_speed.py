@@ -91,7 +91,8 @@ def in_parquet(folder: Path, photos: Sequence[Image.Image]) -> Made:
 
     blobs = [jpeg(photo) for photo in photos] * 8
     table = pa.table({"image": [{"bytes": blob, "path": None} for blob in blobs]})
-    pq.write_table(table, folder / "a.parquet", row_group_size=100)
+    # Each photo is stored as often as it is there: a dictionary would store eight as one.
+    pq.write_table(table, folder / "a.parquet", row_group_size=100, use_dictionary=False)
     return folder / "a.parquet", "image", {}
 
 
@@ -155,6 +156,18 @@ KINDS: dict[str, Callable[[Path, Sequence[Image.Image]], Made]] = {
     "TIFF, JPEG 2000 tiles": tiff(compression="jpeg2000"),
     "TIFF, JPEG XL tiles": tiff(compression="jpegxl"),
     "TIFF, LERC tiles": tiff(compression="lerc"),
+    "TIFF, planar, 16 bits, zlib": each(
+        lambda p, photo: tifffile.imwrite(
+            f"{p}.tif",
+            np.asarray(photo).astype(np.uint16).transpose(2, 0, 1) * 257,
+            planarconfig="separate",
+            photometric="rgb",
+            compression="zlib",
+        )
+    ),
+    "TIFF, float of 32 bits, zlib": each(
+        lambda p, photo: tifffile.imwrite(f"{p}.tif", np.asarray(photo) / np.float32(255), compression="zlib")
+    ),
     "GeoTIFF, 13 bands of 16 bits, zlib tiles": bands,
     "OME-TIFF, 3 channels x 4 planes of 16 bits": stacks,
     "JPEG in Parquet": in_parquet,

@@ -2,8 +2,8 @@
 
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from math import ceil, floor
 from typing import Any
 
@@ -57,14 +57,34 @@ def _plausible(mpp: Mpp) -> Mpp | None:
     return mpp if all(FINEST <= one <= COARSEST for one in mpp) else None
 
 
-@lru_cache(maxsize=8)
-def _slide(process: int, path: str, version: tuple[int, int, int]) -> Any:  # noqa: ARG001 part of the key
-    """Once in each process: what was open before a fork is not used after it."""
-    try:
-        import openslide
-    except ImportError as error:
-        raise UserError(f"'{path}': read by OpenSlide, which is not there: pip install 'mae-ext[slides]'") from error
-    return openslide.OpenSlide(path)
+_OPEN: OrderedDict[tuple[int, str, int, int, int], Any] = OrderedDict()
+"""The slides that were used last, by process (what was open before a fork is not used after it), path and version."""
+
+MOST_OPEN = 8
+
+
+def _slide(path: str) -> Any:
+    """Once in each process. Raises OSError, UserError and what OpenSlide raises."""
+    status = os.stat(path)  # noqa: PTH116
+    key = os.getpid(), path, status.st_ino, status.st_size, status.st_mtime_ns
+    if key not in _OPEN:
+        try:
+            import openslide
+        except ImportError as error:
+            raise UserError(
+                f"'{path}': read by OpenSlide, which is not there: pip install 'mae-ext[slides]'"
+            ) from error
+        _OPEN[key] = openslide.OpenSlide(path)
+        if len(_OPEN) > MOST_OPEN:
+            _OPEN.popitem(last=False)
+    _OPEN.move_to_end(key)
+    return _OPEN[key]
+
+
+def _forget(slide: Any) -> None:
+    """A slide that has failed once refuses every tile from then on, also those that are whole."""
+    for key in [key for key, one in _OPEN.items() if one is slide]:
+        del _OPEN[key]
 
 
 def _damaged(address: str, error: Exception) -> BadSample:
@@ -80,8 +100,7 @@ class OfSlide:
         if "::" in address:
             raise BadSample(address, "unsupported", "slides of this kind are read as files of their own, not in shards")
         try:
-            status = os.stat(address)  # noqa: PTH116
-            self.slide = _slide(os.getpid(), address, (status.st_ino, status.st_size, status.st_mtime_ns))
+            self.slide = _slide(address)
         except OSError as error:
             raise BadSample(address, "no such file", str(error)) from error
         except UserError:
@@ -120,6 +139,7 @@ class OfSlide:
             except MemoryError:
                 raise
             except Exception as error:
+                _forget(self.slide)
                 raise _damaged(self.address, error) from error
             white = Image.new("RGBA", part.size, (255, 255, 255, 255))
             opaque = Image.alpha_composite(white, part).convert("RGB")

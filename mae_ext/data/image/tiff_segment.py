@@ -15,14 +15,17 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from mae_ext.data.codestream import IN_TIFF, of_jpeg
+
 Pixels = NDArray[Any]
 
 NONE, JPEG = 1, 7
-DEFLATE = (8, 32946)
-BYTES = {5: "LZW", 32773: "PackBits", 34925: "LZMA", 50000: "ZSTD"}
+DEFLATE = (8, 32946, 50013)
+OLD_ZSTD, ZSTD = 34926, 50000
+BYTES = {5: "LZW", 32773: "PackBits", 34925: "LZMA", OLD_ZSTD: "ZSTD", ZSTD: "ZSTD"}
 """Compressions of bytes that libtiff undoes: whatever the bytes mean, to it they are grey."""
 
-PREDICTED = (*DEFLATE, 5, 34925, 50000)
+PREDICTED = (*DEFLATE, 5, 34925, OLD_ZSTD, ZSTD)
 """Where libtiff, and so everybody, heeds the tag Predictor."""
 
 FAX = (2, 3, 4)
@@ -90,7 +93,8 @@ def _inflated(page: tifffile.TiffPage, data: bytes, rows: int, line: int) -> NDA
         if not stream.eof:
             raise ValueError("truncated: a compressed segment does not end where its pixels do")
     elif page.compression in BYTES:
-        grey = {256: line, 257: rows, 258: 8, 259: page.compression, 262: GREY, 277: 1, 278: rows, 284: 1}
+        known = ZSTD if page.compression == OLD_ZSTD else page.compression
+        grey = {256: line, 257: rows, 258: 8, 259: known, 262: GREY, 277: 1, 278: rows, 284: 1}
         with _as_file(grey, data) as image:
             raw = image.tobytes()
     else:
@@ -113,29 +117,15 @@ def _picture(page: tifffile.TiffPage, data: bytes, rows: int, columns: int, samp
     if samples == 1:
         tags[262] = page.photometric if page.photometric in (0, GREY) else GREY
         tags.pop(338, None)
-    if (
-        page.compression == JPEG
-        and (found_size := _jpeg_size(data))
-        and not (found_size[0] >= rows and found_size[1] >= columns)
-    ):  # libtiff would leave the rest as it happens to be
-        raise ValueError(f"a JPEG of {found_size[1]}x{found_size[0]} where {columns}x{rows} are due")
+    said = of_jpeg(data) if page.compression == JPEG else None
+    if said and not (said.rows >= rows and said.columns >= columns):  # libtiff would leave the rest as it happens to be
+        raise ValueError(f"a JPEG of {said.columns}x{said.rows} where {columns}x{rows} are due")
     with _as_file(tags, data) as image:
         mode = {"CMYK": "RGB", "YCbCr": "RGB", "1": "L"}.get(image.mode, image.mode)
         if mode not in ("L", "RGB", "RGBA", "RGBX"):
             raise ValueError(f"unsupported segments of mode {mode}")
         pixels = np.asarray(image.convert(mode))
     return pixels.reshape(rows, columns, -1)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) as its frame says it (ITU-T T.81, B.2.2); None where there is none to be found."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + length
-    return None
 
 
 def _as_file(tags: Mapping[int, int | tuple[int, ...] | bytes], data: bytes) -> Image.Image:
@@ -193,6 +183,7 @@ def _unpacked(raw: NDArray[np.uint8], columns: int, samples: int, bits: int) -> 
 
 def _by_tifffile(page: tifffile.TiffPage, index: int, data: bytes, rows: int, columns: int) -> Pixels:
     tables = page.jpegtables
+    _check_size(page, data, rows, columns)
     try:
         decoded = page.decode(data, index, jpegtables=tables, jpegheader=page.jpegheader)[0]
     except ValueError as error:
@@ -203,3 +194,20 @@ def _by_tifffile(page: tifffile.TiffPage, index: int, data: bytes, rows: int, co
     if decoded is None:
         raise ValueError("truncated: a segment without data")
     return np.asarray(decoded)[0, :rows, :columns]
+
+
+def _check_size(page: tifffile.TiffPage, data: bytes, rows: int, columns: int) -> None:
+    """Raises ValueError where a segment says of itself that it is more than a segment of its page may be."""
+    if page.compression not in IN_TIFF:
+        return
+    said = IN_TIFF[page.compression](data)
+    name = getattr(page.compression, "name", page.compression)
+    if said is None:
+        if IN_TIFF[page.compression] is of_jpeg:  # it may be a JPEG's rest, whose frame is in the tables
+            return
+        raise ValueError(f"a segment that begins with {data[:4].hex()}: no picture in {name}, or one of several frames")
+    # The last strip may be stored as long as the others.
+    most = max(rows, min(page.rowsperstrip, page.imagelength)) * columns
+    if said.rows * said.columns * said.samples > most * (page.samplesperpixel if page.planarconfig == 1 else 1):
+        detail = f"{said.columns}x{said.rows} of {said.samples} samples where {columns}x{rows} are due"
+        raise ValueError(f"a segment in {name} of {detail}")

@@ -170,6 +170,26 @@ def test_a_tile_that_openslide_cannot_read_is_damage(tmp_path):
     assert bad.value.kind == "damaged"
 
 
+def test_a_tile_beside_one_that_openslide_cannot_read_is_read(tmp_path):
+    pytest.importorskip("openslide", reason="pip install 'mae-ext[slides]'")
+    write(tmp_path / "a.svs")
+    content = bytearray((tmp_path / "a.svs").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.svs") as file:
+        place, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    content[place : place + length] = bytes(length)  # rows and columns up to 128
+    (tmp_path / "a.ndpi").write_bytes(content)
+    reader = SlideReader(SIZE, min_tissue=0.0)
+
+    def box(top):
+        return Crop((top, top), (top + 64, top + 64), (False, False))
+
+    for _ in range(2):
+        with pytest.raises(BadSample):
+            reader.read(str(tmp_path / "a.ndpi"), [lambda _: box(40)])
+        whole = reader.read(str(tmp_path / "a.ndpi"), [lambda _: box(400)])[0]
+        assert torch.equal(whole.x, torch.from_numpy(PIXELS[400:464, 400:464].transpose(2, 0, 1)))
+
+
 @pytest.mark.parametrize("suffix", ["svs", "ndpi"])
 def test_twenty_damages_are_each_a_verdict(tmp_path, suffix):
     if suffix == "ndpi":

@@ -57,6 +57,21 @@ class TestDamage:
         finally:
             tracemalloc.stop()
 
+    @pytest.mark.parametrize(("packed", "number"), [("jpeg2k", 34712), ("jpegxl", 50002), ("lerc", 34887)])
+    @pytest.mark.parametrize("tiled", [True, False])
+    def test_a_segment_that_says_it_is_larger_than_it_may_be_is_never_unpacked(self, tmp_path, packed, number, tiled):
+        codecs = pytest.importorskip("imagecodecs", reason="pip install 'mae-ext[tiff]'")
+        encode = getattr(codecs, f"{packed}_encode")
+        how = {"tile": (48, 48)} if tiled else {"rowsperstrip": 40}
+        for rows, columns in ((how.get("tile") or SIZE), (2000, 3000)):
+            held = encode(np.full((rows, columns, 3), 9, np.uint8))
+            encoded(tmp_path / "a.tif", iter([held]), number, shape=(*SIZE, 3), photometric="rgb", **how)
+            if columns == 48:
+                assert bool((read(tmp_path / "a.tif", 3) == 9).all())
+            else:
+                error = bad(tmp_path / "a.tif", 3)
+                assert error.kind == "damaged" and "3000x2000 of" in error.detail
+
     def test_tiles_that_are_not_there_hold_what_the_file_says_they_do_or_are_damage(self, tmp_path):
         def tiles():
             for i in range(9):

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from data.image.tiffs import CHANCE, SIZE, as_read, encoded, numbers, read, written
 from PIL import Image
@@ -23,6 +24,17 @@ class TestCompression:
         image = Image.fromarray(pixels if mode == "RGB" else pixels[..., 0])
         image.save(tmp_path / "a.tif", compression=packed, tiffinfo={317: predictor} if packed != "packbits" else {})
         assert torch.equal(read(tmp_path / "a.tif", pixels.shape[-1]), as_read(pixels))
+
+    @pytest.mark.parametrize(("packed", "number"), [("zstd", 34926), ("tiff_deflate", 50013)])
+    def test_of_other_numbers_is_the_same(self, tmp_path, packed, number):
+        pixels = numbers(3, "u1")
+        Image.fromarray(pixels).save(tmp_path / "a.tif", compression=packed)
+        content = bytearray((tmp_path / "a.tif").read_bytes())
+        with tifffile.TiffFile(tmp_path / "a.tif") as file:
+            place = file.pages[0].tags[259].valueoffset
+        content[place : place + 2] = number.to_bytes(2, "little")
+        (tmp_path / "a.tif").write_bytes(content)
+        assert torch.equal(read(tmp_path / "a.tif", 3), as_read(pixels))
 
     @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
     def test_undoes_differences_of_floats(self, tmp_path, kind):

@@ -9,7 +9,8 @@ import stat
 import struct
 import zlib
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import prod
 
 PIECE = 1 << 14
 MOST_ELEMENTS = 200_000
@@ -32,7 +33,10 @@ _SHORT = frozenset(
      b"ST", b"TM", b"UI", b"UL", b"US")
 )  # fmt: skip
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_OPEN, _SYNTAX, _META = 0xFFFFFFFF, 0x00020010, 0x0002FFFF
+_SAMPLES, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED = _SIZES = (
+    0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
+)  # fmt: skip
+_CLASS, _OPEN, _SYNTAX, _META = 0x00020002, 0xFFFFFFFF, 0x00020010, 0x0002FFFF
 
 
 class NotDicom(Exception):
@@ -46,9 +50,9 @@ class BrokenOff(Exception):
 class _Bytes:
     """A file's bytes, of which a piece is at hand."""
 
-    def __init__(self, handle: int, size: int) -> None:
+    def __init__(self, handle: int, size: int, piece: bytes = b"") -> None:
         self._handle, self.size = handle, size
-        self.piece, self.begin = b"", 0
+        self.piece, self.begin = piece, 0
 
     def at(self, position: int, count: int) -> bytes:
         offset = position - self.begin
@@ -76,6 +80,26 @@ def pixels_of(path: str) -> bytes:
     with _opened(path) as file:
         position = _through(file, (), PIXELS, {})[0]
         return file.at(position, file.size - position)
+
+
+def class_of(content: bytes) -> str:
+    """What group 2 says of the object behind it, of a file that begins so; "" where it says nothing."""
+    values: dict[int, bytes] = {}
+    with suppress(BrokenOff, struct.error):
+        _Walk(_Bytes(-1, len(content), content), "<", explicit=True).through(132, {_CLASS}, _META, values)
+    return values.get(_CLASS, b"").strip(b" \0").decode("latin-1")
+
+
+def pixels_declared(content: bytes) -> int:
+    """Bytes that the pixels of a data set (explicit, little-endian) are by its own numbers; 0 where it has none, or
+    where it is broken off before it says so."""
+    values: dict[int, bytes] = {}
+    with suppress(BrokenOff, struct.error):
+        _Walk(_Bytes(-1, len(content), content), "<", explicit=True).through(0, _SIZES, PIXELS, values)
+    numbers = [int.from_bytes(values.get(tag, b"")[:2], "little") for tag in (_ROWS, _COLUMNS, _ALLOCATED)]
+    frames = values.get(_FRAMES, b"").strip(b" \0")
+    samples = int.from_bytes(values.get(_SAMPLES, b"\1")[:2], "little")
+    return -(-prod(numbers) * samples * (int(frames) if frames.isdigit() else 1) // 8)
 
 
 @contextmanager

@@ -8,12 +8,13 @@ libjpeg-turbo and OpenJPEG, with wheels for three systems and no part under the 
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.codestream import Said, of_jpeg, of_jpeg_2000
+from mae_ext.data.sources.dicom.elements import pixels_declared
 from mae_ext.data.volume.scan import Array
 from mae_ext.errors import BadSample, UserError
 
@@ -28,37 +29,36 @@ HTJ2K = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
 
 BY_IMAGECODECS = (*LOSSLESS_JPEG, *JPEG_LS, *HTJ2K)
 
-SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-"""Where a JPEG begins and ends (ISO 10918-1, B.1.1.3); a JPEG 2000 codestream ends alike (ISO 15444-1, A.4.4)."""
+EOI = b"\xff\xd9"
+"""Where a JPEG ends (ISO 10918-1, B.1.1.3)."""
 
-SIZ = b"\xff\x4f\xff\x51"
-FRAME_MARKERS = (*(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)), 0xF7)
-"""The last is JPEG-LS's (ISO 14495-1, C.1.1)."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a codestream says of itself. bits: of a sample."""
-
-    rows: int
-    columns: int
-    samples: int
-    bits: int
+SPARE, PACKED = 64 << 20, 16
+"""Bytes that a deflated file may have beside its pixels, and times what it has packed, whichever is more."""
 
 
 def inflated(file: str, content: bytes, max_bytes: int) -> bytes:
-    """A file of the deflated transfer syntax as one of the plain one, any other as it is. Raises BadSample."""
+    """A file of the deflated transfer syntax as one of the plain one, any other as it is. Raises BadSample.
+
+    No more is inflated than its pixels are by what the header says of them, and what may be beside them.
+    """
     end = _end_of_meta(content)
     if not end or DEFLATED not in content[132:end]:
         return content
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        plain = stream.decompress(content[end:], max_bytes)
+        plain = stream.decompress(content[end:], min(SPARE, max_bytes))
+        due = pixels_declared(plain)
+        if due > max_bytes:
+            raise BadSample(file, "too large", f"it declares {due} bytes of pixels, the limit is {max_bytes}")
+        most = min(max_bytes, due + max(SPARE, PACKED * len(content)))
+        if not stream.eof and most > len(plain):
+            plain += stream.decompress(stream.unconsumed_tail, most - len(plain))
     except zlib.error as error:
         raise BadSample(file, "damaged", f"the deflated data set is broken: {error}") from error
     if not stream.eof:
-        if len(plain) >= max_bytes:
-            raise BadSample(file, "too large", f"it inflates to more than {max_bytes} bytes, the limit")
+        if len(plain) >= most:
+            detail = f"it inflates to more than {most} bytes, and declares {due} bytes of pixels"
+            raise BadSample(file, "too large", detail)
         raise BadSample(file, "truncated", f"the deflated data set has no end after {len(plain)} bytes")
     # Of the same length, padded with NUL as UIDs are: the group's length stays true.
     return content[:132] + content[132:end].replace(DEFLATED, DEFLATED[:-3] + bytes(3)) + plain
@@ -248,7 +248,7 @@ def _unpacked(packed: bytes, count: int) -> bytearray:
 
 def _checked(file: str, number: int, stream: bytes, uid: str, data: Any) -> Said:
     """What a codestream says, where that is what the file's header says: read before anything is unpacked."""
-    said = _of_jpeg_2000(stream) if uid in (*JPEG_2000, *HTJ2K) else _of_jpeg(stream)
+    said = of_jpeg_2000(stream) if uid in (*JPEG_2000, *HTJ2K) else of_jpeg(stream)
     if said is None:
         raise _damaged(file, number, f"begins with {stream[:4].hex()}: no codestream of its transfer syntax")
     rows, columns, allocated = int(data.Rows), int(data.Columns), int(data.BitsAllocated)
@@ -258,28 +258,6 @@ def _checked(file: str, number: int, stream: bytes, uid: str, data: Any) -> Said
     if uid not in JPEG_2000 and not stream.rstrip(b"\0\xff").endswith(EOI):
         raise BadSample(file, "truncated", f"frame {number + 1}: the compressed pixels have no end")
     return said
-
-
-def _of_jpeg(stream: bytes) -> Said | None:
-    at = 2
-    while stream[:2] == SOI and at + 10 <= len(stream):
-        if stream[at] != 0xFF:
-            return None
-        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
-        if marker in FRAME_MARKERS:
-            bits, rows, columns, samples = struct.unpack_from(">BHHB", stream, at + 4)
-            return Said(rows, columns, samples, bits)
-        at += 1 if marker == 0xFF else 2 + length
-    return None
-
-
-def _of_jpeg_2000(stream: bytes) -> Said | None:
-    at = stream.find(SIZ, 0, 1024)
-    if at < 0 or at + 43 > len(stream):
-        return None
-    x, y, left, top = struct.unpack_from(">4I", stream, at + 8)
-    samples, bits = struct.unpack_from(">HB", stream, at + 40)
-    return Said(y - top, x - left, samples, (bits & 0x7F) + 1)
 
 
 def _damaged(file: str, number: int, detail: str) -> BadSample:

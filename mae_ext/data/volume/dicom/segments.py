@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_ext.data.sources.dicom.elements import class_of
 from mae_ext.data.sources.address import head
 from mae_ext.data.sources.dicom.elements import MAGIC, PREAMBLE
 from mae_ext.data.sources.dicom.grouping import SUFFIXES
@@ -132,11 +133,13 @@ def _kind(file: str) -> str:
     content = head(file, HEADER_BYTES)
     if content[128:132] != b"DICM":
         return ""
+    if said := class_of(content):  # of a deflated file the rest is no beginning that pydicom could read
+        return said
     from pydicom.filereader import read_partial
 
     with parsing(file):
         data = read_partial(BytesIO(content), lambda tag, _, __: tag.group > 8)
-        return str(data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID") or "")
+        return str(data.get("SOPClassUID") or "")
 
 
 def _check_reference(file: str, one: str, other: str) -> None:

@@ -180,6 +180,27 @@ def test_a_deflated_file_unpacks_to_the_limit_and_no_further(tmp_path):
     assert refused(f"{tmp_path / 's'}/").split(":")[0] in ("damaged", "truncated")
 
 
+@pytest.mark.parametrize("more", [30, 200])
+def test_what_a_deflated_file_holds_beside_its_pixels_is_not_unpacked_without_end(tmp_path, more):
+    """MiB of zeros behind the pixels: it may have some, and a bomb is let alone long before the limit of 2 GiB."""
+    series(tmp_path / "s", smooth(), RescaleSlope=1, RescaleIntercept=0)
+    for file in (tmp_path / "s").iterdir():
+        data = pydicom.dcmread(file)
+        data.add_new(0xFFFCFFFC, "OB", bytes(more << 20))
+        data.file_meta.TransferSyntaxUID = SYNTAX["deflated"]
+        data.save_as(file, enforce_file_format=True)
+    if more == 30:
+        assert (np.sort(load(f"{tmp_path / 's'}/").ravel()) == np.sort(smooth().ravel())).all()
+    else:
+        told = refused(f"{tmp_path / 's'}/")
+        assert told.startswith("too large: it inflates to more than 67113344 bytes, and declares 4480 bytes of pixels")
+
+
+def test_a_deflated_file_that_declares_more_than_the_limit_is_refused_before_it_is_unpacked(tmp_path):
+    address = written(tmp_path / "s", smooth(), "deflated", Rows=60_000, Columns=60_000, NumberOfFrames=3)
+    assert refused(address).startswith("too large: it declares 21600000000 bytes of pixels")
+
+
 def test_fewer_frames_than_are_declared_and_segments_that_point_nowhere_are_named(tmp_path):
     enhanced(tmp_path / "a.dcm", [frame(p, z) for z, p in enumerate(smooth())])
     save_as(tmp_path / "a.dcm", "RLE", change=lambda frames: frames[:2])

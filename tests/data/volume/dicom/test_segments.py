@@ -68,6 +68,18 @@ def test_frames_whose_pixels_do_not_fill_whole_bytes_follow_one_another_within_t
     )
 
 
+def test_a_deflated_one_is_read_however_long_it_is(tmp_path, scan):
+    a, b = masks(2)
+    b &= ~a & 1
+    segmentation(tmp_path / "seg.dcm", [(4, 2, b), (4, 1, a)], NAMES)
+    data = pydicom.dcmread(tmp_path / "seg.dcm")
+    data.add_new(0xFFFCFFFC, "OB", np.random.default_rng(0).bytes(1 << 18))
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    data.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    assert (tmp_path / "seg.dcm").stat().st_size > 1 << 18
+    np.testing.assert_array_equal(read(tmp_path / "seg.dcm", scan)[4], turned((2 * a + b)[None])[0])
+
+
 def test_where_segments_overlap_the_later_class_is_seen(tmp_path, scan):
     a, b = masks(2)
     segmentation(tmp_path / "seg.dcm", [(2, 1, a), (2, 2, b)], NAMES)

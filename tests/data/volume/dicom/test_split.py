@@ -1,11 +1,14 @@
 """A series whose slices lie in several folders is never taken for several scans."""
 
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
+
+import pydicom
 
 from data.volume.dicom.dicom_files import classic, series
 
@@ -43,6 +46,24 @@ def test_each_half_of_a_series_names_the_folder_of_the_other(tmp_path, of, told,
         kind, detail = verdict(tmp_path / "scans" / here)
         assert kind == "split series" and str(tmp_path / "scans" / there) in detail
     assert told in verdict(tmp_path / "scans" / folders[0])[1]
+
+
+def test_a_deflated_file_in_a_folder_beside_is_not_inflated_to_be_asked_for_its_series(tmp_path):
+    halves(tmp_path / "scans", lambda _: 0)
+    beside = tmp_path / "scans" / "B" / "0.dcm"
+    classic(beside, PLANES[0], (0, 0, 0))
+    data = pydicom.dcmread(beside)
+    data.PixelData = bytes(200 << 20)
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    data.SeriesInstanceUID = "1.2.4"
+    data.save_as(beside, enforce_file_format=True)
+    del data
+    tracemalloc.start()
+    try:
+        assert verdict(tmp_path / "scans" / "A")[0] == "good"
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["IM{}", "1.2.840.{}", "{}.dat"])
