@@ -57,7 +57,7 @@ def _plausible(mpp: Mpp) -> Mpp | None:
     return mpp if all(FINEST <= one <= COARSEST for one in mpp) else None
 
 
-_OPEN: OrderedDict[tuple[int, str, int, int, int], Any] = OrderedDict()
+_open: OrderedDict[tuple[int, str, int, int, int], Any] = OrderedDict()
 """The slides that were used last, by process (what was open before a fork is not used after it), path and version."""
 
 MOST_OPEN = 8
@@ -67,24 +67,24 @@ def _slide(path: str) -> Any:
     """Once in each process. Raises OSError, UserError and what OpenSlide raises."""
     status = os.stat(path)  # noqa: PTH116
     key = os.getpid(), path, status.st_ino, status.st_size, status.st_mtime_ns
-    if key not in _OPEN:
+    if key not in _open:
         try:
             import openslide
         except ImportError as error:
             raise UserError(
                 f"'{path}': read by OpenSlide, which is not there: pip install 'mae-ext[slides]'"
             ) from error
-        _OPEN[key] = openslide.OpenSlide(path)
-        if len(_OPEN) > MOST_OPEN:
-            _OPEN.popitem(last=False)
-    _OPEN.move_to_end(key)
-    return _OPEN[key]
+        _open[key] = openslide.OpenSlide(path)
+        if len(_open) > MOST_OPEN:
+            _open.popitem(last=False)
+    _open.move_to_end(key)
+    return _open[key]
 
 
 def _forget(slide: Any) -> None:
     """A slide that has failed once refuses every tile from then on, also those that are whole."""
-    for key in [key for key, one in _OPEN.items() if one is slide]:
-        del _OPEN[key]
+    for key in [key for key, one in _open.items() if one is slide]:
+        del _open[key]
 
 
 def _damaged(address: str, error: Exception) -> BadSample:
