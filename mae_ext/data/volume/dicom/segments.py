@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ext.data.sources.dicom.elements import class_of
 from mae_ext.data.sources.address import head
+from mae_ext.data.sources.dicom.elements import class_of
 from mae_ext.data.sources.dicom.grouping import SUFFIXES
 from mae_ext.data.sources.folder import members
 from mae_ext.data.volume.dicom.codecs import check_readable, planes

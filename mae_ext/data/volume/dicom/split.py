@@ -105,7 +105,7 @@ def _changed(file: str) -> int:
 
 @lru_cache(maxsize=1 << 16)
 def _series(file: str, changed_ns: int) -> str | None:  # noqa: ARG001 part of the memo's key
-    """The series that a file is of, from the beginning of its header; no more of a deflated one is inflated than that."""
+    """The series that a file is of, from the beginning of its header; of a deflated one no more is inflated."""
     path, _, _ = locate(file)
     try:
         value = elements(path, (_SERIES,), _SERIES)[0].get(_SERIES)

@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("pydicom", reason="DICOM is an optional extra: pip install 'mae-ext[dicom]'")
 
 import pydicom
-
 from data.volume.dicom.dicom_files import classic, series
 
 from mae_ext.cli import run
