@@ -81,7 +81,7 @@ def in_tar(folder: Path, photos: Sequence[Image.Image]) -> Made:
 
 
 def in_npz(folder: Path, photos: Sequence[Image.Image]) -> Made:
-    np.savez_compressed(folder / "a.npz", x=np.stack([np.asarray(photo) for photo in photos]))
+    np.savez_compressed(folder / "a.npz", train_images=np.stack([np.asarray(photo) for photo in photos]))
     return folder / "a.npz", "image", {}
 
 
