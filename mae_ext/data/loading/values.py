@@ -26,11 +26,16 @@ LEAST_SPREAD = 0.05
 SIDES = 3
 """Files that each of two kinds has at least."""
 
+MANY = 0.25
+"""Of the files: more than that are no exceptions."""
+
 RULE = (
     f"A file is unlike the others when one of its five numbers is more than {FAR:g} spreads from the median of the "
     "files, the spread being 1.4826 times the median distance from it, though never less than "
     f"{LEAST_SPREAD:g} of the typical 1 % to 99 %. Where no file is, and the largest gap between two files in a row is "
     f"wider than {FAR:g} such spreads of either side, with {SIDES} files or more on both, there are two kinds. "
+    f"Where more than {MANY:.0%} of the files were unlike the others, and {FEWEST} files or more are of each of "
+    "several types of number, as pictures and their masks are, each type is judged by itself. "
     f"Nothing is said of fewer than {FEWEST} files, nor where all are of 8 bits, which have one range."
 )
 """Robust: a median and a median distance do not move for fewer than half of the files."""
@@ -88,6 +93,15 @@ def typical(values: Sequence[Values | None]) -> Values | None:
 
 def unlike(values: Sequence[Values | None]) -> dict[int, str]:
     """What is to be said of each file that is unlike the others, by its place; RULE says when."""
+    if not (types := _types(values)):
+        return _exceptions(values)
+    said: dict[int, str] = {}
+    for places in types.values():
+        said |= _exceptions([one if i in places else None for i, one in enumerate(values)])
+    return said
+
+
+def _exceptions(values: Sequence[Values | None]) -> dict[int, str]:
     places = [i for i, one in enumerate(values) if one is not None]
     if len(places) < FEWEST or _bounded(values):
         return {}
@@ -103,6 +117,34 @@ def unlike(values: Sequence[Values | None]) -> dict[int, str]:
         )
         for row in np.flatnonzero(far.any(1)).tolist()
     }
+
+
+def _types(values: Sequence[Values | None]) -> dict[str, set[int]]:
+    """The places of each type of number where the files fall apart by it; {} where they do not, as of CTs, which are
+    alike in whatever type they are stored. Of rarer types a file is judged with the most frequent."""
+    number = sum(one is not None for one in values)
+    types: dict[str, set[int]] = {}
+    for i, one in enumerate(values):
+        if one is not None:
+            types.setdefault(one.dtype, set()).add(i)
+    several = {dtype: places for dtype, places in types.items() if len(places) >= FEWEST}
+    if len(several) < 2 or len(_exceptions(values)) <= MANY * number:
+        return {}
+    most = max(several.values(), key=len)
+    for dtype in types.keys() - several.keys():
+        most |= types[dtype]
+    return several
+
+
+def of_types(paths: Sequence[str], values: Sequence[Values | None]) -> str:
+    """A sentence where files fall apart by their types of number; "" where not. RULE says when."""
+    sides = []
+    for dtype in sorted(_types(values)):
+        files = [path for path, one in zip(paths, values, strict=True) if one is not None and one.dtype == dtype]
+        sides.append(f"{len(files)} of {dtype} (such as {files[0]})")
+    return (
+        f"several types of number: {', '.join(sides)}; a model takes one scale for all: is that meant?" if sides else ""
+    )
 
 
 def two_kinds(paths: Sequence[str], values: Sequence[Values | None]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from mae_ext import plugins
 from mae_ext.data.loading.doctor import Verdict
 from mae_ext.data.loading.good_list import Rows
-from mae_ext.data.loading.values import RULE, two_kinds, typical, unlike
+from mae_ext.data.loading.values import RULE, Values, of_types, two_kinds, typical, unlike
 from mae_ext.errors import UserError
 from mae_ext.strict_json import dumps
 from mae_ext.writing import blamed_on, staged
@@ -29,7 +29,7 @@ def report(paths: Sequence[str], reader: str, verdicts: Sequence[Verdict]) -> di
     """
     values = [verdict.values for verdict in verdicts]
     odd, usual = unlike(values), typical(values)
-    kinds = "" if odd else two_kinds([verdict.path for verdict in verdicts], values)
+    kinds = _kinds([verdict.path for verdict in verdicts], values, bool(odd))
     bad = Counter(verdict.kind for verdict in verdicts if not verdict.ok)
     return {
         "version": VERSION,
@@ -55,6 +55,10 @@ def report(paths: Sequence[str], reader: str, verdicts: Sequence[Verdict]) -> di
     }  # fmt: skip
 
 
+def _kinds(paths: Sequence[str], values: Sequence[Values | None], exceptions: bool) -> str:
+    return of_types(paths, values) or ("" if exceptions else two_kinds(paths, values))
+
+
 def of_values(verdicts: Sequence[Verdict], verbose: bool = False) -> list[str]:
     """Lines about values: each file that is unlike the others, or two kinds of them; and what is usual, where that
     cannot be guessed, or is asked for."""
@@ -63,8 +67,8 @@ def of_values(verdicts: Sequence[Verdict], verbose: bool = False) -> list[str]:
     lines = [f"{paths[place]}: {what}" for place, what in list(odd.items())[:MOST_LINES]]
     if len(odd) > MOST_LINES:
         lines.append(f"and {len(odd) - MOST_LINES} more files with values unlike the others'; --json names all of them")
-    if not odd and (kinds := two_kinds(paths, values)):
-        return [kinds]
+    if kinds := _kinds(paths, values, bool(odd)):
+        return [kinds, *lines]
     known = [one for one in values if one is not None]
     if known and (verbose or lines or any(one.dtype != "uint8" for one in known)):
         of = f"of {len(known)} files by median" if len(known) > 1 else "of one file"

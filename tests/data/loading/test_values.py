@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mae_ext.data.loading.doctor import Verdict
-from mae_ext.data.loading.values import Values, two_kinds, typical, unlike, valid_of, values_of
+from mae_ext.data.loading.values import Values, of_types, two_kinds, typical, unlike, valid_of, values_of
 from mae_ext.data.loading.verdict_report import of_values
 from mae_ext.data.sample import Sample
 
@@ -63,6 +63,25 @@ def test_two_kinds_in_halves_are_said_with_one_of_each() -> None:
     assert "such as 0.nii" in said and "such as 4.nii" in said
 
 
+def test_pictures_beside_masks_of_another_type_are_said_once_and_each_judged_among_its_like() -> None:
+    pictures: list[Values | None] = [Values("uint8", 0, 3, 20 + i, 200, 255) for i in range(24)]
+    masks: list[Values | None] = [Values("uint16", 0, 0, 0, 30 + i, 40 + i) for i in range(12)]
+    masks[7] = Values("uint16", 0, 0, 900, 9000, 60000)
+    both, paths = [*pictures, *masks], [f"{i}.png" for i in range(36)]
+    assert list(unlike(both)) == [31]
+    said = of_types(paths, both)
+    assert "12 of uint16 (such as 24.png), 24 of uint8 (such as 0.png)" in said
+    assert of_values([Verdict(path, True, values=one) for path, one in zip(paths, both, strict=True)])[0] == said
+    assert not of_types(paths[:24], pictures)
+
+
+def test_scans_of_one_scale_are_one_kind_in_whatever_type_they_are_stored() -> None:
+    stored = [ct(seed) for seed in range(16)]
+    scans: list[Values | None] = [Values("float64" if i % 2 else "int16", *one.numbers) for i, one in enumerate(stored)]
+    assert not of_types([str(i) for i in range(16)], scans)
+    assert list(unlike([*scans, Values("uint16", 0, 2, 64532, 65528, 65535)])) == [16]
+
+
 def test_the_usual_is_the_median_of_the_files() -> None:
     middle = typical([Values("int16", -3, -2, 0, 2, 3), Values("int16", -5, -4, 0, 4, 5), None])
     assert middle == Values("int16", -4, -3, 0, 3, 4)
@@ -76,7 +95,7 @@ def test_a_line_on_values_is_printed_where_they_cannot_be_guessed(dtype: str, li
 
 
 def test_of_many_that_are_unlike_twenty_have_a_line_and_the_others_a_count() -> None:
-    alike: list[Any] = [Verdict(f"{i}", True, values=ct(i)) for i in range(50)]
+    alike: list[Any] = [Verdict(f"{i}", True, values=ct(i)) for i in range(90)]
     odd = [Verdict(f"odd{i}", True, values=Values("uint16", 0, 2, 64532, 65528, 65535)) for i in range(23)]
     lines = of_values([*alike, *odd])
     assert len(lines) == 22 and lines[20].startswith("and 3 more files")
