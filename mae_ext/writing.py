@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -73,10 +73,39 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
 
 def _beside(name: str) -> str:
     """A name for what is to be `name`, longer by a few letters where that is no longer than a name can be."""
-    longer = f"{name}.tmp-{os.getpid()}"
-    if len(os.fsencode(longer)) <= NAME_BYTES:
-        return longer
-    return f"{sha256(os.fsencode(name)).hexdigest()}.tmp-{os.getpid()}"
+    whole, hashed = (f"{stem}.tmp-{os.getpid()}" for stem in _stems(name))
+    return whole if len(os.fsencode(whole)) <= NAME_BYTES else hashed
+
+
+def _stems(name: str) -> tuple[str, str]:
+    """What stands before `.tmp-` in a name of what is to be `name`, unless that is too long, and where it is."""
+    return name, sha256(os.fsencode(name)).hexdigest()
+
+
+def clear_leftovers(paths: Iterable[Path]) -> None:
+    """Removes what killed commands were writing in the places of `paths`; what a process that lives may write stays.
+
+    For whoever holds the folder alone: on another machine a process can live that is not seen here.
+    """
+    stems: dict[Path, set[str]] = {}
+    for path in paths:
+        stems.setdefault(path.parent, set()).update(_stems(path.name))
+    for folder, ours in stems.items():
+        with contextlib.suppress(OSError):
+            for path in list(folder.iterdir()):
+                stem, _, pid = path.name.rpartition(".tmp-")
+                if stem in ours and pid.isdecimal() and not _lives(int(pid)):
+                    path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process at all
+        pass
+    return True
 
 
 @contextmanager

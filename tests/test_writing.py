@@ -1,12 +1,13 @@
 """What cannot be written is said before the work, and a work that fails leaves nothing wrong or empty behind."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mae_ext.errors import UserError
-from mae_ext.writing import NAME_BYTES, blamed_on, folder_for, staged
+from mae_ext.writing import NAME_BYTES, blamed_on, clear_leftovers, folder_for, staged
 
 NOWHERE = Path("/proc/self")
 """A folder in which nobody, root included, can make a file."""
@@ -88,3 +89,17 @@ def test_a_file_can_have_the_longest_name_there_is(tmp_path):
         for path, beside in zip(paths, partial, strict=True):
             beside.write_text(path.suffix)
     assert [path.read_text() for path in paths] == [".jpg", ".png"] and len(there(tmp_path)) == 2
+
+
+def test_what_a_process_that_is_gone_was_writing_goes_and_nothing_else(tmp_path):
+    gone, long = subprocess.Popen(["true"]), "n" * 250
+    gone.wait()
+    with staged(tmp_path / long) as [partial]:
+        of_a_long_name = partial.name.replace(str(os.getpid()), str(gone.pid))
+    left = [tmp_path / name for name in (f"a.tmp-{gone.pid}", of_a_long_name)]
+    names = (f"a.tmp-{os.getppid()}", f"a.tmp-{os.getpid()}", f"b.tmp-{gone.pid}", "a.tmp-notes", f"a.tmp-{10**30}")
+    stay = [tmp_path / name for name in names]
+    for path in (*left, *stay):
+        path.write_text("half")
+    clear_leftovers([tmp_path / "a", tmp_path / long, tmp_path / "no" / "folder" / "c"])
+    assert not any(path.exists() for path in left) and all(path.exists() for path in stay)

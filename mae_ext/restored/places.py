@@ -21,7 +21,7 @@ from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.progress import Progress
 from mae_ext.restored.source import Source, opened
 from mae_ext.strict_json import dumps
-from mae_ext.writing import blamed_on, folder_for, staged
+from mae_ext.writing import blamed_on, clear_leftovers, folder_for, staged
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -82,14 +82,22 @@ class Place:
         """beside: names of other files of all samples together. Raises UserError where one of these, or the list, is
         somebody else's."""
         self.out, self.listed, self.inputs, self._begun = out, out / listed, inputs, False
-        self._ours = self._known()
+        self._ours, self._beside, self._taken = self._known(), [listed, *beside], set[Path]()
         if foreign := [out / name for name in beside if (out / name).exists() and not self.listed.exists()]:
             raise UserError(f"--out {out}: it holds {some(foreign)}, and nothing is written over; name another")
+
+    def clear(self) -> None:
+        """Away with what a killed command was writing here: by its list, and what it would have written anew."""
+        names = [*self._beside, *(n for n in self._ours if ".." not in Path(n).parts and not Path(n).is_absolute())]
+        clear_leftovers(self.out / name for name in names)
 
     def paths(self, suffix: str) -> list[Path]:
         """For each input, where its result with this suffix goes. Raises UserError where that would be over a file that
         is none of an earlier command's."""
         paths = result_paths(self.inputs.addresses, self.inputs.suffixes, self.out, suffix)
+        if twice := sorted(self._taken.intersection(paths)):
+            raise UserError(f"--out {self.out}: {some(twice)} would be of two inputs; rename one, or leave it out")
+        self._taken.update(paths)
         theirs = self._inputs()
         if over := [path for path in paths if path.resolve() in theirs]:
             raise UserError(f"--out {self.out}: {some(over)} is an input, and not written over; name another folder")
@@ -144,23 +152,26 @@ class Place:
 def place_for(out: str | Path, listed: str, inputs: Inputs, beside: Sequence[str] = ()) -> Iterator[Place]:
     """beside: as of `Place`. Raises UserError where nothing can be written, now or, on a disk that fills, later."""
     # What cannot be read is a BadSample before it comes here.
-    with folder_for(out) as folder, blamed_on(folder), _alone_in(folder):
-        yield Place(folder, listed, inputs, beside)
+    with folder_for(out) as folder, blamed_on(folder), _alone_in(folder) as alone:
+        place = Place(folder, listed, inputs, beside)
+        if alone:
+            place.clear()
+        yield place
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_in(folder: Path) -> Iterator[bool]:
     """One command at a time writes there: of two with other settings, each would leave a part of what is there. The
-    lock dies with its holder; where a file system has none, there is none."""
-    opened = os.open(folder, os.O_RDONLY)
+    lock dies with its holder; where a file system has none, there is none, and False comes."""
+    opened, locked = os.open(folder, os.O_RDONLY), True
     try:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"--out {folder}: another command is writing there; wait, or name another") from None
         except OSError:
-            pass
-        yield
+            locked = False
+        yield locked
     finally:
         os.close(opened)
 

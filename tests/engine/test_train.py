@@ -153,6 +153,18 @@ def test_the_second_of_two_runs_into_one_folder_is_refused_and_the_first_goes_on
     assert len(trajectory(tmp_path / "run")) == 400
 
 
+def test_a_start_that_is_refused_leaves_no_folder_and_takes_none_that_was_there(tiny, train, tmp_path, capfd):
+    empty = tmp_path / "nothing"
+    empty.mkdir()
+    assert train(tiny({"train.steps": 2}), data=empty, out="deep/er/run") == 2
+    assert not (tmp_path / "deep").exists() and str(empty) in complaint(capfd)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert train(tiny({"train.steps": 2}), data=empty) == 2
+    assert "notes.txt" in {p.name for p in (tmp_path / "run").iterdir()}
+    assert train(tiny({"train.steps": 2}), out="deep/er/run") == 0
+
+
 def test_a_finished_run_started_again_does_nothing(tiny, train, tmp_path):
     config = tiny({"train.steps": 20})
     assert train(config) == 0

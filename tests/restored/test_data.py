@@ -1,6 +1,8 @@
 """Reconstructions that are data lie where their sources lie, as long and as large, in their units, and unseen."""
 
 import json
+import os
+import subprocess
 
 import av
 import nibabel as nib
@@ -168,3 +170,31 @@ def test_of_two_commands_at_once_into_one_folder_the_second_is_refused_and_the_f
     monkeypatch.setattr(WholeScan, "write", meanwhile)
     first, listed = reconstruct_data(run, [source], tmp_path / "out", "nifti", Masking(4))
     assert values_of(first).shape == (9, 8, 8) and "unfinished" not in json.loads(listed.read_text())
+
+
+def test_a_result_that_would_be_of_two_inputs_is_refused_before_the_work(tmp_path):
+    run, voxels = run_of(tmp_path / "run", SCANS), np.arange(512, dtype=np.float32).reshape(8, 8, 8)
+    sources = [scan(tmp_path / "scans" / name, voxels) for name in ("a.nii.gz", "a_input.nii.gz")]
+    with pytest.raises(UserError, match=r"a_input\.nii\.gz would be of two inputs"):
+        reconstruct_data(run, sources, tmp_path / "out", "nifti", Masking(4), with_input=True)
+    assert not (tmp_path / "out").exists()
+    assert len(reconstruct_data(run, sources, tmp_path / "out", "nifti", Masking(4))) == 3
+
+
+def test_what_a_killed_command_was_writing_goes_with_the_next_one_and_nothing_else_does(tmp_path):
+    run, out = run_of(tmp_path / "run", SCANS), tmp_path / "out"
+    source = scan(tmp_path / "scans" / "a.nii.gz", np.arange(512, dtype=np.float32).reshape(8, 8, 8))
+    reconstruct_data(run, [source], out, "nifti", Masking(4))
+    listed = json.loads((out / "reconstructed.json").read_text())
+    listed["samples"] += [{"source": "else", "files": ["../scans/a.nii.gz"]}]
+    (out / "reconstructed.json").write_text(json.dumps(listed))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = [out / f"a.nii.gz.tmp-{gone.pid}", out / f"reconstructed.json.tmp-{gone.pid}"]
+    alive, notes = out / f"a.nii.gz.tmp-{os.getppid()}", out / "a.nii.gz.tmp-notes"
+    theirs, elsewhere = out / f"b.nii.gz.tmp-{gone.pid}", tmp_path / "scans" / f"a.nii.gz.tmp-{gone.pid}"
+    for path in (*left, alive, notes, theirs, elsewhere):
+        path.write_text("half")
+    reconstruct_data(run, [source], out, "nifti", Masking(4))
+    assert not any(path.exists() for path in left)
+    assert all(path.read_text() == "half" for path in (alive, notes, theirs, elsewhere))
