@@ -116,11 +116,12 @@ def test_one_malformed_series_among_scans_costs_itself_and_no_more(scans, tiny, 
     assert run(["pretrain", config, "--data", str(scans), "--out", str(out)]) == 0
     assert len(trajectory(out)) == 6
     (bad,) = rows(out / "bad_samples.jsonl")
-    assert bad["kind"] == "header" and bad["path"] == str(scans / "bad" / "000.dcm") and "PixelSpacing" in bad["detail"]
+    assert bad["kind"] == "header" and bad["path"] == f"{scans / 'bad'}/"
+    assert bad["detail"].startswith("000.dcm: ") and "PixelSpacing" in bad["detail"]
     features = tmp_path / "f.safetensors"
     capsys.readouterr()
     assert run(["embed", str(out), str(scans), "--out", str(features)]) == 0
-    assert re.search(r"1 header \(such as .*000\.dcm: ", capsys.readouterr().err)
+    assert re.search(r"1 header \(such as .*bad/: .*000\.dcm: ", capsys.readouterr().err)
     assert len(features.with_suffix(".jsonl").read_text().splitlines()) == 4
     assert json.loads(features.with_suffix(".bad.jsonl").read_text())["kind"] == "header"
     assert run(["doctor", str(scans), "--reader", "volume"]) == 1
