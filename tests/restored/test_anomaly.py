@@ -59,6 +59,21 @@ def test_a_bright_cube_lands_on_its_own_voxels_in_the_map_of_an_oblique_scan(tmp
     assert (listed["masks"], listed["hidden_in"]) == (16, 12) and listed["samples"][0]["files"] == names[:3]
 
 
+def test_simpleitk_finds_the_bright_cube_where_the_map_of_an_oblique_scan_says(tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="pip install 'mae-ext[dev]'")
+    turned = np.linalg.qr(np.eye(3) + 0.2 * np.random.default_rng(0).normal(size=(3, 3)))[0][:, [2, 0, 1]]
+    affine = np.block([[turned * [1.5, -1.0, 2.0], np.array([[-30.0], [12], [7]])], [np.eye(4)[3:]]])
+    voxels = np.full((11, 23, 10), 100, np.float32)
+    voxels[CUBE] = 200
+    source = scan(tmp_path / "scans" / "a.nii.gz", voxels, affine)
+    run = run_of(tmp_path / "run", SCANS, mean=100.0, std=50.0)
+    error = sitk.ReadImage(str(anomaly(run, [source], tmp_path / "out", Masking(16))[0]))
+    image = sitk.ReadImage(str(source))
+    assert abs(np.array(image.GetDirection()).reshape(3, 3)).max(0).min() < 0.999  # it is oblique
+    over = sitk.GetArrayFromImage(sitk.Resample(error, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0))
+    np.testing.assert_array_equal(over > 1, sitk.GetArrayFromImage(image) > 150)
+
+
 def test_spread_is_the_deviation_over_masks_of_a_run_that_does_not_know(tmp_path):
     voxels = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
     source = scan(tmp_path / "a.nii.gz", voxels, np.diag([1.0, 1, 1, 1]))
