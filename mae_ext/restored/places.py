@@ -117,11 +117,11 @@ class Place:
             rows = [
                 {"source": a, "files": self.named(of)} for a, *of in zip(self.inputs.addresses, *paths, strict=True)
             ]
-            kept, sources, earlier = {n for row in rows for n in row["files"]}, {*self.inputs.addresses}, self._known()
+            kept, sources, theirs = {n for row in rows for n in row["files"]}, {*self.inputs.addresses}, self._inputs()
             self.write({"unfinished": True}, rows)
-            for name in (n for n, source in earlier.items() if source in sources and n not in kept):
+            for name in (n for n, source in self._ours.items() if source in sources and n not in kept):
                 path = self.out / name
-                if path.resolve().is_relative_to(self.out.resolve()) and path.resolve() not in self._inputs():
+                if path.resolve().is_relative_to(self.out.resolve()) and path.resolve() not in theirs:
                     with blamed_on(path):
                         path.unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
 """Kinds for `damaged_kinds.py` that are beside a scan, or many in one array: SEG, RTSTRUCT, and rows of HDF5."""
 
-import struct
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from damaged_child import Array, Kind
-from damaged_scans import AS_STORED, PLANES, SHAPE, VOXELS, chunk_bomb
+from damaged_scans import AS_STORED, PLANES, SHAPE, VOXELS, chunk_bomb, make_huge, make_unpack
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -83,7 +82,6 @@ def of_rtstruct(path: Path) -> Array:
 
 def inflated_label(folder: Path) -> None:
     """Deflated, it unpacks to 3.4 GB."""
-    from damaged_pictures import zeros
     from data.volume.dicom.compressed import save_as
 
     path = folder / "label.dcm"
@@ -95,19 +93,11 @@ def inflated_label(folder: Path) -> None:
         data.save_as(path, enforce_file_format=True)
     else:
         save_as(path, "deflated")
-    content = path.read_bytes()
-    at = content.index(b"\x02\x00\x00\x00UL\x04\x00") + 12
-    end = at + struct.unpack("<I", content[at - 4 : at])[0]
-    path.write_bytes(content[:end] + zeros(52, wrap=False))
+    make_unpack(path)
 
 
 def huge_label(folder: Path) -> None:
-    """Rows and Columns of a SEG."""
-    path = folder / "label.dcm"
-    content = path.read_bytes()
-    for tag in (b"\x28\x00\x10\x00US\x02\x00", b"\x28\x00\x11\x00US\x02\x00"):
-        content = content.replace(tag + content[content.index(tag) + 8 :][:2], tag + struct.pack("<H", 65_000), 1)
-    path.write_bytes(content)
+    make_huge(folder / "label.dcm")
 
 
 def many_points(folder: Path) -> None:

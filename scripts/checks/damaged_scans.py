@@ -237,22 +237,28 @@ def zarr_bomb(file: str) -> Bomb:
     return bomb
 
 
-def huge_frames(folder: Path) -> None:
-    """Rows, Columns."""
-    path = folder / "s" / ("005.dcm" if (folder / "s/005.dcm").exists() else "a.dcm")
+def make_huge(path: Path) -> None:
+    """Rows and Columns of a DICOM file, whose pixels stay as they are."""
     content = path.read_bytes()
     for tag in (b"\x28\x00\x10\x00US\x02\x00", b"\x28\x00\x11\x00US\x02\x00"):
         content = content.replace(tag + content[content.index(tag) + 8 :][:2], tag + struct.pack("<H", 65_000), 1)
     path.write_bytes(content)
 
 
-def inflated_dicom(folder: Path) -> None:
-    """The data set of a deflated file unpacks to 3.4 GB."""
-    path = folder / "s/005.dcm"
+def make_unpack(path: Path) -> None:
+    """The data set of a deflated DICOM file unpacks to 3.4 GB."""
     content = path.read_bytes()
     at = content.index(b"\x02\x00\x00\x00UL\x04\x00") + 12
     end = at + struct.unpack("<I", content[at - 4 : at])[0]
     path.write_bytes(content[:end] + zeros(52, wrap=False))
+
+
+def huge_frames(folder: Path) -> None:
+    make_huge(folder / "s" / ("005.dcm" if (folder / "s/005.dcm").exists() else "a.dcm"))
+
+
+def inflated_dicom(folder: Path) -> None:
+    make_unpack(folder / "s/005.dcm")
 
 
 def scan(make: Callable[[Path], Path], theirs: Callable[[Path], Array], *bombs: Bomb, harmed: tuple[str, ...] = (),
