@@ -19,8 +19,8 @@ class ProbeConfig(Section):
     """A labelled source to judge on."""
     modality: str | None = None
     """Which one, if the run has several."""
-    pool: Literal["mean", "class"] = "mean"
-    """What becomes of a sample's tokens: their mean, or the first class token."""
+    pool: Literal["mean", "class", "moments"] = "mean"
+    """What becomes of a sample's tokens: their mean, the first class token, or moments over the last blocks."""
     k: Positive = 20
     """Neighbours of kNN."""
 

@@ -6,10 +6,11 @@ import typer
 
 from mae_ext.errors import UserError
 
-Pool = Literal["mean", "class", "max", "weighted"]
+Pool = Literal["mean", "class", "moments", "max", "weighted"]
 POOL = (
-    "What becomes of a sample: the mean of its patch tokens, or the first class token. With --windows, of its windows: "
-    "their mean (also of class tokens: class), max, or weighted by body or by motion."
+    "What becomes of a sample: the mean of its patch tokens, the first class token, or moments, the means and "
+    "deviations of the last four blocks' tokens. With --windows, of its windows: their mean (also of class tokens or "
+    "moments: class, moments), max, or weighted by body or by motion."
 )
 WindowsOption = Annotated[bool, typer.Option("--windows", help="See all of a sample, in windows, not its middle.")]
 OverlapOption = Annotated[
@@ -27,9 +28,11 @@ def windows_of(pool: Pool | None, windows: bool, overlap: float | None, batch: i
 
     if windows:
         over = OVERLAP if overlap is None else overlap
-        if pool == "class":
-            return Windows(over, "mean", "class", batch)
-        return Windows(over, pool, batch=batch)
+        match pool:
+            case "class" | "moments":
+                return Windows(over, "mean", pool, batch)
+            case _:
+                return Windows(over, pool, batch=batch)
     for name, value in (("--overlap", overlap), ("--batch", batch), (f"--pool {pool}", pool in ("max", "weighted"))):
         if value not in (None, False):
             raise UserError(f"{name}: is of windows; add --windows")

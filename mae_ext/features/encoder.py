@@ -28,8 +28,9 @@ from mae_ext.features.windowed import Records, Seeing, Windows
 from mae_ext.model.mae import MAE
 from mae_ext.progress import Progress
 
-Pool = Literal["mean", "class", "tokens"]
-"""What becomes of a sample's tokens: their mean, the first class token, or all of them as they are."""
+Pool = Literal["mean", "class", "moments", "tokens"]
+"""What becomes of a sample's tokens: their mean, the first class token, means and deviations of the tokens of the last
+four blocks side by side (model/moments.py), or all of them as they are."""
 
 View = Callable[[Tensor], Tensor]
 """(B, C, *S) in reader units -> the same shape: what the encoder is shown instead, say frames in another order."""
@@ -42,8 +43,8 @@ TOKEN_BYTES = 8 << 30
 class Features:
     """One row for each sample that could be read, in the order of the source.
 
-    features: (n, D) float32; (n, N, D) float16 of pool "tokens", which is half the memory. labels: (n,) int64 into
-    `classes`, -1 where unlabelled; None when nothing is labelled.
+    features: (n, D) float32; (n, 8 D) of pool "moments"; (n, N, D) float16 of pool "tokens", which is half the memory.
+    labels: (n,) int64 into `classes`, -1 where unlabelled; None when nothing is labelled.
     bad: the samples that could not be read: {"path", "kind", "detail"}.
     marks: (n, classes) int8 where a sample can have several classes: 1 has, 0 has not, -1 not known; labels is then
     None. patients: whose each sample is, where the source says so; "" where it leaves one out.
@@ -154,7 +155,8 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def pooled(self, samples: Sequence[Sample], pool: Pool = "mean", view: View | None = None) -> Tensor:
-        """B samples -> (B, D) float32 or, of pool "tokens", (B, N, D) float16, on the CPU, without gradients."""
+        """B samples -> (B, D) float32, of pool "moments" (B, 8 D), of pool "tokens" (B, N, D) float16; on the CPU,
+        without gradients."""
         x, spacing = stack(samples)
         spacing = spacing if spacing is None else spacing.to(self.device)
         if view is not None:
@@ -282,7 +284,8 @@ class FrozenEncoder(nn.Module):
         pool = pool.tokens if isinstance(pool, Windows) else pool
         if pool not in get_args(Pool):
             raise UserError(
-                f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the first class token) or 'tokens'"
+                f"pool '{pool}': expected 'mean' (over patch tokens), 'class' (the first class token), 'moments' (of "
+                f"the last blocks' tokens) or 'tokens'"
             )
         if pool == "class" and not self.config.model.class_token:
             raise UserError("pool 'class': this model has no class token (model.class_token is false); use 'mean'")

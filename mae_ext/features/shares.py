@@ -23,7 +23,7 @@ class Wanted:
     """
 
     source: str
-    pool: Literal["mean", "class", "tokens"] | Windows
+    pool: Literal["mean", "class", "moments", "tokens"] | Windows
     batch_size: int
     threads: int | None
     max_bad_fraction: float

@@ -35,8 +35,8 @@ class Windows:
 
     overlap: of neighbouring windows, 0..0.9 of a side, in whole patches. pool: what their features become: their mean,
     the largest of each number, or the mean weighted by what the windows show (`shown`); None: none of it, a row for
-    each. tokens: what a window's tokens become before, their mean or the class token. batch: windows encoded at a time;
-    by default 4, on a GPU as many as fit, up to 64.
+    each. tokens: what a window's tokens become before, their mean, the class token or `moments`. batch: windows encoded
+    at a time; by default 4, on a GPU as many as fit, up to 64.
 
     >>> from mae_ext import Windows
     >>> str(Windows(overlap=0.5, pool="max"))
@@ -45,7 +45,7 @@ class Windows:
 
     overlap: float = OVERLAP
     pool: Over | None = "mean"
-    tokens: Literal["mean", "class"] = "mean"
+    tokens: Literal["mean", "class", "moments"] = "mean"
     batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Windows:
             raise UserError(f"batch={self.batch}: expected windows at a time, at least 1")
 
     def __str__(self) -> str:
-        tokens = "" if self.tokens == "mean" else f" of {self.tokens} tokens"
+        tokens = {"mean": "", "class": " of class tokens", "moments": " of moments"}[self.tokens]
         return f"windows, overlap {self.overlap:g}, {self.pool or 'each'}{tokens}"
 
 

@@ -12,6 +12,7 @@ from mae_ext.model.fuse import Fusion
 from mae_ext.model.initial import initialize
 from mae_ext.model.mask import Mask
 from mae_ext.model.modality import Modality
+from mae_ext.model.moments import last_blocks, moments
 from mae_ext.model.terms import Seen, terms_of
 from mae_ext.model.transformer import Transformer
 from mae_ext.rng import seed_of
@@ -210,10 +211,12 @@ class MAE(nn.Module):
         x: Tensor,
         name: str | None = None,
         spacing: Tensor | None = None,
-        pool: Literal["mean", "class"] = "mean",
+        pool: Literal["mean", "class", "moments"] = "mean",
     ) -> Tensor:
         """(B, C, *S) in reader units -> (B, D): the mean of the patch tokens, or the class token, the first if there
-        are several."""
+        are several; or the (B, 2 n D) `moments` of the last n blocks, at most 4."""
+        if pool == "moments":
+            return moments(self.encode_layers(x, last_blocks(self.encoder.trunk.depth), name, spacing)[:-1])
         if pool == "mean":
             return self.encode(x, name, spacing).mean(1)
         if self.encoder.class_token is None:

@@ -61,7 +61,7 @@ class ProbesDuring:
         train: str | None = None,
         test: str | None = None,
         modality: str | None = None,
-        pool: Literal["mean", "class"] = "mean",
+        pool: Literal["mean", "class", "moments"] = "mean",
         k: int = 20,
         sets: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:

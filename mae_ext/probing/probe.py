@@ -17,7 +17,7 @@ from mae_ext.features.encoder import FrozenEncoder, Pool
 from mae_ext.features.sharing import Opened, opened_run
 from mae_ext.features.windowed import Windows
 from mae_ext.probing.attentive import attentive_votes
-from mae_ext.probing.classifiers import linear_votes, neighbour_votes
+from mae_ext.probing.classifiers import linear_votes, neighbour_votes, whitened
 from mae_ext.probing.labelled import Labelled, check_classes, confounds, folds, labelled, matched, people
 from mae_ext.probing.scores import accuracy, score_classes, score_each_class, score_marks
 from mae_ext.probing.spec import ProbeSpec
@@ -78,7 +78,7 @@ def probe_encoder(
     }
     if spec.mirror:
         sides = reading.and_mirrored(sides, spec.pool)
-    result["knn"] = _scored(lambda train, test: _neighbours(train, test, spec.k), sides, spec.seed)
+    result["knn"] = _scored(lambda train, test: _neighbours(train, test, spec), sides, spec.seed)
     result["linear"] = _scored(
         lambda train, test: linear_votes(train.x, train.y, test.x, spec.epochs, spec.seed, train.groups),
         sides,
@@ -184,8 +184,10 @@ def _described(sides: Sides, spec: ProbeSpec) -> dict[str, Any]:
     return facts
 
 
-def _neighbours(train: Labelled, test: Labelled, k: int) -> tuple[Tensor, dict[str, Any]]:
-    votes, counted, settings = neighbour_votes(train.x, train.y, test.x, k)
+def _neighbours(train: Labelled, test: Labelled, spec: ProbeSpec) -> tuple[Tensor, dict[str, Any]]:
+    x, x_test = whitened(train.x, test.x) if spec.mixes else (train.x, test.x)
+    votes, counted, settings = neighbour_votes(x, train.y, x_test, spec.k)
+    settings |= {"whitened": True} if spec.mixes else {}
     if train.several:
         return votes, settings
     return votes, {"majority_accuracy": accuracy(counted.argmax(1), test.y), **settings}

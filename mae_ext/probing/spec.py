@@ -69,5 +69,10 @@ class ProbeSpec:
         return (*([] if self.view is None else [self.view]), self.mirrored)
 
     @property
+    def mixes(self) -> bool:
+        """Whether a feature's numbers are of several kinds and sizes, which neighbours must not be ruled by."""
+        return (self.pool.tokens if isinstance(self.pool, Windows) else self.pool) == "moments"
+
+    @property
     def sources(self) -> list[str]:
         return [self.train] if self.test is None else [self.train, self.test]

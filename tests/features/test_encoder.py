@@ -10,6 +10,7 @@ from mae_ext.config import Config
 from mae_ext.engine import commit
 from mae_ext.errors import CheckpointError, RunError, UserError
 from mae_ext.features.encoder import load_encoder
+from mae_ext.features.windowed import Windows
 from mae_ext.model.mae import MAE
 
 MakeRun = Callable[..., Path]
@@ -77,6 +78,17 @@ def test_the_class_token_is_another_feature_than_the_mean(make_run: MakeRun, str
     mean, token = encoder.features(source).features, encoder.features(source, pool="class").features
     assert token.shape == mean.shape
     assert np.abs(token - mean).max() > 1e-3
+
+
+def test_moments_are_of_each_of_the_last_blocks_also_through_windows(make_run: MakeRun, striped: Path) -> None:
+    encoder, source = load_encoder(make_run()), str(striped / "test" / "down")
+    rows = encoder.features(source, pool="moments").features
+    depth = min(4, encoder.model.encoder.trunk.depth)
+    assert rows.shape[1] == 2 * depth * encoder.width and rows.dtype == np.float32
+    means = rows.reshape(len(rows), depth, 2, encoder.width)[:, :, 0]
+    assert np.abs(means - means.mean(0)).max() > 1e-3
+    seen = encoder.features(source, Windows(tokens="moments")).features
+    assert seen.shape == rows.shape and str(Windows(tokens="moments")).endswith("of moments")
 
 
 def test_an_unknown_pool_is_refused_by_name(make_run: MakeRun, striped: Path) -> None:

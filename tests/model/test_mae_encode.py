@@ -8,6 +8,7 @@ from model.painted_patches import CLIP, IMAGE, shake
 
 from mae_ext.config import Statistics
 from mae_ext.model.grid import patchify
+from mae_ext.model.moments import moments
 
 # What is encoded
 
@@ -82,6 +83,16 @@ def test_features_are_the_mean_of_the_patches_or_the_class_token(build, draw):
     assert without.encode_all(x).shape == without.encode(x).shape
     with pytest.raises(ValueError, match="built without a class token"):
         without.features(x, pool="class")
+
+
+def test_moments_are_of_the_patches_after_each_of_the_last_blocks(build, draw):
+    model = shake(build(image=IMAGE))
+    x, _ = draw(model.modality())
+    depth = model.encoder.trunk.depth
+    blocks = range(max(1, depth - 3), depth + 1)
+    *layers, _ = model.encode_layers(x, blocks)
+    assert torch.equal(model.features(x, pool="moments"), moments(layers))
+    assert model.features(x, pool="moments").shape == (len(x), 2 * len(blocks) * model.encoder.trunk.width)
 
 
 def test_physical_positions_reach_encoder_and_decoder(build, draw):

@@ -15,6 +15,8 @@ from mae_ext.probing.classifiers import (
     logits,
     neighbour_votes,
     softmax_regression,
+    standardised,
+    whitened,
 )
 from mae_ext.probing.scores import score_marks, scores, split
 from mae_ext.rng import rng
@@ -52,6 +54,35 @@ def test_of_marks_neighbours_that_are_not_known_have_no_vote() -> None:
     marks = torch.tensor([[1, 0], [-1, 1], [0, -1]])
     votes, _, _ = neighbour_votes(at(0, 0, 0), marks, at(0), k=3)
     assert votes[0].tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("n", [40, 5], ids=["more samples than numbers", "fewer"])
+def test_whitened_axes_are_divided_by_the_root_of_their_variance_and_three(n: int) -> None:
+    x, x_test = (torch.randn(k, 8, generator=rng(0, f"white{k}")) * 10 ** torch.arange(-2.0, 2, 0.5) for k in (n, 3))
+    white, white_test = whitened(x, x_test)
+    z, z_test = standard(x, x).double(), standard(x_test, x).double()
+    variance, axes = torch.linalg.eigh(z.T @ z / n)
+    turn = axes @ ((variance + 3).rsqrt()[:, None] * axes.T)
+    assert torch.allclose(white.double(), z @ turn, atol=1e-4)
+    assert torch.allclose(white_test.double(), z_test @ turn, atol=1e-4)
+    assert torch.allclose(whitened(x, x_test[:1])[1], white_test[:1])
+
+
+def test_numbers_that_are_only_large_or_many_choose_no_neighbours_once_whitened() -> None:
+    y = torch.arange(60) % 2
+    telling = (2.0 * y - 1)[:, None] + 0.3 * torch.randn(60, 1, generator=rng(0, "telling"))
+    large = 10 * torch.randn(60, 3, generator=rng(0, "large")).repeat(1, 3)
+    x = torch.cat([telling, large], 1)
+    right = [
+        (neighbour_votes(one[:40], y[:40], other, k=5)[0].argmax(1) == y[40:]).float().mean()
+        for one, other in ((x, x[40:]), standardised(x, x[40:]), whitened(x, x[40:]))
+    ]
+    assert right[0] < right[1] < right[2] and right[2] > 0.9, right
+
+
+def test_features_that_are_all_alike_are_whitened_to_nothing() -> None:
+    white, other = whitened(torch.ones(4, 3), torch.full((2, 3), 2.0))
+    assert (white == 0).all() and (other == 0).all()
 
 
 def cloud(n: int, key: str, spread: float = 1.5) -> tuple[Tensor, Tensor]:

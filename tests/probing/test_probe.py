@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import load_encoder
+from mae_ext.features.windowed import Windows
 from mae_ext.probing.classifiers import linear_votes
 from mae_ext.probing.labelled import Labelled
 from mae_ext.probing.probe import Reading, Sides, _record, _scored, probe
@@ -42,6 +43,14 @@ def test_an_attentive_probe_stands_beside_the_others(make_run: MakeRun, striped:
     assert both["attentive"]["accuracy"] > 0.6
     with pytest.raises(UserError, match="attentive=True"):
         probe(run, ProbeSpec(*sources, pool="tokens"))
+
+
+def test_neighbours_by_moments_are_sought_in_whitened_features(make_run: MakeRun, striped: Path) -> None:
+    run, sources = make_run(), (str(striped / "train"), str(striped / "test"))
+    plain, moments = probe(run, ProbeSpec(*sources)), probe(run, ProbeSpec(*sources, pool="moments"))
+    in_windows = probe(run, ProbeSpec(*sources, pool=Windows(tokens="moments")))
+    assert "whitened" not in plain["knn"] and moments["knn"]["whitened"] and in_windows["knn"]["whitened"]
+    assert moments["pool"] == "moments" and {"accuracy", "accuracy_ci"} <= moments["linear"].keys()
 
 
 def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
