@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from mae_ext.config import Config
 from mae_ext.tasks.detect.fcos import Answers, Head, Places, places_of
 from mae_ext.tasks.detect.pyramid import Pyramid
-from mae_ext.tasks.detect.stem import Stem
 from mae_ext.tasks.reconstruction import backbone_for
 
 
@@ -13,7 +12,6 @@ class Detector(nn.Module):
     """x -> what each place of the pyramid says.
 
     channels: of the pyramid's maps. depth: convolutions of each of the head's towers. strides: as Pyramid takes them.
-    stem: channels of what the finest level sees of the pixels themselves; 0 is nothing.
     """
 
     xy: Tensor
@@ -21,15 +19,13 @@ class Detector(nn.Module):
     reach: Tensor
 
     def __init__(
-        self, config: Config, name: str, classes: int, channels: int, depth: int, strides: tuple[int, ...],
-        stem: int = 0,
-    ) -> None:  # fmt: skip
+        self, config: Config, name: str, classes: int, channels: int, depth: int, strides: tuple[int, ...]
+    ) -> None:
         super().__init__()
         modality = config.modalities[name]
         assert config.model.width
         self.backbone = backbone_for(config)
         self.pyramid = Pyramid(config.model.width, channels, modality.patch, modality.grid, strides)
-        self.stem = Stem(modality.channels, stem, channels, self.pyramid.strides[0]) if stem else None
         self.head = Head(channels, classes, depth, len(strides))
         places = places_of(self.pyramid.grids, self.pyramid.strides, modality.size)
         for part in ("xy", "stride", "reach"):
@@ -49,9 +45,6 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor, name: str) -> Answers:
         """(B, C, H, W) in reader units -> Answers in pixels of x."""
-        tokens, modality = self.backbone.encode(x, name), self.backbone.modality(name)
-        maps = self.pyramid(tokens, modality.grid_of(x))
-        if self.stem is not None:
-            maps[0] = maps[0] + self.stem(modality.normalize(x).to(modality.like.dtype))
+        maps = self.pyramid(self.backbone.encode(x, name), self.backbone.modality(name).grid_of(x))
         answers: Answers = self.head(maps, self.pyramid.strides)
         return answers

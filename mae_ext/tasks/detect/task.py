@@ -101,12 +101,10 @@ class Detection(FineTuning):
     labels: one COCO .json, or a folder of Pascal VOC .xml files, for the images of data.path and data.test.
     test_labels: of data.test alone, where it has its own. faulty_boxes: whether boxes outside their image or without
     area are refused, by name, or dropped. channels, depth, strides: of the pyramid's maps, of the head's towers, and
-    the pixels between places of each level (ViTDet and FCOS: 256, 4, and 4, 8, 16, 32). stem: channels of what the
-    finest level sees of the pixels themselves, for objects no larger than a patch; 0 is nothing. threshold, overlap: of
-    class scores, and of boxes in suppression, when answers are decoded. shown: the score from which `predict` draws.
-    distort: so many random operations on values alone (light, colour), each with `strength` 0..1. classes: found in the
-    data; a checkpoint holds them, a config need not. reconstruct, unlabelled, unlabelled_batch: as `Reconstruction` has
-    them.
+    the pixels between places of each level (ViTDet and FCOS: 256, 4, and 4, 8, 16, 32). threshold, overlap: of class
+    scores, and of boxes in suppression, when answers are decoded. shown: the score from which `predict` draws. distort:
+    so many random operations on values alone (light, colour), each with `strength` 0..1. classes: found in the data; a
+    checkpoint holds them, a config need not. reconstruct, unlabelled, unlabelled_batch: as `Reconstruction` has them.
 
     Training sees crops (data.augment); evaluation and prediction see whole images, stretched to `size`: it should have
     the aspect of the images.
@@ -122,7 +120,6 @@ class Detection(FineTuning):
         channels: int = 256,
         depth: int = 4,
         strides: Sequence[int] = STRIDES,
-        stem: int = 0,
         threshold: float = 0.05,
         overlap: float = 0.6,
         shown: float = 0.5,
@@ -138,7 +135,7 @@ class Detection(FineTuning):
                 raise ValueError(f"{what}={path}: expected a path, a COCO .json or a folder of Pascal VOC .xml files")
         if faulty_boxes not in ("refuse", "drop"):
             raise ValueError(f"faulty_boxes={faulty_boxes!r}: expected 'refuse' or 'drop'")
-        wholes = (("channels", channels, 1), ("depth", depth, 0), ("distort", distort, 0), ("stem", stem, 0))
+        wholes = (("channels", channels, 1), ("depth", depth, 0), ("distort", distort, 0))
         for what, whole, least in wholes:
             if not isinstance(whole, int) or whole < least:
                 raise ValueError(f"{what}={whole}: expected a whole number, at least {least}")
@@ -147,7 +144,6 @@ class Detection(FineTuning):
                 raise ValueError(f"{what}={value}: expected 0 to 1")
         self.labels, self.test_labels, self.faulty_boxes = labels, test_labels, faulty_boxes
         self.channels, self.depth, self.strides, self.classes = channels, depth, tuple(strides), tuple(classes)
-        self.stem = stem
         self.decoding, self.shown = Decoding(threshold=threshold, overlap=overlap), shown
         self.distort, self.strength = distort, strength
         self.reconstruction = Reconstruction(reconstruct, unlabelled, unlabelled_batch)
@@ -182,7 +178,7 @@ class Detection(FineTuning):
         if not self.classes:
             raise ConfigError("task.classes is empty; they are found in the data when a run is started")
         try:
-            return Detector(config, name, len(self.classes), self.channels, self.depth, self.strides, self.stem)
+            return Detector(config, name, len(self.classes), self.channels, self.depth, self.strides)
         except ValueError as error:
             raise ConfigError(f"task: {error}") from None
 
