@@ -42,6 +42,10 @@ def neighbour_votes(x: Tensor, y: Tensor, x_test: Tensor, k: int = 20) -> tuple[
     return torch.cat(weighted), torch.cat(counted), settings
 
 
+WIDE = 1024
+"""Numbers of a feature beyond which fewer samples than numbers are turned into what they span. The axes of 6144 numbers
+(moments of a ViT-B) take minutes, and are wanted for seven strengths of five draws; of 1024 and fewer, seconds."""
+
 SHARED = 3.0
 """What `whitened` adds to each variance, of 1 in the mean. Of 0.1 to 3 the best for 10 to 300 samples a class, and 1.4
 points below the best for 1000 (docs/results.md): axes that few samples know little of are best left as they are."""
@@ -140,8 +144,12 @@ def _regression(x: Tensor, classes: int, l2: float, iterations: int, error: Call
 
     Features of a transformer are strongly correlated, and L-BFGS would need thousands of iterations to tell nearly
     parallel directions apart. It works in coordinates in which the loss curves about alike in all of them; the minimum
-    is the same.
+    is the same. So it is in what fewer samples than numbers span: nothing but the term in |W|^2 feels the rest.
     """
+    if len(x) < x.shape[1] > WIDE:
+        span = torch.linalg.svd(x.double(), full_matrices=False).Vh.to(x.dtype)
+        inside = _regression(x @ span.T, classes, l2, iterations, error)
+        return torch.cat([span.T @ inside[:-1], inside[-1:]])
     variance, axes = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
     # A class of probability p curves the cross-entropy by p (1 - p) times the variance: 0.09 for one of ten.
     basis = (axes * (0.09 * variance.clamp(min=0) + l2).rsqrt()).to(x.dtype)

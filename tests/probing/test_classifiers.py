@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mae_ext.probing.classifiers import (
     L2,
+    WIDE,
     linear_votes,
     logistic_regression,
     logits,
@@ -204,6 +205,14 @@ def test_a_constant_feature_changes_nothing() -> None:
     (x, y), (x_test, y_test) = clouds(200), clouds(200, key="test")
     wider, wider_test = (torch.cat([a, torch.full((len(a), 1), 3.0)], 1) for a in (x, x_test))
     assert linear(wider, y, wider_test, y_test)["accuracy"] == linear(x, y, x_test, y_test)["accuracy"]
+
+
+def test_fewer_samples_than_numbers_have_the_minimum_of_all_numbers() -> None:
+    x, y = torch.randn(12, WIDE + 1, generator=rng(0, "wide")).double(), torch.arange(12) % 3
+    weight = softmax_regression(x, y, 1e-2, 500).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(logits(weight, x), y) + 1e-2 / 2 * weight[:-1].square().sum()
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert weight.shape == (WIDE + 2, 3) and gradient.abs().max() < 1e-5
 
 
 def test_softmax_regression_reaches_the_minimum_of_its_convex_loss() -> None:
