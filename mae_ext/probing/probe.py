@@ -185,9 +185,12 @@ def _described(sides: Sides, spec: ProbeSpec) -> dict[str, Any]:
 
 
 def _neighbours(train: Labelled, test: Labelled, spec: ProbeSpec) -> tuple[Tensor, dict[str, Any]]:
-    x, x_test = whitened(train.x, test.x) if spec.mixes else (train.x, test.x)
+    x, x_test, how = train.x, test.x, dict[str, Any]()
+    if spec.mixes:
+        x, x_test = whitened(x, x_test)
+        how["whitened"] = True
     votes, counted, settings = neighbour_votes(x, train.y, x_test, spec.k)
-    settings |= {"whitened": True} if spec.mixes else {}
+    settings |= how
     if train.several:
         return votes, settings
     return votes, {"majority_accuracy": accuracy(counted.argmax(1), test.y), **settings}

@@ -16,10 +16,11 @@ from torch import Tensor
 from mae_ext.errors import UserError
 from mae_ext.features.encoder import load_encoder
 from mae_ext.features.windowed import Windows
-from mae_ext.probing.classifiers import linear_votes
+from mae_ext.probing.classifiers import linear_votes, neighbour_votes, whitened
 from mae_ext.probing.labelled import Labelled
-from mae_ext.probing.probe import Reading, Sides, _record, _scored, probe
+from mae_ext.probing.probe import Reading, Sides, _neighbours, _record, _scored, probe
 from mae_ext.probing.spec import ProbeSpec
+from mae_ext.rng import rng
 
 MakeRun = Callable[..., Path]
 
@@ -51,6 +52,17 @@ def test_neighbours_by_moments_are_sought_in_whitened_features(make_run: MakeRun
     in_windows = probe(run, ProbeSpec(*sources, pool=Windows(tokens="moments")))
     assert "whitened" not in plain["knn"] and moments["knn"]["whitened"] and in_windows["knn"]["whitened"]
     assert moments["pool"] == "moments" and {"accuracy", "accuracy_ci"} <= moments["linear"].keys()
+
+
+def test_the_votes_of_neighbours_are_those_in_whitened_features_for_moments_and_plain_ones_for_the_mean() -> None:
+    y = torch.arange(12) % 2
+    x = torch.randn(12, 5, generator=rng(0, "mixed")) * 10 ** torch.arange(-2.0, 3)
+    train = Labelled("a", x, y, ("a", "b"), tuple(map(str, range(12))), None, 0)
+    test = train.rows(torch.arange(4))
+    for pool, (one, other) in (("mean", (x, x[:4])), ("moments", whitened(x, x[:4]))):
+        votes, _ = _neighbours(train, test, ProbeSpec("a", "b", k=5, pool=pool))
+        assert torch.equal(votes, neighbour_votes(one, y, other, 5)[0])
+    assert not torch.allclose(neighbour_votes(x, y, x[:4], 5)[0], votes)
 
 
 def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
