@@ -15,6 +15,8 @@ SIZES: dict[str, dict[str, int]] = {
     "huge": {"width": 1280, "depth": 32, "heads": 16},
 }
 
+Pooled = Literal["mean", "class", "moments"]
+"""How a sample's tokens become one vector: their mean, the first class token, or `model.moments` of the last blocks."""
 
 MOST_CLASS_TOKENS = 64
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
+from mae_ext.model_config import Pooled
 from mae_ext.sections import Named, PlugIn, Positive, Section
 
 
@@ -19,7 +20,7 @@ class ProbeConfig(Section):
     """A labelled source to judge on."""
     modality: str | None = None
     """Which one, if the run has several."""
-    pool: Literal["mean", "class", "moments"] = "mean"
+    pool: Pooled = "mean"
     """What becomes of a sample's tokens: their mean, the first class token, or moments over the last blocks."""
     k: Positive = 20
     """Neighbours of kNN."""

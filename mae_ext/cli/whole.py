@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mae_ext.errors import UserError
+from mae_ext.model_config import Pooled
 
-Pool = Literal["mean", "class", "moments", "max", "weighted"]
+Pool = Literal[Pooled, "max", "weighted"]
 POOL = (
     "What becomes of a sample: the mean of its patch tokens, the first class token, or moments, the means and "
     "deviations of the last four blocks' tokens. With --windows, of its windows: their mean (also of class tokens or "

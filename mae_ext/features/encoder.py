@@ -26,9 +26,10 @@ from mae_ext.errors import BadSample, UserError
 from mae_ext.features.shares import Share, Wanted, share, together
 from mae_ext.features.windowed import Records, Seeing, Windows
 from mae_ext.model.mae import MAE
+from mae_ext.model_config import Pooled
 from mae_ext.progress import Progress
 
-Pool = Literal["mean", "class", "moments", "tokens"]
+Pool = Literal[Pooled, "tokens"]
 """What becomes of a sample's tokens: their mean, the first class token, means and deviations of the tokens of the last
 four blocks side by side (model/moments.py), or all of them as they are."""
 

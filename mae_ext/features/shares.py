@@ -9,6 +9,7 @@ import numpy as np
 
 from mae_ext.errors import BadSample, UserError, check_bad, reasons
 from mae_ext.features.windowed import Windows
+from mae_ext.model_config import Pooled
 from mae_ext.progress import Progress
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ class Wanted:
     """
 
     source: str
-    pool: Literal["mean", "class", "moments", "tokens"] | Windows
+    pool: Literal[Pooled, "tokens"] | Windows
     batch_size: int
     threads: int | None
     max_bad_fraction: float

@@ -14,6 +14,7 @@ from mae_ext.data.loading.windows import Tiling, read_windows, tiling
 from mae_ext.data.sample import Crop, Reader, Sample, held
 from mae_ext.engine.log import warn
 from mae_ext.errors import RunError, UserError
+from mae_ext.model_config import Pooled
 
 Over = Literal["mean", "max", "weighted"]
 
@@ -45,7 +46,7 @@ class Windows:
 
     overlap: float = OVERLAP
     pool: Over | None = "mean"
-    tokens: Literal["mean", "class", "moments"] = "mean"
+    tokens: Pooled = "mean"
     batch: int | None = None
 
     def __post_init__(self) -> None:

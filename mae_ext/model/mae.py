@@ -1,7 +1,6 @@
 """The masked autoencoder (MAE, 2111.06377) over any number of modalities that share one trunk."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from mae_ext.model.modality import Modality
 from mae_ext.model.moments import last_blocks, moments
 from mae_ext.model.terms import Seen, terms_of
 from mae_ext.model.transformer import Transformer
+from mae_ext.model_config import Pooled
 from mae_ext.rng import seed_of
 
 
@@ -211,7 +211,7 @@ class MAE(nn.Module):
         x: Tensor,
         name: str | None = None,
         spacing: Tensor | None = None,
-        pool: Literal["mean", "class", "moments"] = "mean",
+        pool: Pooled = "mean",
     ) -> Tensor:
         """(B, C, *S) in reader units -> (B, D): the mean of the patch tokens, or the class token, the first if there
         are several; or the (B, 2 n D) `moments` of the last n blocks, at most 4."""

@@ -44,8 +44,8 @@ def neighbour_votes(x: Tensor, y: Tensor, x_test: Tensor, k: int = 20) -> tuple[
 
 WIDE = 1024
 """Numbers of a feature beyond which fewer samples than numbers are turned into what they span. The axes of 6144 numbers
-(moments of a ViT-B) take 85 s of a core, and are wanted for seven strengths of five draws; those of 1024 under a
-second, and what 500 samples span of 6144 numbers 1 s (measured)."""
+(moments of a ViT-B) take 85 s of a core, and are wanted once for each of five draws; those of 1024 under a second, and
+what 500 samples span of 6144 numbers 1 s (measured)."""
 
 SHARED = 3.0
 """What `whitened` adds to each variance, of 1 in the mean. Of 0.1 to 3 the best for 10 to 300 samples a class, and 1.4
@@ -96,8 +96,9 @@ def linear_votes(
     for draw in range(draws):
         # Of marks no class is the sample's own: what is held out is a tenth of all.
         fit, held = split(y.new_zeros(len(y), dtype=torch.int64) if several else y, seed, draw, groups)
+        axes = principal_axes(x[fit]) if len(held) else None
         for l2 in tried if len(held) else ():
-            weight = fitted(x[fit], y[fit], l2, epochs)
+            weight = fitted(x[fit], y[fit], l2, epochs, axes)
             tried[l2] += score(logits(weight, x[held]), y[held]) / draws
     # A draw between strengths goes to the strongest, which comes first.
     best = max(tried, key=lambda l2: round(tried[l2], 9))
@@ -111,12 +112,26 @@ def linear_votes(
     }
 
 
-def softmax_regression(x: Tensor, y: Tensor, l2: float, iterations: int) -> Tensor:
-    """(n, D), (n,) -> (D + 1, classes): weights, and biases in the last row (not regularised). Convex: one minimum."""
-    return _regression(x, int(y.max()) + 1, l2, iterations, lambda logits: cross_entropy(logits, y))
+Axes = tuple[Tensor, Tensor]
+"""(k,) float64 variances and (D, k) float64 principal axes of (n, D) samples; k is D, or n where only n are spanned."""
 
 
-def logistic_regression(x: Tensor, marks: Tensor, l2: float, iterations: int) -> Tensor:
+def principal_axes(x: Tensor) -> Axes:
+    """(n, D) -> the axes in which features are fitted; for one x at any strength the same ones."""
+    if len(x) < x.shape[1] > WIDE:
+        _, sizes, spanned = torch.linalg.svd(x.double(), full_matrices=False)
+        return sizes.square() / len(x), spanned.T
+    variance, axes = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
+    return variance.clamp(min=0), axes
+
+
+def softmax_regression(x: Tensor, y: Tensor, l2: float, iterations: int, axes: Axes | None = None) -> Tensor:
+    """(n, D), (n,) -> (D + 1, classes): weights, and biases in the last row (not regularised). Convex: one minimum.
+    axes: those of x, where they are known."""
+    return _regression(x, int(y.max()) + 1, l2, iterations, axes, lambda logits: cross_entropy(logits, y))
+
+
+def logistic_regression(x: Tensor, marks: Tensor, l2: float, iterations: int, axes: Axes | None = None) -> Tensor:
     """(n, D), (n, classes) of 1, 0, -1 -> (D + 1, classes), as above: each class by itself, over what is known."""
     known = (marks >= 0).to(x.dtype)
     share = known / known.sum(0).clamp(min=1)
@@ -125,7 +140,7 @@ def logistic_regression(x: Tensor, marks: Tensor, l2: float, iterations: int) ->
     def loss(logits: Tensor) -> Tensor:
         return (binary_cross_entropy_with_logits(logits, wanted, reduction="none") * share).sum()
 
-    return _regression(x, marks.shape[1], l2, iterations, loss)
+    return _regression(x, marks.shape[1], l2, iterations, axes, loss)
 
 
 def logits(weight: Tensor, x: Tensor) -> Tensor:
@@ -140,22 +155,20 @@ def _mean_auroc(votes: Tensor, marks: Tensor) -> float:
     return 0.5 if area is None else float(area)
 
 
-def _regression(x: Tensor, classes: int, l2: float, iterations: int, error: Callable[[Tensor], Tensor]) -> Tensor:
+def _regression(
+    x: Tensor, classes: int, l2: float, iterations: int, axes: Axes | None, error: Callable[[Tensor], Tensor]
+) -> Tensor:
     """The minimum of error(logits (n, classes)) + l2 / 2 * |W|^2.
 
     Features of a transformer are strongly correlated, and L-BFGS would need thousands of iterations to tell nearly
     parallel directions apart. It works in coordinates in which the loss curves about alike in all of them; the minimum
     is the same. So it is in what fewer samples than numbers span: nothing but the term in |W|^2 feels the rest.
     """
-    if len(x) < x.shape[1] > WIDE:
-        span = torch.linalg.svd(x.double(), full_matrices=False).Vh.to(x.dtype)
-        inside = _regression(x @ span.T, classes, l2, iterations, error)
-        return torch.cat([span.T @ inside[:-1], inside[-1:]])
-    variance, axes = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
+    variance, along = axes or principal_axes(x)
     # A class of probability p curves the cross-entropy by p (1 - p) times the variance: 0.09 for one of ten.
-    basis = (axes * (0.09 * variance.clamp(min=0) + l2).rsqrt()).to(x.dtype)
+    basis = (along * (0.09 * variance + l2).rsqrt()).to(x.dtype)
     turned = x @ basis
-    coordinates = x.new_zeros(x.shape[1] + 1, classes, requires_grad=True)
+    coordinates = x.new_zeros(basis.shape[1] + 1, classes, requires_grad=True)
     solver = torch.optim.LBFGS(
         [coordinates], max_iter=iterations, max_eval=2 * iterations, tolerance_grad=1e-5, tolerance_change=1e-8,
         history_size=10, line_search_fn="strong_wolfe",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from mae_ext.engine.task import backbone_of
 from mae_ext.errors import RunError, UserError
 from mae_ext.features.encoder import Features, FrozenEncoder
 from mae_ext.features.shares import Share, Wanted
+from mae_ext.model_config import Pooled
 from mae_ext.probing.labelled import labelled, matched
 from mae_ext.probing.probe import PROBES, probe_encoder
 from mae_ext.probing.spec import ProbeSpec
@@ -61,7 +62,7 @@ class ProbesDuring:
         train: str | None = None,
         test: str | None = None,
         modality: str | None = None,
-        pool: Literal["mean", "class", "moments"] = "mean",
+        pool: Pooled = "mean",
         k: int = 20,
         sets: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
