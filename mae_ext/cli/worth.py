@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 import typer
 
 from mae_ext.cli.app import RunArg, SetOption, app
+from mae_ext.errors import UserError
 from mae_ext.launcher import alone
 from mae_ext.writing import folder_for
+
+PLAN = "Say what would be run, and about how long, and stop; what was timed stays in --out."
 
 
 @app.command()
@@ -40,12 +43,16 @@ def worth(
     scratch_set: Annotated[
         list[str] | None, typer.Option("--scratch-set", metavar="KEY=VALUE", help="For what starts from nothing alone.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be run, and about how long, and stop.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help=PLAN),
+    ] = False,
 ) -> None:
     """Say what pretraining is worth on labelled data: arms side by side at several numbers of labels, over seeds.
 
     Example: mae-ext worth runs/mine --data labelled/train --test labelled/test --task classify; the same command goes
-    on where it was stopped, and reuses runs where --labels, --arms or --seeds grow.
+    on where it was stopped, and reuses runs where --labels, --arms or --seeds grow (rates are chosen again where the
+    largest number of --labels is another).
     """
     from mae_ext.engine.log import say
     from mae_ext.report.worth import write_worth
@@ -55,9 +62,12 @@ def worth(
 
     alone("worth")
     sides = (tuple(set_ or ()), tuple(pretrained_set or ()), tuple(scratch_set or ()))
+    if out is not None and not out.strip():
+        raise UserError("--out '': expected a folder; leave --out away for one in RUN")
     folder = place_of(run, data, config or task) if out is None else Path(out)
-    study = study_of(Wish(run, data, test, folder, task, config, labels, arms, seeds, rates, *sides))
+    wish = Wish(run, data, test, folder, task, config, labels, arms, seeds, rates, *sides)
     with folder_for(folder):
+        study = study_of(wish)
         ahead = planned(study)
         if plan:
             print(ahead.text(study))

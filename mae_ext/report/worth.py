@@ -12,12 +12,12 @@ from mae_ext.report.document import document, duration, pairs, section, table
 from mae_ext.report.learning import Line, Point, learning_curves
 from mae_ext.strict_json import dumps
 from mae_ext.worth.outcome import CHEAP
+from mae_ext.worth.run import PAGE, RESULT
 from mae_ext.worth.sentence import NAMES, POINTS, phrase
 from mae_ext.writing import blamed_on, staged
 
-RESULT, PAGE = "worth.json", "worth.html"
-STUDIES = "*/worth.json"
-"""In RUN/worth, one folder for each study."""
+STUDIES = "*/worth*.json"
+"""In RUN/worth; of each folder its study, and those that it held before."""
 
 ARMS = {
     "frozen": "the encoder as it is, under a light head",
@@ -85,9 +85,10 @@ def studies_section(run: Path) -> str:
         except UserError as error:
             parts.append(f'<p class="warn">{escape(str(error))}</p>')
             continue
-        link = quote(f"worth/{path.parent.name}/{PAGE}")
+        page = path.with_suffix(Path(PAGE).suffix)
+        link = quote(f"worth/{path.parent.name}/{page.name}")
         name = escape(f"{_name(result)}, {result['tested']['samples']} test samples")
-        shown = f'<a href="{link}">{name}</a>' if path.with_name(PAGE).is_file() else name
+        shown = f'<a href="{link}">{name}</a>' if page.is_file() else name
         sentences = "".join(f"<p>{escape(one)}</p>" for one in result["findings"]["sentences"])
         parts.append(f"<h3>{shown}</h3>{sentences}")
     return "".join(parts)

@@ -1,6 +1,7 @@
 """What each arm trains: the config of a fine-tuning, made from a run as `mae-ext finetune` makes it."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from mae_ext import plugins
 from mae_ext.config import Config, load_values, one_modality, parse_config, set_value
-from mae_ext.engine.optim import Schedule
+from mae_ext.engine.optim import Schedule, thaw_of
 from mae_ext.engine.start import known_of
 from mae_ext.engine.start_config import check_task, with_start
 from mae_ext.errors import UserError
@@ -33,6 +34,12 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 """A trial is judged once, at its end, and nobody looks on."""
 
+
+OURS = r"seed|init|modalities\.[^.]+\.data\.(path|test)"
+"""Keys that a study sets itself."""
+
+SHAPES = r"modalities\.[^.]+\.(size|patch|channels)"
+"""Keys that no side has of its own: it would be another network."""
 
 TEACHING = {"reconstruct", "unlabelled", "unlabelled_batch"}
 """Of a task: a loss of which a head learns nothing."""
@@ -73,6 +80,7 @@ def recipe_of(
             f"{run}: is a fine-tuning run (task {start.config.task.name}), and what is asked is what pretraining is "
             f"worth; give the run of pretraining that it started from"
         )
+    _check_keys(sets, side_sets)
     values, where = _values(task, config, start.config, run)
     for assignment in sets:
         set_value(values, assignment)
@@ -141,7 +149,8 @@ def light_head() -> str:
 def stepped(config: Config, count: int, total: int, fixed: bool) -> Config:
     """With the steps that so many labels of `total` get: their share of those of all, at least LEAST or all of these.
 
-    fixed: as many as the config says, whatever the labels.
+    fixed: as many as the config says, whatever the labels. A `thaw` in steps shrinks as they do. Raises UserError where
+    it leaves none in which the encoder learns.
     """
     values = config.model_dump(mode="json")
     repeats = next(iter(config.modalities.values())).data.repeats
@@ -151,8 +160,21 @@ def stepped(config: Config, count: int, total: int, fixed: bool) -> Config:
     warmup = whole.warmup * steps // whole.steps if whole.warmup < whole.steps else steps // 10
     save_every = max(1, min(config.train.save_every, -(-steps // 4)))
     values["train"] |= {"epochs": None, "warmup_epochs": None, "steps": steps, "warmup_steps": warmup}
-    values["train"] |= {"save_every": save_every}
-    return parse_config(values, "worth")
+    values["train"] |= {"save_every": save_every, "thaw": _thaw(config.train.thaw, whole.steps, steps)}
+    trained = parse_config(values, "worth")
+    if thaw_of(trained.train, steps, warmup)[0] >= steps:
+        raise UserError(
+            f"train.thaw={config.train.thaw} is no shorter than a training, of {steps} steps: its encoder would never "
+            f"learn; lower it, or give more train.steps"
+        )
+    return trained
+
+
+def _thaw(thaw: float | Sequence[float], of: int, steps: int) -> Any:
+    """Steps (1 or more) of a run of `of` steps -> their share of `steps`; shares stay as they are."""
+    if not isinstance(thaw, Sequence):
+        return thaw * steps // of if thaw >= 1 else thaw
+    return [_thaw(one, of, steps) for one in thaw]
 
 
 def _values(task: str | None, config: str | None, start: Config, run: str) -> tuple[dict[str, Any], str]:
@@ -199,6 +221,21 @@ def _of_steps(values: dict[str, Any]) -> dict[str, Any]:
         train |= {"epochs": None, "warmup_epochs": None}
         train.setdefault("warmup_steps", train["steps"] // 10 if isinstance(train["steps"], int) else None)
     return values
+
+
+def _check_keys(sets: Sequence[str], side_sets: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError for what is not for a --set to say, of both sides or of one."""
+    for option, own in {"--set": sets, **{f"--{side}-set": each for side, each in side_sets.items()}}.items():
+        for assignment in own:
+            key, equals, _ = assignment.partition("=")
+            if not equals or not key.strip():
+                raise UserError(f"{option} {assignment}: expected KEY=VALUE, for instance train.steps=100")
+            if re.fullmatch(OURS, key.strip()):
+                raise UserError(
+                    f"{option} {assignment}: a study sets it by itself, from RUN, --data, --test and --seeds"
+                )
+            if option != "--set" and re.fullmatch(SHAPES, key.strip()):
+                raise UserError(f"{option} {assignment}: sides would not be the same network; give it to --set")
 
 
 def _keys(sets: Sequence[str]) -> set[str]:

@@ -16,7 +16,7 @@ from mae_ext.data.sources.folds import deal
 from mae_ext.data.sources.table import Items
 from mae_ext.errors import UserError
 from mae_ext.rng import rng
-from mae_ext.writing import staged
+from mae_ext.writing import blamed_on, staged
 
 DEFAULT = "1, 3, 10, 10 %, all"
 FOLDS = 5
@@ -30,13 +30,14 @@ MOST_HELD = 500
 class Labels:
     """What may be learned from. kinds: the class of each sample, or "" where samples have no class of their own.
 
-    name: of the modality. unit: what a sample is called.
+    name: of the modality. unit: what a sample is called. bad: rows that are known not to be readable, in no draw.
     """
 
     items: Items
     kinds: tuple[str, ...]
     name: str
     unit: str
+    bad: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, items: Items, name: str, unit: str, by_class: bool) -> "Labels":
@@ -72,7 +73,7 @@ class Level:
         word = text.replace(" ", "").lower()
         if word in ("all", "100%"):
             return cls(None, 1.0)
-        if percent := re.fullmatch(r"(\d+(?:\.\d+)?)%", word):
+        if percent := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)%", word):
             share = float(percent[1]) / 100
             if 0 < share <= 1:
                 return cls(None, share)
@@ -108,11 +109,13 @@ class Part:
     def drawn(self, level: Level, seed: int) -> "Part | None":
         """Of each kind so many; None where one has not as many. A larger level holds what a smaller one has.
 
-        Which ones is a function of (seed, kind) alone: those that `task.labels` of a classification would take.
+        Which ones is a function of (seed, kind) alone: those that `task.labels` of a classification would take, and the
+        next in that order in the place of one that cannot be read.
         """
+        mine = set(self.rows) - self.labels.bad
         if level.share == 1:
-            return self
-        chosen, mine = list[int](), set(self.rows)
+            return Part(self.labels, tuple(sorted(mine)))
+        chosen = list[int]()
         for kind, members in self.labels.members().items():
             order = torch.randperm(len(members), generator=rng(seed, "labels", self.labels.name, kind)).tolist()
             own = [members[i] for i in order if members[i] in mine]
@@ -132,7 +135,7 @@ class Part:
         fold = deal(own, kinds, count, 0)
         fit = tuple(row for row, part in zip(self.rows, fold, strict=True) if part)
         held = [row for row, part in zip(self.rows, fold, strict=True) if not part]
-        held = [held[i] for i in spread(len(held), MOST_HELD)]
+        held = [row for i in spread(len(held), MOST_HELD) if (row := held[i]) not in self.labels.bad]
         if {self.labels.kinds[row] for row in fit} != set(kinds) or not held:
             return None
         return Part(self.labels, fit), Part(self.labels, tuple(held))
@@ -149,7 +152,8 @@ class Part:
             address = items.addresses[row]
             whose = [] if patients is None else [patients[row]]
             writer.writerow([_absolute(address), *[labels.kinds[row]] * classed, *whose])
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with blamed_on(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with staged(path) as [partial]:
             partial.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
         return path
@@ -161,15 +165,16 @@ def levels_of(text: str | None, labels: Labels) -> list[tuple[Level, str]]:
     Raises UserError for what is no level, and for more labels than there are.
     """
     levels, whole = dict[tuple[int, ...], Level](), labels.only(range(len(labels.kinds)))
-    for word in (text or DEFAULT).split(","):
+    for word in (DEFAULT if text is None else text).split(","):
         level = Level.of(word)
         part = whole.drawn(level, 0)
         if part is None and text is None:
             continue
         if part is None:
-            least, kind = min((len(rows), kind) for kind, rows in labels.members().items())
-            of = f"class '{kind}' has {least}" if kind else f"there are {least}"
-            raise UserError(f"--labels {word.strip()}: {of} labelled {labels.unit}s; ask for fewer")
+            least, kind = min((len(set(rows) - labels.bad), kind) for kind, rows in labels.members().items())
+            of = f"class '{kind}' has {least}" if kind else f"there {'is' if least == 1 else 'are'} {least}"
+            units = f"labelled {labels.unit}{'s' * (least != 1)}{' that can be read' * bool(labels.bad)}"
+            raise UserError(f"--labels {word.strip()}: {of} {units}; ask for fewer")
         if part.rows not in levels or level.share == 1:  # "all" takes the place of a number that is all there are
             levels[part.rows] = level
     return [(level, level.called(labels)) for _, level in sorted(levels.items(), key=lambda pair: len(pair[0]))]

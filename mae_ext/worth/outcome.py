@@ -1,11 +1,14 @@
 """What one arm came to with some labels and one seed, and all that is needed to score it again on resampled tests."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mae_ext.strict_json import dumps
 
 Judged = Mapping[str, NDArray[Any]]
 """What was said of each test sample, by kind of task. `row` (n,) int64, ascending, are places in `Tested.ids`; a sample
@@ -71,19 +74,23 @@ class Outcome:
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
-    """-> what `from_json` makes the same outcome of, to the bit; NaN becomes null."""
+    """-> what `from_json` makes the same outcome of, to the bit; NaN becomes null. `digest` is of all the rest."""
     judged = {
         name: {"dtype": str(table.dtype), "shape": list(table.shape), "values": _plain(table)}
         for name, table in outcome.judged.items()
     }
     cell = outcome.cell
-    return {
+    values = {
         "arm": cell.arm, "labels": cell.labels, "count": cell.count, "seed": cell.seed, "score": outcome.score,
         "value": outcome.value, "minutes": outcome.minutes, "judged": judged,
     }  # fmt: skip
+    return {**values, "digest": digest(dumps(values))}
 
 
 def from_json(values: Mapping[str, Any]) -> Outcome:
+    """Raises ValueError for values that are not those that were written, and others for what has not their form."""
+    if values["digest"] != digest(dumps({key: value for key, value in values.items() if key != "digest"})):
+        raise ValueError("its values were changed")
     judged = {
         name: np.array([np.nan if v is None else v for v in one["values"]], one["dtype"]).reshape(one["shape"])
         for name, one in values["judged"].items()
@@ -94,3 +101,13 @@ def from_json(values: Mapping[str, Any]) -> Outcome:
 
 def _plain(table: NDArray[Any]) -> list[Any]:
     return [None if v != v else v for v in table.ravel().tolist()]
+
+
+def digest(*parts: str | bytes | Sequence[str]) -> str:
+    """Of texts, and of lists of them, in their order."""
+    summed = hashlib.sha256()
+    for part in parts:
+        for one in [part] if isinstance(part, str | bytes) else part:
+            content = one if isinstance(one, bytes) else one.encode("utf-8", "surrogateescape")
+            summed.update(f"{len(content)}:".encode() + content)
+    return summed.hexdigest()[:16]

@@ -1,8 +1,11 @@
 """A study from its plan to its table: rates first, then every trial that is not there yet, then what came of it."""
 
+import contextlib
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,9 +20,10 @@ from mae_ext.worth.sentence import NAMES, findings
 from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
 from mae_ext.worth.trial import Diverged, Trial
+from mae_ext.writing import blamed_on
 
 VERSION = 1
-RESULT = "worth.json"
+RESULT, PAGE = "worth.json", "worth.html"
 Say = Callable[[str], None]
 
 
@@ -51,7 +55,10 @@ def tryings(study: Study) -> list[Trying]:
         return [Trying(side, (), 0, "", "as the recipe and the command say: --rates off") for side in study.sides]
     split = study.whole.held_back()
     level, text = _middle(study.levels)
-    part = None if split is None else split[0].drawn(level, 0) or split[0]
+    part = None if split is None else split[0].drawn(level, 0)
+    if split is not None and part is None:  # what is left beside the part that is held back has not as many
+        part = split[0].drawn(Level(None, 1.0), 0)
+        text = f"{len(split[0].rows)} {study.labels.unit}s"
     each = []
     for side in study.sides:
         if ("scratch" if side == "scratch" else "pretrained") in study.recipe.settled:
@@ -98,8 +105,12 @@ class Planned:
 
 def planned(study: Study) -> Planned:
     """Before rates are chosen trials have the recipe's, which takes as long."""
-    before = tryings(study)
-    all_of = [trial for trying in before for _, trial in trying.options] + study.trials(())
+    before, choices = tryings(study), list[Choice]()
+    outcomes = {trial.key: trial.done(study.wish.out) for trying in before for _, trial in trying.options}
+    made = {key: outcome for key, outcome in outcomes.items() if outcome is not None}
+    if len(made) == len(outcomes):
+        choices = [choice for trying in before for choice in trying.chosen(lambda trial: made[trial.key])]
+    all_of = [trial for trying in before for _, trial in trying.options] + study.trials(choices)
     once = {trial.key: trial for trial in all_of}
     left = [trial for trial in once.values() if trial.done(study.wish.out) is None]
     known: dict[str, Speed] = speeds(study) if left else {}
@@ -109,8 +120,14 @@ def planned(study: Study) -> Planned:
 def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
     """Makes what is left and writes OUT/worth.json -> what it says. Raises UserError, RunError, Stopped; the same
     command then goes on."""
-    out, estimated = study.wish.out, {trial.key: one for trial, one in plan.left}
-    left = sum(estimated.values())
+    out, left = study.wish.out, sum(one for _, one in plan.left)
+    tried = {trial.key for trying in plan.tryings for _, trial in trying.options}
+
+    def what(trial: Trial) -> str | Asked:
+        """Cells keep their place in the plan when another rate than the recipe's is taken, which makes another key."""
+        return trial.key if trial.key in tried else trial.cell
+
+    estimated = {what(trial): one for trial, one in plan.left}
 
     def make(trial: Trial) -> Outcome:
         nonlocal left
@@ -118,7 +135,7 @@ def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
             return before
         say(f"{trial.name} ({trial.folder(out)})")
         outcome = trial.made(out)
-        left = max(0.0, left - estimated.get(trial.key, 0.0))
+        left = max(0.0, left - estimated.get(what(trial), 0.0))
         say(f"  {outcome.score} {outcome.value:.4f} in {_duration(outcome.minutes)}; {_duration(left)} left, about")
         return outcome
 
@@ -129,8 +146,31 @@ def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
     trials = study.trials(choices)
     outcomes = [make(trial) for trial in trials]
     result = record(study, choices, trials, outcomes)
-    write_durably(out / RESULT, dumps(result, indent=1) + "\n")
+    if aside := kept_aside(out, {trial.key for trial in trials}):
+        say(f"{out / RESULT} was of other data, settings or seeds: it is {aside} now")
+    with blamed_on(out / RESULT):
+        write_durably(out / RESULT, dumps(result, indent=1) + "\n")
     return result
+
+
+def kept_aside(out: Path, keys: set[str]) -> Path | None:
+    """Gives the results that lie in `out` another name, unless all that is in them is among what comes now: the same
+    study again, or one that grew. -> the new name."""
+    result, page = out / RESULT, out / PAGE
+    if not result.exists() and not page.exists():
+        return None
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        if {row["key"] for row in json.loads(result.read_text(encoding="utf-8"))["rows"]} <= keys:
+            return None
+    number = next(n for n in count(1) if not any(_beside(path, n).exists() for path in (result, page)))
+    for path in (page, result):
+        with blamed_on(path), contextlib.suppress(FileNotFoundError):
+            path.rename(_beside(path, number))
+    return _beside(result, number)
+
+
+def _beside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def record(

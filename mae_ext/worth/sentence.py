@@ -165,9 +165,10 @@ def _about_gains(estimates: Estimates, gains: Sequence[Difference]) -> str:
     unit, parts = POINTS[estimates.tested.score], list[str]()
     for one in gains:
         who, size = "it" if parts else "pretraining", f"{abs(points(one.estimate.value)):.1f} {unit}"
+        cheap = one.over in UNTAUGHT  # whose lead is no loss by pretraining
         what = {
             "gains": f"{who} gains {size}",
-            "loses": f"{who} loses {size}",
+            "loses": f"{NAMES[one.arm]} is {size} below {NAMES[one.over]}" if cheap else f"{who} loses {size}",
             "nothing": f"{who} gains nothing",
             "cannot be told": "that cannot be told" if parts else "it cannot be told what pretraining gains",
         }[one.verdict]

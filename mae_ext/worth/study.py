@@ -11,7 +11,7 @@ from mae_ext.config import Config
 from mae_ext.data.loading.batches import ModalityData
 from mae_ext.engine.checkpoint import is_run, sha256
 from mae_ext.engine.evaluation import check_held_out
-from mae_ext.engine.start import Named
+from mae_ext.engine.start import Named, known_of
 from mae_ext.engine.task import task_of
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
@@ -20,10 +20,11 @@ from mae_ext.worth.arms import LIGHT, Recipe, arms_of, config_of, recipe_of, ste
 from mae_ext.worth.baselines import baseline
 from mae_ext.worth.judged import check_any, judged_answers, tested_of
 from mae_ext.worth.labels import Labels, Level, Part, check_patients, levels_of
-from mae_ext.worth.outcome import CHEAP, Asked, Judged, Outcome, Tested
+from mae_ext.worth.outcome import CHEAP, Asked, Judged, Outcome, Tested, digest
 from mae_ext.worth.probes import Probes
 from mae_ext.worth.rates import SIDES, Choice, Rates, side_of, taken
-from mae_ext.worth.trial import Trial, decisive, digest, measured, trained
+from mae_ext.worth.readable import KNOWN, Readable, check_readable, usable
+from mae_ext.worth.trial import Trial, decisive, measured, trained
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Wish:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: expected at least 1")
+        for word in [] if self.labels is None else self.labels.split(","):
+            Level.of(word)
         if self.rates not in ("choose", "off"):
             raise UserError(
                 f"--rates {self.rates}: expected choose, or off; a side's own are given by --pretrained-set and "
@@ -163,8 +166,10 @@ class Study:
 
 
 def _named(part: Part) -> str:
-    labels = part.labels
-    return digest([labels.items.addresses[row] for row in part.rows], [labels.kinds[row] for row in part.rows])
+    """Patients are a part of it where there are some: heads that choose a strength hold them out whole."""
+    labels, patients = part.labels, part.labels.items.patients
+    whose = [] if patients is None else [[patients[row] for row in part.rows]]
+    return digest([labels.items.addresses[row] for row in part.rows], [labels.kinds[row] for row in part.rows], *whose)
 
 
 def study_of(wish: Wish) -> Study:
@@ -188,16 +193,24 @@ def study_of(wish: Wish) -> Study:
     check_patients(held_out.examples.items, wish.test)
     check_any(one.examples, wish.data)
     check_any(held_out.examples, wish.test)
+    answers, levels = _answers(data), [level for level, _ in levels_of(wish.labels, labels)]
+    learned, tested_on = (
+        Readable(examples, wish.out / KNOWN, digest(side, answers))
+        for side, examples in (("learned", one.examples), ("tested", held_out.examples))
+    )
+    labels = usable(labels, levels, wish.seeds, wish.rates == "choose", learned)
+    check_readable(labels, learned, tested_on, settled.modalities[name].data)
     tested = tested_of(recipe.kind, held_out.examples, classes)
     return Study(
         wish, recipe, arms, labels, tuple(levels_of(wish.labels, labels)),
-        tested, held_out.examples, _answers(data), weights_of(str(settled.init)), Probes(settled, name, tested),
+        tested, held_out.examples, answers, weights_of(str(settled.init)), Probes(settled, name, tested),
     )  # fmt: skip
 
 
 def place_of(run: str, data: str, what: str | None) -> Path:
     """RUN/worth/NAME, named after the task and the labelled data. Raises UserError where RUN is no run of ours."""
     if not is_run(run):
+        known_of(run)  # which says so where there is nothing
         raise UserError(f"{run}: is no folder of a run to put results into; give --out FOLDER")
     words = re.sub(r"[^\w.-]+", "-", f"{Path(what or '').stem}-{'-'.join(Path(data).parts[-2:])}").strip("-")
     return Path(run) / "worth" / words

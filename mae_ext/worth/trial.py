@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from mae_ext.strict_json import dumps
 from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.judged import judge
 from mae_ext.worth.outcome import Asked, Judged, Outcome, from_json, to_json
+from mae_ext.writing import blamed_on
 
 OUTCOME = "outcome.json"
 LOG = "log.txt"
-PLACES = ("init", "data.path", "data.test", "data.reader.cache")
-"""Where things lie: what they are is in the key by itself."""
+PLACES = ("init", "data.path", "data.test", "data.reader.cache", "data.max_bad_fraction")
+"""Where things lie: what they are is in the key by itself. And how many bad files are borne: no sample changes."""
 
 
 class Diverged(RunError):
@@ -62,6 +63,8 @@ class Trial:
             outcome = from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}: is no outcome of a trial, or not all of one ({type(error).__name__}: {error}); remove the "
@@ -77,7 +80,8 @@ class Trial:
         if (outcome := self.done(out)) is not None:
             return outcome
         folder = self.folder(out)
-        folder.mkdir(parents=True, exist_ok=True)
+        with blamed_on(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             with logged(folder / LOG):
                 outcome = self.work(folder)
@@ -88,7 +92,8 @@ class Trial:
             if isinstance(error.__context__, NonFinite):
                 kind = Diverged
             raise kind(f"{self.name} ({folder}): {error}") from error
-        write_durably(folder / OUTCOME, dumps(to_json(outcome)))
+        with blamed_on(folder / OUTCOME):
+            write_durably(folder / OUTCOME, dumps(to_json(outcome)))
         shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)  # of dozens of trials they would fill a disk
         return outcome
 
@@ -96,7 +101,9 @@ class Trial:
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
     """What is said inside goes to the end of a file."""
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as log, contextlib.redirect_stderr(log):
+    with blamed_on(path):
+        log = path.open("a", encoding="utf-8", errors="backslashreplace")
+    with log, contextlib.redirect_stderr(log):
         yield
 
 
@@ -135,13 +142,3 @@ def decisive(config: Config) -> dict[str, Any]:
     """All keys of a config that decide what comes out, and not where things lie."""
     keys = flat(config.model_dump(mode="json"))
     return {key: value for key, value in keys.items() if key not in FREE_TO_CHANGE and not key.endswith(PLACES)}
-
-
-def digest(*parts: str | bytes | Sequence[str]) -> str:
-    """Of texts, and of lists of them, in their order."""
-    summed = hashlib.sha256()
-    for part in parts:
-        for one in [part] if isinstance(part, str | bytes) else part:
-            content = one if isinstance(one, bytes) else one.encode("utf-8", "surrogateescape")
-            summed.update(f"{len(content)}:".encode() + content)
-    return summed.hexdigest()[:16]

@@ -61,9 +61,10 @@ def test_every_statement_agrees_with_the_figures_whatever_the_table(table):
     comparable = [name for name, own in arms.items() if own & {*PRETRAINED} and own - {*PRETRAINED}]
     assert [one.labels for one in said.gains] == comparable
     text = said.sentences[0]
-    parts = re.findall(r"[Ww]ith ([^;()]*?) (pretraining|it|that) ([^()]*?) \(([^()]*); ([^;()]*)\)", text)
+    who = "|".join(["pretraining", "it", "that", *(NAMES[arm] for arm in PRETRAINED)])
+    parts = re.findall(rf"[Ww]ith ([^;()]*?) ({who}) ([^()]*?) \(([^()]*); ([^;()]*)\)", text)
     assert len(parts) == len(comparable) or text.startswith("Nothing can be told yet")
-    for words, _, what, interval, both in parts:
+    for words, subject, what, interval, both in parts:
         labels = BY_PHRASE[words]
         (one,) = [gain for gain in said.gains if gain.labels == labels]
         (mine, theirs) = mean_of(estimates, one.arm, labels, one.over, labels)
@@ -81,7 +82,10 @@ def test_every_statement_agrees_with_the_figures_whatever_the_table(table):
             assert "test sample" in interval and "seed" in interval
             assert not ends or (ends[0] <= 0 <= ends[1] and (ends[0] < -MARGIN or ends[1] > MARGIN))
         else:
-            size = float(re.search(NUMBER, what)[1]) * (-1 if "loses" in what else 1)
+            below = re.fullmatch(rf"is {NUMBER} points below (.+)", what)
+            assert bool(below) == ("gains" not in what and one.over in UNTAUGHT)  # which is no loss by pretraining
+            assert not below or (subject, below[2]) == (NAMES[one.arm], NAMES[one.over])
+            size = float(re.search(NUMBER, what)[1]) * (1 if "gains" in what else -1)
             assert size == pytest.approx(mine - theirs, abs=0.0501) and ends[0] <= size <= ends[1]
             assert (ends[0] > 0) if "gains" in what else (ends[1] < 0)
     if said.saving is not None:
