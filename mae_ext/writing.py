@@ -21,10 +21,10 @@ def folder_for(out: str | Path, what: str = "--out") -> Iterator[Path]:
     what: is said before its name. Raises UserError at once when nothing can be written in it.
     """
     out = Path(out)
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    attempt = out / f".attempt-{os.getpid()}"
+    made, attempt = list[Path](), out / f".attempt-{os.getpid()}"
     try:
         try:
+            made += [folder for folder in (out, *out.parents) if not folder.exists()]
             out.mkdir(parents=True, exist_ok=True)
             attempt.touch()
             attempt.unlink()

@@ -40,7 +40,7 @@ def test_a_folder_is_made_and_is_gone_again_if_nothing_came_of_it(tmp_path):
 @linux
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").touch()
-    for out in (NOWHERE, NOWHERE / "x", tmp_path / "file", tmp_path / "file" / "x"):
+    for out in (NOWHERE, NOWHERE / "x", tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match=rf"--out {out}: cannot be written to: "), folder_for(out):
             pytest.fail("the work was begun")
 

@@ -63,7 +63,7 @@ def worth(
     alone("worth")
     sides = (tuple(set_ or ()), tuple(pretrained_set or ()), tuple(scratch_set or ()))
     if out is not None and not out.strip():
-        raise UserError("--out '': expected a folder; leave --out away for one in RUN")
+        raise UserError(f"--out '{out}': expected a folder; leave --out away for one in RUN")
     folder = place_of(run, data, config or task) if out is None else Path(out)
     wish = Wish(run, data, test, folder, task, config, labels, arms, seeds, rates, *sides)
     with folder_for(folder):

@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is none; `mae-ext worth` writes it when all its runs are made") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: is no result of `mae-ext worth` ({type(error).__name__}: {error}); run the same command again"
         ) from None

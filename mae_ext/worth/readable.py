@@ -19,18 +19,18 @@ from mae_ext.worth.labels import Labels, Level
 from mae_ext.writing import blamed_on
 
 KNOWN = "readable.json"
-"""Of each sample that was looked at, whether it can be read: no start of the same command reads them again."""
+"""Rows that could be read, which no start of the same command reads again. Those that could not are: a file is mended,
+a limit raised, a disk back."""
 
 
 class Readable:
     """Of one source. examples: how a task reads it, labels and all. known: a file for what was found out; `of`: a
-    digest of what it is about."""
+    digest of all that decides it."""
 
     def __init__(self, examples: Any, known: Path, of: str) -> None:
         self.examples, self.path, self.of = examples, known, of
-        self.bad: dict[int, dict[str, str] | None] = {}
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # then all is read again
-            self.bad = {int(row): bad for row, bad in json.loads(known.read_text(encoding="utf-8"))[of].items()}
+        good = _kept(known).get(of)
+        self.bad: dict[int, dict[str, str] | None] = dict.fromkeys(good if isinstance(good, list) else ())
 
     def unreadable(self, rows: Iterable[int]) -> dict[int, dict[str, str]]:
         """Of these rows those that cannot be read, as a ledger has them."""
@@ -53,19 +53,29 @@ class Readable:
         return None
 
     def _keep(self) -> None:
-        kept: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            kept = dict(json.loads(self.path.read_text(encoding="utf-8")))
+        good = sorted(row for row, bad in self.bad.items() if bad is None)
         with blamed_on(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self.path, dumps({**kept, self.of: {str(row): bad for row, bad in self.bad.items()}}))
+            write_durably(self.path, dumps({**_kept(self.path), self.of: good}))
 
 
-def usable(labels: Labels, levels: Sequence[Level], seeds: int, chosen_on: bool, source: Readable) -> Labels:
+def _kept(path: Path) -> dict[str, Any]:
+    """Nothing where there is no such file, or another: then all is read again."""
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
+
+
+def usable(
+    labels: Labels, levels: Sequence[Level], seeds: int, chosen_on: bool, whole: bool, source: Readable
+) -> Labels:
     """Labels that know which of them cannot be read, of all that some draw would take; another then takes its place.
 
-    chosen_on: whether a part is held back to choose rates on.
+    chosen_on: whether a part is held back to choose rates on. whole: whether every one is looked at, as arms that
+    encode all of them do.
     """
+    if whole:
+        labels = replace(labels, bad=frozenset(source.unreadable(range(len(labels.kinds)))))
     looked_at: set[int] = set()
     while rows := _drawn(labels, levels, seeds, chosen_on) - looked_at:
         looked_at |= rows

@@ -146,27 +146,26 @@ def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
     trials = study.trials(choices)
     outcomes = [make(trial) for trial in trials]
     result = record(study, choices, trials, outcomes)
-    if aside := kept_aside(out, {trial.key for trial in trials}):
-        say(f"{out / RESULT} was of other data, settings or seeds: it is {aside} now")
+    for before, now in kept_aside(out, {trial.key for trial in trials}):
+        say(f"{before}: was not of this study, or of more than this; it is {now} now")
     with blamed_on(out / RESULT):
         write_durably(out / RESULT, dumps(result, indent=1) + "\n")
     return result
 
 
-def kept_aside(out: Path, keys: set[str]) -> Path | None:
+def kept_aside(out: Path, keys: set[str]) -> list[tuple[Path, Path]]:
     """Gives the results that lie in `out` another name, unless all that is in them is among what comes now: the same
-    study again, or one that grew. -> the new name."""
-    result, page = out / RESULT, out / PAGE
-    if not result.exists() and not page.exists():
-        return None
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        if {row["key"] for row in json.loads(result.read_text(encoding="utf-8"))["rows"]} <= keys:
-            return None
-    number = next(n for n in count(1) if not any(_beside(path, n).exists() for path in (result, page)))
-    for path in (page, result):
-        with blamed_on(path), contextlib.suppress(FileNotFoundError):
-            path.rename(_beside(path, number))
-    return _beside(result, number)
+    study again, or one that grew. -> [(its name before, and now)]."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        if {row["key"] for row in json.loads((out / RESULT).read_text(encoding="utf-8"))["rows"]} <= keys:
+            return []
+    paths = [path for path in (out / PAGE, out / RESULT) if path.exists()]
+    number = next(n for n in count(1) if not any(_beside(path, n).exists() for path in (out / PAGE, out / RESULT)))
+    moved = [(path, _beside(path, number)) for path in paths]
+    for path, to in moved:
+        with blamed_on(path):
+            path.rename(to)
+    return moved
 
 
 def _beside(path: Path, number: int) -> Path:

@@ -15,6 +15,7 @@ from mae_ext.engine.start import Named, known_of
 from mae_ext.engine.task import task_of
 from mae_ext.errors import UserError
 from mae_ext.overrides import configured
+from mae_ext.strict_json import dumps
 from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.arms import LIGHT, Recipe, arms_of, config_of, recipe_of, stepped
 from mae_ext.worth.baselines import baseline
@@ -194,11 +195,15 @@ def study_of(wish: Wish) -> Study:
     check_any(one.examples, wish.data)
     check_any(held_out.examples, wish.test)
     answers, levels = _answers(data), [level for level, _ in levels_of(wish.labels, labels)]
+    # Of label maps a task's arguments say where they lie, of which `decisive` says nothing.
+    keys = {key: value for key, value in decisive(settled).items() if key.startswith("modalities.")}
+    read_as = dumps([keys, settled.task.arguments])
     learned, tested_on = (
-        Readable(examples, wish.out / KNOWN, digest(side, answers))
-        for side, examples in (("learned", one.examples), ("tested", held_out.examples))
+        Readable(examples, wish.out / KNOWN, digest(read_as, list(items.addresses), answers))
+        for examples, items in ((one.examples, one.items), (held_out.examples, held_out.examples.items))
     )
-    labels = usable(labels, levels, wish.seeds, wish.rates == "choose", learned)
+    encoded = by_class and bool({*LIGHT, "attentive"} & set(arms))
+    labels = usable(labels, levels, wish.seeds, wish.rates == "choose", encoded, learned)
     check_readable(labels, learned, tested_on, settled.modalities[name].data)
     tested = tested_of(recipe.kind, held_out.examples, classes)
     return Study(

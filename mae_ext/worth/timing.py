@@ -52,7 +52,7 @@ def speeds(study: Study) -> dict[str, Speed]:
     arms = ["finetuned", *["frozen"] * bool(set(study.arms) & set(LIGHT) and study.recipe.kind != "classify")]
     key = digest(dumps([decisive(config_of(study.recipe, arm, {})) for arm in arms]))
     path = study.wish.out / TIMED
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # then it is measured again
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["key"] == key:
             return {arm: Speed(**known["speeds"][arm]) for arm in arms}

@@ -65,7 +65,7 @@ class Trial:
             return None
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{path}: is no outcome of a trial, or not all of one ({type(error).__name__}: {error}); remove the "
                 f"folder {path.parent}, and the same command makes the trial again"

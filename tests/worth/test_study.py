@@ -158,7 +158,10 @@ def test_boxes_are_judged_match_by_match(wish, recipe, make_run, tmp_path):
         ({"sets": ("modalities.image.data.test=x",)}, "--set modalities.image.data.test=x: a study sets it by itself"),
         ({"pretrained_sets": ("init=none",)}, "--pretrained-set init=none: a study sets it by itself"),
         ({"scratch_sets": ("train.lr",)}, "--scratch-set train.lr: expected KEY=VALUE"),
-        ({"scratch_sets": ("modalities.image.size=[9,9]",)}, r"--scratch-set .*size=\[9,9\]: sides would not be the same"),
+        (
+            {"scratch_sets": ("modalities.image.size=[9,9]",)},
+            r"--scratch-set .*size=.*: sides would not be",
+        ),
     ],
 )
 def test_what_cannot_be_studied_is_said_in_one_line(study, striped, more, says):

@@ -1,5 +1,6 @@
 """What goes wrong in a study, or lies in its way: it is one line, before the work, and nothing of anybody's is lost."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -65,11 +66,37 @@ def test_a_class_of_which_no_sample_can_be_read_is_not_there(wish, own):
         study_of(wish(labels="1", arms="frozen", sets=allowing(0.9), **own[1]))
 
 
-def test_what_was_looked_at_is_not_read_again(wish, monkeypatch):
-    first = wish(labels="1, all", arms="majority")
-    study_of(first)
+def test_what_could_be_read_is_not_read_again_and_what_could_not_is(wish, own, monkeypatch):
+    broken = next(own[0].glob("train/*/*.png"))
+    whole = broken.read_bytes()
+    first = wish(labels="all", arms="majority", **own[1])
+    for content in (whole[:40], whole):
+        broken.write_bytes(content)
+        with contextlib.suppress(RunError):
+            study_of(first)
     monkeypatch.setattr(Readable, "_read", lambda self, row: pytest.fail("read again"))
     study_of(first)
+    with pytest.raises(pytest.fail.Exception, match="read again"):  # of another reader nothing is known yet
+        study_of(replace(first, sets=("modalities.image.data.reader.max_pixels=1000000",)))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", "null", '{"KEY": {}}', '{"KEY": 5}', "[" * 100_000])
+def test_what_was_damaged_in_what_is_known_is_read_again(wish, content):
+    first = wish(labels="1", arms="majority")
+    study_of(first)
+    known = first.out / "readable.json"
+    key = next(iter(json.loads(known.read_text())))
+    known.write_text(content.replace("KEY", key))
+    study_of(first)
+    assert len(json.loads(known.read_text())[key]) == 3
+
+
+def test_arms_that_encode_all_samples_have_all_looked_at(wish, own):
+    before = drawn(study_of(wish(arms="raw", labels="3", **own[1])))
+    spoil(next(path for path in own[0].glob("train/*/*.png") if str(path) not in before))
+    study_of(wish(arms="raw", labels="3", **own[1]))
+    with pytest.raises(RunError, match="train: 1 of 36 samples cannot be used"):
+        study_of(wish(arms="raw,frozen", labels="3", **own[1]))
 
 
 def test_patients_are_a_part_of_what_a_trial_is_named_after(wish, striped, tmp_path):
