@@ -154,7 +154,7 @@ def _scores(result: Mapping[str, Any]) -> str:
         row = {arm: cells[labels, arm] for arm in arms if (labels, arm) in cells}
         top = max(cell["value"] for cell in row.values())
         count = next(iter(row.values()))["count"]
-        line = [f"<td>{escape(labels)}<br><small>{count:,.6g} samples</small></td>"]
+        line = [f'<td style="white-space:nowrap">{escape(labels)}<br><small>{count:,.6g} samples</small></td>']
         line += [_cell(row[arm], row[arm]["value"] == top) if arm in row else '<td class="n">–</td>' for arm in arms]
         body.append(f"<tr>{''.join(line)}</tr>")
     return (
@@ -169,7 +169,7 @@ def _cell(cell: Mapping[str, Any], top: bool) -> str:
     seeds = "one seed" if cell["seeds"] == 1 else f"{cell['seeds']} seeds"
     return (
         f'<td class="{"n best" if top else "n"}">{_number(cell["value"])}{spread}'
-        f"<br><small>{escape(_interval(cell))}, {seeds}</small></td>"
+        f"<br><small>{escape(_interval(cell))}<br>{seeds}</small></td>"
     )
 
 

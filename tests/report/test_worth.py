@@ -54,7 +54,7 @@ def test_the_page_has_the_sentence_on_top_the_table_the_curves_and_the_command(t
     text = " ".join(page.text)
     assert page.fetched == [] and result["findings"]["sentences"][0] in text  # type: ignore[index]
     assert text.index("pretraining gains 20.0 points") < text.index("Curves")
-    assert "1 a class 2 samples 50.0 [45.0, 55.0], one seed 10.0" in text
+    assert "1 a class 2 samples 50.0 [45.0, 55.0] one seed 10.0" in text
     assert "mae-ext worth runs/cells --task classify" in text and "train.lr=0.001" in text and "12 min 00 s" in text
     assert re.search(r"1 a class \(2\).*all \(900\)", text)
 
