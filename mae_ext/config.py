@@ -198,11 +198,11 @@ def find_config(name: str) -> Path:
     )
 
 
-def set_value(values: dict[str, Any], assignment: str) -> None:
+def set_value(values: dict[str, Any], assignment: str, option: str = "--set") -> None:
     """Apply "a.b=c" in place; the value is read as YAML. A plug-in's bare name becomes {name: ...}."""
     dotted, equals, raw = assignment.partition("=")
     if not equals or not dotted.strip():
-        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for instance train.steps=100")
+        raise ConfigError(f"{option} {assignment}: expected KEY=VALUE, for instance train.steps=100")
     *parents, last = dotted.strip().split(".")
     node = values
     for key in parents:
@@ -212,10 +212,10 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
             node[key] = {}
         node = node[key]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {assignment}: '{key}' is a value, not a section")
+            raise ConfigError(f"{option} {assignment}: '{key}' is a value, not a section")
     if parents == ["train"] and isinstance(scratch := node.get("scratch"), dict):
         scratch.pop(last, None)  # what is said of this run is meant, whatever it starts from
-    node[last] = read_yaml(f"value: {raw}", f"--set {assignment}")["value"]
+    node[last] = read_yaml(f"value: {raw}", f"{option} {assignment}")["value"]
 
 
 def _message(error: ValidationError, where: str) -> str:

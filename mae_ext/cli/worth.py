@@ -43,10 +43,7 @@ def worth(
     scratch_set: Annotated[
         list[str] | None, typer.Option("--scratch-set", metavar="KEY=VALUE", help="For what starts from nothing alone.")
     ] = None,
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help=PLAN),
-    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help=PLAN)] = False,
 ) -> None:
     """Say what pretraining is worth on labelled data: arms side by side at several numbers of labels, over seeds.
 

@@ -14,9 +14,10 @@ from mae_ext.engine.checkpoint import is_run, read_tensors
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.errors import CheckpointError, UserError, reasons
-from mae_ext.features.encoder import Features, FrozenEncoder, Pool
+from mae_ext.features.encoder import Features, FrozenEncoder
 from mae_ext.features.map import draw_map
 from mae_ext.features.neighbours import draw_neighbours
+from mae_ext.features.shares import Pool
 from mae_ext.features.sharing import Opened, opened_run
 from mae_ext.features.windowed import Windows, place_of, record_type
 from mae_ext.progress import Progress

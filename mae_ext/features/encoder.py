@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -23,15 +23,10 @@ from mae_ext.engine.precision import autocast
 from mae_ext.engine.start import model_of, opened
 from mae_ext.engine.task import device_of
 from mae_ext.errors import BadSample, UserError
-from mae_ext.features.shares import Share, Wanted, share, together
+from mae_ext.features.shares import Pool, Share, Wanted, share, together
 from mae_ext.features.windowed import Records, Seeing, Windows
 from mae_ext.model.mae import MAE
-from mae_ext.model_config import Pooled
 from mae_ext.progress import Progress
-
-Pool = Literal[Pooled, "tokens"]
-"""What becomes of a sample's tokens: their mean, the first class token, means and deviations of the tokens of the last
-four blocks side by side (model/moments.py), or all of them as they are."""
 
 View = Callable[[Tensor], Tensor]
 """(B, C, *S) in reader units -> the same shape: what the encoder is shown instead, say frames in another order."""

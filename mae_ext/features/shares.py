@@ -14,6 +14,10 @@ from mae_ext.progress import Progress
 
 T = TypeVar("T")
 
+Pool = Literal[Pooled, "tokens"]
+"""What becomes of a sample's tokens: their mean, the first class token, means and deviations of the tokens of the last
+four blocks side by side (model/moments.py), or all of them as they are."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -24,7 +28,7 @@ class Wanted:
     """
 
     source: str
-    pool: Literal[Pooled, "tokens"] | Windows
+    pool: Pool | Windows
     batch_size: int
     threads: int | None
     max_bad_fraction: float

@@ -96,8 +96,10 @@ def linear_votes(
     for draw in range(draws):
         # Of marks no class is the sample's own: what is held out is a tenth of all.
         fit, held = split(y.new_zeros(len(y), dtype=torch.int64) if several else y, seed, draw, groups)
-        axes = principal_axes(x[fit]) if len(held) else None
-        for l2 in tried if len(held) else ():
+        if not len(held):
+            continue
+        axes = principal_axes(x[fit])
+        for l2 in tried:
             weight = fitted(x[fit], y[fit], l2, epochs, axes)
             tried[l2] += score(logits(weight, x[held]), y[held]) / draws
     # A draw between strengths goes to the strongest, which comes first.

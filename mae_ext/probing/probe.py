@@ -13,7 +13,8 @@ from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
 from mae_ext.errors import UserError
-from mae_ext.features.encoder import FrozenEncoder, Pool
+from mae_ext.features.encoder import FrozenEncoder
+from mae_ext.features.shares import Pool
 from mae_ext.features.sharing import Opened, opened_run
 from mae_ext.features.windowed import Windows
 from mae_ext.probing.attentive import attentive_votes

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mae_ext.errors import UserError
-from mae_ext.features.encoder import Pool, View
+from mae_ext.features.encoder import View
+from mae_ext.features.shares import Pool
 from mae_ext.features.windowed import Windows
 
 

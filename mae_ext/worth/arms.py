@@ -84,7 +84,9 @@ def recipe_of(
     values, where = _values(task, config, start.config, run)
     for assignment in sets:
         set_value(values, assignment)
-    sides = {side: _of_steps(_with(values, side_sets.get(side, ()))) for side in ("pretrained", "scratch")}
+    sides = {
+        side: _of_steps(_with(values, side_sets.get(side, ()), f"--{side}-set")) for side in ("pretrained", "scratch")
+    }
     pretrained = check_task(with_start(sides["pretrained"], where, run), where)
     if pretrained.task.name not in KINDS or (task is not None and task != pretrained.task.name):
         raise UserError(f"{where}: is of the task '{pretrained.task.name}'; expected {task or ', '.join(KINDS)}")
@@ -207,10 +209,10 @@ def _without_start(config: Config) -> dict[str, Any]:
     return {**values, **{key: Config.model_fields[key].default for key in started}}
 
 
-def _with(values: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+def _with(values: Mapping[str, Any], sets: Sequence[str], option: str) -> dict[str, Any]:
     own = deepcopy(dict(values))
     for assignment in sets:
-        set_value(own, assignment)
+        set_value(own, assignment, option)
     return own
 
 
@@ -227,14 +229,12 @@ def _check_keys(sets: Sequence[str], side_sets: Mapping[str, Sequence[str]]) -> 
     """Raises UserError for what is not for a --set to say, of both sides or of one."""
     for option, own in {"--set": sets, **{f"--{side}-set": each for side, each in side_sets.items()}}.items():
         for assignment in own:
-            key, equals, _ = assignment.partition("=")
-            if not equals or not key.strip():
-                raise UserError(f"{option} {assignment}: expected KEY=VALUE, for instance train.steps=100")
-            if re.fullmatch(OURS, key.strip()):
+            key = assignment.partition("=")[0].strip()
+            if re.fullmatch(OURS, key):
                 raise UserError(
                     f"{option} {assignment}: a study sets it by itself, from RUN, --data, --test and --seeds"
                 )
-            if option != "--set" and re.fullmatch(SHAPES, key.strip()):
+            if option != "--set" and re.fullmatch(SHAPES, key):
                 raise UserError(f"{option} {assignment}: sides would not be the same network; give it to --set")
 
 

@@ -10,7 +10,8 @@ import torch
 from mae_ext.config import Config, uncached
 from mae_ext.engine.cpu import on_device
 from mae_ext.engine.task import device_of
-from mae_ext.features.encoder import FrozenEncoder, Pool
+from mae_ext.features.encoder import FrozenEncoder
+from mae_ext.features.shares import Pool
 from mae_ext.model.mae import MAE
 from mae_ext.probing.attentive import attentive_votes
 from mae_ext.probing.classifiers import linear_votes

@@ -30,7 +30,8 @@ class Readable:
     def __init__(self, examples: Any, known: Path, of: str) -> None:
         self.examples, self.path, self.of = examples, known, of
         good = _kept(known).get(of)
-        self.bad: dict[int, dict[str, str] | None] = dict.fromkeys(good if isinstance(good, list) else ())
+        rows = [row for row in good if isinstance(row, int)] if isinstance(good, list) else []
+        self.bad: dict[int, dict[str, str] | None] = dict.fromkeys(rows)
 
     def unreadable(self, rows: Iterable[int]) -> dict[int, dict[str, str]]:
         """Of these rows those that cannot be read, as a ledger has them."""
@@ -75,7 +76,7 @@ def usable(
     encode all of them do.
     """
     if whole:
-        labels = replace(labels, bad=frozenset(source.unreadable(range(len(labels.kinds)))))
+        return replace(labels, bad=frozenset(source.unreadable(range(len(labels.kinds)))))
     looked_at: set[int] = set()
     while rows := _drawn(labels, levels, seeds, chosen_on) - looked_at:
         looked_at |= rows

@@ -58,7 +58,8 @@ def tryings(study: Study) -> list[Trying]:
     part = None if split is None else split[0].drawn(level, 0)
     if split is not None and part is None:  # what is left beside the part that is held back has not as many
         part = split[0].drawn(Level(None, 1.0), 0)
-        text = f"{len(split[0].rows)} {study.labels.unit}s"
+        assert part is not None
+        text = f"{len(part.rows)} {study.labels.unit}s"
     each = []
     for side in study.sides:
         if ("scratch" if side == "scratch" else "pretrained") in study.recipe.settled:

@@ -45,8 +45,8 @@ class Speed:
 
 
 def speeds(study: Study) -> dict[str, Speed]:
-    """Of "finetuned", and of "frozen" where an arm trains a head alone; measured once for an --out. None where no arm
-    runs a network."""
+    """Of "finetuned", and of "frozen" where an arm trains a head alone; measured once for an --out. Of none where no
+    arm runs a network."""
     if not set(study.arms) - set(CHEAP):
         return {}
     arms = ["finetuned", *["frozen"] * bool(set(study.arms) & set(LIGHT) and study.recipe.kind != "classify")]

@@ -80,7 +80,9 @@ def test_what_could_be_read_is_not_read_again_and_what_could_not_is(wish, own, m
         study_of(replace(first, sets=("modalities.image.data.reader.max_pixels=1000000",)))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "5", "null", '{"KEY": {}}', '{"KEY": 5}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", "null", '{"KEY": {}}', '{"KEY": 5}', '{"KEY": [[1], "a", null]}', "[" * 100_000]
+)
 def test_what_was_damaged_in_what_is_known_is_read_again(wish, content):
     first = wish(labels="1", arms="majority")
     study_of(first)
