@@ -8,6 +8,7 @@ import torch
 from probing.scored_votes import knn, linear
 from torch import Tensor
 
+from mae_ext.probing import classifiers
 from mae_ext.probing.classifiers import (
     L2,
     WIDE,
@@ -19,7 +20,7 @@ from mae_ext.probing.classifiers import (
     standardised,
     whitened,
 )
-from mae_ext.probing.scores import score_marks, scores, split
+from mae_ext.probing.scores import DRAWS, score_marks, scores, split
 from mae_ext.rng import rng
 
 STRENGTHS = sorted(L2, reverse=True)
@@ -232,6 +233,14 @@ def test_noise_features_make_the_probe_choose_more_regularisation() -> None:
     weakest = softmax_regression(x, y, 1e-5, 200)
     guess = (x_test @ weakest[:-1] + weakest[-1]).argmax(1)
     assert noisy["accuracy"] > scores(guess, y_test)["accuracy"]
+
+
+def test_axes_are_taken_once_a_draw_and_not_for_each_strength(monkeypatch) -> None:
+    taken, real = [], classifiers.principal_axes
+    monkeypatch.setattr(classifiers, "principal_axes", lambda x: taken.append(len(x)) or real(x))
+    (x, y), (x_test, _) = clouds(40, spread=2.0), clouds(10, spread=2.0, key="test")
+    linear_votes(x, y, x_test)
+    assert len(taken) == DRAWS + 1 and taken[-1] == len(x) > max(taken[:-1])
 
 
 def test_the_held_out_part_is_a_tenth_of_every_class_and_a_function_of_the_seed() -> None:
