@@ -162,7 +162,7 @@ def probe(
     random_weights: Annotated[bool, typer.Option(help="The same probe on untrained weights, to compare with.")] = False,
     attentive: Annotated[bool, typer.Option(help="Also a probe that attends over all tokens (more time).")] = False,
     mirror: Annotated[
-        bool, typer.Option(help="Learn from mirror images too; not where labels are left or right.")
+        bool, typer.Option(help="Learn from mirror images too, and judge by both; not where labels are left or right.")
     ] = False,
     precision: PrecisionOption = None,
 ) -> None:

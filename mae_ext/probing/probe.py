@@ -30,7 +30,7 @@ SourceProgress = Callable[[str, int, int], None]
 """Called as progress(what, done, total), what being "train" or "test"."""
 
 Classifier = Callable[[Labelled, Labelled], tuple[Tensor, dict[str, Any]]]
-"""(train, test) -> (n, classes) votes for test, and settings to report."""
+"""(train, test) -> (m, classes) votes for the rows of test.x, and settings to report."""
 
 
 def probe(
@@ -105,13 +105,15 @@ class Sides:
     """What a classifier learns from, and what it is judged on, with labels as numbers into the same classes.
 
     fold: (n,) int64, where both are the same samples: each is judged by what has learned from other folds.
-    bad: how many samples of each side could not be read.
+    bad: how many samples of each side could not be read. mirrored: train then holds mirror images below its samples,
+    and test.x is (n, 2, ...), of each sample and of its mirror image.
     """
 
     train: Labelled
     test: Labelled
     fold: Tensor | None = None
     bad: tuple[int, int] = (0, 0)
+    mirrored: bool = False
 
 
 class Reading:
@@ -131,9 +133,12 @@ class Reading:
         return Sides(train, matched(train, test), None, (bad, bad_test))
 
     def and_mirrored(self, sides: Sides, pool: Pool | Windows) -> Sides:
-        """Below the samples to learn from, the same samples' mirror images."""
+        """With mirror images of all samples; of one source twice they are read once."""
+        test = sides.test
         images, _ = self.labelled("train", self.spec.train, pool, mirror=True)
-        return replace(sides, train=sides.train.and_mirrored(images.x))
+        others = images if self.spec.test is None else self.labelled("test", self.spec.test, pool, mirror=True)[0]
+        both = replace(test, x=torch.stack([test.x, others.x], 1))
+        return replace(sides, train=sides.train.and_mirrored(images.x), test=both, mirrored=True)
 
     def labelled(self, what: str, source: str, pool: Pool | Windows, mirror: bool = False) -> tuple[Labelled, int]:
         """-> what is labelled in a source, and how many of its samples could not be read."""
@@ -194,7 +199,13 @@ def _neighbours(train: Labelled, test: Labelled, spec: ProbeSpec) -> tuple[Tenso
     settings |= how
     if train.several:
         return votes, settings
-    return votes, {"majority_accuracy": accuracy(counted.argmax(1), test.y), **settings}
+    return votes, {"majority_accuracy": accuracy(_each(counted, test).argmax(1), test.y), **settings}
+
+
+def _each(votes: Tensor, test: Labelled) -> Tensor:
+    """(n v, classes) of v views of each sample, one sample after the other -> (n, classes), their mean."""
+    mean: Tensor = votes.unflatten(0, (len(test.y), -1)).mean(1)
+    return mean
 
 
 def _scored(classifier: Classifier, sides: Sides, seed: int) -> dict[str, Any]:
@@ -203,8 +214,14 @@ def _scored(classifier: Classifier, sides: Sides, seed: int) -> dict[str, Any]:
     "folds" then holds what each fold had.
     """
     train, test, fold = sides.train, sides.test, sides.fold
+
+    def judged(learn: Labelled, judge: Labelled) -> tuple[Tensor, dict[str, Any]]:
+        seen = replace(judge, x=judge.x.flatten(0, 1)) if sides.mirrored else judge
+        votes, settings = classifier(learn, seen)
+        return _each(votes, judge), settings
+
     if fold is None:
-        votes, settings = classifier(train, test)
+        votes, settings = judged(train, test)
         return {**_scores(votes, test, seed), **settings}
     together = torch.zeros(len(fold), len(train.classes), dtype=torch.float64)
     each = []
@@ -212,7 +229,7 @@ def _scored(classifier: Classifier, sides: Sides, seed: int) -> dict[str, Any]:
     for number in range(int(fold.max()) + 1):
         inside = (fold == number).nonzero()[:, 0]
         part = test.rows(inside)
-        votes, settings = classifier(train.rows((learned != number).nonzero()[:, 0]), part)
+        votes, settings = judged(train.rows((learned != number).nonzero()[:, 0]), part)
         together[inside, : votes.shape[1]] = votes.double()
         own = {key: value for key, value in _scores(votes, part, seed).items() if not key.endswith("_ci")}
         each.append({**own, **settings})

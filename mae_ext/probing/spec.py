@@ -20,7 +20,8 @@ class ProbeSpec:
     L-BFGS iterations of the linear probe, each over the whole training set. seed: of the held-out split, of folds, of
     bootstrap draws and of random weights. attentive: also the probe that attends over all tokens, which takes a second
     pass over both sources. mirror: learn from each sample and from its mirror image along the last axis, for which
-    labels have to hold (the code of MAE's linear probe flips at random); judged are samples as they are.
+    labels have to hold (the code of MAE's linear probe flips at random), and judge a sample by the mean of the votes
+    for the two.
 
     batch_size: samples encoded at once. max_bad_fraction: as `FrozenEncoder.features` takes it. view: what the encoder
     is shown instead of a sample.

@@ -5,6 +5,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_the_votes_of_neighbours_are_those_in_whitened_features_for_moments_and_
     assert not torch.allclose(neighbour_votes(x, y, x[:4], 5)[0], votes)
 
 
-def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
+def test_mirror_images_teach_and_are_judged_beside_samples(make_run: MakeRun, striped: Path, tmp_path: Path) -> None:
     run, train, test = make_run(), str(striped / "train"), str(striped / "test")
     plain = probe(run, ProbeSpec(train, test))
     mirrored = probe(run, ProbeSpec(train, test, mirror=True, attentive=True))
@@ -80,11 +81,34 @@ def test_mirror_images_teach_and_are_never_judged(make_run: MakeRun, striped: Pa
             saved.save(folder / path.parent.name / path.name)
     reading = Reading(load_encoder(run), ProbeSpec(str(as_is), str(flipped)))
     sides = reading.sides("mean")
-    learned = reading.and_mirrored(sides, "mean").train.x
+    both = reading.and_mirrored(sides, "mean")
+    learned = both.train.x
     images = learned[len(sides.train.x) :]
     assert torch.equal(learned[: len(images)], sides.train.x)
     assert torch.allclose(images, sides.test.x, atol=1e-4)
     assert not torch.allclose(images, sides.train.x, atol=1e-2)
+    # What is judged was saved mirrored, so that its mirror images are the samples to learn from.
+    assert both.mirrored and torch.equal(both.test.x[:, 0], sides.test.x)
+    assert torch.allclose(both.test.x[:, 1], sides.train.x, atol=1e-4)
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_a_sample_is_judged_by_the_mean_of_the_votes_for_it_and_for_its_mirror_image(folds: int | None) -> None:
+    votes = torch.tensor([[[0.4, 0.6], [0.9, 0.1]], [[0.4, 0.6], [0.5, 0.5]], [[0.3, 0.7], [0.6, 0.4]]])
+    both = Labelled("list.csv", votes, torch.tensor([0, 1, 1]), ("a", "b"), ("a.png", "b.png", "c.png"), None, 0)
+    fold = None if folds is None else torch.arange(3)
+    found = _scored(lambda _, test: (test.x, {}), Sides(both, both, fold, mirrored=True), 0)
+    assert found["accuracy"] == 1.0  # by the samples alone 2 of 3, by their mirror images alone 1 of 3
+    other = replace(both, x=torch.tensor([[[0.6, 0.4], [0.1, 0.9]], *votes[1:].tolist()]))
+    found = _scored(lambda _, test: (test.x, {}), Sides(other, other, fold, mirrored=True), 0)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_neighbours_are_counted_over_both_of_a_sample_and_its_mirror_image() -> None:
+    train = Labelled("train.csv", torch.eye(2), torch.tensor([0, 1]), ("a", "b"), ("a.png", "b.png"), None, 0)
+    seen = torch.tensor([[0.3, 1.0], [1.0, 0.1], [1.0, 0.4], [0.0, 1.0]])  # the nearer of the two decides
+    votes, settings = _neighbours(train, replace(train, x=seen), ProbeSpec("a", "b", k=1))
+    assert len(votes) == 4 and settings["majority_accuracy"] == 1.0
 
 
 def test_a_mirror_image_is_in_the_fold_of_its_sample(make_run: MakeRun, tmp_path: Path) -> None:
