@@ -148,7 +148,6 @@ maskers = Registry(
         "block": "mae_ext.model.maskers:BlockMasker",
         "grid": "mae_ext.model.maskers:GridMasker",
         "foreground": "mae_ext.model.maskers:ForegroundMasker",
-        "content": "mae_ext.model.mask_content:ContentMasker",
         "tube": "mae_ext.model.mask_axis:TubeMasker",
         "frame": "mae_ext.model.mask_axis:FrameMasker",
         "causal": "mae_ext.model.mask_axis:CausalMasker",

@@ -11,7 +11,7 @@ from mae_ext.config import Config
 from mae_ext.data.batch import Batch
 from mae_ext.data.crops import evaluation_sampler
 from mae_ext.data.loading.ahead import read_ahead
-from mae_ext.data.loading.batches import ModalityData, build_reader, content_in, valid_share
+from mae_ext.data.loading.batches import ModalityData, build_reader, valid_share
 from mae_ext.data.loading.examples import HeldOut
 from mae_ext.data.sample import Sample, stack, stack_valid
 from mae_ext.data.sources.cache import keeping
@@ -107,6 +107,6 @@ def _batch(model: MAE, seed: int, data: ModalityData, samples: Mapping[int, Samp
     views = list(samples.values())
     x, spacing = stack(views)
     generators = [rng(seed, "held-out", data.name, row) for row in samples]
-    shares, content = [valid_share(v, data.config.patch) for v in views], content_in(views, data.config.patch)
-    mask = model.modality(data.name).draw_mask(generators, None, shares, content)
+    shares = [valid_share(view, data.config.patch) for view in views]
+    mask = model.modality(data.name).draw_mask(generators, None, shares)
     return Batch(x, mask, stack_valid(views), spacing)

@@ -67,23 +67,18 @@ def draw_mask(
     generators: Sequence[torch.Generator],
     valid: Sequence[Tensor | None] | None = None,
     decode_generators: Sequence[torch.Generator] | None = None,
-    content: "Callable[[SeesContent, int], Tensor] | None" = None,
 ) -> Mask:
     """-> Mask, a row for each generator: every mask of training, of evaluation and of pictures is from here.
 
     decode: says which hidden tokens are answered; None is all. Its generators, where they are not given, are those of
     the masker, which has drawn first. valid: of each sample the (*grid) share of each patch where the loss counts, or
-    None where it counts everywhere. content: what a masker that asks for it makes of a row's sample.
+    None where it counts everywhere.
     """
     shares = valid or [None] * len(generators)
 
     def scores(which: Masker, generators: Sequence[torch.Generator]) -> Tensor:
-        rows = list(zip(generators, shares, strict=True))
-        if content is not None and isinstance(which, SeesContent):
-            drawn = [which.scores(grid, g, share, content(which, row)) for row, (g, share) in enumerate(rows)]
-        else:
-            drawn = [which.scores(grid, g, share) for g, share in rows]
-        return torch.stack(drawn)
+        rows = zip(generators, shares, strict=True)
+        return torch.stack([which.scores(grid, generator, share) for generator, share in rows])
 
     visible = scores(masker, generators)
     if decode is None:
@@ -165,22 +160,6 @@ class InGroups(Protocol):
 
     def groups(self, grid: tuple[int, ...]) -> Tensor:
         """-> (*grid) int64: the number of each token's group."""
-        ...
-
-
-@runtime_checkable
-class SeesContent(Protocol):
-    """A masker that looks at samples: what it makes of one comes back to it as the fourth argument of `scores`."""
-
-    def content_of(self, x: Tensor, patch: tuple[int, ...]) -> Tensor:
-        """(C, *S) in the reader's units -> (*grid): how much each patch holds of what it looks for."""
-        ...
-
-    def scores(
-        self, grid: tuple[int, ...], generator: torch.Generator, valid: Tensor | None = None,
-        content: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """As of Masker. content: (*grid), or None where there is no sample to look at."""
         ...
 
 

@@ -12,7 +12,7 @@ from mae_ext import plugins
 from mae_ext.config import ModalityConfig, Statistics
 from mae_ext.errors import UserError, WrongShape
 from mae_ext.model.grid import grid_of, patches, take_patches
-from mae_ext.model.mask import Mask, Masker, SeesContent, draw_mask
+from mae_ext.model.mask import Mask, Masker, draw_mask
 from mae_ext.model.target import PixelTarget
 from mae_ext.model.units import in_units
 
@@ -178,13 +178,12 @@ class Modality(nn.Module):
         generators: Sequence[torch.Generator],
         grid: tuple[int, ...] | None = None,
         valid: Sequence[Tensor | None] | None = None,
-        content: Callable[[SeesContent, int], Tensor] | None = None,
     ) -> Mask:
         """A mask row for each generator, for pictures and evaluation; training draws its masks in the loader.
 
-        grid: of samples of another size than that of training. valid, content: as `model.mask.draw_mask` says.
+        grid: of samples of another size than that of training. valid: as `model.mask.draw_mask` says.
         """
-        return draw_mask(self.masker, self.decode, grid or self.grid, generators, valid, content=content)
+        return draw_mask(self.masker, self.decode, grid or self.grid, generators, valid)
 
     def check_mask(self, x: Tensor, mask: Mask) -> None:
         """Raises WrongShape for a mask of another grid than (B, C, *S) has."""

@@ -11,7 +11,7 @@ from math import log
 
 from mae_ext.report.curves import WIDE, ticks
 
-HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 430, 58, 240, 16, 56
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 430, 58, 280, 16, 56
 APART = 16
 """Units between the names at the ends of lines."""
 NARROW = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mae_ext.data.loading.batches import content_in, valid_share
+from mae_ext.data.loading.batches import valid_share
 from mae_ext.data.sample import Sample, stack, stack_valid
 from mae_ext.drawing.panels import Panel, on_a_scale, save, save_sheet
 from mae_ext.engine.log import warn
@@ -107,8 +107,7 @@ def _panels(encoder: FrozenEncoder, batch: list[Sample], own: bool, seed: int, f
     modality = encoder.model.modality(encoder.name)
     x, spacing = stack(batch)
     generators = [rng(seed, "picture", encoder.name, first + i) for i in range(len(batch))]
-    shares, content = [valid_share(sample, modality.patch) for sample in batch], content_in(batch, modality.patch)
-    mask = modality.draw_mask(generators, None, shares, content)
+    mask = modality.draw_mask(generators, None, [valid_share(sample, modality.patch) for sample in batch])
     mask = mask.each(lambda index: index.to(encoder.device))
     x, spacing = x.to(encoder.device), spacing if spacing is None else spacing.to(encoder.device)
     valid = stack_valid(batch)

@@ -13,7 +13,7 @@ from mae_ext.report.learning import Line, Point, learning_curves
 from mae_ext.strict_json import dumps
 from mae_ext.worth.outcome import CHEAP
 from mae_ext.worth.run import PAGE, RESULT
-from mae_ext.worth.sentence import NAMES, POINTS, phrase
+from mae_ext.worth.sentence import NAMES, POINTS, phrase, points
 from mae_ext.writing import blamed_on, staged
 
 STUDIES = "*/worth*.json"
@@ -134,11 +134,11 @@ def _lines(result: Mapping[str, Any]) -> list[Line]:
 
 
 def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 1)
+    return None if share is None else points(share)
 
 
 def _number(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+    return "–" if share is None else f"{points(share):.1f}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

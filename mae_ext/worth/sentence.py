@@ -63,8 +63,8 @@ class Findings:
 
 
 def points(value: float) -> float:
-    """A share -> points, to one decimal."""
-    return round(100 * value, 1) + 0.0
+    """A share -> points, to one decimal; the same ones for a share as it is kept, with six."""
+    return round(round(100 * value, 4), 1) + 0.0
 
 
 def verdict(difference: Estimate) -> Verdict:

@@ -20,8 +20,6 @@ from mae_ext.engine.distributed import Ranks
 from mae_ext.engine.pretrain import Pretraining
 from mae_ext.errors import NoneUsable, UserError
 from mae_ext.model.mae import MAE
-from mae_ext.model.mask import from_scores
-from mae_ext.model.mask_content import ContentMasker
 from mae_ext.rng import rng
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -76,18 +74,6 @@ def test_it_is_the_mean_over_samples_as_encoders_see_them_each_under_its_own_mas
     config = make(decode=decode)
     assert judged(config) == {"loss": pytest.approx(np.mean(by_hand(config)), rel=1e-5)}
     assert len({round(loss, 4) for loss in by_hand(config)}) > 30
-
-
-def test_masks_by_content_are_of_what_each_held_out_sample_holds(make):
-    config = make(mask={"name": "content", "mix": 0.3, "keep": "low"})
-    m, model, losses = config.modalities["image"], MAE(config).eval(), []
-    listed, masker = Pretraining().data(config)["image"].held_out.listed, ContentMasker(mix=0.3, keep="low")
-    for index, address in enumerate(listed.addresses):
-        (sample,) = ImageReader(m.size, m.channels).read(address, [evaluation_sampler(m.data.augment, m.size)])
-        content = masker.content_of(sample.x.float() / 255, (8, 4))
-        scores = masker.scores((3, 4), rng(config.seed, "held-out", "image", index), None, content)
-        losses.append(model(sample.x[None], from_scores(scores[None], 3)).item())
-    assert judged(config) == {"loss": pytest.approx(np.mean(losses), rel=1e-5)}
 
 
 class Meeting(Ranks):

@@ -188,7 +188,7 @@ def test_five_kills_of_a_start_with_all_that_pretraining_can_have_change_no_bit(
     assert done.returncode == 0, done.stderr
     config = tiny(
         {"init": str(first),
-         "modalities.image.mask": {"name": "content", "ratio": 0.75, "measure": "entropy"},
+         "modalities.image.mask": {"name": "block", "ratio": 0.75},
          "modalities.image.data.repeats": 2, "model.decoder.fuse": [1], "init_parts": "encoder",
          "train.uniformity": 0.1, "train.optimizer": "muon", "train.encoder_lr": 0.5, "train.thaw": [0.2, 0.1],
          "train.steps": 60, "train.save_every": 10}

@@ -9,13 +9,13 @@ import pytest
 from report.test_page import Checked
 
 from mae_ext.errors import UserError
-from mae_ext.report.learning import Line, Point, learning_curves
+from mae_ext.report.learning import RIGHT, Line, Point, learning_curves
 from mae_ext.report.page import write_report
 from mae_ext.report.worth import write_worth
 from mae_ext.worth import outcome
 from mae_ext.worth.intervals import Estimates
 from mae_ext.worth.outcome import Asked, Outcome
-from mae_ext.worth.sentence import findings
+from mae_ext.worth.sentence import NAMES, findings
 
 RATES = {"finetuned": (0.5, 0.8), "scratch": (0.1, 0.7), "raw": (0.3, 0.3)}
 
@@ -57,6 +57,12 @@ def test_the_page_has_the_sentence_on_top_the_table_the_curves_and_the_command(t
     assert "1 a class 2 samples 50.0 [45.0, 55.0] one seed 10.0" in text
     assert "mae-ext worth runs/cells --task classify" in text and "train.lr=0.001" in text and "12 min 00 s" in text
     assert re.search(r"1 a class \(2\).*all \(900\)", text)
+
+
+def test_the_longest_name_fits_beside_the_curves() -> None:
+    """A letter of a name is 6.4 units wide in the mean, measured in a browser; 41 units are the mark before it."""
+    longest = max(len(f"{name} 100.0") for name in NAMES.values())
+    assert RIGHT >= 41 + 6.4 * longest
 
 
 def test_text_from_a_study_is_escaped(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mae_ext.worth import outcome
 from mae_ext.worth.intervals import Estimate, Estimates
 from mae_ext.worth.outcome import ARMS, Asked, Outcome
-from mae_ext.worth.sentence import MARGIN, NAMES, PRETRAINED, UNTAUGHT, findings, phrase, verdict
+from mae_ext.worth.sentence import MARGIN, NAMES, PRETRAINED, UNTAUGHT, findings, phrase, points, verdict
 
 LEVELS = {"1 a class": 2, "10 a class": 20, "all": 200}
 BY_PHRASE = {phrase(labels): labels for labels in LEVELS}
@@ -99,15 +99,27 @@ def test_every_statement_agrees_with_the_figures_whatever_the_table(table):
         top = next(gain.arm for gain in said.gains if gain.labels == labels)
         for arm in arms[labels] & {*UNTAUGHT}:
             low = estimates.gain(top, arm, labels).low
-            assert ((labels, arm) in warned) == (low is None or round(100 * low, 1) <= 0)
+            assert ((labels, arm) in warned) == (low is None or points(low) <= 0)
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
 def test_a_verdict_is_of_the_interval_as_it_is_printed(value, below, above):
     low, high = max(-1.0, value - below), min(1.0, value + above)
-    got, shown = verdict(Estimate(value, low, high, None, 1, 99)), (round(100 * low, 1), round(100 * high, 1))
+    got, shown = verdict(Estimate(value, low, high, None, 1, 99)), (points(low), points(high))
     assert (got == "gains") == (shown[0] > 0) and (got == "loses") == (shown[1] < 0)
     assert (got == "nothing") == (-MARGIN <= shown[0] <= 0 <= shown[1] <= MARGIN)
+
+
+@given(st.floats(-1, 1))
+def test_points_are_a_hundredth_each_and_of_a_kept_share_the_same_but_at_a_tie(share):
+    assert abs(points(share) - 100 * share) <= 0.0501
+    assert abs(points(round(share, 6)) - points(share)) < 0.1001
+
+
+def test_a_share_is_in_points_what_it_is_after_it_was_kept():
+    mean = (0.565 + 0.68 + 0.6675) / 3
+    assert mean != 0.6375 and round(100 * mean, 1) != round(100 * 0.6375, 1)  # or this shows nothing
+    assert points(mean) == points(0.6375) == 63.8
 
 
 def test_a_plain_gain_and_a_tie_read_as_one_sentence():

@@ -1,6 +1,6 @@
 """From files to batches: a batch is a function of (config, step), whoever makes it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -19,9 +19,8 @@ from mae_ext.data.sources.table import list_items
 from mae_ext.data.stages import stage
 from mae_ext.errors import BadSample, NoneUsable, RunError, UserError, cause_of, of_the_process, reasons
 from mae_ext.model.grid import patches
-from mae_ext.model.mask import Mask, SeesContent, draw_mask
+from mae_ext.model.mask import Mask, draw_mask
 from mae_ext.model.modality import build_maskers
-from mae_ext.model.units import in_units
 from mae_ext.rng import rng
 
 MAX_SUBSTITUTES = 100
@@ -158,13 +157,7 @@ class ModalityData:
 
         shares = [valid_share(sample, self.config.patch) for sample in samples]
         of_decode = generators("decode") if self.decode else None
-        content = content_in(samples, self.config.patch)
-        return draw_mask(self.masker, self.decode, self.config.grid, generators("mask"), shares, of_decode, content)
-
-
-def content_in(samples: Sequence[Sample], patch: tuple[int, ...]) -> Callable[[SeesContent, int], torch.Tensor]:
-    """What draw_mask asks of samples, for maskers that look at them: nothing is computed for others."""
-    return lambda masker, row: masker.content_of(in_units(samples[row].x, levels=samples[row].levels), patch)
+        return draw_mask(self.masker, self.decode, self.config.grid, generators("mask"), shares, of_decode)
 
 
 def valid_share(sample: Sample, patch: tuple[int, ...]) -> torch.Tensor | None:
