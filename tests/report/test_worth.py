@@ -62,7 +62,7 @@ def test_the_page_has_the_sentence_on_top_the_table_the_curves_and_the_command(t
 def test_the_longest_name_fits_beside_the_curves() -> None:
     """A letter of a name is 6.4 units wide in the mean, measured in a browser; 41 units are the mark before it."""
     longest = max(len(f"{name} 100.0") for name in NAMES.values())
-    assert RIGHT >= 41 + 6.4 * longest
+    assert 41 + 6.4 * longest <= RIGHT
 
 
 def test_text_from_a_study_is_escaped(tmp_path: Path) -> None:
