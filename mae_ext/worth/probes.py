@@ -13,6 +13,7 @@ from mae_ext.engine.task import device_of
 from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.features.shares import Pool
 from mae_ext.model.mae import MAE
+from mae_ext.model.moments import LAST
 from mae_ext.probing.attentive import attentive_votes
 from mae_ext.probing.classifiers import linear_votes
 from mae_ext.probing.labelled import Labelled, labelled, matched
@@ -20,15 +21,29 @@ from mae_ext.tasks.backbone import load_backbone
 from mae_ext.worth.judged import of_probe
 from mae_ext.worth.outcome import Judged, Tested
 
+MOST = 1 << 30
+"""Bytes of both sources' moments, of which a linear probe makes several copies; where they are more the head reads mean
+tokens, an eighth."""
+
 
 @dataclass
 class Probes:
-    """Of one settled config, on its start; its data.path and data.test are encoded once for each kind of features."""
+    """Of one settled config, on its start; its data.path and data.test are encoded once for each kind of features.
+
+    rows: samples of both sources.
+    """
 
     config: Config
     name: str
     tested: Tested
+    rows: int
     encoded: dict[tuple[int | None, Pool], tuple[Labelled, Labelled]] = field(default_factory=dict)
+
+    def pool(self, arm: str) -> Pool:
+        """What the arm's head reads. Moments were better than mean tokens on every set tried, pictures and clips, of
+        random weights too (docs/results.md)."""
+        size = 4 * self.rows * 2 * LAST * (self.config.model.width or 0)
+        return "tokens" if arm == "attentive" else "moments" if size <= MOST else "mean"
 
     def encoder(self, random: int | None) -> FrozenEncoder:
         """random: the seed of untrained weights; None is those of the start."""
@@ -52,7 +67,7 @@ class Probes:
 
     def judged(self, arm: str, addresses: Sequence[str], seed: int) -> tuple[float, Judged]:
         """Of the classifier that learned from the samples at `addresses`, those that can be read."""
-        train, test = self.sides(seed if arm == "random" else None, "tokens" if arm == "attentive" else "mean")
+        train, test = self.sides(seed if arm == "random" else None, self.pool(arm))
         place = {path: row for row, path in enumerate(train.paths)}
         part = train.rows(torch.tensor([place[address] for address in addresses if address in place]))
         if arm == "attentive":

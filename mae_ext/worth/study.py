@@ -129,6 +129,7 @@ class Study:
         config = self.probes.config
         what = {k: v for k, v in decisive(config).items() if not k.startswith(("train.", "task.", "seed"))}
         what |= {"precision": config.train.precision, "train": self._named(part), "test": self.answers}
+        what["pool"] = self.probes.pool(cell.arm)
         if cell.arm != "random":
             what["weights"] = self.weights
         addresses = [self.labels.items.addresses[row] for row in part.rows]
@@ -206,9 +207,10 @@ def study_of(wish: Wish) -> Study:
     labels = usable(labels, levels, wish.seeds, wish.rates == "choose", encoded, learned)
     check_readable(labels, learned, tested_on, settled.modalities[name].data)
     tested = tested_of(recipe.kind, held_out.examples, classes)
+    probes = Probes(settled, name, tested, len(labels.kinds) + len(tested.ids))
     return Study(
         wish, recipe, arms, labels, tuple(levels_of(wish.labels, labels)),
-        tested, held_out.examples, answers, weights_of(str(settled.init)), Probes(settled, name, tested),
+        tested, held_out.examples, answers, weights_of(str(settled.init)), probes,
     )  # fmt: skip
 
 

@@ -14,6 +14,9 @@ from PIL import Image
 
 from mae_ext.engine.checkpoint import sha256
 from mae_ext.errors import RunError, UserError
+from mae_ext.probing.probe import probe
+from mae_ext.probing.spec import ProbeSpec
+from mae_ext.worth import probes
 from mae_ext.worth.intervals import rescored
 from mae_ext.worth.outcome import from_json
 from mae_ext.worth.rates import best
@@ -52,6 +55,23 @@ def test_a_study_has_every_arm_and_is_not_made_again_but_where_it_grows(wish):
     assert planned(study_of(grown)).text(study_of(grown)).endswith(" in all") and planned(study_of(grown)).trials == 8
     more, runs = made(study_of(grown))
     assert runs == 6 and [row for row in more["rows"] if row in result["rows"]] == result["rows"][2::2]
+
+
+def test_frozen_and_random_weights_are_what_a_probe_by_moments_says_of_them(wish, monkeypatch):
+    one = wish(labels="all", arms="frozen,random")
+    study = study_of(one)
+    rows = {row["arm"]: row for row in made(study)[0]["rows"]}
+    assert study.probes.encoded.keys() == {(None, "moments"), (0, "moments")}
+    for arm, baseline in (("frozen", None), ("random", "random")):
+        spec = ProbeSpec(one.data, one.test, pool="moments")
+        probed = probe(one.run, spec, baseline=baseline, record=False)
+        assert rows[arm]["value"] == pytest.approx(probed["linear"]["accuracy"]), arm
+    # Where moments would take too much memory it is mean tokens, and another trial.
+    monkeypatch.setattr(probes, "MOST", 1000)
+    means = {row["arm"]: row for row in made(study_of(one))[0]["rows"]}
+    assert all(means[arm]["key"] != rows[arm]["key"] for arm in rows)
+    probed = probe(one.run, ProbeSpec(one.data, one.test), record=False)
+    assert means["frozen"]["value"] == pytest.approx(probed["linear"]["accuracy"])
 
 
 def test_a_judged_trial_scores_the_same_again_and_leaves_no_checkpoint(study):
