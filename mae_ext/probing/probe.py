@@ -12,7 +12,7 @@ from torch import Tensor
 from mae_ext.engine.checkpoint import is_run
 from mae_ext.engine.log import warn
 from mae_ext.engine.outputs import warn_one_sided
-from mae_ext.errors import UserError
+from mae_ext.errors import RunError, UserError, some
 from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.features.shares import Pool
 from mae_ext.features.sharing import Opened, opened_run
@@ -133,12 +133,25 @@ class Reading:
         return Sides(train, matched(train, test), None, (bad, bad_test))
 
     def and_mirrored(self, sides: Sides, pool: Pool | Windows) -> Sides:
-        """With mirror images of all samples; of one source twice they are read once."""
-        test = sides.test
-        images, _ = self.labelled("train", self.spec.train, pool, mirror=True)
-        others = images if self.spec.test is None else self.labelled("test", self.spec.test, pool, mirror=True)[0]
-        both = replace(test, x=torch.stack([test.x, others.x], 1))
-        return replace(sides, train=sides.train.and_mirrored(images.x), test=both, mirrored=True)
+        """With mirror images of all samples; of one source twice they are read once.
+
+        Raises RunError where other files can be read than before, for then a row would be beside another's.
+        """
+        train, test = sides.train, sides.test
+        images = self._mirrored("train", train, pool)
+        others = images if self.spec.test is None else self._mirrored("test", test, pool)
+        both = replace(test, x=torch.stack([test.x, others], 1))
+        return replace(sides, train=train.and_mirrored(images), test=both, mirrored=True)
+
+    def _mirrored(self, what: str, seen: Labelled, pool: Pool | Windows) -> Tensor:
+        again, _ = self.labelled(what, seen.source, pool, mirror=True)
+        if again.paths != seen.paths:
+            once = sorted({*again.paths} ^ {*seen.paths})
+            raise RunError(
+                f"{seen.source}: {some(once)} could be read at one of two passes and not at the other; expected the "
+                "same files both times: see to what keeps them from being read, or leave --mirror out"
+            )
+        return again.x
 
     def labelled(self, what: str, source: str, pool: Pool | Windows, mirror: bool = False) -> tuple[Labelled, int]:
         """-> what is labelled in a source, and how many of its samples could not be read."""

@@ -40,6 +40,8 @@ WITHOUT = {
     "detect": {"majority": "of each class the mean number of mean boxes, in every image"},
 }
 """What the arms are, in words."""
+READS = {"moments": ", on moments of the last blocks", "mean": ", on the mean of its tokens", "tokens": ""}
+"""Of a head what it reads, where a study says so (`pools`)."""
 
 
 def write_worth(out: str | Path) -> Path:
@@ -200,6 +202,7 @@ def _arms(result: Mapping[str, Any]) -> str:
     for row in result["table"]:
         spent[row["arm"]] = spent.get(row["arm"], 0.0) + row["minutes"]
     words = {**ARMS, **WITHOUT.get(result["kind"], {})}
+    words |= {arm: f"{words[arm]}{READS[pool]}" for arm, pool in result.get("pools", {}).items()}
     rows = [(NAMES.get(arm, arm), words.get(arm, ""), duration(60 * minutes)) for arm, minutes in spent.items()]
     absent = [arm for arm in CHEAP if arm not in WITHOUT.get(result["kind"], {})]
     note = f"{', '.join(NAMES[arm] for arm in absent)}: not defined for this task" if absent else ""

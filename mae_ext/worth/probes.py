@@ -13,7 +13,7 @@ from mae_ext.engine.task import device_of
 from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.features.shares import Pool
 from mae_ext.model.mae import MAE
-from mae_ext.model.moments import LAST
+from mae_ext.model.moments import LAST, last_blocks
 from mae_ext.probing.attentive import attentive_votes
 from mae_ext.probing.classifiers import linear_votes
 from mae_ext.probing.labelled import Labelled, labelled, matched
@@ -23,7 +23,7 @@ from mae_ext.worth.outcome import Judged, Tested
 
 MOST = 1 << 30
 """Bytes of both sources' moments, of which a linear probe makes several copies; where they are more the head reads mean
-tokens, an eighth."""
+tokens, which are far fewer numbers."""
 
 
 @dataclass
@@ -42,8 +42,15 @@ class Probes:
     def pool(self, arm: str) -> Pool:
         """What the arm's head reads. Moments were better than mean tokens on every set tried, pictures and clips, of
         random weights too (docs/results.md)."""
-        size = 4 * self.rows * 2 * LAST * (self.config.model.width or 0)
-        return "tokens" if arm == "attentive" else "moments" if size <= MOST else "mean"
+        if arm == "attentive":
+            return "tokens"
+        return "moments" if 4 * self.rows * self.numbers <= MOST else "mean"
+
+    @property
+    def numbers(self) -> int:
+        """Of a sample's moments."""
+        model = self.config.model
+        return 2 * len(last_blocks(model.depth or LAST)) * (model.width or 0)
 
     def encoder(self, random: int | None) -> FrozenEncoder:
         """random: the seed of untrained weights; None is those of the start."""

@@ -16,7 +16,7 @@ from mae_ext.worth.intervals import Estimates
 from mae_ext.worth.labels import Level
 from mae_ext.worth.outcome import Asked, Outcome
 from mae_ext.worth.rates import SIDES, Choice, Rates, best, grid, untried
-from mae_ext.worth.sentence import NAMES, findings
+from mae_ext.worth.sentence import NAMES, findings, points
 from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
 from mae_ext.worth.trial import Diverged, Trial
@@ -203,6 +203,7 @@ def record(
         "score": tested.score,
         "classes": list(tested.classes),
         "config": config.model_dump(mode="json"),
+        "pools": study.pools,
         "rates": [choice.row() for choice in choices],
         "rows": rows,
         "table": table,
@@ -241,7 +242,7 @@ def printed(result: dict[str, Any]) -> str:
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return ""
-    return f"{mean(values):.3f}" + (f" +- {stdev(values):.3f}" if len(values) > 1 else "")
+    return f"{points(mean(values)) / 100:.3f}" + (f" +- {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _duration(minutes_: float) -> str:

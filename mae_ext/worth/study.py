@@ -14,6 +14,7 @@ from mae_ext.engine.evaluation import check_held_out
 from mae_ext.engine.start import Named, known_of
 from mae_ext.engine.task import task_of
 from mae_ext.errors import UserError
+from mae_ext.features.shares import Pool
 from mae_ext.overrides import configured
 from mae_ext.strict_json import dumps
 from mae_ext.tasks.finetuning import FineTuning
@@ -81,6 +82,12 @@ class Study:
         return self.labels.only(range(len(self.labels.kinds)))
 
     @property
+    def pools(self) -> dict[str, Pool]:
+        """Of arms of classes that train no network: what their heads read."""
+        probed = (*LIGHT, "attentive") if self.recipe.kind == "classify" else ()
+        return {arm: self.probes.pool(arm) for arm in self.arms if arm in probed}
+
+    @property
     def sides(self) -> list[str]:
         """Those whose rates matter: of the arms that train."""
         probed = LIGHT if self.recipe.kind == "classify" else ()
@@ -129,7 +136,8 @@ class Study:
         config = self.probes.config
         what = {k: v for k, v in decisive(config).items() if not k.startswith(("train.", "task.", "seed"))}
         what |= {"precision": config.train.precision, "train": self._named(part), "test": self.answers}
-        what["pool"] = self.probes.pool(cell.arm)
+        if (pool := self.probes.pool(cell.arm)) == "moments":
+            what["pool"] = pool
         if cell.arm != "random":
             what["weights"] = self.weights
         addresses = [self.labels.items.addresses[row] for row in part.rows]

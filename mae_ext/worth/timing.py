@@ -16,6 +16,7 @@ from mae_ext.engine.checkpoint import write_durably
 from mae_ext.engine.task import load_task
 from mae_ext.engine.train import train
 from mae_ext.errors import RunError, UserError
+from mae_ext.probing.scores import DRAWS, MANY
 from mae_ext.strict_json import dumps
 from mae_ext.tasks.finetuning import FineTuning
 from mae_ext.worth.arms import LIGHT, config_of
@@ -34,6 +35,9 @@ LOOKED_AT = 4
 
 OF_A_SAMPLE = 0.002
 """Seconds that a cheap arm takes of each, for want of anything better: a small picture is decoded in about a tenth."""
+
+OF_AXES = 85.0
+"""Seconds of a core for the axes of 6144 numbers (`probing.classifiers.WIDE`)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def _speed(study: Study, arm: str) -> Speed:
 
 
 def minutes(trial: Trial, study: Study, known: Mapping[str, Speed]) -> float:
-    """Of one trial, about. A probe's is that of encoding both sources, which the trials of its weights share."""
+    """Of one trial, about. A probe's is that of encoding both sources, which the trials of its weights share, and of
+    its head."""
     arm, tests = trial.cell.arm, len(study.tested.ids)
     if trial.steps:
         speed = known["frozen" if arm in LIGHT else "finetuned"]
@@ -104,4 +109,13 @@ def minutes(trial: Trial, study: Study, known: Mapping[str, Speed]) -> float:
     if arm in CHEAP:
         return (trial.cell.count + tests) * OF_A_SAMPLE / 60
     cells = len(study.levels) * (study.wish.seeds if arm != "random" else 1)
-    return (len(study.labels.kinds) + tests) * known["finetuned"].judged / cells / 60
+    return ((len(study.labels.kinds) + tests) * known["finetuned"].judged / cells + _head(trial, study)) / 60
+
+
+def _head(trial: Trial, study: Study) -> float:
+    """Seconds of the axes that a linear probe by moments takes, of all samples and of each draw that it holds out."""
+    if trial.cell.arm not in LIGHT or study.probes.pool(trial.cell.arm) != "moments":
+        return 0.0
+    numbers, count = study.probes.numbers, trial.cell.count
+    fits = 1 + (1 if count >= MANY else DRAWS)
+    return fits * OF_AXES * (min(count, numbers) / 6144) ** 2 * (numbers / 6144)

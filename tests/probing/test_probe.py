@@ -4,9 +4,10 @@ import json
 import resource
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_ext.errors import UserError
-from mae_ext.features.encoder import load_encoder
+from mae_ext.data.sample import Sample
+from mae_ext.data.sources.table import Items
+from mae_ext.errors import BadSample, RunError, UserError
+from mae_ext.features.encoder import FrozenEncoder, load_encoder
 from mae_ext.features.windowed import Windows
 from mae_ext.probing.classifiers import linear_votes, neighbour_votes, whitened
 from mae_ext.probing.labelled import Labelled
@@ -109,6 +112,27 @@ def test_neighbours_are_counted_over_both_of_a_sample_and_its_mirror_image() -> 
     seen = torch.tensor([[0.3, 1.0], [1.0, 0.1], [1.0, 0.4], [0.0, 1.0]])  # the nearer of the two decides
     votes, settings = _neighbours(train, replace(train, x=seen), ProbeSpec("a", "b", k=1))
     assert len(votes) == 4 and settings["majority_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("failing", "where"), [((1, 2, 4), "test"), ((3,), "train"), ((2, 4), "test"), ((1,), "train")]
+)
+def test_files_that_can_be_read_at_one_pass_only_are_not_put_beside_others(
+    make_run: MakeRun, striped: Path, monkeypatch: pytest.MonkeyPatch, failing: tuple[int, ...], where: str
+) -> None:
+    """Passes: over train, over test, over both again for mirror images; another file fails in each."""
+    real, passes = FrozenEncoder.decode, iter(range(1, 9))
+
+    def decode(self: FrozenEncoder, items: Items, *more: Any) -> Iterator[Sample | BadSample]:
+        number = next(passes)
+        for row, sample in enumerate(real(self, items, *more)):
+            fails = number in failing and row == number
+            yield BadSample(items.addresses[row], "damaged", "for a while") if fails else sample
+
+    monkeypatch.setattr(FrozenEncoder, "decode", decode)
+    spec = ProbeSpec(str(striped / "train"), str(striped / "test"), mirror=True, max_bad_fraction=0.5)
+    with pytest.raises(RunError, match=rf"{where}.*could be read at one of two passes.*leave --mirror out"):
+        probe(make_run(), spec, record=False)
 
 
 def test_a_mirror_image_is_in_the_fold_of_its_sample(make_run: MakeRun, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mae_ext.engine.checkpoint import sha256
 from mae_ext.errors import RunError, UserError
 from mae_ext.probing.probe import probe
 from mae_ext.probing.spec import ProbeSpec
+from mae_ext.report.worth import write_worth
 from mae_ext.worth import probes
 from mae_ext.worth.intervals import rescored
 from mae_ext.worth.outcome import from_json
@@ -62,6 +63,7 @@ def test_frozen_and_random_weights_are_what_a_probe_by_moments_says_of_them(wish
     study = study_of(one)
     rows = {row["arm"]: row for row in made(study)[0]["rows"]}
     assert study.probes.encoded.keys() == {(None, "moments"), (0, "moments")}
+    assert "under a light head, on moments of the last blocks" in write_worth(one.out).read_text()
     for arm, baseline in (("frozen", None), ("random", "random")):
         spec = ProbeSpec(one.data, one.test, pool="moments")
         probed = probe(one.run, spec, baseline=baseline, record=False)
@@ -70,6 +72,7 @@ def test_frozen_and_random_weights_are_what_a_probe_by_moments_says_of_them(wish
     monkeypatch.setattr(probes, "MOST", 1000)
     means = {row["arm"]: row for row in made(study_of(one))[0]["rows"]}
     assert all(means[arm]["key"] != rows[arm]["key"] for arm in rows)
+    assert "under a light head, on the mean of its tokens" in write_worth(one.out).read_text()
     probed = probe(one.run, ProbeSpec(one.data, one.test), record=False)
     assert means["frozen"]["value"] == pytest.approx(probed["linear"]["accuracy"])
 
