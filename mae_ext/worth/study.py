@@ -82,16 +82,20 @@ class Study:
         return self.labels.only(range(len(self.labels.kinds)))
 
     @property
+    def probed(self) -> tuple[str, ...]:
+        """Arms whose head is a probe of features: of classes all that leave the encoder as it is."""
+        light = LIGHT if self.recipe.kind == "classify" else ()
+        return tuple(arm for arm in self.arms if arm in (*light, "attentive"))
+
+    @property
     def pools(self) -> dict[str, Pool]:
-        """Of arms of classes that train no network: what their heads read."""
-        probed = (*LIGHT, "attentive") if self.recipe.kind == "classify" else ()
-        return {arm: self.probes.pool(arm) for arm in self.arms if arm in probed}
+        """What the heads of probed arms read."""
+        return {arm: self.probes.pool(arm) for arm in self.probed}
 
     @property
     def sides(self) -> list[str]:
         """Those whose rates matter: of the arms that train."""
-        probed = LIGHT if self.recipe.kind == "classify" else ()
-        arms = [arm for arm in self.arms if arm not in (*CHEAP, "attentive", *probed)]
+        arms = [arm for arm in self.arms if arm not in (*CHEAP, *self.probed)]
         return [side for side in SIDES if side in map(side_of, arms)]
 
     def trials(self, choices: Sequence[Choice]) -> list[Trial]:
@@ -107,7 +111,7 @@ class Study:
     def trial(self, cell: Asked, part: Part, choices: Sequence[Choice]) -> Trial:
         if cell.arm in CHEAP:
             return self._cheap(cell, part)
-        if cell.arm == "attentive" or (cell.arm in LIGHT and self.recipe.kind == "classify"):
+        if cell.arm in self.probed:
             return self._probe(cell, part)
         return self.training(cell, part, taken(choices, cell.arm))
 
