@@ -37,11 +37,24 @@ def with_start(values: Mapping[str, Any], where: str, what: str | Path | None, o
     if what is None and out is not None:
         _check_no_start(Path(out), where)
     if not isinstance(what, str) or what == NONE:  # what is no text the schema refuses, by name
-        return parse_config(dict(values) if what != NONE else settings, where)
+        return _from_nothing(settings, where) if what == NONE else parse_config(dict(values), where)
     task = settings.get("task", "pretrain")
     begin = _pretraining if (task.get("name") if isinstance(task, dict) else task) == "pretrain" else _task
     start = (None if out is None else _begun(Path(out), what)) or known_of(what)
     return begin(settings, start, (what, where))
+
+
+def _from_nothing(settings: dict[str, Any], where: str) -> Config:
+    """What a recipe leaves to its start, it has to say itself where there is none."""
+    try:
+        return parse_config(settings, where)
+    except ConfigError as error:
+        model, modalities = settings.get("model"), settings.get("modalities")
+        sections = list(modalities.values()) if isinstance(modalities, dict) else []
+        left = not model or (isinstance(model, dict) and not {"size", "width"} & {*model})
+        left = left or any(isinstance(one, dict) and not {"size", "patch"} <= {*one} for one in sections)
+        hint = "; with --init RUN these come from the run, with --init none the config has to have them: add --set"
+        raise ConfigError(f"{error}{hint * left}") from None
 
 
 def asked_for(

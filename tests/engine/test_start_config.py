@@ -110,3 +110,19 @@ def test_unknown_keys_are_refused_as_everywhere(make_run):
         with_start(values(train={"layer_decya": 0.5}), "config", make_run())
     with pytest.raises(ConfigError, match=r"model: Field required"):
         with_start(values(size=[24, 16], patch=[8, 4]), "config", "none")
+
+
+@pytest.mark.parametrize("left_out", ["size", "patch", "model"])
+def test_a_recipe_that_leaves_something_to_a_run_says_so_where_it_is_to_start_from_nothing(make_run, left_out):
+    whole = {**values(size=[24, 16], patch=[8, 4]), "model": {"width": 8, "depth": 1, "heads": 1}}
+    with_start(whole, "config", "none")
+    whole.pop("model") if left_out == "model" else whole["modalities"]["image"].pop(left_out)
+    with pytest.raises(ConfigError, match=f"{left_out}: Field required; with --init RUN these come from the run"):
+        with_start(whole, "config", "none")
+
+
+def test_what_no_run_would_say_is_not_put_down_to_a_missing_start():
+    whole = {**values(size=[24, 16], patch=[8, 4], batch=0), "model": {"width": 8, "depth": 1, "heads": 1}}
+    with pytest.raises(ConfigError, match="batch") as info:
+        with_start(whole, "config", "none")
+    assert "--init RUN" not in str(info.value)
