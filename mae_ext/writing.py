@@ -1,6 +1,7 @@
 """Where results go: whether they can be written is asked before the work, and a file is whole or not there."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,23 @@ def folder_for(out: str | Path, what: str = "--out") -> Iterator[Path]:
             for folder in made:
                 folder.rmdir()
         raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """One command at a time writes there: of two with other settings, each would leave a part of what is there. The
+    lock dies with its holder; where a file system has none, there is none, and False comes."""
+    opened, locked = os.open(folder, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {folder}: another command is writing there; wait, or name another") from None
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(opened)
 
 
 @contextmanager

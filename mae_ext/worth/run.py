@@ -20,7 +20,7 @@ from mae_ext.worth.sentence import NAMES, findings, points
 from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
 from mae_ext.worth.trial import Diverged, Trial
-from mae_ext.writing import blamed_on
+from mae_ext.writing import alone_in, blamed_on
 
 VERSION = 1
 RESULT, PAGE = "worth.json", "worth.html"
@@ -119,8 +119,15 @@ def planned(study: Study) -> Planned:
 
 
 def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
-    """Makes what is left and writes OUT/worth.json -> what it says. Raises UserError, RunError, Stopped; the same
-    command then goes on."""
+    """Makes what is left and writes OUT/worth.json -> what it says. Raises UserError, also where another command makes
+    a study there, RunError, Stopped; the same command then goes on."""
+    with blamed_on(study.wish.out):
+        study.wish.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(study.wish.out):
+        return _made(study, plan, say)
+
+
+def _made(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
     out, left = study.wish.out, sum(one for _, one in plan.left)
     tried = {trial.key for trying in plan.tryings for _, trial in trying.options}
 

@@ -16,6 +16,7 @@ from mae_ext.worth.outcome import from_json, to_json
 from mae_ext.worth.readable import Readable
 from mae_ext.worth.run import planned, worth
 from mae_ext.worth.study import study_of
+from mae_ext.writing import alone_in
 
 
 @pytest.fixture
@@ -197,3 +198,14 @@ def test_a_thaw_shrinks_with_the_steps_and_one_that_leaves_none_is_refused(study
     one = study(arms="finetuned", sets=("train.steps=20", "train.thaw=20"))
     with pytest.raises(UserError, match=r"train\.thaw=20 is no shorter than a training, of 20 steps"):
         one.trials(())
+
+
+def test_a_second_command_in_the_same_place_is_refused_and_may_look_at_the_plan(wish):
+    one = study_of(wish(labels="1", arms="raw", seeds=1))
+    one.wish.out.mkdir(exist_ok=True)
+    with alone_in(one.wish.out):
+        plan = planned(one)
+        with pytest.raises(UserError, match=r"--out .*: another command is writing there; wait, or name another"):
+            worth(one, plan, print)
+        assert not (one.wish.out / "trials").exists()
+    worth(one, plan, print)
