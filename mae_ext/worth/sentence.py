@@ -29,6 +29,9 @@ POINTS = {"accuracy": "points", "dice": "Dice points", "mAP50": "points of mAP50
 MARGIN = 3.0
 """Points. An interval about 0 that stays within them says "nothing", a wider one that it cannot be told. Our choice."""
 
+MORE = " Where means are that far apart more seeds or test samples can tell."
+"""Beside a wide interval about a large difference: what a reader can do about it."""
+
 Verdict = Literal["gains", "loses", "nothing", "cannot be told"]
 
 
@@ -203,6 +206,8 @@ def _about_cheap(estimates: Estimates, rows: Sequence[Difference]) -> str:
     return (
         f"With {phrase(rows[0].labels)} the cheap baseline{plural} {verb} the best pretrained arm, "
         f"{NAMES[rows[0].arm]}: {'; '.join(each)}."
+        + MORE
+        * any(one.verdict == "cannot be told" and points(one.estimate.value) > MARGIN for one in rows)
     )
 
 

@@ -153,3 +153,12 @@ def test_a_curve_that_bears_out_a_saving_says_how_many_times_the_labels():
 def test_a_saving_that_a_number_between_denies_is_not_claimed():
     rates = {("finetuned", "1 a class"): 0.8, ("scratch", "10 a class"): 0.99, ("scratch", "all"): 0.5}
     assert findings(study(rates, 900)).saving is None
+
+
+@pytest.mark.parametrize(("encoder", "apart"), [(0.95, True), (0.5, False)])
+def test_a_cheap_baseline_far_below_in_its_mean_that_few_seeds_leave_open_says_what_would_settle_it(encoder, apart):
+    rates = {("frozen", "10 a class"): encoder, ("raw", "10 a class"): 0.5}
+    said = findings(study(rates, 12, seeds=2, seed=1))
+    (one,), (text,) = said.cheap, said.warnings
+    assert one.verdict == "cannot be told" and (points(one.estimate.value) > MARGIN) == apart
+    assert text.endswith("more seeds or test samples can tell.") == apart
