@@ -41,7 +41,7 @@ INTENSITY = {
     "zscore": "of the scan's units, channel by channel: (value - mean) / standard deviation, both over the scan's "
     "foreground, clipped to -clip to clip",
     "percentile": "of the scan's units, channel by channel: the low and the high percentile of the scan's foreground "
-    "become 0 and 1, clipped",
+    "become 0 and 1, clipped; where they are one value, the least and the most of the scan",
     "none": "the scan's own units",
 }
 """mae_ext/data/volume/intensity.py, in words."""

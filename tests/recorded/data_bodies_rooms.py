@@ -18,8 +18,8 @@ def data_intensities(_: Path) -> Iterator[tuple[str, Any]]:
     chance = np.random.default_rng(21)
     x = chance.normal(100, 300, (2, 4, 5, 6)).astype(np.float32)
     x[0, 0, 0, 0] = 5000
-    seen = intensity.Foreground((3.5, 100.0), (2.0, 300.0), (x[0].ravel(), x[1].ravel()))
-    flat = intensity.Foreground((3.5, 2.0), (0.0, 1e-9), (np.full(9, 4, np.float32), x[1].ravel()))
+    seen = intensity.Foreground((3.5, 100.0), (2.0, 300.0), (x[0].ravel(), x[1].ravel()), ((0.0, 1.0),) * 2)
+    flat = intensity.Foreground((3.5, 2.0), (0.0, 1e-9), (np.full(9, 4, np.float32), x[1].ravel()), ((1.0, 6.0),) * 2)
     specs: dict[str, Any] = {
         "zscore": "zscore", "percentile": "percentile", "none": "none", "window": "window", "unknown": "other",
         "clip 2": {"name": "zscore", "clip": 2.0}, "no clip": {"name": "zscore", "clip": None},
@@ -103,13 +103,13 @@ def data_foregrounds(_: Path) -> Iterator[tuple[str, Any]]:
         ):
 
             def seen(v: Any = voxels, s: float = slope, i: float = inter, valid: Any = valid) -> Any:
-                found = foreground.measured(v, s, i, valid)
+                found = foreground.measured(v, s, i, valid, np.array([[0, 9]] * len(v), np.float32))
                 return [joined([found.mean, found.std]), joined(found.values)]
 
             yield f"measured {label}, {what}", seen
         yield (
             f"survey of {label}",
-            lambda v=voxels, s=slope, i=inter: (lambda r: [r[0], int(r[1].sum())])(
+            lambda v=voxels, s=slope, i=inter: (lambda r: [r[0][:, 0], int(r[1].sum())])(
                 foreground.survey("a", v, s, i, 0.999)
             ),
         )
@@ -125,8 +125,8 @@ def data_foregrounds(_: Path) -> Iterator[tuple[str, Any]]:
         for slope in (1, -2.0):
 
             def surveyed(share: float = share, slope: float = slope) -> Any:
-                least, good = foreground.survey("a", odd, slope, 3.0, share)
-                return [least, int(good.sum()), digest(good)]
+                ends, good = foreground.survey("a", odd, slope, 3.0, share)
+                return [ends[:, 0], int(good.sum()), digest(good)]
 
             yield f"survey with {share:.6f} finite, slope {slope}", surveyed
     yield "survey of one value", lambda: foreground.survey("a", np.full((1, 2, 2, 2), 3), 1, 0, 0.9)

@@ -48,7 +48,7 @@ def without_padding(address: str, voxels: Array, slope: float) -> tuple[Array, N
 def survey(
     address: str, voxels: Array, slope: float, inter: float, min_finite: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """-> the least finite value of each channel, and (D, H, W) where all channels are finite.
+    """-> (C, 2), the least and the most finite value of each channel, and (D, H, W) where all channels are finite.
 
     Slice by slice, so that no float copy of the scan is ever made. Raises BadSample "non-finite", "constant".
     """
@@ -70,11 +70,14 @@ def survey(
     if flat := np.flatnonzero(least == most).tolist():
         which = f"channel {flat[0]} is" if len(voxels) > 1 else "every voxel is"
         raise BadSample(address, "constant", f"{which} {least[flat[0]]:g}")
-    return least, good
+    return np.stack([least, most], 1), good
 
 
-def measured(voxels: Array, slope: float, inter: float, valid: NDArray[np.bool_]) -> Foreground:
-    """Mean and standard deviation over all valid voxels, and a sample of their values, channel by channel."""
+def measured(
+    voxels: Array, slope: float, inter: float, valid: NDArray[np.bool_], ends: NDArray[np.float32]
+) -> Foreground:
+    """Mean and standard deviation over all valid voxels, and a sample of their values, channel by channel. ends: of
+    the whole scan, as `survey` has them."""
     means, stds, samples = [], [], []
     count = max(1, int(np.count_nonzero(valid)))
     for channel in voxels:
@@ -95,7 +98,7 @@ def measured(voxels: Array, slope: float, inter: float, valid: NDArray[np.bool_]
         means.append((pivot or 0.0) + mean)
         stds.append(float(np.sqrt(max(square / count - mean**2, 0.0))))
         samples.append(np.concatenate(kept))
-    return Foreground(tuple(means), tuple(stds), tuple(samples))
+    return Foreground(tuple(means), tuple(stds), tuple(samples), tuple((float(a), float(b)) for a, b in ends))
 
 
 def body_mask(

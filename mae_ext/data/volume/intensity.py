@@ -30,11 +30,13 @@ class Levels:
 
 @dataclass(frozen=True)
 class Foreground:
-    """What an intensity rule may look at, one entry a channel. values: of some of its voxels."""
+    """What an intensity rule may look at, one entry a channel. values: of some of its voxels. ends: the least and the
+    most of the whole scan, air and all, which are never the same."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     values: tuple[NDArray[np.float32], ...]
+    ends: tuple[tuple[float, float], ...]
 
 
 class Intensity(Protocol):
@@ -97,7 +99,11 @@ class ZScore:
 
 @dataclass(frozen=True)
 class Percentile:
-    """MRI: the low and the high percentile of the foreground become 0 and 1, clipped, channel by channel."""
+    """MRI: the low and the high percentile of the foreground become 0 and 1, clipped, channel by channel.
+
+    Where they are one value, as inside of a mask or of a binary shape, that would make everything 0: the least and
+    the most of the whole scan take their place.
+    """
 
     low: float = 0.5
     high: float = 99.5
@@ -112,9 +118,10 @@ class Percentile:
         return channels
 
     def fit(self, channels: int, foreground: Callable[[], Foreground]) -> Levels:
-        bounds = [np.percentile(v, [self.low, self.high]) for v in foreground().values]
-        scale = tuple(float(b - a) if b > a else 1.0 for a, b in bounds)
-        return Levels(tuple(range(len(scale))), tuple(float(a) for a, _ in bounds), scale, 0.0, 1.0)
+        seen = foreground()
+        bounds = [np.percentile(v, [self.low, self.high]) for v in seen.values]
+        taken = [(float(a), float(b)) if b > a else ends for (a, b), ends in zip(bounds, seen.ends, strict=True)]
+        return Levels(tuple(range(len(taken))), tuple(a for a, _ in taken), tuple(b - a for a, b in taken), 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from mae_ext.errors import BadSample
 MAX_BYTES = 2 << 30
 """Of a file, and of the voxels it declares: four times a CT of 1000 slices with 512 x 512 pixels of 16 bits."""
 
-VERSION = 3
+VERSION = 4
 """Of what the cache holds. Raise it with every change of what `read` returns."""
 
 KNOWN = MAPPED // 2
@@ -298,21 +298,21 @@ class VolumeReader(WholeScans):
         stored = self._channels(address, declared, declared.load(), extra)
         place = orientation(declared.affine)
         voxels, present = without_padding(address, canonical(stored, declared.spatial, place), declared.slope)
-        fill, valid = survey(address, voxels, declared.slope, declared.inter, self.min_finite)
+        ends, valid = survey(address, voxels, declared.slope, declared.inter, self.min_finite)
         if present is not None:
             valid &= present
         if self.body is not None:
             valid &= body_mask(voxels, declared.slope, declared.inter, valid, self.body)
         if not valid.any():
             raise BadSample(address, "no body", f"nothing but air at body={self.body}")
-        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, declared.slope, declared.inter, valid))
+        levels = self.intensity.fit(len(voxels), lambda: measured(voxels, declared.slope, declared.inter, valid, ends))
         grid = lattice(voxels.shape[1:], place.spacing, self.spacing)
         size_bytes = 4 * self.channels * int(np.prod(grid.shape, dtype=np.int64))
         if self.cache and size_bytes > 4 * self.max_bytes:
             raise BadSample(address, "too large", f"{size_bytes} bytes at the wanted spacing of {self.spacing} mm")
         if self.resampled == "float16" and (small := packed(voxels)) is not None:
             voxels = small  # so that the same crops are rounded without a cache as with one
-        return Scan(voxels, declared.slope, declared.inter, place.spacing, fill, valid, levels, grid)
+        return Scan(voxels, declared.slope, declared.inter, place.spacing, ends[:, 0], valid, levels, grid)
 
     def _channels(self, address: str, declared: Declared, stored: Array, extra: int | None) -> Array:
         """(*reversed file shape) -> (C, three spatial axes in the reverse of their order in the file)."""

@@ -179,11 +179,12 @@ def test_a_silhouette_is_what_lies_between_solid_parts_in_both_directions(seed):
     np.testing.assert_array_equal(silhouette(above), wanted)
 
 
-def test_a_survey_gives_the_least_finite_value_of_each_channel_and_where_all_are_finite():
+def test_a_survey_gives_the_least_and_the_most_finite_value_of_each_channel_and_where_all_are_finite():
     x = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
     x[0, 0, 0, 0], x[1, 2, 3, 4], x[1, 0, 0, 1] = -np.inf, np.nan, 2e12
-    least, good = survey("a", x, 2.0, 1.0, 0.9)
-    assert least.tolist() == [3.0, 121.0]
+    ends, good = survey("a", x, 2.0, 1.0, 0.9)
+    assert ends.tolist() == [[3.0, 119.0], [121.0, 237.0]]
+    assert survey("a", x, -2.0, 1.0, 0.9)[0].tolist() == [[-117.0, -1.0], [-235.0, -119.0]]
     assert np.argwhere(~good).tolist() == [[0, 0, 0], [0, 0, 1], [2, 3, 4]]
     assert survey("a", x, 2.0, 1.0, 57 / 60)[1].sum() == 57  # a share at the limit is enough
     with pytest.raises(BadSample, match=r"3 of 60 voxels are NaN, infinite or above 1e\+12"):
@@ -194,12 +195,17 @@ def test_a_survey_gives_the_least_finite_value_of_each_channel_and_where_all_are
         survey("a", x, 2.0, 1.0, 0.5)
 
 
+ENDS = np.array([[-1024, 5000], [0, 1]], np.float32)
+"""Of whole scans, more than is valid."""
+
+
 def test_what_is_measured_is_of_the_valid_voxels_in_the_scans_units():
     chance = np.random.default_rng(0)
     x = chance.integers(0, 4000, (2, 6, 20, 20)).astype(np.int16)
     ok = chance.random((6, 20, 20)) < 0.6
     ok[2], ok[3] = False, True
-    found = measured(x, 0.5, -1024.0, ok)
+    found = measured(x, 0.5, -1024.0, ok, ENDS)
+    assert found.ends == ((-1024, 5000), (0, 1))
     for channel, mean, std, values in zip(x, found.mean, found.std, found.values, strict=True):
         wanted = channel[ok] * 0.5 - 1024.0
         assert (mean, std) == pytest.approx((wanted.mean(), wanted.std()), rel=1e-6)
@@ -209,7 +215,7 @@ def test_what_is_measured_is_of_the_valid_voxels_in_the_scans_units():
 def test_a_large_offset_loses_no_digits_of_the_standard_deviation():
     x = np.random.default_rng(0).normal(0, 1, (1, 9, 30, 30)) + 1e6
     x = x.astype(np.float32)
-    (std,) = measured(x, 1.0, 0.0, np.ones((9, 30, 30), bool)).std
+    (std,) = measured(x, 1.0, 0.0, np.ones((9, 30, 30), bool), ENDS[:1]).std
     assert std == pytest.approx(float(x.astype(np.float64).std()), rel=1e-6)
 
 

@@ -12,7 +12,9 @@ from mae_ext.data.volume.reader import VolumeReader
 from mae_ext.data.volume.scan import Declared, check
 from mae_ext.errors import BadSample
 
-FOUND = Foreground((10.0, 3.0), (4.0, 0.0), (np.arange(101, dtype=np.float32), np.full(5, 3, np.float32)))
+FOUND = Foreground(
+    (10.0, 3.0), (4.0, 0.0), (np.arange(101, dtype=np.float32), np.full(5, 3, np.float32)), ((0, 900), (-1, 7))
+)
 X = np.array([[2.0, 10, 16, 900], [3, 4, 2, 3]], np.float32)
 
 
@@ -26,9 +28,9 @@ def test_a_zscore_is_of_each_channel_and_a_channel_without_spread_is_centred_onl
     assert levels({"name": "zscore", "clip": None})[0][3] == 222.5
 
 
-def test_a_percentile_is_of_each_channel_and_a_channel_without_spread_is_centred_only():
+def test_a_percentile_is_of_each_channel_and_one_without_spread_takes_the_ends_of_the_whole_scan():
     assert levels({"name": "percentile", "low": 10, "high": 60}) == pytest.approx(
-        np.array([[0, 0, 0.12, 1], [0, 1, 0, 0]]), abs=1e-6
+        np.array([[0, 0, 0.12, 1], [0.5, 0.625, 0.375, 0.5]]), abs=1e-6
     )
     assert levels("percentile", x=np.full((2, 1), 50, np.float32))[0][0] == pytest.approx((50 - 0.5) / 99)
 
@@ -124,7 +126,7 @@ UNITS = np.array([[-100.0, 0.0, 40.0, 100.0, 300.0]], np.float32)
 
 
 def by_hand(spec, x=UNITS, mean=40.0, std=20.0, values=()):
-    found = Foreground((mean,), (std,), (np.array(values, np.float32),))
+    found = Foreground((mean,), (std,), (np.array(values, np.float32),), ((0.0, 1.0),))
     return build_intensity(spec).fit(1, lambda: found)(x)[0].tolist()
 
 

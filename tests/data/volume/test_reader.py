@@ -315,3 +315,14 @@ def test_the_doctor_describes_good_scans_and_names_what_is_wrong_with_bad_ones(h
     assert (good.ok, good.description) == (True, "NIfTI-1 float32 36x40x24, 1 x 1 x 2 mm, RAS")
     assert (bad.ok, bad.kind) == (False, "truncated")
     assert Path(bad.path).name == "broken.nii.gz"
+
+
+@pytest.mark.parametrize("body", ["otsu", "nonzero", None])
+@pytest.mark.parametrize("share", [0.3, 0.001])
+def test_a_binary_shape_is_0_and_1_by_percentiles_though_its_inside_is_one_value(tmp_path, body, share):
+    side = round((share * 20**3) ** (1 / 3))
+    shape = np.zeros((20, 20, 20), np.uint8)
+    shape[2 : 2 + side, 3 : 3 + side, 4 : 4 + side] = 255
+    path, size = save(tmp_path / "a.nii", shape.transpose(2, 1, 0)), (20, 20, 20)
+    (sample,) = VolumeReader(size, intensity="percentile", body=body).read(path, [middle(size)])
+    assert sorted(sample.x.unique().tolist()) == [0, 1] and sample.x.sum() == (shape > 0).sum()
