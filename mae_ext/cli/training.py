@@ -63,8 +63,9 @@ def finetune(
     values, where = load_values(chosen("finetune", config, data, tuning=True), list(set_ or []))
     if init is None and not values.get("init"):
         raise UserError(f"{where}: what does it start from? Give --init WHAT (a run, or weights), or --init none")
+    check_task(values, where)
     loaded = with_start(values, where, init, out)
-    train(configured(check_task(loaded, where), data, None, steps, test), Path(out), allow_change)
+    train(configured(loaded, data, None, steps, test), Path(out), allow_change)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The command that says what pretraining is worth: worth."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ import typer
 from mae_ext.cli.app import RunArg, SetOption, app
 from mae_ext.errors import UserError
 from mae_ext.launcher import alone
-from mae_ext.writing import folder_for
+from mae_ext.writing import alone_in, folder_for
 
 PLAN = "Say what would be run, and about how long, and stop; what was timed stays in --out."
 
@@ -63,7 +64,8 @@ def worth(
         raise UserError(f"--out '{out}': expected a folder; leave --out away for one in RUN")
     folder = place_of(run, data, config or task) if out is None else Path(out)
     wish = Wish(run, data, test, folder, task, config, labels, arms, seeds, rates, *sides)
-    with folder_for(folder):
+    # A plan may be looked at while another command works there.
+    with folder_for(folder), nullcontext() if plan else alone_in(folder):
         study = study_of(wish)
         ahead = planned(study)
         if plan:

@@ -38,8 +38,7 @@ def with_start(values: Mapping[str, Any], where: str, what: str | Path | None, o
         _check_no_start(Path(out), where)
     if not isinstance(what, str) or what == NONE:  # what is no text the schema refuses, by name
         return _from_nothing(settings, where) if what == NONE else parse_config(dict(values), where)
-    task = settings.get("task", "pretrain")
-    begin = _pretraining if (task.get("name") if isinstance(task, dict) else task) == "pretrain" else _task
+    begin = _pretraining if _task_of(settings) == "pretrain" else _task
     start = (None if out is None else _begun(Path(out), what)) or known_of(what)
     return begin(settings, start, (what, where))
 
@@ -53,7 +52,10 @@ def _from_nothing(settings: dict[str, Any], where: str) -> Config:
         sections = list(modalities.values()) if isinstance(modalities, dict) else []
         left = not model or (isinstance(model, dict) and not {"size", "width"} & {*model})
         left = left or any(isinstance(one, dict) and not {"size", "patch"} <= {*one} for one in sections)
-        hint = "; with --init RUN these come from the run, with --init none the config has to have them: add --set"
+        hint = (
+            "; with --init RUN these come from the run, with --init none the config has to have them: add for instance "
+            "--set model.size=tiny --set 'modalities.image.size=[64,64]' --set 'modalities.image.patch=[8,8]'"
+        )
         raise ConfigError(f"{error}{hint * left}") from None
 
 
@@ -75,13 +77,18 @@ def asked_for(
     return config
 
 
-def check_task(config: Config, where: str) -> Config:
-    if config.task.name == "pretrain":
+def check_task(values: Mapping[str, Any], where: str) -> None:
+    """Of a config that is to fine-tune, before anything else of it is looked at."""
+    if _task_of(values) == "pretrain":
         known = [name for name in plugins.tasks.sources() if name != "pretrain"]
         raise ConfigError(
             f"{where}: no task to fine-tune for; expected task: {{name: ...}} with one of {', '.join(known)}"
         )
-    return config
+
+
+def _task_of(values: Mapping[str, Any]) -> Any:
+    task = values.get("task", "pretrain")
+    return task.get("name") if isinstance(task, dict) else task
 
 
 def _begun(out: Path, what: str) -> Known | None:

@@ -57,7 +57,9 @@ class ProbeSpec:
                 "attentive one attends over the tokens of one window: leave it out"
             )
         if (self.test is None) == (self.folds is None):
-            raise UserError("expected either a source to test on or a number of folds of the one to learn from")
+            raise UserError(
+                "expected either test (--test), a source to judge on, or folds (--folds), a number of parts of --train"
+            )
 
     @cached_property
     def mirrored(self) -> View:

@@ -78,6 +78,11 @@ class FineTuning(ABC):
         return {name: labelled, **self.reconstruction.streams(config, labelled)}
 
     def settle(self, config: Config, data: dict[str, ModalityData], old: Config | None) -> Config:
+        if old is not None and old.task.name != config.task.name:
+            raise UserError(
+                f"--out holds a run of the task '{old.task.name}', and this one is of '{config.task.name}': choose "
+                f"another"
+            )
         return resolve_statistics(config, data) if old is None else with_statistics(config, old)
 
     def start(self, model: nn.Module, config: Config) -> Report:

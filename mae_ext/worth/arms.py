@@ -87,7 +87,8 @@ def recipe_of(
     sides = {
         side: _of_steps(_with(values, side_sets.get(side, ()), f"--{side}-set")) for side in ("pretrained", "scratch")
     }
-    pretrained = check_task(with_start(sides["pretrained"], where, run), where)
+    check_task(values, where)
+    pretrained = with_start(sides["pretrained"], where, run)
     if pretrained.task.name not in KINDS or (task is not None and task != pretrained.task.name):
         raise UserError(f"{where}: is of the task '{pretrained.task.name}'; expected {task or ', '.join(KINDS)}")
     if pretrained.task.arguments.get("labels", 1.0) != 1.0 and pretrained.task.name == "classify":

@@ -80,7 +80,8 @@ class Level:
         elif re.fullmatch(r"[1-9]\d*", word):
             return cls(int(word), None)
         raise UserError(
-            f"--labels: '{text.strip()}' is no number of labels; expected whole numbers, shares such as 10 %, or all"
+            f"--labels: '{text.strip()}' is no number of labels; expected, with commas between, whole numbers (of each "
+            f"class, or scans) from 1, shares such as 10 % up to 100 %, or all"
         )
 
     def called(self, labels: Labels) -> str:

@@ -20,7 +20,7 @@ from mae_ext.worth.sentence import NAMES, findings, points
 from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
 from mae_ext.worth.trial import Diverged, Trial
-from mae_ext.writing import alone_in, blamed_on
+from mae_ext.writing import blamed_on
 
 VERSION = 1
 RESULT, PAGE = "worth.json", "worth.html"
@@ -119,15 +119,8 @@ def planned(study: Study) -> Planned:
 
 
 def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
-    """Makes what is left and writes OUT/worth.json -> what it says. Raises UserError, also where another command makes
-    a study there, RunError, Stopped; the same command then goes on."""
-    with blamed_on(study.wish.out):
-        study.wish.out.mkdir(parents=True, exist_ok=True)
-    with alone_in(study.wish.out):
-        return _made(study, plan, say)
-
-
-def _made(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
+    """Makes what is left and writes OUT/worth.json -> what it says. For whoever holds OUT alone. Raises UserError,
+    RunError, Stopped; the same command then goes on."""
     out, left = study.wish.out, sum(one for _, one in plan.left)
     tried = {trial.key for trying in plan.tryings for _, trial in trying.options}
 
@@ -135,14 +128,16 @@ def _made(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
         """Cells keep their place in the plan when another rate than the recipe's is taken, which makes another key."""
         return trial.key if trial.key in tried else trial.cell
 
-    estimated = {what(trial): one for trial, one in plan.left}
+    estimated, took = {what(trial): one for trial, one in plan.left}, dict[str, float]()
 
     def make(trial: Trial) -> Outcome:
         nonlocal left
         if (before := trial.done(out)) is not None:
+            took[trial.key] = before.minutes
             return before
         say(f"{trial.name} ({trial.folder(out)})")
         outcome = trial.made(out)
+        took[trial.key] = outcome.minutes
         left = max(0.0, left - estimated.get(what(trial), 0.0))
         say(f"  {outcome.score} {outcome.value:.4f} in {_duration(outcome.minutes)}; {_duration(left)} left, about")
         return outcome
@@ -153,7 +148,7 @@ def _made(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
             say(f"rates of {choice.side}: {', '.join(choice.row()['sets']) or 'the recipe'} ({choice.why})")
     trials = study.trials(choices)
     outcomes = [make(trial) for trial in trials]
-    result = record(study, choices, trials, outcomes)
+    result = record(study, choices, trials, outcomes) | {"minutes": sum(took.values())}
     for before, now in kept_aside(out, {trial.key for trial in trials}):
         say(f"{before}: was not of this study, or of more than this; it is {now} now")
     with blamed_on(out / RESULT):
@@ -216,7 +211,6 @@ def record(
         "table": table,
         "findings": said.to_json(),
         "sentence": said.sentences[0],
-        "minutes": sum(outcome.minutes for outcome in outcomes),
         "command": command(study.wish),
     }
 
@@ -255,4 +249,6 @@ def _cell(values: Sequence[float]) -> str:
 def _duration(minutes_: float) -> str:
     if minutes_ < 1:
         return f"{60 * minutes_:.0f} s" if minutes_ * 60 >= 1 else "under a second"
+    if minutes_ < 1.5:
+        return "1 minute"
     return f"{minutes_:.0f} minutes" if minutes_ < 120 else f"{minutes_ / 60:.1f} hours"

@@ -29,8 +29,8 @@ POINTS = {"accuracy": "points", "dice": "Dice points", "mAP50": "points of mAP50
 MARGIN = 3.0
 """Points. An interval about 0 that stays within them says "nothing", a wider one that it cannot be told. Our choice."""
 
-MORE = " Where means are that far apart more seeds or test samples can tell."
-"""Beside a wide interval about a large difference: what a reader can do about it."""
+MORE = ", which more seeds or test samples would narrow"
+"""Of a wide interval about a large difference: what a reader can do about it."""
 
 Verdict = Literal["gains", "loses", "nothing", "cannot be told"]
 
@@ -52,7 +52,8 @@ class Findings:
     """gains: of the best pretrained arm over the best other one, by number of labels, fewest first.
 
     saving: the most labels that pretraining stands for, None where the curves bear out none. cheap: where a cheap arm
-    is as good as the encoder. sentences: all of it, the first being the one to quote. warnings: about `cheap`.
+    is as good as the encoder. sentences: all of it, the first being the one to quote. warnings: about `cheap`, about
+    what was not run, what has not learned, and answers that are always the same.
     """
 
     gains: tuple[Difference, ...]
@@ -102,13 +103,14 @@ def findings(estimates: Estimates) -> Findings:
     said = [_about_gains(estimates, gains)]
     if saving is not None:
         said.append(_about_saving(estimates, saving))
-    warnings = tuple(
+    warnings = [
         _about_cheap(estimates, rows)
         for labels in estimates.labels
         for said_so in ("loses", "nothing", "cannot be told")
         if (rows := [one for one in cheap if (one.labels, one.verdict) == (labels, said_so)])
-    )
-    return Findings(tuple(gains), saving, tuple(cheap), tuple(said), warnings)
+    ]
+    warnings += [*_no_rival(estimates, gains), *_unlearned(estimates), *_one_answer(estimates)]
+    return Findings(tuple(gains), saving, tuple(cheap), tuple(said), tuple(warnings))
 
 
 def best(estimates: Estimates, labels: str, arms: Sequence[str]) -> str | None:
@@ -129,12 +131,14 @@ def _difference(estimates: Estimates, arm: str, labels: str, over: str, other: s
 def _saving(estimates: Estimates) -> Difference | None:
     """The pair of the largest ratio: pretrained with few labels, as good as all else with more, and with any between.
 
-    "As good": no lower, and by its interval at most MARGIN lower.
+    "As good": no lower, and by its interval at most MARGIN lower. Where something else is as good with few labels, too,
+    it is not pretraining that saves any.
     """
     most, chosen, order = 1.0, None, estimates.labels
     for i, few in enumerate(order):
-        arm = best(estimates, few, PRETRAINED)
-        for many in order[i + 1 :] if arm is not None else ():
+        arm, rival = best(estimates, few, PRETRAINED), best(estimates, few, _others())
+        gain = None if arm is None or rival is None else _difference(estimates, arm, few, rival, few)
+        for many in order[i + 1 :] if gain is not None and gain.verdict == "gains" else ():
             assert arm is not None
             over = best(estimates, many, _others())
             one = None if over is None else _difference(estimates, arm, few, over, many)
@@ -201,14 +205,55 @@ def _about_cheap(estimates: Estimates, rows: Sequence[Difference]) -> str:
     each = []
     for one in rows:
         mine, theirs = estimates.means(one.arm, one.over, one.labels)
-        each.append(f"{NAMES[one.over]} {points(theirs):.1f} against {points(mine):.1f}, {_ends(one.estimate)}")
+        ends = one.estimate.low is not None
+        wide = ends and one.verdict == "cannot be told" and points(one.estimate.value) > MARGIN
+        words = f"{NAMES[one.over]} {points(theirs):.1f} against {points(mine):.1f}, {_ends(one.estimate)}"
+        each.append(words + MORE * wide)
     plural = "s" * (len(rows) > 1)
     return (
         f"With {phrase(rows[0].labels)} the cheap baseline{plural} {verb} the best pretrained arm, "
         f"{NAMES[rows[0].arm]}: {'; '.join(each)}."
-        + MORE
-        * any(one.verdict == "cannot be told" and points(one.estimate.value) > MARGIN for one in rows)
     )
+
+
+def _no_rival(estimates: Estimates, gains: Sequence[Difference]) -> list[str]:
+    """Of a gain over what never trained: the training alone may be what it is due to."""
+    over = [NAMES[one.over] for one in gains if one.verdict == "gains"]
+    if not over or "scratch" in estimates.arms:
+        return []
+    what = " and ".join(dict.fromkeys(over))
+    why = f"what is gained over {what} may be due to the labels alone, and not to pretraining"
+    return [f"Nothing was trained from scratch (--arms leaves `scratch` out): {why}."]
+
+
+def _unlearned(estimates: Estimates) -> list[str]:
+    """Of trainings that end below the encoder that they began from."""
+    texts = []
+    for labels in estimates.labels:
+        one = _difference(estimates, "frozen", labels, "finetuned", labels)
+        if one is not None and one.verdict == "gains":
+            what = f"{_both(estimates, one)}, {_ends(one.estimate)}"
+            texts.append(
+                f"With {phrase(labels)} fine-tuning ends below the encoder that it began from ({what}): its steps may "
+                f"be too few or its rate too high, and those from scratch as well."
+            )
+    return texts
+
+
+def _one_answer(estimates: Estimates) -> list[str]:
+    """Of the best pretrained arm, where there is more than one class to be told apart."""
+    texts = []
+    for labels in estimates.labels if estimates.tested.kind == "classify" else ():
+        arm = best(estimates, labels, PRETRAINED)
+        cell = list(estimates.cells[arm, labels].values()) if arm is not None else []
+        answers = {int(one) for outcome in cell for one in outcome.judged["predicted"]}
+        if arm is not None and len(answers) == 1 and any(len(set(o.judged["true"].tolist())) > 1 for o in cell):
+            only = estimates.tested.classes[answers.pop()]
+            texts.append(
+                f"With {phrase(labels)} {NAMES[arm]} answers '{only}' whatever it is shown: it tells no classes apart, "
+                f"and its accuracy is the share of that one."
+            )
+    return texts
 
 
 def _interval(estimates: Estimates, one: Difference) -> str:

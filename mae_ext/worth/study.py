@@ -50,6 +50,11 @@ class Wish:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: expected at least 1")
+        for option, source in (("--data", self.data), ("--test", self.test)):
+            if Path(source).is_dir() and self.out.resolve().is_relative_to(Path(source).resolve()):
+                raise UserError(
+                    f"--out {self.out}: is in {option} {source}; a study goes beside its data: name another"
+                )
         for word in [] if self.labels is None else self.labels.split(","):
             Level.of(word)
         if self.rates not in ("choose", "off"):

@@ -89,8 +89,8 @@ def beginning(note: Note) -> None:
     note(
         "no task",
         [
-            lambda: finetune.check_task(given({}), "here"),
-            lambda: finetune.check_task(given({"task": "classify"}), "here").task.name,
+            lambda: finetune.check_task({}, "here"),
+            lambda: finetune.check_task({"task": "classify"}, "here"),
         ],
     )
     from mae_ext.model.mae import MAE

@@ -235,7 +235,7 @@ def test_folds_judge_every_sample_once_on_what_other_patients_taught(make_run: M
     each = [fold["accuracy"] for fold in result["linear"]["folds"]]
     assert result["linear"]["accuracy"] == pytest.approx(np.mean(each)) and result["linear"]["accuracy"] > 0.6
     assert json.loads(json.dumps(result)) == result
-    with pytest.raises(UserError, match="either a source to test on or a number of folds"):
+    with pytest.raises(UserError, match=r"either test \(--test\), .* or folds \(--folds\)"):
         probe(run, ProbeSpec(listed))
 
 

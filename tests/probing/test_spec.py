@@ -17,8 +17,8 @@ from mae_ext.train_config import ProbeConfig
         ({"k": 0}, "k=0: expected at least 1"),
         ({"epochs": -1}, "epochs=-1: expected at least 1"),
         ({"pool": "tokens"}, "give attentive=True"),
-        ({"folds": 3}, "either a source to test on or a number of folds"),
-        ({"test": None}, "either a source to test on or a number of folds"),
+        ({"folds": 3}, r"either test \(--test\), .* or folds \(--folds\)"),
+        ({"test": None}, r"either test \(--test\), .* or folds \(--folds\)"),
     ],
 )
 def test_what_no_probe_can_do_is_refused_before_anything_is_read(asked, message):

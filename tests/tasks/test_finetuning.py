@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from mae_ext.config import parse_config
 from mae_ext.data.image import boxes
 from mae_ext.data.sources import table
 from mae_ext.engine.distributed import Ranks
@@ -120,3 +121,11 @@ def test_a_fourth_task_is_told_what_is_its_own():
 
     with pytest.raises(TypeError, match=r"answers'?, '?examples'?, '?scores"):
         Fourth()
+
+
+@every_task
+def test_a_run_of_pretraining_is_not_gone_on_with_by_a_task_in_the_same_place(make, tmp_path, task):
+    values = make("classify", test=False).model_dump(mode="json")
+    run = train(parse_config({**values, "task": "pretrain"}), tmp_path / "run")
+    with pytest.raises(UserError, match=rf"--out holds a run of the task 'pretrain', and this one is of '{task}'"):
+        train(make(task), run)

@@ -90,6 +90,7 @@ def test_every_statement_agrees_with_the_figures_whatever_the_table(table):
             assert (ends[0] > 0) if "gains" in what else (ends[1] < 0)
     if said.saving is not None:
         s = said.saving
+        assert any((one.labels, one.verdict) == (s.labels, "gains") for one in said.gains)
         mine, theirs = mean_of(estimates, s.arm, s.labels, s.over, s.other)
         assert mine >= theirs - 1e-4 and LEVELS[s.other] > LEVELS[s.labels] and 100 * s.estimate.low >= -MARGIN - 0.05
         best = max(estimates.score(arm, s.other).value for arm in arms[s.other] - {*PRETRAINED})
@@ -142,7 +143,8 @@ def test_a_plain_gain_and_a_tie_read_as_one_sentence():
 
 def test_a_curve_that_bears_out_a_saving_says_how_many_times_the_labels():
     rates = {("finetuned", "1 a class"): 0.8, ("scratch", "10 a class"): 0.6, ("scratch", "all"): 0.79}
-    said = findings(study(rates | {("finetuned", "all"): 0.95}, 900, seed=3))
+    rates |= {("finetuned", "all"): 0.95, ("scratch", "1 a class"): 0.4}
+    said = findings(study(rates, 900, seed=3))
     assert (said.saving.labels, said.saving.other) == ("1 a class", "all")
     assert (
         "With 1 label a class pretraining does as well as anything without it with all labels, 100 times as many"
@@ -152,7 +154,31 @@ def test_a_curve_that_bears_out_a_saving_says_how_many_times_the_labels():
 
 def test_a_saving_that_a_number_between_denies_is_not_claimed():
     rates = {("finetuned", "1 a class"): 0.8, ("scratch", "10 a class"): 0.99, ("scratch", "all"): 0.5}
-    assert findings(study(rates, 900)).saving is None
+    assert findings(study(rates | {("scratch", "1 a class"): 0.2}, 900)).saving is None
+
+
+def test_no_saving_is_pretraining_s_where_something_else_is_as_good_with_as_few_labels():
+    rates = {("frozen", "1 a class"): 0.8, ("mean_image", "10 a class"): 0.6, ("frozen", "10 a class"): 0.8}
+    assert findings(study(rates | {("mean_image", "1 a class"): 0.4}, 900)).saving is not None
+    assert findings(study(rates | {("mean_image", "1 a class"): 0.8}, 900)).saving is None
+
+
+@pytest.mark.parametrize("rival", ["scratch", "raw"])
+def test_a_gain_over_what_never_trained_says_so_where_nothing_was_trained_from_scratch(rival):
+    said = findings(study({("finetuned", "all"): 0.9, (rival, "all"): 0.3, ("majority", "all"): 0.1}, 900))
+    assert said.gains[0].verdict == "gains"
+    assert ("Nothing was trained from scratch" in " ".join(said.warnings)) == (rival == "raw")
+    assert rival == "scratch" or "gained over raw values may be due" in said.warnings[0]
+
+
+@pytest.mark.parametrize("other", [0, 1])
+def test_an_encoder_with_one_answer_for_everything_is_said_to_tell_nothing_apart(other):
+    estimates = study({("frozen", "1 a class"): 0.5, ("raw", "1 a class"): 0.5}, 40, seeds=2)
+    for cell in (*estimates.cells["frozen", "1 a class"].values(), *estimates.cells["raw", "1 a class"].values()):
+        cell.judged["true"][:20], cell.judged["predicted"][:] = 0, 0
+        cell.judged["predicted"][0] = other
+    one = [text for text in findings(estimates).warnings if "tells no classes apart" in text]
+    assert one == [] if other else one[0].startswith("With 1 label a class frozen encoder answers 'a' whatever it is")
 
 
 @pytest.mark.parametrize(("encoder", "apart"), [(0.95, True), (0.5, False)])
@@ -161,4 +187,10 @@ def test_a_cheap_baseline_far_below_in_its_mean_that_few_seeds_leave_open_says_w
     said = findings(study(rates, 12, seeds=2, seed=1))
     (one,), (text,) = said.cheap, said.warnings
     assert one.verdict == "cannot be told" and (points(one.estimate.value) > MARGIN) == apart
-    assert text.endswith("more seeds or test samples can tell.") == apart
+    assert text.endswith("which more seeds or test samples would narrow.") == apart
+
+
+@pytest.mark.parametrize("trained", [0.5, 0.9])
+def test_a_training_that_ends_below_the_encoder_it_began_from_is_said(trained):
+    said = findings(study({("frozen", "all"): 0.9, ("finetuned", "all"): trained, ("scratch", "all"): 0.3}, 400))
+    assert any("fine-tuning ends below the encoder" in text for text in said.warnings) == (trained == 0.5)

@@ -5,14 +5,16 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from subprocess import run
 
 import pytest
-from worth.test_study import made
+from worth.test_study import command, made
 
-from mae_ext.errors import RunError, UserError
+from mae_ext.errors import ConfigError, RunError, UserError
 from mae_ext.report.worth import write_worth
 from mae_ext.worth.arms import stepped
 from mae_ext.worth.outcome import from_json, to_json
+from mae_ext.worth.rates import best
 from mae_ext.worth.readable import Readable
 from mae_ext.worth.run import planned, worth
 from mae_ext.worth.study import study_of
@@ -200,12 +202,40 @@ def test_a_thaw_shrinks_with_the_steps_and_one_that_leaves_none_is_refused(study
         one.trials(())
 
 
-def test_a_second_command_in_the_same_place_is_refused_and_may_look_at_the_plan(wish):
-    one = study_of(wish(labels="1", arms="raw", seeds=1))
-    one.wish.out.mkdir(exist_ok=True)
-    with alone_in(one.wish.out):
-        plan = planned(one)
-        with pytest.raises(UserError, match=r"--out .*: another command is writing there; wait, or name another"):
-            worth(one, plan, print)
-        assert not (one.wish.out / "trials").exists()
-    worth(one, plan, print)
+def test_a_second_command_in_the_same_place_is_refused_in_one_line_and_may_look_at_the_plan(wish):
+    one = wish(labels="1", arms="raw")
+    one.out.mkdir(exist_ok=True)
+    with alone_in(one.out):
+        planning, making = (run(command(one, *more), capture_output=True, text=True) for more in (["--plan"], []))
+    assert planning.returncode == 0 and "1 run to make" in planning.stdout
+    assert making.returncode == 2 and making.stdout == ""
+    (line,) = making.stderr.splitlines()
+    assert line.endswith(f"--out {one.out}: another command is writing there; wait, or name another")
+    assert not (one.out / "trials").exists()
+
+
+@pytest.mark.parametrize("place", ["train", "train/below", "test"])
+def test_results_do_not_go_into_the_data(wish, own, place):
+    with pytest.raises(UserError, match=rf"--out .*{place}: is in --\w+ .*; a study goes beside its data"):
+        wish(**own[1], out=own[0] / place)
+
+
+def test_a_recipe_of_pretraining_is_said_to_be_no_task_whatever_else_of_it_does_not_fit(wish):
+    with pytest.raises(ConfigError, match=r"image_folder.yaml: no task to fine-tune for; expected task"):
+        study_of(wish(config="image_folder"))
+
+
+def test_the_time_of_a_study_is_that_of_its_trials_of_rates_too(study):
+    one = study(labels="3", arms="scratch", rates="choose")
+    result, runs = made(one)
+    each = [json.loads(path.read_text())["minutes"] for path in one.wish.out.glob("trials/*/outcome.json")]
+    assert len(each) == runs > len(result["rows"])
+    assert result["minutes"] == pytest.approx(sum(each)) and made(one)[0]["minutes"] == pytest.approx(sum(each))
+
+
+def test_rates_that_are_all_alike_are_not_called_the_best():
+    tried = [({}, 0.5), ({"train.lr": 1.0}, 0.5), ({"train.lr": 2.0}, 0.5)]
+    first, *_ = best("scratch", tried, 8, "3 a class")
+    assert first.taken and first.why.startswith("all 3 alike with 3 a class")
+    first, *_ = best("scratch", [*tried[:2], ({"train.lr": 2.0}, 0.4)], 8, "3 a class")
+    assert first.why.startswith("the best of 3 with")
