@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from mae_ext.errors import UserError
+from mae_ext.errors import UserError, cause_of
 
 NAME_BYTES = 255
 """Of the longest name that a file can have, on all file systems but those that keep names encrypted."""
@@ -40,20 +40,35 @@ def folder_for(out: str | Path, what: str = "--out") -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[bool]:
-    """One command at a time writes there: of two with other settings, each would leave a part of what is there. The
-    lock dies with its holder; where a file system has none, there is none, and False comes."""
-    opened, locked = os.open(folder, os.O_RDONLY), True
+def locked(out: Path, doing: str) -> Iterator[None]:
+    """Makes `out` and holds its lock, the file `.lock`, which dies with the process. doing: what a second one is told.
+
+    Where the work ends before anything else is in the folder, as it does where the data cannot be used, the lock's file
+    goes too, and folders that were made for it: nothing is left that looks like a run.
+    """
+    lock = out / ".lock"
     try:
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written to: {cause_of(error)}") from None
+    with file:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {folder}: another command is writing there; wait, or name another") from None
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:  # its holder took it away meanwhile: it keeps nobody out
+                raise BlockingIOError
         except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(opened)
+            raise UserError(f"--out {out}: another process is {doing} there; wait, or choose another") from None
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if [*out.iterdir()] == [lock]:
+                    lock.unlink()
+                    for folder in made:  # one that holds something else by now stays, and so do those above it
+                        folder.rmdir()
+            raise
 
 
 @contextmanager

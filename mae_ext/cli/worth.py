@@ -1,7 +1,5 @@
 """The command that says what pretraining is worth: worth."""
 
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -9,7 +7,7 @@ import typer
 from mae_ext.cli.app import RunArg, SetOption, app
 from mae_ext.errors import UserError
 from mae_ext.launcher import alone
-from mae_ext.writing import alone_in, folder_for
+from mae_ext.writing import folder_for, locked
 
 PLAN = "Say what would be run, and about how long, and stop; what was timed stays in --out."
 
@@ -62,10 +60,10 @@ def worth(
     sides = (tuple(set_ or ()), tuple(pretrained_set or ()), tuple(scratch_set or ()))
     if out is not None and not out.strip():
         raise UserError(f"--out '{out}': expected a folder; leave --out away for one in RUN")
-    folder = place_of(run, data, config or task) if out is None else Path(out)
+    folder = place_of(run, data, test, config or task, out)
     wish = Wish(run, data, test, folder, task, config, labels, arms, seeds, rates, *sides)
     # A plan may be looked at while another command works there.
-    with folder_for(folder), nullcontext() if plan else alone_in(folder):
+    with folder_for(folder) if plan else locked(folder, "making a study"):
         study = study_of(wish)
         ahead = planned(study)
         if plan:

@@ -1,10 +1,9 @@
 """The run's own folder: who holds it, what is cleared from it, and the checkpoints that are written beside training."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from errno import ENOENT
 from pathlib import Path
 from threading import Thread
@@ -22,6 +21,7 @@ from mae_ext.engine.run import Run
 from mae_ext.errors import CheckpointError, UserError, cause_of
 from mae_ext.interop.files import FOLDER
 from mae_ext.memory import free_memory
+from mae_ext.writing import locked
 
 if TYPE_CHECKING:
     from mae_ext.engine.shard_writer import ShardWriter
@@ -229,37 +229,8 @@ def own(out: Path, ranks: Ranks) -> Iterator[None]:
     held = next((name for name in FOLDER if (out / name).is_file()), None)
     if held is not None and not (out / "checkpoints").is_dir():  # a folder with both would be taken for the run
         raise UserError(f"{out}: holds weights of another program ({held}), which a run there would hide; name another")
-    with _locked(out):
+    with locked(out, "training"):
         yield
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Holds the lock. Where the work ends before anything else is in the folder, as it does where the data cannot be
-    used, the lock's file goes too, and folders that were made for it: nothing is left that looks like a run."""
-    lock = out / ".lock"
-    try:
-        made = [folder for folder in (out, *out.parents) if not folder.exists()]
-        out.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written to: {cause_of(error)}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(file.fileno()).st_nlink:  # its holder took it away meanwhile: it keeps nobody out
-                raise BlockingIOError
-        except OSError:
-            raise UserError(f"--out {out}: another process is training there; wait, or choose another") from None
-        try:
-            yield
-        except BaseException:
-            with suppress(OSError):
-                if [*out.iterdir()] == [lock]:
-                    lock.unlink()
-                    for folder in made:  # one that holds something else by now stays, and so do those above it
-                        folder.rmdir()
-            raise
 
 
 def clear(out: Path, run: Run) -> None:

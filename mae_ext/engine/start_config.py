@@ -48,15 +48,22 @@ def _from_nothing(settings: dict[str, Any], where: str) -> Config:
     try:
         return parse_config(settings, where)
     except ConfigError as error:
-        model, modalities = settings.get("model"), settings.get("modalities")
-        sections = list(modalities.values()) if isinstance(modalities, dict) else []
-        left = not model or (isinstance(model, dict) and not {"size", "width"} & {*model})
-        left = left or any(isinstance(one, dict) and not {"size", "patch"} <= {*one} for one in sections)
-        hint = (
-            "; with --init RUN these come from the run, with --init none the config has to have them: add for instance "
-            "--set model.size=tiny --set 'modalities.image.size=[64,64]' --set 'modalities.image.patch=[8,8]'"
-        )
-        raise ConfigError(f"{error}{hint * left}") from None
+        if not (left := _left_to_a_run(settings)):
+            raise
+        hint = " ".join(f"--set {key}" for key in left)
+        raise ConfigError(
+            f"{error}; with --init RUN these come from the run, with --init none the config has to have them: {hint}"
+        ) from None
+
+
+def _left_to_a_run(settings: Mapping[str, Any]) -> list[str]:
+    model, modalities, left = settings.get("model"), settings.get("modalities"), list[str]()
+    if not model or (isinstance(model, dict) and not {"size", "width"} & {*model}):
+        left.append("model.size=NAME")
+    for name, one in modalities.items() if isinstance(modalities, dict) else ():
+        keys = [key for key in ("size", "patch") if isinstance(one, dict) and key not in one]
+        left += [f"'modalities.{name}.{key}=[...]'" for key in keys]
+    return left
 
 
 def asked_for(

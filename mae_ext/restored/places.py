@@ -1,6 +1,8 @@
 """Where results of whole samples go: under the samples' names, beside a list of all, and over nothing else."""
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from mae_ext.features.encoder import FrozenEncoder
 from mae_ext.progress import Progress
 from mae_ext.restored.source import Source, opened
 from mae_ext.strict_json import dumps
-from mae_ext.writing import alone_in, blamed_on, clear_leftovers, folder_for, staged
+from mae_ext.writing import blamed_on, clear_leftovers, folder_for, staged
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -150,11 +152,28 @@ class Place:
 def place_for(out: str | Path, listed: str, inputs: Inputs, beside: Sequence[str] = ()) -> Iterator[Place]:
     """beside: as of `Place`. Raises UserError where nothing can be written, now or, on a disk that fills, later."""
     # What cannot be read is a BadSample before it comes here.
-    with folder_for(out) as folder, blamed_on(folder), alone_in(folder) as alone:
+    with folder_for(out) as folder, blamed_on(folder), _alone_in(folder) as alone:
         place = Place(folder, listed, inputs, beside)
         if alone:
             place.clear()
         yield place
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """One command at a time writes there: of two with other settings, each would leave a part of what is there. The
+    lock dies with its holder; where a file system has none, there is none, and False comes."""
+    opened, locked = os.open(folder, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out {folder}: another command is writing there; wait, or name another") from None
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(opened)
 
 
 @contextmanager

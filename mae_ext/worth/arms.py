@@ -87,7 +87,7 @@ def recipe_of(
     sides = {
         side: _of_steps(_with(values, side_sets.get(side, ()), f"--{side}-set")) for side in ("pretrained", "scratch")
     }
-    check_task(values, where)
+    check_task(sides["pretrained"], where)
     pretrained = with_start(sides["pretrained"], where, run)
     if pretrained.task.name not in KINDS or (task is not None and task != pretrained.task.name):
         raise UserError(f"{where}: is of the task '{pretrained.task.name}'; expected {task or ', '.join(KINDS)}")

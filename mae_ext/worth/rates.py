@@ -38,7 +38,9 @@ def best(side: str, tried: Sequence[tuple[Rates, float | None]], held: int, labe
     """The highest score; of equal ones the first, which is the recipe's. None: the training was not finite."""
     scores = [-1.0 if value is None else value for _, value in tried]
     most = max(range(len(tried)), key=lambda i: (scores[i], -i))
-    place = f"all {len(tried)} alike" if len({*scores}) == 1 < len(tried) else f"the best of {len(tried)}"
+    place = f"the best of {len(tried)}"
+    if len({*scores}) == 1 < len(tried):
+        place = f"all {len(tried)} alike" if scores[most] >= 0 else f"none of {len(tried)} finite"
     won = f"{place} with {labels}, seed 0, on {held} samples held back from the training data"
     lost = ["not finite" if value is None else "" for _, value in tried]
     return [

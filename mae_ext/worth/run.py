@@ -19,7 +19,7 @@ from mae_ext.worth.rates import SIDES, Choice, Rates, best, grid, untried
 from mae_ext.worth.sentence import NAMES, findings, points
 from mae_ext.worth.study import Study, Wish
 from mae_ext.worth.timing import Speed, minutes, speeds
-from mae_ext.worth.trial import Diverged, Trial
+from mae_ext.worth.trial import Diverged, Trial, spent
 from mae_ext.writing import blamed_on
 
 VERSION = 1
@@ -136,9 +136,13 @@ def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
             took[trial.key] = before.minutes
             return before
         say(f"{trial.name} ({trial.folder(out)})")
-        outcome = trial.made(out)
-        took[trial.key] = outcome.minutes
         left = max(0.0, left - estimated.get(what(trial), 0.0))
+        try:
+            outcome = trial.made(out)
+        except Diverged:
+            took[trial.key] = spent(trial.folder(out) / "run") / 60
+            raise
+        took[trial.key] = outcome.minutes
         say(f"  {outcome.score} {outcome.value:.4f} in {_duration(outcome.minutes)}; {_duration(left)} left, about")
         return outcome
 

@@ -11,6 +11,9 @@ from mae_ext.worth.intervals import Estimate, Estimates
 from mae_ext.worth.outcome import ARMS, CHEAP
 
 PRETRAINED = ("frozen", "attentive", "finetuned")
+RIVALS = {"frozen": ("random", "scratch"), "attentive": ("random", "scratch"), "finetuned": ("scratch",)}
+"""What differs from each of these in the encoder's first weights alone, or learns more from the same labels."""
+
 UNTAUGHT = (*CHEAP, "random")
 """What costs next to nothing, and belongs beside every encoder."""
 
@@ -217,13 +220,17 @@ def _about_cheap(estimates: Estimates, rows: Sequence[Difference]) -> str:
 
 
 def _no_rival(estimates: Estimates, gains: Sequence[Difference]) -> list[str]:
-    """Of a gain over what never trained: the training alone may be what it is due to."""
-    over = [NAMES[one.over] for one in gains if one.verdict == "gains"]
-    if not over or "scratch" in estimates.arms:
-        return []
-    what = " and ".join(dict.fromkeys(over))
-    why = f"what is gained over {what} may be due to the labels alone, and not to pretraining"
-    return [f"Nothing was trained from scratch (--arms leaves `scratch` out): {why}."]
+    """Of gains over what differs in more than the first weights: the labels or the architecture may be their cause."""
+    texts = []
+    for one in gains:
+        if one.verdict == "gains" and not any((rival, one.labels) in estimates.cells for rival in RIVALS[one.arm]):
+            who, over = NAMES[one.arm], NAMES[one.over]
+            missing = " and ".join(f"`{rival}`" for rival in RIVALS[one.arm])
+            texts.append(
+                f"With {phrase(one.labels)} what {who} gains over {over} may be no merit of pretraining: --arms leaves "
+                f"out {missing}, the same network with other weights to begin with."
+            )
+    return texts
 
 
 def _unlearned(estimates: Estimates) -> list[str]:
@@ -231,11 +238,11 @@ def _unlearned(estimates: Estimates) -> list[str]:
     texts = []
     for labels in estimates.labels:
         one = _difference(estimates, "frozen", labels, "finetuned", labels)
-        if one is not None and one.verdict == "gains":
+        if one is not None and one.verdict == "gains" and points(one.estimate.value) > MARGIN:
             what = f"{_both(estimates, one)}, {_ends(one.estimate)}"
             texts.append(
                 f"With {phrase(labels)} fine-tuning ends below the encoder that it began from ({what}): its steps may "
-                f"be too few or its rate too high, and those from scratch as well."
+                f"be too few, or its rate too high."
             )
     return texts
 
@@ -246,12 +253,14 @@ def _one_answer(estimates: Estimates) -> list[str]:
     for labels in estimates.labels if estimates.tested.kind == "classify" else ():
         arm = best(estimates, labels, PRETRAINED)
         cell = list(estimates.cells[arm, labels].values()) if arm is not None else []
-        answers = {int(one) for outcome in cell for one in outcome.judged["predicted"]}
-        if arm is not None and len(answers) == 1 and any(len(set(o.judged["true"].tolist())) > 1 for o in cell):
-            only = estimates.tested.classes[answers.pop()]
+        answers = [{int(one) for one in outcome.judged["predicted"]} for outcome in cell]
+        several = any(len(set(outcome.judged["true"].tolist())) > 1 for outcome in cell)
+        if arm is not None and several and all(len(each) == 1 for each in answers):
+            numbers = set[int]().union(*answers)
+            names = " or ".join(sorted(f"'{estimates.tested.classes[number]}'" for number in numbers))
             texts.append(
-                f"With {phrase(labels)} {NAMES[arm]} answers '{only}' whatever it is shown: it tells no classes apart, "
-                f"and its accuracy is the share of that one."
+                f"With {phrase(labels)} {NAMES[arm]} answers {names}{', by seed,' * (len(numbers) > 1)} whatever it is "
+                f"shown: it tells no classes apart, and its accuracy is the share of that answer."
             )
     return texts
 

@@ -1,5 +1,6 @@
 """What a study is made of: the data on both sides, the arms, the draws; and the trials that come of these."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -50,11 +51,6 @@ class Wish:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: expected at least 1")
-        for option, source in (("--data", self.data), ("--test", self.test)):
-            if Path(source).is_dir() and self.out.resolve().is_relative_to(Path(source).resolve()):
-                raise UserError(
-                    f"--out {self.out}: is in {option} {source}; a study goes beside its data: name another"
-                )
         for word in [] if self.labels is None else self.labels.split(","):
             Level.of(word)
         if self.rates not in ("choose", "off"):
@@ -231,8 +227,15 @@ def study_of(wish: Wish) -> Study:
     )  # fmt: skip
 
 
-def place_of(run: str, data: str, what: str | None) -> Path:
-    """RUN/worth/NAME, named after the task and the labelled data. Raises UserError where RUN is no run of ours."""
+def place_of(run: str, data: str, test: str, what: str | None, out: str | None) -> Path:
+    """`out`, or RUN/worth/NAME, named after the task and the labelled data. Raises UserError where RUN is no run of
+    ours, and where `out` is in the data, whose folders it would be taken for."""
+    if out is not None:
+        for option, source in (("--data", data), ("--test", test)):
+            # False of names that no folder can have, of which Path.is_dir raises.
+            if os.path.isdir(source) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):  # noqa: PTH112
+                raise UserError(f"--out {out}: is in {option} {source}; a study goes beside its data: name another")
+        return Path(out)
     if not is_run(run):
         known_of(run)  # which says so where there is nothing
         raise UserError(f"{run}: is no folder of a run to put results into; give --out FOLDER")

@@ -126,8 +126,9 @@ def unjudged(config: Config) -> Config:
 
 
 def spent(run: Path) -> float:
-    """Seconds of the steps of a run, all of its starts together."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    """Seconds of the steps of a run, all of its starts together; 0 of one that has written of none."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     return float(sum(json.loads(line)["seconds"] for line in lines))
 
 

@@ -117,7 +117,8 @@ def test_a_recipe_that_leaves_something_to_a_run_says_so_where_it_is_to_start_fr
     whole = {**values(size=[24, 16], patch=[8, 4]), "model": {"width": 8, "depth": 1, "heads": 1}}
     with_start(whole, "config", "none")
     whole.pop("model") if left_out == "model" else whole["modalities"]["image"].pop(left_out)
-    with pytest.raises(ConfigError, match=f"{left_out}: Field required; with --init RUN these come from the run"):
+    key = "model.size=NAME" if left_out == "model" else rf"'modalities.image.{left_out}=\[...\]'"
+    with pytest.raises(ConfigError, match=rf"{left_out}: Field required; with --init RUN these .* --set {key}$"):
         with_start(whole, "config", "none")
 
 

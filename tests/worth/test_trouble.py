@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import run
@@ -17,8 +18,8 @@ from mae_ext.worth.outcome import from_json, to_json
 from mae_ext.worth.rates import best
 from mae_ext.worth.readable import Readable
 from mae_ext.worth.run import planned, worth
-from mae_ext.worth.study import study_of
-from mae_ext.writing import alone_in
+from mae_ext.worth.study import place_of, study_of
+from mae_ext.writing import folder_for, locked
 
 
 @pytest.fixture
@@ -204,20 +205,48 @@ def test_a_thaw_shrinks_with_the_steps_and_one_that_leaves_none_is_refused(study
 
 def test_a_second_command_in_the_same_place_is_refused_in_one_line_and_may_look_at_the_plan(wish):
     one = wish(labels="1", arms="raw")
-    one.out.mkdir(exist_ok=True)
-    with alone_in(one.out):
+    with locked(one.out, "making a study"):
         planning, making = (run(command(one, *more), capture_output=True, text=True) for more in (["--plan"], []))
     assert planning.returncode == 0 and "1 run to make" in planning.stdout
     assert making.returncode == 2 and making.stdout == ""
     (line,) = making.stderr.splitlines()
-    assert line.endswith(f"--out {one.out}: another command is writing there; wait, or name another")
+    assert line.endswith(f"--out {one.out}: another process is making a study there; wait, or choose another")
     assert not (one.out / "trials").exists()
 
 
-@pytest.mark.parametrize("place", ["train", "train/below", "test"])
-def test_results_do_not_go_into_the_data(wish, own, place):
+def test_a_plan_that_fails_takes_no_folder_away_that_another_command_holds(wish, tmp_path):
+    held = tmp_path / "held"
+    with folder_for(held) as folder, locked(folder, "making a study"):
+        with suppress(KeyError), folder_for(held):
+            raise KeyError
+        assert (held / ".lock").is_file()
+
+
+@pytest.mark.parametrize("place", ["train", "train/below", "test", "link/below"])
+def test_results_do_not_go_into_the_data(own, place):
+    folder, data = own
+    (folder / "link").symlink_to(folder / "train")
     with pytest.raises(UserError, match=rf"--out .*{place}: is in --\w+ .*; a study goes beside its data"):
-        wish(**own[1], out=own[0] / place)
+        place_of("run", data["data"], data["test"], "classify", str(folder / place))
+
+
+@pytest.mark.parametrize("data", ["", "a/" + "x" * 300, "x.npz::train", "a\0b", "s3://bucket/train"])
+def test_a_source_that_is_no_folder_keeps_no_place_from_being_taken(tmp_path, data):
+    assert place_of("run", data, data, None, str(tmp_path / "out")) == tmp_path / "out"
+
+
+def test_a_run_below_its_data_keeps_its_studies(wish, tmp_path):
+    one = wish()
+    assert place_of(one.run, str(tmp_path), "test", "classify", None).is_relative_to(one.run)
+
+
+def test_the_time_of_rates_that_diverged_counts_too(study, monkeypatch):
+    one = study(labels="3", arms="scratch", rates="choose", sets=("train.clip=null",))
+    monkeypatch.setattr("mae_ext.worth.run.grid", lambda side, lr: [{}, {"train.lr": 1e30}])
+    result, _ = made(one)
+    each = [json.loads(path.read_text())["minutes"] for path in one.wish.out.glob("trials/*/outcome.json")]
+    assert [row["why"] for row in result["rates"] if not row["taken"]] == ["not finite"]
+    assert result["minutes"] > sum(each) > 0
 
 
 def test_a_recipe_of_pretraining_is_said_to_be_no_task_whatever_else_of_it_does_not_fit(wish):
@@ -239,3 +268,5 @@ def test_rates_that_are_all_alike_are_not_called_the_best():
     assert first.taken and first.why.startswith("all 3 alike with 3 a class")
     first, *_ = best("scratch", [*tried[:2], ({"train.lr": 2.0}, 0.4)], 8, "3 a class")
     assert first.why.startswith("the best of 3 with")
+    first, *_ = best("scratch", [(rates, None) for rates, _ in tried], 8, "3 a class")
+    assert first.why.startswith("none of 3 finite with")
