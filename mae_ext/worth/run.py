@@ -152,7 +152,7 @@ def worth(study: Study, plan: Planned, say: Say) -> dict[str, Any]:
             say(f"rates of {choice.side}: {', '.join(choice.row()['sets']) or 'the recipe'} ({choice.why})")
     trials = study.trials(choices)
     outcomes = [make(trial) for trial in trials]
-    result = record(study, choices, trials, outcomes) | {"minutes": sum(took.values())}
+    result = record(study, choices, trials, outcomes, sum(took.values()))
     for before, now in kept_aside(out, {trial.key for trial in trials}):
         say(f"{before}: was not of this study, or of more than this; it is {now} now")
     with blamed_on(out / RESULT):
@@ -180,8 +180,9 @@ def _beside(path: Path, number: int) -> Path:
 
 
 def record(
-    study: Study, choices: Sequence[Choice], trials: Sequence[Trial], outcomes: Sequence[Outcome]
+    study: Study, choices: Sequence[Choice], trials: Sequence[Trial], outcomes: Sequence[Outcome], minutes_: float
 ) -> dict[str, Any]:
+    """What worth.json holds. minutes_: of all that was made, trials of rates with it."""
     tested, estimates = study.tested, Estimates(study.tested, outcomes)
     said = findings(estimates)
     table = [
@@ -215,6 +216,7 @@ def record(
         "table": table,
         "findings": said.to_json(),
         "sentence": said.sentences[0],
+        "minutes": minutes_,
         "command": command(study.wish),
     }
 

@@ -238,3 +238,11 @@ def test_fewer_steps_leave_no_warm_up_that_is_longer_than_the_run(tiny, steps, w
     """The config warms up for 10 steps of 60; a run that is shorter does so for a tenth of it."""
     train = configured(str(tiny()), None, None, steps).train
     assert (train.steps, train.epochs, train.warmup_steps, train.warmup_epochs) == (steps, None, warmup, None)
+
+
+def test_a_recipe_of_pretraining_is_no_task_to_fine_tune_for_whatever_the_start(make_run, striped, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ["finetune", "image_folder", "--init", str(make_run()), "--data", str(striped / "train"), "--out", str(out)]
+    assert run(asked) == 2
+    assert "image_folder.yaml: no task to fine-tune for; expected task" in capsys.readouterr().err
+    assert not out.exists()

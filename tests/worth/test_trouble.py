@@ -228,6 +228,8 @@ def test_results_do_not_go_into_the_data(own, place):
     (folder / "link").symlink_to(folder / "train")
     with pytest.raises(UserError, match=rf"--out .*{place}: is in --\w+ .*; a study goes beside its data"):
         place_of("run", data["data"], data["test"], "classify", str(folder / place))
+    with pytest.raises(UserError, match=r"is in --data .*link; a study goes beside its data"):
+        place_of("run", str(folder / "link"), data["test"], "classify", str(folder / "train"))
 
 
 @pytest.mark.parametrize("data", ["", "a/" + "x" * 300, "x.npz::train", "a\0b", "s3://bucket/train"])
